@@ -1,0 +1,67 @@
+"""Device, random numbers and Pyro state, without touching anything global."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ._settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn `device` into a torch device that exists on this machine."""
+    if not isinstance(device, str | torch.device):
+        msg = f"`device` must be a string such as 'auto', 'cpu' or 'cuda', found {device!r}."
+        raise TypeError(msg)
+    name = settings.device if device == "auto" else device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(name)
+    except RuntimeError:
+        msg = f"`device` {name!r} is not a device that torch knows; pass 'auto', 'cpu', 'cuda' or 'cuda:0'."
+        raise ValueError(msg) from None
+    if resolved.type not in {"cpu", "cuda"}:
+        msg = f"`device` {name!r} is not supported; pass 'auto', 'cpu' or 'cuda'."
+        raise ValueError(msg)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        msg = f"`device` {name!r} was asked for, but torch finds no CUDA device here; pass device='cpu' or 'auto'."
+        raise ValueError(msg)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        msg = f"`device` {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA device(s)."
+        raise ValueError(msg)
+    return resolved
+
+
+def resolve_rng(rng: int | np.random.Generator) -> np.random.Generator:
+    """Turn `rng` into a generator; an int always gives the same stream."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
+        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
+        raise TypeError(msg)
+    if rng < 0:
+        msg = f"`rng` must not be negative, found {rng}."
+        raise ValueError(msg)
+    return np.random.default_rng(int(rng))
+
+
+@contextlib.contextmanager
+def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
+    """Run Pyro with its own seed and an empty parameter store; put both back afterwards."""
+    import pyro
+
+    devices = [device.index or 0] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        pyro.get_param_store().scope(),
+        pyro.validation_enabled(False),
+    ):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,37 @@
+"""Every key that the package writes into an AnnData, spelled once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FitKeys:
+    """Where `tl.fit` and `tl.project` store their results."""
+
+    uns: str
+    cell_factors: str
+    cell_factors_sd: str
+    cell_activity: str
+    cell_activity_sd: str
+    gene_factors: str
+    gene_factors_sd: str
+    gene_abundance: str
+    gene_abundance_sd: str
+    gene_sigma: str
+
+
+def fit_keys(stem: str) -> FitKeys:
+    """Keys of a fit stored under `stem`."""
+    return FitKeys(
+        uns=stem,
+        cell_factors=f"X_{stem}",
+        cell_factors_sd=f"X_{stem}_sd",
+        cell_activity=f"{stem}_a",
+        cell_activity_sd=f"{stem}_a_sd",
+        gene_factors=stem,
+        gene_factors_sd=f"{stem}_sd",
+        gene_abundance=f"{stem}_b",
+        gene_abundance_sd=f"{stem}_b_sd",
+        gene_sigma=f"{stem}_sigma",
+    )

@@ -1,0 +1,90 @@
+"""Package-wide settings and the package's logger."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("scvi_lfm")
+logger.addHandler(logging.NullHandler())
+
+_LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG}
+
+
+class Settings:
+    """Values that hold for every call until they are changed.
+
+    Attributes
+    ----------
+    device
+        Where ``device="auto"`` computes: ``"auto"`` (a CUDA device if there is one, else the CPU) or a torch device
+        string such as ``"cpu"`` or ``"cuda:1"``.
+    progress
+        Whether progress bars may be shown. ``False`` silences them everywhere.
+    max_cov_bytes
+        Upper bound, in bytes, for covariances stored per cell or per gene.
+    verbosity
+        0 errors, 1 warnings (default), 2 what was chosen and how long it took, 3 everything.
+    """
+
+    def __init__(self) -> None:
+        self._device = "auto"
+        self._progress = True
+        self._max_cov_bytes = 2**30
+        self._verbosity = 1
+        self._handler: logging.Handler | None = None
+
+    @property
+    def device(self) -> str:
+        """Device of ``device="auto"``."""
+        return self._device
+
+    @device.setter
+    def device(self, value: str) -> None:
+        if not isinstance(value, str):
+            msg = f"settings.device must be a string such as 'auto', 'cpu' or 'cuda', found {value!r}."
+            raise TypeError(msg)
+        self._device = value
+
+    @property
+    def progress(self) -> bool:
+        """Whether progress bars may be shown."""
+        return self._progress
+
+    @progress.setter
+    def progress(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            msg = f"settings.progress must be True or False, found {value!r}."
+            raise TypeError(msg)
+        self._progress = value
+
+    @property
+    def max_cov_bytes(self) -> int:
+        """Bound on stored covariances, in bytes."""
+        return self._max_cov_bytes
+
+    @max_cov_bytes.setter
+    def max_cov_bytes(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            msg = f"settings.max_cov_bytes must be a whole number of bytes, found {value!r}."
+            raise ValueError(msg)
+        self._max_cov_bytes = value
+
+    @property
+    def verbosity(self) -> int:
+        """Level of the package's logger."""
+        return self._verbosity
+
+    @verbosity.setter
+    def verbosity(self, value: int) -> None:
+        if isinstance(value, bool) or value not in _LEVELS:
+            msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
+            raise ValueError(msg)
+        self._verbosity = value
+        logger.setLevel(_LEVELS[value])
+        if self._handler is None:
+            self._handler = logging.StreamHandler()
+            self._handler.setFormatter(logging.Formatter("scvi_lfm: %(message)s"))
+            logger.addHandler(self._handler)
+
+
+settings = Settings()

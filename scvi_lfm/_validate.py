@@ -1,0 +1,137 @@
+"""Small validators shared by the public calls; each raises with what was found and what to pass instead."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from anndata import AnnData
+
+
+def near_matches(name: object, options: Iterable[object]) -> str:
+    """One sentence that names what `name` may have meant, or what there is."""
+    choices = [str(option) for option in options]
+    close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
+    if close:
+        return f"Did you mean {', '.join(map(repr, close))}?"
+    if not choices:
+        return "There are none."
+    shown = ", ".join(map(repr, choices[:10]))
+    return f"There are: {shown}{', ...' if len(choices) > 10 else ''}."
+
+
+def check_anndata(adata: object) -> None:
+    """Raise unless `adata` is an AnnData."""
+    import anndata
+
+    if not isinstance(adata, anndata.AnnData):
+        msg = f"`adata` must be an AnnData, found {type(adata).__name__}."
+        raise TypeError(msg)
+
+
+def check_choice(name: str, value: object, options: Sequence[str]) -> None:
+    """Raise unless `value` is one of `options`."""
+    if not (isinstance(value, str) and value in options):
+        msg = f"`{name}` must be one of {', '.join(map(repr, options))}, found {value!r}."
+        raise ValueError(msg)
+
+
+def check_count(name: str, value: object, *, minimum: int = 1) -> int:
+    """Raise unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        msg = f"`{name}` must be a whole number, found {value!r} of type {type(value).__name__}."
+        raise TypeError(msg)
+    if value < minimum:
+        msg = f"`{name}` must be at least {minimum}, found {value}."
+        raise ValueError(msg)
+    return int(value)
+
+
+def check_fraction(name: str, value: object) -> float:
+    """Raise unless `value` is a number strictly between 0 and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        msg = f"`{name}` must be a number, found {value!r} of type {type(value).__name__}."
+        raise TypeError(msg)
+    if not 0 < float(value) < 1:
+        msg = f"`{name}` must lie between 0 and 1, found {value}."
+        raise ValueError(msg)
+    return float(value)
+
+
+def check_positive(name: str, value: object) -> float:
+    """Raise unless `value` is a finite number above zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        msg = f"`{name}` must be a number, found {value!r} of type {type(value).__name__}."
+        raise TypeError(msg)
+    if not (np.isfinite(float(value)) and float(value) > 0):
+        msg = f"`{name}` must be above 0, found {value}."
+        raise ValueError(msg)
+    return float(value)
+
+
+def check_key(name: str, value: object) -> str:
+    """Raise unless `value` can name fields of an AnnData file."""
+    if not isinstance(value, str):
+        msg = f"`{name}` must be a string, found {value!r}."
+        raise TypeError(msg)
+    if not value or "/" in value:
+        msg = f"`{name}` must not be empty and must not hold '/', found {value!r}."
+        raise ValueError(msg)
+    return value
+
+
+def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
+    """Turn a boolean array, or the name of a boolean column of `frame`, into an array."""
+    axis = "obs" if name == "mask_obs" else "var"
+    if isinstance(mask, str):
+        if mask not in frame.columns:
+            msg = f"`{name}`: {axis} has no column {mask!r}. {near_matches(mask, frame.columns)}"
+            raise KeyError(msg)
+        mask = frame[mask]
+    values = np.asarray(mask)
+    if values.dtype != bool:
+        msg = f"`{name}` must be boolean, found dtype {values.dtype}."
+        raise TypeError(msg)
+    if values.shape != (len(frame),):
+        msg = f"`{name}` must have one entry for each of the {len(frame)} rows of {axis}, found shape {values.shape}."
+        raise ValueError(msg)
+    return values
+
+
+def locate(name: str, wanted: object, index: pd.Index, axis: str) -> np.ndarray:
+    """Positions of the names `wanted` (one or several) in `index`."""
+    listed = [wanted] if isinstance(wanted, str) else list(wanted)  # type: ignore[call-overload]
+    if not listed:
+        msg = f"`{name}` names nothing; pass at least one name of {axis}_names."
+        raise ValueError(msg)
+    positions = index.get_indexer(pd.Index(listed))
+    for position, label in zip(positions, listed, strict=True):
+        if position < 0:
+            msg = f"`{name}`: {axis}_names has no {label!r}. {near_matches(label, index)}"
+            raise KeyError(msg)
+    return positions
+
+
+def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
+    """The column `obs[groupby]` as a categorical without missing values."""
+    if not isinstance(groupby, str):
+        msg = f"`groupby` must be the name of a column of obs, found {groupby!r}."
+        raise TypeError(msg)
+    if groupby not in adata.obs.columns:
+        msg = f"obs has no column {groupby!r}. {near_matches(groupby, adata.obs.columns)}"
+        raise KeyError(msg)
+    column = adata.obs[groupby]
+    if column.isna().any():
+        count = int(column.isna().sum())
+        msg = (
+            f"obs[{groupby!r}] is missing in {count} cell(s), first {adata.obs_names[column.isna()][0]!r}. "
+            f"Drop them (adata[adata.obs[{groupby!r}].notna()]) or fill them first."
+        )
+        raise ValueError(msg)
+    return column.astype(str).astype("category") if not isinstance(column.dtype, pd.CategoricalDtype) else column

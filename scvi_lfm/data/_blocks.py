@@ -1,0 +1,93 @@
+"""Cells by genes in memory, handed out as blocks of cells on the device."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A block of cells, with the two products that inference needs.
+
+    The block is held twice, by cells and by genes: a product with the transpose of a compressed matrix is many times
+    slower than making the second copy.
+    """
+
+    by_cell: Tensor  # (cells, genes), sparse or dense
+    by_gene: Tensor  # (genes, cells)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells in the block."""
+        return self.by_cell.shape[0]
+
+    def times_genes(self, weights: Tensor) -> Tensor:
+        """Sum over genes: `Y @ weights`, (cells, k) in the data's precision."""
+        return self.by_cell @ weights.to(self.by_cell.dtype)
+
+    def times_cells(self, weights: Tensor) -> Tensor:
+        """Sum over cells: `Y.T @ weights`, (genes, k) in the data's precision."""
+        return self.by_gene @ weights.to(self.by_gene.dtype)
+
+    @cached_property
+    def square_sums(self) -> Tensor:
+        """Sum of squares of each gene, (genes,) in float64."""
+        ones = torch.ones(self.n_cells, 1, dtype=self.by_gene.dtype, device=self.by_gene.device)
+        if self.by_gene.layout == torch.strided:
+            return (self.by_gene.square() @ ones)[:, 0].double()
+        squared = _csr_tensor(
+            self.by_gene.crow_indices(), self.by_gene.col_indices(), self.by_gene.values().square(), self.by_gene.shape
+        )
+        return (squared @ ones)[:, 0].double()
+
+    def dense(self) -> Tensor:
+        """The block as a dense (cells, genes) tensor."""
+        return self.by_cell if self.by_cell.layout == torch.strided else self.by_cell.to_dense()
+
+
+@dataclass(frozen=True)
+class CellMatrix:
+    """Cells by genes in memory: compressed by rows, or dense, in the dtype that the AnnData holds."""
+
+    values: sp.csr_array | np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        return self.values.shape
+
+    def batch(
+        self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> Batch:
+        """Cells `rows` (all if None) as a block on `device`."""
+        block = self.values if rows is None else self.values[rows]
+        numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+        if isinstance(block, np.ndarray):
+            dense = torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device)
+            return Batch(dense, dense.T)
+        block = block.astype(numpy_dtype, copy=False)
+        return Batch(_to_device(block, device), _to_device(block.tocsc().T, device))
+
+
+def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
+    # the data are not written to, so sharing a read-only array with torch is safe
+    parts = [np.require(part, requirements="W") for part in (matrix.indptr, matrix.indices, matrix.data)]
+    index_dtype = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
+    crow, col = (torch.from_numpy(part.astype(index_dtype, copy=False)).to(device) for part in parts[:2])
+    return _csr_tensor(crow, col, torch.from_numpy(parts[2]).to(device), matrix.shape)
+
+
+def _csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(crow, col, values, size=tuple(shape), check_invariants=False)

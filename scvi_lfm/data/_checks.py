@@ -1,0 +1,91 @@
+"""What a matrix must be before any work is done, and the words for when it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+
+def check_names(adata: AnnData) -> None:
+    """Raise unless cell and gene names are unique: results are stored and looked up by name."""
+    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        if not names.is_unique:
+            repeated = names[names.duplicated()].unique()
+            msg = (
+                f"{axis}_names are not unique: {len(repeated)} name(s) repeat, first {repeated[0]!r}. "
+                f"Call adata.{axis}_names_make_unique() first."
+            )
+            raise ValueError(msg)
+
+
+def check_dtype(values: object, where: str) -> None:
+    """Raise unless `values` is a numeric matrix in memory."""
+    if not (sp.issparse(values) or isinstance(values, np.ndarray)):
+        msg = (
+            f"{where} is a {type(values).__module__}.{type(values).__name__}; this version reads matrices in memory. "
+            "Call adata = adata.to_memory() first."
+        )
+        raise TypeError(msg)
+    if values.dtype.kind not in "fiub":
+        msg = f"{where} has dtype {values.dtype}, which is not a real number. Convert it with .astype('float32')."
+        raise TypeError(msg)
+
+
+def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index, genes: pd.Index) -> None:
+    """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
+    stored = values.data if sp.issparse(values) else values
+    if stored.dtype.kind != "f" or stored.size == 0:
+        return
+    largest = np.finfo(np.float32).max
+    # one pass tells in the usual case: a NaN or an infinity survives any sum
+    extremes = (stored.min(), stored.max())
+    if all(np.isfinite(extreme) and abs(extreme) <= largest for extreme in extremes):
+        return
+    bad = ~(np.abs(stored) <= largest)
+    position = int(np.flatnonzero(bad.ravel())[0])
+    if sp.issparse(values):
+        cell = int(np.searchsorted(values.indptr, position, side="right")) - 1
+        gene = int(values.indices[position])
+    else:
+        cell, gene = divmod(position, values.shape[1])
+    kind = "NaN, infinite or beyond the range of float32"
+    msg = (
+        f"{where} holds {int(bad.sum())} value(s) that are {kind}; the first is {stored.ravel()[position]} "
+        f"in cell {cells[cell]!r}, gene {genes[gene]!r}. Remove or replace them first."
+    )
+    raise ValueError(msg)
+
+
+def all_integers(values: sp.csr_array | np.ndarray) -> bool:
+    """Whether every value is a whole number."""
+    stored = (values.data if sp.issparse(values) else values).ravel()
+    if stored.dtype.kind != "f":
+        return stored.dtype.kind in "iu"
+    # most matrices that are not counts show it in their first values
+    return bool((stored[:10_000] == np.rint(stored[:10_000])).all() and (stored == np.rint(stored)).all())
+
+
+def is_constant(values: sp.csr_array | np.ndarray) -> bool:
+    """Whether every value is the same."""
+    stored = values.data if sp.issparse(values) else values
+    if stored.size == 0:
+        return True
+    low, high = stored.min(), stored.max()
+    full = stored.size == values.shape[0] * values.shape[1]
+    return bool(low == high and (full or low == 0))
+
+
+def describe_empty(values: sp.csr_array | np.ndarray) -> tuple[int, int]:
+    """Number of cells and of genes that hold no value but zero."""
+    if not sp.issparse(values):
+        present = values != 0
+        return int((~present.any(axis=1)).sum()), int((~present.any(axis=0)).sum())
+    seen = np.zeros(values.shape[1], dtype=bool)
+    seen[values.indices] = True
+    return int((np.diff(values.indptr) == 0).sum()), int((~seen).sum())

@@ -1,0 +1,84 @@
+"""From an AnnData to checked values: the one place that reads `X` and layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._validate import near_matches
+from ._blocks import CellMatrix
+from ._checks import check_dtype, check_finite, check_names
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None) -> CellMatrix:
+    """Read cells by genes, checked, without altering or densifying anything.
+
+    Parameters
+    ----------
+    adata
+        Annotated data; views are fine.
+    layer
+        Name of the layer to read; None reads `X`.
+    genes
+        Boolean mask of the genes to keep, (m,); None keeps all.
+
+    Returns
+    -------
+    The values. They share memory with the AnnData wherever its form allows it.
+
+    Raises
+    ------
+    KeyError
+        The layer does not exist.
+    TypeError
+        The values are not real numbers, or not in memory.
+    ValueError
+        There is no `X`, names repeat, or a value is NaN or infinite.
+    """
+    check_names(adata)
+    values = _select(adata, layer)
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    check_dtype(values, where)
+    if sp.issparse(values):
+        values = _canonical(values)
+    else:
+        values = np.asarray(values)
+    if genes is not None and not genes.all():
+        values = values[:, np.flatnonzero(genes)]
+    names = adata.var_names if genes is None else adata.var_names[genes]
+    check_finite(values, where, adata.obs_names, names)
+    return CellMatrix(values)
+
+
+def _select(adata: AnnData, layer: str | None) -> object:
+    if layer is None:
+        if adata.X is None:
+            layers = ", ".join(repr(name) for name in adata.layers) or "none"
+            msg = f"The AnnData has no X. Pass layer= with the name of a layer (there are: {layers})."
+            raise ValueError(msg)
+        return adata.X
+    if not isinstance(layer, str):
+        msg = f"`layer` must be the name of a layer or None, found {layer!r}."
+        raise TypeError(msg)
+    if layer not in adata.layers:
+        msg = f"There is no layer {layer!r}. {near_matches(layer, adata.layers)}"
+        raise KeyError(msg)
+    return adata.layers[layer]
+
+
+def _canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
+    """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
+    if values.format != "csr":
+        return sp.csr_array(values.tocsr())
+    # a wrapper of its own: scipy notes what it learns about the indices on the object
+    matrix = sp.csr_array((values.data, values.indices, values.indptr), shape=values.shape, copy=False)
+    if matrix.has_canonical_format:
+        return matrix
+    matrix = matrix.copy()
+    matrix.sum_duplicates()
+    return matrix

@@ -1,0 +1,6 @@
+"""Inference: one loop, two engines."""
+
+from .loop import fit_natural_gradient
+from .options import FitOptions, FitResult
+
+__all__ = ["FitOptions", "FitResult", "fit_natural_gradient"]

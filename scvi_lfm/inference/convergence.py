@@ -1,0 +1,27 @@
+"""When to stop: the share of the factors' gain in ELBO that is still missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def remaining_gap(values: Sequence[float], rank0: float) -> float:
+    """Estimate (E_inf - E) / (E_inf - E_rank0) from the last three values of the ELBO.
+
+    Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. A last gain of
+    zero or less means that nothing is; gains that do not shrink tell nothing yet, and give infinity.
+    """
+    if len(values) < 3:
+        return float("inf")
+    before, last = values[-2] - values[-3], values[-1] - values[-2]
+    if last <= 0:
+        return 0.0
+    if last >= before:
+        return float("inf")
+    ratio = last / before
+    missing = last * ratio / (1 - ratio)
+    gained = values[-1] + missing - rank0
+    return missing / gained if gained > 0 else float("inf")

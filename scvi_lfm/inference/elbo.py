@@ -1,0 +1,50 @@
+r"""The evidence lower bound of the Normal model, in closed form.
+
+.. math::
+
+    \mathrm{ELBO} = \sum_{ij} E_q \log p(y_{ij} \mid \eta_{ij}) - \mathrm{KL}(q(\mu) \| p)
+        - \sum_i \mathrm{KL}(q(a_i, A_i) \| p) - \sum_j \mathrm{KL}(q(b_j, B_j) \| p)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import normal
+from ..model.priors import MU_SCALE
+from .natural_gradient import expected_squares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .state import CellStatistics, Globals
+
+
+def elbo(g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int) -> Tensor:
+    """ELBO of the whole data set, from averages over cells."""
+    data = n_cells * normal.expected_log_density(expected_squares(g, statistics), g.precision).sum()
+    return data - kl_mu(g) - n_cells * kl_cell(g, statistics, cell_cov) - kl_genes(g)
+
+
+def kl_mu(g: Globals) -> Tensor:
+    """KL of q(mu) from its prior."""
+    ratio = g.mu_var / MU_SCALE**2
+    return 0.5 * (ratio + (g.mu / MU_SCALE).square() - 1 - ratio.log())
+
+
+def kl_cell(g: Globals, statistics: CellStatistics, cell_cov: Tensor) -> Tensor:
+    """Mean over cells of the KL of q(a, A) from its prior."""
+    prior_var = g.scales.cell_var
+    second_moment = statistics.xx.diagonal()[1:]
+    return 0.5 * ((second_moment / prior_var - 1 + prior_var.log()).sum() - torch.logdet(cell_cov))
+
+
+def kl_genes(g: Globals) -> Tensor:
+    """Sum over genes of the KL of q(b, B) from its prior."""
+    prior_var = g.scales.gene_var
+    n_genes = len(g.gene_mean)
+    second_moment = g.gene_mean.square().sum(0) + g.gene_diagonal.sum(0) @ g.gene_basis.square().T
+    log_det = 2 * n_genes * torch.linalg.slogdet(g.gene_basis).logabsdet + g.gene_diagonal.log().sum()
+    return 0.5 * ((second_moment / prior_var - n_genes + n_genes * prior_var.log()).sum() - log_det)

@@ -1,0 +1,91 @@
+"""From the last step to a result: drop what is off, visit every cell once more, move to the stored gauge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model import Gaussian
+from ..posterior import Posterior, to_stored_gauge
+from .elbo import elbo
+from .natural_gradient import cell_statistics, expected_squares, update_genes
+from .options import FitResult
+from .state import CellStatistics
+from .sweep import Step, cell_step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .minibatches import Minibatches
+    from .state import Globals
+    from .sweep import Problem
+
+# a factor whose sum of E[B^2] is below this share of the largest is off
+OFF = 1e-6
+
+
+def drop_unused_factors(problem: Problem, step: Step) -> Step:
+    """Remove factors that are off, and solve once more for the genes so that T_j belongs to the final noise."""
+    g, statistics = step.globals, step.statistics
+    norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
+    kept = torch.flatten(torch.nonzero(norms > OFF * norms.amax())) if len(norms) else norms.long()
+    rows = torch.cat([kept.new_zeros(1), kept + 1])
+    columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
+    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
+    g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
+    statistics = CellStatistics(
+        statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy
+    )
+    g = update_genes(g, statistics, problem.n_cells, problem.family)
+    return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)
+
+
+def finish(
+    problem: Problem,
+    step: Step,
+    batches: Minibatches,
+    *,
+    trace: list[tuple[float, float]],
+    rank0: float,
+    converged: bool,
+) -> FitResult:
+    """The last pass: q of every cell given the final genes, exact statistics, ELBO and predictive noise."""
+    g = step.globals
+    means: list[Tensor] = []
+    statistics: CellStatistics | None = None
+    for batch in batches.in_order():
+        block = cell_step(problem, g, batch)
+        means.append(block.mean)
+        part = cell_statistics(batch, block.mean, block.cov).scaled(batch.n_cells / problem.n_cells)
+        statistics = part if statistics is None else statistics.plus(part)
+    value = float(elbo(g, statistics, block.cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
+    last = trace[-1][0] if trace else 0.0
+    posterior = _to_posterior(g, torch.cat(means), block.cov, statistics, problem.noise)
+    total = statistics.yy.sum() - statistics.yx[:, 0].square().sum()
+    explained = posterior.cell_mean[:, 1:].square().mean(0) / total.clamp_min(torch.finfo(torch.float64).tiny)
+    return FitResult(posterior, [*trace, (last, value)], rank0, explained.tolist(), converged)
+
+
+def _to_posterior(g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellStatistics, noise: str) -> Posterior:
+    sigma = g.precision.rsqrt()
+    predictive = sigma
+    if noise == "shared":
+        squares = expected_squares(g, statistics)
+        predictive = squares.clamp_min(1e-8 * squares.mean()).sqrt()
+    zero = torch.zeros_like(g.scales.cell_var)
+    return to_stored_gauge(
+        Posterior(
+            mu=float(g.mu),
+            cell_mean=cell_mean,
+            cell_cov=cov,
+            gene_mean=g.gene_mean,
+            gene_basis=g.gene_basis,
+            gene_eig=g.gene_eig,
+            sigma=sigma,
+            predictive_sigma=predictive,
+            cell_prior=Gaussian(zero, torch.diag(g.scales.cell_var)),
+            gene_prior=Gaussian(zero, torch.diag(g.scales.gene_var)),
+        )
+    )

@@ -1,0 +1,83 @@
+"""Starting points, from one block of cells: the model without factors, then with random ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.priors import initial_scales
+from .natural_gradient import cell_statistics
+from .state import Globals
+from .sweep import gene_step, sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ..data import Batch
+    from .sweep import Problem, Step
+
+RANK0_SWEEPS = 10
+FACTOR_SWEEPS = 6
+
+
+def fit_without_factors(
+    problem: Problem, batch: Batch, prior_scales: Mapping[str, object]
+) -> Step:
+    """Coordinate ascent on mu + a_i + b_j alone."""
+    device = batch.by_cell.device
+    square_sums = batch.square_sums
+    scales = initial_scales(0, prior_scales, device)
+    if "sigma" in prior_scales:
+        var = torch.as_tensor(float(prior_scales["sigma"]) ** 2, dtype=torch.float64, device=device)  # type: ignore[arg-type]
+    else:
+        var = (square_sums.mean() / batch.n_cells).clamp_min(torch.finfo(torch.float32).tiny)
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+    one = torch.ones(1, dtype=torch.float64, device=device)
+    g = Globals(
+        mu=zero,
+        mu_var=zero + 1,
+        gene_mean=torch.zeros(problem.n_genes, 1, dtype=torch.float64, device=device),
+        gene_basis=one[None],
+        gene_eig=one,
+        gene_diagonal=one.expand(problem.n_genes, 1),
+        precision=(1 / var).expand(problem.n_genes),
+        scales=scales,
+    )
+    for _ in range(RANK0_SWEEPS):
+        step = sweep(problem, g, batch)
+        g = step.globals
+    return step
+
+
+def add_random_factors(
+    problem: Problem,
+    g: Globals,
+    batch: Batch,
+    n_factors: int,
+    prior_scales: Mapping[str, object],
+    generator: torch.Generator,
+) -> Step:
+    """Give the cells of one block random factors and let a few sweeps turn them into the leading ones."""
+    device = batch.by_cell.device
+    scales = initial_scales(n_factors, prior_scales, device)
+    scales = replace(scales, a=g.scales.a, b=g.scales.b)
+    factors = torch.randn(batch.n_cells, n_factors, generator=generator, dtype=torch.float64).to(device)
+    activity = torch.zeros_like(factors[:, :1])
+    cov = torch.diag(torch.cat([scales.a[None], torch.zeros_like(scales.A)]).square())
+    eye = torch.eye(n_factors + 1, dtype=torch.float64, device=device)
+    g = replace(
+        g,
+        gene_mean=torch.cat([g.gene_mean, torch.zeros(problem.n_genes, n_factors, device=device)], dim=1),
+        gene_basis=eye,
+        gene_eig=eye.diagonal(),
+        gene_diagonal=torch.ones(problem.n_genes, n_factors + 1, dtype=torch.float64, device=device),
+        scales=scales,
+    )
+    mean = torch.cat([activity, factors * scales.A], dim=1)
+    g, _, _ = gene_step(problem, g, cell_statistics(batch, mean, cov), cov + 1e-6 * eye)
+    for _ in range(FACTOR_SWEEPS):
+        step = sweep(problem, g, batch)
+        g = step.globals
+    return step

@@ -1,0 +1,61 @@
+"""The gauge moves that raise the ELBO between steps, with the prior held."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.priors import MU_SCALE
+from ..posterior.gauge import Move, balance, shift_constants, translate_cells, translate_genes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .state import CellStatistics, Globals
+
+
+def improve_gauge(
+    g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int, *, rotates: bool
+) -> tuple[Globals, CellStatistics, Tensor]:
+    """Translate, shift and, if asked, rotate; each move is optimal given the others."""
+    ones = torch.ones_like(g.precision)
+    for best in (_best_cell_translation, _best_gene_translation, _best_constants):
+        move = best(g, statistics, g.weighted_moment(ones), n_cells)
+        g, statistics, cell_cov = g.moved(move), statistics.moved(move), move.cell_cov(cell_cov)
+    if rotates:
+        moment = g.weighted_moment(ones)[2:, 2:]
+        move = balance(statistics.xx[2:, 2:] / torch.outer(g.scales.A, g.scales.A), moment)
+        g, statistics, cell_cov = g.moved(move), statistics.moved(move), move.cell_cov(cell_cov)
+        squares = g.weighted_moment(ones)[2:, 2:].diagonal() / len(ones)
+        g = replace(g, scales=replace(g.scales, B=squares.clamp_min(1e-12).sqrt()))
+    return g, statistics, cell_cov
+
+
+def _best_cell_translation(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
+    cell_precision = n_cells / g.scales.A.square()
+    matrix = torch.diag(cell_precision) + zz[2:, 2:] / g.scales.b.square()
+    target = cell_precision * statistics.xx[0, 2:] - zz[1, 2:] / g.scales.b.square()
+    return translate_cells(torch.linalg.solve(matrix, target))
+
+
+def _best_gene_translation(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
+    gene_precision = 1 / g.scales.B.square()
+    matrix = torch.diag(zz[0, 0] * gene_precision) + n_cells * statistics.xx[2:, 2:] / g.scales.a.square()
+    target = gene_precision * zz[0, 2:] - n_cells * statistics.xx[1, 2:] / g.scales.a.square()
+    return translate_genes(torch.linalg.solve(matrix, target))
+
+
+def _best_constants(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
+    mu_precision = MU_SCALE**-2
+    cells, genes = n_cells / g.scales.a.square(), 1 / g.scales.b.square()
+    matrix = torch.stack(
+        [
+            torch.stack([cells + mu_precision, torch.full_like(cells, mu_precision)]),
+            torch.stack([torch.full_like(cells, mu_precision), zz[0, 0] * genes + mu_precision]),
+        ]
+    )
+    target = torch.stack([cells * statistics.xx[0, 1], genes * zz[0, 1]]) - mu_precision * g.mu
+    shift = torch.linalg.solve(matrix, target)
+    return shift_constants(shift[0], shift[1], g.n_factors)

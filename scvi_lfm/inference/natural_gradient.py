@@ -1,0 +1,130 @@
+r"""Closed-form steps for the Normal likelihood with all entries observed.
+
+The exact update of one block given the others is the natural-gradient step of length one; on running averages of the
+cell statistics it is stochastic variational inference (Hoffman et al. 2013, JMLR 14:1303, section 2).
+
+.. math::
+
+    S^{-1} &= \mathrm{diag}(1/\kappa_a^2, 1/\kappa_A^2) + \sum_j w_j E[v_j v_j'] \\
+    (a_i, A_i) &= S \left( \sum_j w_j y_{ij} v_j - c \right), \quad c = \sum_j w_j (\mu v_j + E[b_j v_j]) \\
+    T_j^{-1} &= \mathrm{diag}(1/\kappa_b^2, 1/\kappa_B^2) + w_j G, \quad G = \sum_i E[u_i u_i'] \\
+    (b_j, B_j) &= T_j w_j \left( \sum_i y_{ij} u_i - d \right), \quad d = \sum_i (\mu u_i + E[a_i u_i])
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.priors import MU_SCALE
+from .state import CellStatistics, Globals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import Batch
+    from ..model import Gaussian
+
+# one gene must not take over the fit because it is nearly constant
+GENE_NOISE_FLOOR = 1e-4
+
+
+def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
+    """`S^-1` (r+1, r+1) from the weighted gene moment of :meth:`Globals.weighted_moment`."""
+    return torch.linalg.inv(prior.cov) + _drop(_drop(moment, 1).T, 1)
+
+
+def cell_covariance(precision: Tensor, family: str) -> Tensor:
+    """S of the family: the inverse of the precision, or its diagonal's for mean field."""
+    return torch.diag(1 / precision.diagonal()) if family == "mean_field" else torch.linalg.inv(precision)
+
+
+def cell_means(g: Globals, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian) -> Tensor:
+    """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`."""
+    constant = g.mu * _drop(moment[:1], 1)[0] + _drop(moment[1:2], 1)[0]
+    offset = torch.linalg.solve(prior.cov, prior.mean)
+    return (projected - constant + offset) @ torch.linalg.inv(precision)
+
+
+def local_elbo(
+    g: Globals, mean: Tensor, projected: Tensor, square: Tensor, moment: Tensor, precision: Tensor, cov: Tensor
+) -> Tensor:
+    """Mean over cells of the ELBO terms that belong to a cell, when its q is the optimum given the genes.
+
+    `projected` holds `sum_j w_j y_ij (1, b_j)` of each cell, and `square` is the mean over cells of
+    `sum_j w_j y_ij^2`.
+    """
+    intercept = moment[0, 0] * (g.mu.square() + g.mu_var) + 2 * g.mu * moment[0, 1] + moment[1, 1]
+    linear = g.mu * projected[:, 0].mean() + projected[:, 1].mean()
+    explained = ((mean @ precision) * mean).sum(1).mean()
+    noise = g.precision.log().sum() - len(g.precision) * math.log(2 * math.pi)
+    entropy = torch.logdet(cov) - g.scales.cell_var.log().sum()
+    return 0.5 * (noise - square - intercept + explained + entropy) + linear
+
+
+def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> CellStatistics:
+    """Averages over the cells of a batch."""
+    x = torch.cat([torch.ones_like(cell_mean[:, :1]), cell_mean], dim=1)
+    xx = x.T @ x / batch.n_cells
+    xx[1:, 1:] += cov
+    return CellStatistics(xx, batch.times_cells(x).double() / batch.n_cells, batch.square_sums / batch.n_cells)
+
+
+def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: str) -> Globals:
+    """q(b, B) given the cells: one eigendecomposition serves every gene."""
+    prior_sd = g.scales.gene_var.sqrt()
+    gram = n_cells * statistics.uu
+    eig, vectors = torch.linalg.eigh(prior_sd[:, None] * gram * prior_sd)
+    eig = eig.clamp_min(0)
+    basis = prior_sd[:, None] * vectors
+    w = g.precision[:, None]
+    diagonal = 1 / (w * eig + 1)
+    target = n_cells * (statistics.yu - (g.mu * statistics.uu[0] + statistics.au))
+    mean = ((w * diagonal) * (target @ basis)) @ basis.T
+    if family == "mean_field":
+        basis, eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
+        diagonal = 1 / (w * eig + 1)
+    return replace(g, gene_mean=mean, gene_basis=basis, gene_eig=eig, gene_diagonal=diagonal)
+
+
+def update_mu(g: Globals, statistics: CellStatistics, n_cells: int) -> Globals:
+    """q(mu) given everything else."""
+    mean_u, mean_a = statistics.uu[0], statistics.xx[0, 1]
+    residual = statistics.yx[:, 0] - mean_a - g.gene_mean @ mean_u
+    var = 1 / (MU_SCALE**-2 + n_cells * g.precision.sum())
+    return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
+
+
+def expected_squares(g: Globals, statistics: CellStatistics) -> Tensor:
+    """`mean_i E (y_ij - eta_ij)^2` of each gene, (m,)."""
+    uu, gamma = statistics.uu, g.gene_mean
+    d = g.mu * uu[0] + statistics.au
+    data = statistics.yy - 2 * (
+        g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] + (statistics.yu * gamma).sum(1) - gamma @ d
+    )
+    cells = g.mu.square() + g.mu_var + 2 * g.mu * statistics.xx[0, 1] + statistics.xx[1, 1]
+    spread = g.gene_diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
+    return data + cells + ((gamma @ uu) * gamma).sum(1) + spread
+
+
+def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
+    """Noise at the ELBO's maximum: one for all genes, or one for each."""
+    if "sigma" in g.scales.fixed:
+        return g
+    squares = expected_squares(g, statistics).clamp_min(torch.finfo(torch.float32).tiny)
+    shared = squares.mean()
+    var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise == "gene" else shared.expand_as(squares)
+    return replace(g, precision=1 / var)
+
+
+def update_scales(g: Globals, statistics: CellStatistics) -> Globals:
+    """Prior scales at the ELBO's maximum."""
+    squares = g.gene_mean.square().mean(0) + g.gene_diagonal.mean(0) @ g.gene_basis.square().T
+    return replace(g, scales=g.scales.learned_from(statistics.xx[1, 1], squares))
+
+
+def _drop(matrix: Tensor, column: int) -> Tensor:
+    return torch.cat([matrix[:, :column], matrix[:, column + 1 :]], dim=1)

@@ -1,0 +1,43 @@
+"""Options of a fit, and what inference returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from ..posterior import Posterior
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to fit; every choice is made and checked."""
+
+    n_factors: int
+    noise: str
+    family: str
+    prior_scales: Mapping[str, object]
+    batch_size: int
+    max_epochs: int
+    tol: float
+    device: torch.device
+    dtype: torch.dtype
+    seed: int
+    progress: bool
+    guide: str = "row_block"
+    learning_rate: float = 0.02
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A posterior in the stored gauge, and how it was reached."""
+
+    posterior: Posterior
+    elbo: list[tuple[float, float]]  # (epoch, ELBO per entry); the last one is exact
+    elbo_rank0: float  # ELBO per entry without factors, on the block that inference started from
+    variance_ratio: list[float]  # share of the variance around gene means that each factor explains
+    converged: bool

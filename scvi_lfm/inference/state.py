@@ -1,0 +1,98 @@
+"""What the natural-gradient engine passes from step to step: frozen records of float64 tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model import PriorScales
+    from ..posterior.gauge import Move
+
+
+@dataclass(frozen=True)
+class CellStatistics:
+    """Averages over cells of all that the gene update needs, with x = (1, a, A)."""
+
+    xx: Tensor  # (r+2, r+2): mean E[x x']
+    yx: Tensor  # (m, r+2): mean y E[x]
+    yy: Tensor  # (m,): mean y^2
+
+    def blend(self, new: CellStatistics, rate: float) -> CellStatistics:
+        """Running average: `(1 - rate) old + rate new`."""
+        if rate == 1:
+            return new
+        return CellStatistics(
+            torch.lerp(self.xx, new.xx, rate), torch.lerp(self.yx, new.yx, rate), torch.lerp(self.yy, new.yy, rate)
+        )
+
+    def scaled(self, share: float) -> CellStatistics:
+        """All averages times `share`."""
+        return CellStatistics(self.xx * share, self.yx * share, self.yy * share)
+
+    def plus(self, other: CellStatistics) -> CellStatistics:
+        """Sum of two shares."""
+        return CellStatistics(self.xx + other.xx, self.yx + other.yx, self.yy + other.yy)
+
+    def moved(self, move: Move) -> CellStatistics:
+        """The same averages after a gauge move."""
+        linear = move.cell_moments()
+        return CellStatistics(linear @ self.xx @ linear.T, self.yx @ linear.T, self.yy)
+
+    @property
+    def uu(self) -> Tensor:
+        """Mean E[u u'] with u = (1, A), (r+1, r+1)."""
+        return _without_activity(_without_activity(self.xx).T)
+
+    @property
+    def au(self) -> Tensor:
+        """Mean E[a u], (r+1,)."""
+        return _without_activity(self.xx[1][None])[0]
+
+    @property
+    def yu(self) -> Tensor:
+        """Mean y E[u], (m, r+1)."""
+        return _without_activity(self.yx)
+
+
+def _without_activity(columns: Tensor) -> Tensor:
+    return torch.cat([columns[:, :1], columns[:, 2:]], dim=1)
+
+
+@dataclass(frozen=True)
+class Globals:
+    """q(mu) and q(b, B), the noise and the prior scales: all that cells share."""
+
+    mu: Tensor  # ()
+    mu_var: Tensor  # ()
+    gene_mean: Tensor  # (m, r+1): (b, B)
+    gene_basis: Tensor  # (r+1, r+1)
+    gene_eig: Tensor  # (r+1,)
+    gene_diagonal: Tensor  # (m, r+1): T_j = basis diag(.) basis'
+    precision: Tensor  # (m,): w_j = 1 / sigma_j^2
+    scales: PriorScales
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors."""
+        return self.gene_mean.shape[1] - 1
+
+    def weighted_moment(self, weights: Tensor) -> Tensor:
+        """Sum over genes of w_j E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        z = torch.cat([torch.ones_like(self.gene_mean[:, :1]), self.gene_mean], dim=1)
+        moment = z.T @ (weights[:, None] * z)
+        moment[1:, 1:] += (self.gene_basis * (weights @ self.gene_diagonal)) @ self.gene_basis.T
+        return moment
+
+    def moved(self, move: Move) -> Globals:
+        """The same q after a gauge move; the prior stays."""
+        return replace(
+            self,
+            mu=self.mu + move.mu_shift,
+            gene_mean=move.genes(self.gene_mean),
+            gene_basis=move.gene_map @ self.gene_basis,
+        )

@@ -1,0 +1,23 @@
+"""The model: likelihoods as array mathematics, priors, and the Pyro program."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import likelihoods
+from .priors import Gaussian, PriorScales
+
+if TYPE_CHECKING:
+    from .program import GuideParameters, Scales, guide, model
+
+__all__ = ["Gaussian", "GuideParameters", "PriorScales", "Scales", "guide", "likelihoods", "model"]
+
+
+def __getattr__(name: str) -> object:
+    # Pyro takes a second to import, and only the program needs it
+    if name in {"GuideParameters", "Scales", "guide", "model"}:
+        from . import program
+
+        return getattr(program, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,5 @@
+"""Likelihoods as array mathematics: no Pyro, no AnnData. One file each."""
+
+from . import normal
+
+__all__ = ["normal"]

@@ -1,0 +1,104 @@
+"""Prior scales (the kappas), the noise, and general Normal priors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from .._validate import check_positive
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+MU_SCALE = 100.0
+NAMES = ("a", "A", "b", "B", "sigma")
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A Normal distribution over one row of (a, A) or (b, B)."""
+
+    mean: Tensor  # (r+1,)
+    cov: Tensor  # (r+1, r+1)
+
+
+@dataclass(frozen=True)
+class PriorScales:
+    """Standard deviations of the priors, as float64 tensors.
+
+    `fixed` names those that the user gave; the others are learned at the maximum of the ELBO, except `A`, whose scale
+    only trades with `B` and stays 1.
+    """
+
+    a: Tensor  # ()
+    A: Tensor  # (r,)
+    b: Tensor  # ()
+    B: Tensor  # (r,)
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def cell_var(self) -> Tensor:
+        """Prior variances of (a, A), (r+1,)."""
+        return torch.cat([self.a[None], self.A]).square()
+
+    @property
+    def gene_var(self) -> Tensor:
+        """Prior variances of (b, B), (r+1,)."""
+        return torch.cat([self.b[None], self.B]).square()
+
+    def learned_from(self, cell_activity: Tensor, gene_squares: Tensor) -> PriorScales:
+        """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, B)^2]."""
+        floor = 1e-12
+        update: dict[str, Tensor] = {}
+        if "a" not in self.fixed:
+            update["a"] = cell_activity.clamp_min(floor).sqrt()
+        if "b" not in self.fixed:
+            update["b"] = gene_squares[0].clamp_min(floor).sqrt()
+        if "B" not in self.fixed:
+            update["B"] = gene_squares[1:].clamp_min(floor).sqrt()
+        return replace(self, **update)
+
+
+def initial_scales(n_factors: int, given: Mapping[str, object] | None, device: torch.device) -> PriorScales:
+    """Starting scales, with those of `given` fixed."""
+    given = dict(given or {})
+    scale = {name: float(given[name]) for name in ("a", "b") if name in given}  # type: ignore[arg-type]
+    factor = {name: torch.as_tensor(given[name], dtype=torch.float64) for name in ("A", "B") if name in given}
+    return PriorScales(
+        a=torch.tensor(scale.get("a", 1.0), dtype=torch.float64, device=device),
+        A=factor.get("A", torch.tensor(1.0)).double().expand(n_factors).to(device),
+        b=torch.tensor(scale.get("b", 1.0), dtype=torch.float64, device=device),
+        B=factor.get("B", torch.tensor(1.0)).double().expand(n_factors).to(device),
+        fixed=frozenset(given),
+    )
+
+
+def rotation_is_free(given: Mapping[str, object]) -> bool:
+    """Whether a rotation can raise the ELBO: free gene scales (relevance determination), cell scales all equal."""
+    cells = torch.as_tensor(given.get("A", 1.0))
+    return "B" not in given and bool((cells == cells.flatten()[0]).all())
+
+
+def check_prior_scales(given: object, n_factors: int) -> dict[str, object]:
+    """Raise unless `given` maps names of scales to positive numbers (or one per factor)."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        msg = f"`prior_scales` must be a dict such as {{'a': 0.5, 'sigma': 1.0}}, found {type(given).__name__}."
+        raise TypeError(msg)
+    for name, value in given.items():
+        if name not in NAMES:
+            msg = f"`prior_scales` has no scale {name!r}; the scales are {', '.join(map(repr, NAMES))}."
+            raise ValueError(msg)
+        if name in {"A", "B"} and not isinstance(value, int | float | str):
+            values = torch.as_tensor(value, dtype=torch.float64)
+            if values.shape != (n_factors,) or not bool((values > 0).all() and values.isfinite().all()):
+                msg = f"`prior_scales[{name!r}]` must be one positive number or one for each of {n_factors} factors."
+                raise ValueError(msg)
+        else:
+            check_positive(f"prior_scales[{name!r}]", value)
+    return dict(given)

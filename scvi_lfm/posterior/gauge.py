@@ -1,0 +1,138 @@
+r"""Gauge moves: changes of (a, A), (b, B) and mu that leave every eta as it is.
+
+.. math::
+
+    (a_i, A_i) \to F (a_i, A_i) + f, \qquad (b_j, B_j) \to H (b_j, B_j) + h, \qquad \mu \to \mu + \delta
+
+Three kinds of move generate them all: a rotation (any invertible matrix between A and B), a translation of A or B whose
+inner products go into b or a, and a constant moved between mu, a and b. Nothing else in the package multiplies factors
+by a matrix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model import Gaussian
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .posterior import Posterior
+
+
+@dataclass(frozen=True)
+class Move:
+    """One gauge move, in float64."""
+
+    cell_map: Tensor  # F (r+1, r+1)
+    cell_shift: Tensor  # f (r+1,)
+    gene_map: Tensor  # H (r+1, r+1)
+    gene_shift: Tensor  # h (r+1,)
+    mu_shift: Tensor  # ()
+
+    def then(self, other: Move) -> Move:
+        """This move followed by `other`."""
+        return Move(
+            other.cell_map @ self.cell_map,
+            other.cell_map @ self.cell_shift + other.cell_shift,
+            other.gene_map @ self.gene_map,
+            other.gene_map @ self.gene_shift + other.gene_shift,
+            self.mu_shift + other.mu_shift,
+        )
+
+    def cells(self, mean: Tensor) -> Tensor:
+        """Rows (a, A) after the move."""
+        return mean @ self.cell_map.T.to(mean.dtype) + self.cell_shift.to(mean.dtype)
+
+    def genes(self, mean: Tensor) -> Tensor:
+        """Rows (b, B) after the move."""
+        return mean @ self.gene_map.T.to(mean.dtype) + self.gene_shift.to(mean.dtype)
+
+    def cell_cov(self, cov: Tensor) -> Tensor:
+        """Covariance of (a, A) after the move."""
+        return self.cell_map @ cov @ self.cell_map.T
+
+    def cell_moments(self) -> Tensor:
+        """The move as a linear map of x = (1, a, A), (r+2, r+2)."""
+        k = len(self.cell_shift)
+        linear = torch.eye(k + 1, dtype=self.cell_map.dtype, device=self.cell_map.device)
+        linear[1:, 0] = self.cell_shift
+        linear[1:, 1:] = self.cell_map
+        return linear
+
+    def posterior(self, q: Posterior) -> Posterior:
+        """q and its prior after the move: no prediction changes."""
+        return replace(
+            q,
+            mu=q.mu + float(self.mu_shift),
+            cell_mean=self.cells(q.cell_mean),
+            cell_cov=self.cell_cov(q.cell_cov),
+            gene_mean=self.genes(q.gene_mean),
+            gene_basis=self.gene_map @ q.gene_basis,
+            cell_prior=Gaussian(self.cells(q.cell_prior.mean[None])[0], self.cell_cov(q.cell_prior.cov)),
+            gene_prior=Gaussian(
+                self.genes(q.gene_prior.mean[None])[0], self.gene_map @ q.gene_prior.cov @ self.gene_map.T
+            ),
+        )
+
+
+def _identity(n_factors: int, device: torch.device) -> Move:
+    eye = torch.eye(n_factors + 1, dtype=torch.float64, device=device)
+    zero = torch.zeros(n_factors + 1, dtype=torch.float64, device=device)
+    return Move(eye, zero, eye, zero, zero[0])
+
+
+def rotate(rotation: Tensor) -> Move:
+    """`A -> A R`, `B -> B R^-T`."""
+    move = _identity(len(rotation), rotation.device)
+    cell_map, gene_map = move.cell_map.clone(), move.gene_map.clone()
+    cell_map[1:, 1:] = rotation.T
+    gene_map[1:, 1:] = torch.linalg.inv(rotation)
+    return replace(move, cell_map=cell_map, gene_map=gene_map)
+
+
+def translate_cells(shift: Tensor) -> Move:
+    """`A_i -> A_i - t`, `b_j -> b_j + t . B_j`."""
+    move = _identity(len(shift), shift.device)
+    gene_map = move.gene_map.clone()
+    gene_map[0, 1:] = shift
+    return replace(move, cell_shift=_behind_zero(-shift), gene_map=gene_map)
+
+
+def translate_genes(shift: Tensor) -> Move:
+    """`B_j -> B_j - t`, `a_i -> a_i + A_i . t`."""
+    move = _identity(len(shift), shift.device)
+    cell_map = move.cell_map.clone()
+    cell_map[0, 1:] = shift
+    return replace(move, gene_shift=_behind_zero(-shift), cell_map=cell_map)
+
+
+def shift_constants(from_cells: Tensor, from_genes: Tensor, n_factors: int) -> Move:
+    """`a_i -> a_i - c`, `b_j -> b_j - d`, `mu -> mu + c + d`."""
+    move = _identity(n_factors, from_cells.device)
+    first = torch.zeros_like(move.cell_shift)
+    first[0] = 1
+    return replace(
+        move,
+        cell_shift=-from_cells * first,
+        gene_shift=-from_genes * first,
+        mu_shift=from_cells + from_genes,
+    )
+
+
+def _behind_zero(vector: Tensor) -> Tensor:
+    return torch.cat([vector.new_zeros(1), vector])
+
+
+def balance(cell_moment: Tensor, gene_moment: Tensor) -> Move:
+    """The rotation that makes `mean E[A A'] = I` and `sum E[B B']` diagonal and decreasing.
+
+    With kappa_A = 1 and one learned kappa_B per factor this is the rotation of highest ELBO.
+    """
+    root = torch.linalg.cholesky(cell_moment)
+    _, vectors = torch.linalg.eigh(root.T @ gene_moment @ root)
+    return rotate(torch.linalg.solve_triangular(root.T, vectors.flip(1), upper=True))

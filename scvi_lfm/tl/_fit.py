@@ -1,0 +1,312 @@
+"""`tl.fit`: from counts in an AnnData to a posterior in it."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .._context import resolve_device, resolve_rng
+from .._settings import logger, settings
+from .._validate import check_anndata, check_choice, check_count, check_key, check_positive, resolve_mask
+from ..data import read_matrix
+from ..data._checks import all_integers, describe_empty, is_constant
+from ..inference import FitOptions, FitResult, fit_natural_gradient
+from ..model.priors import check_prior_scales
+from ..posterior import write_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+    from ..data import CellMatrix
+
+LIKELIHOODS = ("auto", "normal")
+NOISES = ("shared", "gene")
+FAMILIES = ("row_block", "mean_field")
+ENGINES = ("natural_gradient", "pyro")
+WHOLE_BATCH, BATCH = 4096, 2048
+
+
+def fit(
+    adata: AnnData,
+    n_factors: int = 30,
+    *,
+    layer: str | None = None,
+    likelihood: str = "auto",
+    noise: str = "shared",
+    mask_var: np.ndarray | str | None = None,
+    family: str = "row_block",
+    engine: str = "natural_gradient",
+    guide: str | None = None,
+    learning_rate: float | None = None,
+    prior_scales: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    max_epochs: int | None = None,
+    tol: float = 0.01,
+    device: str = "auto",
+    rng: int | np.random.Generator = 0,
+    progress: bool = True,
+    key_added: str = "lfm",
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Fit the latent factor model by variational inference.
+
+    Every value is data, zeros included:
+
+    .. math::
+
+        y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2), \qquad \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j
+
+    with Normal priors on all latents and their scales learned. Run it on log-normalised values
+    (:func:`scanpy.pp.normalize_total`, then :func:`scanpy.pp.log1p`), on all genes: there is no need to select or to
+    scale any.
+
+    Parameters
+    ----------
+    adata
+        Annotated data, cells by genes. Sparse matrices stay sparse; nothing in it is altered.
+    n_factors
+        Number of factors r, at most the number of cells and of genes. Those that the data do not need are switched
+        off.
+    layer
+        Layer to read; None reads `X`.
+    likelihood
+        `"normal"`, or `"auto"`, which takes `"normal"` too.
+    noise
+        `"shared"`: one sigma for all genes, which gives the better embedding. `"gene"`: one sigma for each.
+    mask_var
+        Genes to fit: a boolean array (m,) or the name of a boolean column of `var`. None fits all. The others get NaN.
+    family
+        Variational family: `"row_block"` joins (a_i, A_i) of a cell and (b_j, B_j) of a gene in one Normal each;
+        `"mean_field"` makes every latent independent.
+    engine
+        `"natural_gradient"`: closed-form steps. `"pyro"`: black-box stochastic gradients through Pyro, slower by
+        orders of magnitude, for reference.
+    guide
+        Guide of the Pyro engine: `"row_block"` or `"mean_field"`; None takes the one named by `family`.
+    learning_rate
+        Step size of the Pyro engine's optimiser; None takes 0.02.
+    prior_scales
+        Standard deviations to hold fixed, from `"a"`, `"A"`, `"b"`, `"B"` and `"sigma"`; `"A"` and `"B"` take one
+        number or r. Whatever is not named is learned, except `"A"`, which is 1.
+    batch_size
+        Cells in a minibatch; None takes 2,048, or all cells where there are at most 4,096.
+    max_epochs
+        Passes over the cells at the most; None takes 100 (coordinate ascent), 20 (minibatches) or 1,000 (Pyro).
+    tol
+        Stop when the share of the factors' gain in ELBO that is estimated to be missing falls below `tol`.
+    device
+        `"auto"` (`settings.device`), `"cpu"`, or a CUDA device such as `"cuda"`.
+    rng
+        Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
+    progress
+        Show a progress bar.
+    key_added
+        Stem of the keys below.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy`. These fields are written, for `key_added="lfm"`:
+
+    `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
+        Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
+        With this likelihood the standard deviation is the same for every cell.
+    `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
+        Mean and standard deviation of the cell's activity a; its mean over cells is zero.
+    `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
+        Mean and standard deviation of B; the columns of B are orthonormal.
+    `.var['lfm_b']`, `.var['lfm_b_sd']` : (m,)
+        Mean and standard deviation of the gene's abundance b; its mean over genes is zero.
+    `.var['lfm_sigma']` : (m,)
+        Noise of each gene for predicting and scoring: the root mean expected squared residual after the fit. All
+        standard deviations of genes use it.
+    `.uns['lfm']` : dict
+        `params` (the arguments), `mu`, `sigma` (the fit's noise), `variance_ratio` (r,), `elbo` (`epoch`, `value` per
+        entry, and `rank0`, its value without factors), `converged`, `seconds`, `version`, and in float64 the prior
+        in the stored gauge (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`) and the
+        covariances (`cell_cov`, `gene_basis`, `gene_eig`).
+
+    Factors that are off are zero in all of them.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        An argument or the data cannot be used. `adata` is then as it was.
+
+    Notes
+    -----
+    Variational posteriors are too narrow in the tails, and q(mu) far too narrow, so no uncertainty of mu is reported.
+
+    References
+    ----------
+    Hoffman et al. (2013), Stochastic variational inference, JMLR 14:1303, section 2.
+    Blei et al. (2017), Variational inference: a review for statisticians, JASA 112:859, section 2.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> adata.obsm["X_lfm"].shape
+    (200, 3)
+    """
+    started = time.perf_counter()
+    check_anndata(adata)
+    check_key("key_added", key_added)
+    for name, value, choices in (
+        ("likelihood", likelihood, LIKELIHOODS),
+        ("noise", noise, NOISES),
+        ("family", family, FAMILIES),
+        ("engine", engine, ENGINES),
+    ):
+        check_choice(name, value, choices)
+    _check_engine_options(engine, guide, learning_rate)
+    scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
+    _check_shape(adata.shape)
+    fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
+    _check_n_factors(n_factors, adata.n_obs, int(fitted.sum()))
+    size = _batch_size(batch_size, adata.n_obs)
+    options = FitOptions(
+        n_factors=int(n_factors),
+        noise=noise,
+        family=family,
+        prior_scales=scales,
+        batch_size=size,
+        max_epochs=_max_epochs(max_epochs, engine, whole=size >= adata.n_obs),
+        tol=check_positive("tol", tol),
+        device=resolve_device(device),
+        dtype=torch.float32,
+        seed=int(resolve_rng(rng).integers(2**31)),
+        progress=progress and settings.progress,
+        guide=guide or family,
+        learning_rate=0.02 if learning_rate is None else learning_rate,
+    )
+    matrix = read_matrix(adata, layer, genes=fitted)
+    _warn_about_values(matrix, layer)
+    logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
+
+    result = fit_natural_gradient(matrix, options)
+    if not result.converged:
+        _warn_not_converged(result, options)
+    adata = adata.copy() if copy else adata
+    arguments = {
+        "n_factors": int(n_factors),
+        "layer": layer,
+        "likelihood": "normal",
+        "noise": noise,
+        "mask_var": "array" if isinstance(mask_var, np.ndarray) else mask_var,
+        "family": family,
+        "engine": engine,
+        "guide": options.guide if engine == "pyro" else None,
+        "learning_rate": options.learning_rate if engine == "pyro" else None,
+        "prior_scales": {name: np.asarray(value, dtype=float) for name, value in scales.items()} or None,
+        "batch_size": size,
+        "max_epochs": options.max_epochs,
+        "tol": float(tol),
+        "device": str(options.device),
+        "rng": None if isinstance(rng, np.random.Generator) else int(rng),
+    }
+    seconds = time.perf_counter() - started
+    write_fit(
+        adata,
+        key_added,
+        result.posterior,
+        n_factors=int(n_factors),
+        fitted=fitted,
+        record=_record(arguments, result, int(n_factors), seconds),
+    )
+    logger.info("fitted in %.1f s", seconds)
+    return adata if copy else None
+
+
+def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, seconds: float) -> dict[str, Any]:
+    from .. import __version__
+
+    epochs, values = zip(*result.elbo, strict=True)
+    ratio = np.zeros(n_factors)
+    ratio[: len(result.variance_ratio)] = result.variance_ratio
+    return {
+        # absent rather than None: older readers of h5ad cannot hold it
+        "params": {name: value for name, value in arguments.items() if value is not None},
+        "variance_ratio": ratio.astype(np.float32),
+        "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
+        "converged": result.converged,
+        "seconds": seconds,
+        "version": __version__,
+    }
+
+
+def _check_engine_options(engine: str, guide: object, learning_rate: object) -> None:
+    if engine != "pyro":
+        for name, value in (("guide", guide), ("learning_rate", learning_rate)):
+            if value is not None:
+                msg = f"`{name}` belongs to engine='pyro', and engine is {engine!r}. Leave it out, or pass the engine."
+                raise ValueError(msg)
+    if guide is not None:
+        check_choice("guide", guide, FAMILIES)
+    if learning_rate is not None:
+        check_positive("learning_rate", learning_rate)
+
+
+def _check_shape(shape: tuple[int, int]) -> None:
+    if min(shape) < 2:
+        msg = f"The AnnData has {shape[0]} cell(s) and {shape[1]} gene(s); a fit needs at least two of each."
+        raise ValueError(msg)
+
+
+def _check_n_factors(n_factors: int, n_cells: int, n_genes: int) -> None:
+    if n_factors > min(n_cells, n_genes):
+        msg = (
+            f"`n_factors` is {n_factors}, but {n_cells} cells x {n_genes} fitted genes allow at most "
+            f"{min(n_cells, n_genes)}. Pass n_factors={min(n_cells, n_genes)} or less."
+        )
+        raise ValueError(msg)
+
+
+def _batch_size(batch_size: int | None, n_cells: int) -> int:
+    if batch_size is None:
+        return n_cells if n_cells <= WHOLE_BATCH else BATCH
+    return min(check_count("batch_size", batch_size, minimum=2), n_cells)
+
+
+def _max_epochs(max_epochs: int | None, engine: str, *, whole: bool) -> int:
+    if max_epochs is not None:
+        return check_count("max_epochs", max_epochs)
+    if engine == "pyro":
+        return 1000
+    return 100 if whole else 20
+
+
+def _warn_about_values(matrix: CellMatrix, layer: str | None) -> None:
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    if is_constant(matrix.values):
+        msg = f"Every value of {where} is the same: there is nothing to fit."
+        raise ValueError(msg)
+    if all_integers(matrix.values):
+        msg = (
+            f"{where} holds whole numbers, and the Normal likelihood is made for log-normalised values. "
+            "If they are counts, call sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    empty_cells, empty_genes = describe_empty(matrix.values)
+    if empty_cells:
+        msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    if empty_genes:
+        msg = f"{empty_genes} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _warn_not_converged(result: FitResult, options: FitOptions) -> None:
+    msg = (
+        f"The fit did not converge to tol={options.tol:g} in {options.max_epochs} epoch(s): results are usable but can "
+        "be improved. Pass a larger max_epochs, or a larger tol to accept this."
+    )
+    warnings.warn(msg, UserWarning, stacklevel=3)
