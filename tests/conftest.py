@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import matplotlib
+import numpy as np
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    import anndata as ad
 
 matplotlib.use("Agg")
 
@@ -20,3 +26,47 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none on this machine"))
+
+
+@pytest.fixture(scope="session")
+def pbmc_lognorm() -> ad.AnnData:
+    """The shipped cells, log-normalised. Shared by all tests: copy before writing into it."""
+    import scanpy as sc
+
+    import scvi_lfm as lfm
+
+    adata = lfm.datasets.pbmc_sorted()
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def true_eta():
+    """The true eta of a data set from `lfm.datasets.simulate`."""
+
+    def eta(adata: ad.AnnData) -> np.ndarray:
+        margins = adata.uns["mu"] + adata.obs["a"].to_numpy()[:, None] + adata.var["b"].to_numpy()
+        return margins + adata.obsm["A"] @ adata.varm["B"].T
+
+    return eta
+
+
+@pytest.fixture(scope="session")
+def eta_moments():
+    """Mean and variance of each `eta_ij = mu + a_i + b_j + A_i . B_j`, term by term from dense covariances."""
+
+    def moments(
+        mu: float, cells: np.ndarray, cell_cov: np.ndarray, genes: np.ndarray, gene_covs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        a, A = cells[:, 0], cells[:, 1:]
+        b, B = genes[:, 0], genes[:, 1:]
+        mean = mu + a[:, None] + b + A @ B.T
+        var = np.empty_like(mean)
+        for j, T in enumerate(gene_covs):
+            from_cell = cell_cov[0, 0] + 2 * B[j] @ cell_cov[1:, 0] + B[j] @ cell_cov[1:, 1:] @ B[j]
+            from_gene = T[0, 0] + 2 * A @ T[1:, 0] + ((A @ T[1:, 1:]) * A).sum(1)
+            var[:, j] = from_cell + from_gene + np.trace(cell_cov[1:, 1:] @ T[1:, 1:])
+        return mean, var
+
+    return moments

@@ -17,19 +17,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """A block of cells, with the two products that inference needs.
+    """A block of cells on the device, with the two products that inference needs."""
 
-    The block is held twice, by cells and by genes: a product with the transpose of a compressed matrix is many times
-    slower than making the second copy.
-    """
+    values: sp.csr_array | Tensor  # the block on the host (sparse), or on the device (dense)
+    device: torch.device
 
-    by_cell: Tensor  # (cells, genes), sparse or dense
-    by_gene: Tensor  # (genes, cells)
+    @cached_property
+    def by_cell(self) -> Tensor:
+        """The block, (cells, genes)."""
+        return self.values if isinstance(self.values, torch.Tensor) else _to_device(self.values, self.device)
+
+    @cached_property
+    def by_gene(self) -> Tensor:
+        """The transposed block, (genes, cells).
+
+        Made anew: a product with the transposed view of a compressed matrix takes many times longer than this copy.
+        """
+        if isinstance(self.values, torch.Tensor):
+            return self.values.T
+        return _to_device(self.values.tocsc().T, self.device)
 
     @property
     def n_cells(self) -> int:
         """Number of cells in the block."""
-        return self.by_cell.shape[0]
+        return self.values.shape[0]
 
     def times_genes(self, weights: Tensor) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in the data's precision."""
@@ -73,10 +84,8 @@ class CellMatrix:
         block = self.values if rows is None else self.values[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         if isinstance(block, np.ndarray):
-            dense = torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device)
-            return Batch(dense, dense.T)
-        block = block.astype(numpy_dtype, copy=False)
-        return Batch(_to_device(block, device), _to_device(block.tocsc().T, device))
+            return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device)
+        return Batch(block.astype(numpy_dtype, copy=False), device)
 
 
 def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:

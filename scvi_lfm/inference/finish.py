@@ -12,6 +12,7 @@ from ..posterior import Posterior, to_stored_gauge
 from .elbo import elbo
 from .natural_gradient import cell_statistics, expected_squares, update_genes
 from .options import FitResult
+from .projection import project_cells
 from .state import CellStatistics
 from .sweep import Step, cell_step
 
@@ -51,9 +52,9 @@ def finish(
     rank0: float,
     converged: bool,
 ) -> FitResult:
-    """The last pass: q of every cell given the final genes, exact statistics, ELBO and predictive noise."""
+    """The last passes: exact statistics, ELBO and predictive noise, then q of every cell given the stored genes."""
     g = step.globals
-    means: list[Tensor] = []
+    means = []
     statistics: CellStatistics | None = None
     for batch in batches.in_order():
         block = cell_step(problem, g, batch)
@@ -63,6 +64,8 @@ def finish(
     value = float(elbo(g, statistics, block.cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
     last = trace[-1][0] if trace else 0.0
     posterior = _to_posterior(g, torch.cat(means), block.cov, statistics, problem.noise)
+    # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
+    posterior = project_cells(batches.matrix, posterior.rounded(), problem.family)
     total = statistics.yy.sum() - statistics.yx[:, 0].square().sum()
     explained = posterior.cell_mean[:, 1:].square().mean(0) / total.clamp_min(torch.finfo(torch.float64).tiny)
     return FitResult(posterior, [*trace, (last, value)], rank0, explained.tolist(), converged)

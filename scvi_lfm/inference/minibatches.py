@@ -20,17 +20,17 @@ class Minibatches:
     def __init__(
         self, matrix: CellMatrix, batch_size: int, device: torch.device, dtype: torch.dtype, rng: np.random.Generator
     ) -> None:
-        self._matrix, self._device, self._dtype, self._rng = matrix, device, dtype, rng
+        self.matrix, self._device, self._dtype, self._rng = matrix, device, dtype, rng
         n_cells = matrix.shape[0]
         self.count = -(-n_cells // batch_size)
         self._whole = matrix.batch(None, device, dtype) if self.count == 1 else None
         self._first_order = self._draw()
 
     def _draw(self) -> list[np.ndarray]:
-        return np.array_split(self._rng.permutation(self._matrix.shape[0]), self.count)
+        return np.array_split(self._rng.permutation(self.matrix.shape[0]), self.count)
 
     def _take(self, rows: np.ndarray) -> Batch:
-        return self._whole or self._matrix.batch(np.sort(rows), self._device, self._dtype)
+        return self._whole or self.matrix.batch(np.sort(rows), self._device, self._dtype)
 
     def first(self) -> Batch:
         """The block to start from."""
@@ -47,6 +47,6 @@ class Minibatches:
         if self._whole is not None:
             yield self._whole
             return
-        edges = np.linspace(0, self._matrix.shape[0], self.count + 1).astype(int)
+        edges = np.linspace(0, self.matrix.shape[0], self.count + 1).astype(int)
         for start, stop in zip(edges[:-1], edges[1:], strict=True):
-            yield self._matrix.batch(slice(int(start), int(stop)), self._device, self._dtype)
+            yield self.matrix.batch(slice(int(start), int(stop)), self._device, self._dtype)

@@ -42,9 +42,9 @@ def cell_covariance(precision: Tensor, family: str) -> Tensor:
     return torch.diag(1 / precision.diagonal()) if family == "mean_field" else torch.linalg.inv(precision)
 
 
-def cell_means(g: Globals, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian) -> Tensor:
+def cell_means(mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian) -> Tensor:
     """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`."""
-    constant = g.mu * _drop(moment[:1], 1)[0] + _drop(moment[1:2], 1)[0]
+    constant = mu * _drop(moment[:1], 1)[0] + _drop(moment[1:2], 1)[0]
     offset = torch.linalg.solve(prior.cov, prior.mean)
     return (projected - constant + offset) @ torch.linalg.inv(precision)
 

@@ -63,6 +63,14 @@ def _without_activity(columns: Tensor) -> Tensor:
     return torch.cat([columns[:, :1], columns[:, 2:]], dim=1)
 
 
+def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
+    """Sum over genes of w_j E[z z'] with z = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
+    z = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+    moment = z.T @ (weights[:, None] * z)
+    moment[1:, 1:] += (basis * (weights @ diagonal)) @ basis.T
+    return moment
+
+
 @dataclass(frozen=True)
 class Globals:
     """q(mu) and q(b, B), the noise and the prior scales: all that cells share."""
@@ -83,10 +91,7 @@ class Globals:
 
     def weighted_moment(self, weights: Tensor) -> Tensor:
         """Sum over genes of w_j E[z z'] with z = (1, b, B), (r+2, r+2)."""
-        z = torch.cat([torch.ones_like(self.gene_mean[:, :1]), self.gene_mean], dim=1)
-        moment = z.T @ (weights[:, None] * z)
-        moment[1:, 1:] += (self.gene_basis * (weights @ self.gene_diagonal)) @ self.gene_basis.T
-        return moment
+        return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
 
     def moved(self, move: Move) -> Globals:
         """The same q after a gauge move; the prior stays."""

@@ -68,7 +68,7 @@ def cell_step(problem: Problem, g: Globals, batch: Batch) -> CellBlock:
     moment = g.weighted_moment(g.precision)
     precision = cell_precision(moment, prior)
     cov = cell_covariance(precision, problem.family)
-    mean = cell_means(g, projected[:, :-1], moment, precision, prior)
+    mean = cell_means(g.mu, projected[:, :-1], moment, precision, prior)
     square = g.precision @ batch.square_sums / batch.n_cells
     return CellBlock(mean, cov, local_elbo(g, mean, projected[:, [0, -1]], square, moment, precision, cov))
 

@@ -7,7 +7,7 @@ Rows are extended vectors: `u = (1, A_i)` and `v = (1, B_j)` meet the blocks `(a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,6 +40,15 @@ class Posterior:
     def n_factors(self) -> int:
         """Number of factors, those switched off included."""
         return self.cell_mean.shape[1] - 1
+
+    def rounded(self) -> Posterior:
+        """The posterior with its per-gene values as float32 storage holds them."""
+        return replace(
+            self,
+            gene_mean=self.gene_mean.float().double(),
+            sigma=self.sigma.float().double() if (self.sigma != self.sigma[0]).any() else self.sigma,
+            predictive_sigma=self.predictive_sigma.float().double(),
+        )
 
     def gene_diagonal(self, sigma: Tensor) -> Tensor:
         """Diagonal of each T_j in the shared basis under noise `sigma`, (m, r+1)."""

@@ -1,0 +1,153 @@
+"""`tl.predict`: expected values of entries, with their uncertainty."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._validate import check_anndata, check_fraction, check_key, locate
+from ..posterior import read_fit
+from ..posterior.predictive import BlockPredictor, eta_of_pairs
+from ._rank_cells import fitted_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from ..posterior import StoredFit
+
+MAX_LAYER_BYTES = 2**30
+MAX_ROWS = 10_000_000
+CELLS_PER_BLOCK = 2048
+
+
+def predict(
+    adata: AnnData,
+    *,
+    obs_names: str | Sequence[str] | None = None,
+    var_names: str | Sequence[str] | None = None,
+    pairs: bool = False,
+    quantiles: Sequence[float] = (0.05, 0.95),
+    layer_added: str | None = None,
+    key: str = "lfm",
+) -> pd.DataFrame | None:
+    r"""Predict the values of entries from the fit alone.
+
+    .. math::
+
+        E[\eta_{ij}] = \mu + a_i + b_j + A_i \cdot B_j, \qquad
+        \mathrm{var}(y_{ij}) = u_i' T_j u_i + v_j' S v_j + \mathrm{tr}(S_{AA} T_{BB,j}) + s_j^2
+
+    with u = (1, A), v = (1, B) at their means.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    obs_names
+        Cells, one or several names.
+    var_names
+        Genes, one or several names that were fitted.
+    pairs
+        False: every cell with every gene. True: the first cell with the first gene, the second with the second, ...
+    quantiles
+        Quantiles of the predictive distribution to give, each between 0 and 1.
+    layer_added
+        Instead of a table: write expected eta of every cell and gene into this layer, dense float32. Refused where it
+        would take more than 1 GiB.
+    key
+        Stem under which the fit is stored.
+
+    Returns
+    -------
+    A data frame with columns `cell`, `gene`, `expected`, `sd` (of eta), `predictive_sd` (of the value) and one for
+    each quantile (`q0.05`, `q0.95`). With `layer_added`, None, and
+
+    `.layers[layer_added]` : (n, m)
+        Expected eta; NaN for genes that were left out of the fit.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit, cell or gene.
+    ValueError
+        The arguments do not fit together, or the answer would be too large.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.predict(adata, obs_names="cell_0", var_names=["gene_0", "gene_1"]).shape
+    (2, 7)
+    """
+    check_anndata(adata)
+    stored = read_fit(adata, key)
+    if layer_added is not None:
+        if obs_names is not None or var_names is not None:
+            msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
+            raise ValueError(msg)
+        adata.layers[check_key("layer_added", layer_added)] = _expected_layer(adata, stored)
+        return None
+    if obs_names is None or var_names is None:
+        msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
+        raise ValueError(msg)
+    levels = [check_fraction("quantiles", level) for level in quantiles]
+    cells = locate("obs_names", obs_names, adata.obs_names, "obs")
+    genes = fitted_positions(adata, "var_names", var_names, stored.fitted)
+    cells, genes = _entries(cells, genes, pairs=pairs)
+    return _table(adata, stored, cells, genes, levels)
+
+
+def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
+    if pairs:
+        if len(cells) != len(genes):
+            msg = f"With `pairs`, `obs_names` and `var_names` must be equally long, found {len(cells)} and {len(genes)}."
+            raise ValueError(msg)
+        return cells, genes
+    if len(cells) * len(genes) > MAX_ROWS:
+        msg = (
+            f"{len(cells)} cells x {len(genes)} genes make {len(cells) * len(genes):,} rows, more than {MAX_ROWS:,}. "
+            "Ask for fewer, or pass pairs=True with the entries you need."
+        )
+        raise ValueError(msg)
+    return np.repeat(cells, len(genes)), np.tile(genes, len(cells))
+
+
+def _table(
+    adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
+) -> pd.DataFrame:
+    q = stored.posterior
+    eta = eta_of_pairs(q, torch.as_tensor(cells), torch.as_tensor(genes))
+    sd = (eta.var + q.predictive_sigma[torch.as_tensor(genes)].square()).sqrt()
+    table = {
+        "cell": adata.obs_names.to_numpy()[cells],
+        "gene": adata.var_names.to_numpy()[stored.fitted][genes],
+        "expected": eta.mean.numpy(),
+        "sd": eta.var.sqrt().numpy(),
+        "predictive_sd": sd.numpy(),
+    }
+    for level in levels:
+        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
+        table[f"q{level:g}"] = (eta.mean + z * sd).numpy()
+    return pd.DataFrame(table)
+
+
+def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
+    size = adata.n_obs * adata.n_vars * 4
+    if size > MAX_LAYER_BYTES:
+        msg = (
+            f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. "
+            "Pass obs_names= and var_names= for the entries you need."
+        )
+        raise ValueError(msg)
+    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    predictor = BlockPredictor(stored.posterior, stored.posterior.predictive_sigma)
+    for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
+        cells = slice(start, start + CELLS_PER_BLOCK)
+        layer[cells, stored.fitted] = predictor.mean(cells).numpy()
+    return layer

@@ -1,0 +1,133 @@
+"""`tl.project`: new cells in the embedding of a reference, without a refit."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from .._context import resolve_device
+from .._validate import check_anndata, check_key
+from ..data import read_matrix
+from ..inference import project_cells
+from ..posterior import read_fit, write_fit
+from ._common import layer_of_fit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from ..posterior import Posterior, StoredFit
+
+
+def project(
+    adata: AnnData,
+    reference: AnnData,
+    *,
+    layer: str | None = None,
+    device: str = "auto",
+    key: str = "lfm",
+    key_added: str = "lfm",
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Place new cells in the embedding of a reference.
+
+    Each cell gets its exact posterior given the stored genes and prior of the reference,
+
+    .. math::
+
+        S^{-1} = P^{-1} + \sum_j w_j E[v_j v_j'], \qquad
+        (a_i, A_i) = S \left( P^{-1} p + \sum_j w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \right)
+
+    with (p, P) the prior of (a, A) in the stored gauge. The genes of the reference come along, so every tool works on
+    the result. Batches are not corrected.
+
+    Parameters
+    ----------
+    adata
+        New cells, normalised as the reference was. Genes are matched by name; those of the reference that are absent
+        are taken as unobserved, which warns.
+    reference
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    layer
+        Layer of `adata` to read; None means the one that the fit read.
+    device
+        As in :func:`scvi_lfm.tl.fit`.
+    key
+        Stem under which the reference's fit is stored.
+    key_added
+        Stem under which the result is stored in `adata`.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy`. The fields of :func:`scvi_lfm.tl.fit` are written, for `key_added="lfm"`:
+
+    `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
+        Mean and standard deviation of A for the new cells.
+    `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
+        Mean and standard deviation of their activity a, relative to the reference's average.
+    `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
+        Those of the reference; NaN for genes that it did not fit.
+    `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` : (m,)
+        Those of the reference; NaN for genes that it did not fit.
+    `.uns['lfm']` : dict
+        That of the reference, with `cell_cov` of the new cells.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit or layer.
+    TypeError, ValueError
+        The values cannot be used, or no gene is shared. `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> reference, new = adata[:150].copy(), adata[150:].copy()
+    >>> lfm.tl.fit(reference, n_factors=3, progress=False)
+    >>> lfm.tl.project(new, reference)
+    >>> new.obsm["X_lfm"].shape
+    (50, 3)
+    """
+    check_anndata(adata)
+    check_anndata(reference)
+    check_key("key_added", key_added)
+    where = resolve_device(device)
+    stored = read_fit(reference, key, device=where, cells=False)
+    layer = layer_of_fit(stored, layer)
+    known = reference.var_names[stored.fitted]
+    positions = known.get_indexer(adata.var_names)
+    shared = positions >= 0
+    _check_overlap(int(shared.sum()), len(known))
+    matrix = read_matrix(adata, layer, genes=shared)
+    q = _restrict(stored, positions[shared])
+    q = project_cells(matrix, q, stored.params["family"])
+    adata = adata.copy() if copy else adata
+    taken = ("mu", "sigma", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov", "cell_cov")
+    record = {name: value for name, value in reference.uns[key].items() if name not in taken}
+    write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
+    return adata if copy else None
+
+
+def _check_overlap(n_shared: int, n_known: int) -> None:
+    if n_shared == 0:
+        msg = "No gene of the reference's fit is in `adata`: check that var_names of both are of one kind."
+        raise ValueError(msg)
+    if n_shared < n_known:
+        msg = f"{n_known - n_shared} of {n_known} fitted genes are absent from `adata` and taken as unobserved."
+        warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def _restrict(stored: StoredFit, positions: np.ndarray) -> Posterior:
+    q, rows = stored.posterior, torch.as_tensor(positions)
+    return replace(
+        q,
+        gene_mean=q.gene_mean[rows],
+        sigma=q.sigma[rows],
+        predictive_sigma=q.predictive_sigma[rows],
+    )

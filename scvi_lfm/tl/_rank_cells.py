@@ -1,0 +1,92 @@
+"""`tl.rank_cells`: which cells express these genes, the search of `tl.rank_genes` the other way round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .._validate import check_anndata, check_key, locate
+from ..posterior import read_fit
+from ..posterior.contrast import contrast_cells
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def rank_cells(
+    adata: AnnData,
+    genes: str | Sequence[str],
+    *,
+    key: str = "lfm",
+    key_added: str = "rank_cells_lfm",
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Score cells by how well they align with chosen genes.
+
+    .. math:: \mathrm{score}_i = A_i \cdot \mathrm{mean}_{j \in G} B_j
+
+    is the mean over the genes of expected eta beyond what the cell's activity and the genes' abundance say. It is zero
+    on average over the cells of the fit.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    genes
+        One or several names of `var_names` that were fitted.
+    key
+        Stem under which the fit is stored.
+    key_added
+        Stem of the columns of `obs` below.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy`. These fields are written, for `key_added="rank_cells_lfm"`:
+
+    `.obs['rank_cells_lfm']` : (n,)
+        Score, on the scale of the data.
+    `.obs['rank_cells_lfm_sd']` : (n,)
+        Its posterior standard deviation.
+    `.obs['rank_cells_lfm_lfsr']` : (n,)
+        Local false sign rate: posterior probability that the true score has the other sign.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit or gene.
+    ValueError
+        A gene was left out of the fit.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.rank_cells(adata, ["gene_0", "gene_1"])
+    """
+    check_anndata(adata)
+    check_key("key_added", key_added)
+    stored = read_fit(adata, key)
+    positions = fitted_positions(adata, "genes", genes, stored.fitted)
+    contrast = contrast_cells(stored.posterior, torch.as_tensor(positions))
+    adata = adata.copy() if copy else adata
+    adata.obs[key_added] = contrast.score.numpy().astype(np.float32)
+    adata.obs[f"{key_added}_sd"] = contrast.sd.numpy().astype(np.float32)
+    adata.obs[f"{key_added}_lfsr"] = contrast.lfsr.numpy()
+    return adata if copy else None
+
+
+def fitted_positions(adata: AnnData, argument: str, genes: object, fitted: np.ndarray) -> np.ndarray:
+    """Positions of named genes among the fitted ones."""
+    positions = locate(argument, genes, adata.var_names, "var")
+    left_out = positions[~fitted[positions]]
+    if len(left_out):
+        msg = f"`{argument}`: gene {adata.var_names[left_out[0]]!r} was left out of the fit by mask_var."
+        raise ValueError(msg)
+    return (np.cumsum(fitted) - 1)[positions]

@@ -1,0 +1,191 @@
+"""`tl.rank_genes`: which genes belong to these cells."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._validate import check_anndata, check_key, near_matches, resolve_groups, resolve_mask
+from ..posterior import read_fit
+from ..posterior.contrast import Contrast, contrast_genes, expected_eta
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from ..posterior import Posterior
+
+SELECTED = "selected"
+
+
+def rank_genes(
+    adata: AnnData,
+    groupby: str | None = None,
+    *,
+    groups: Sequence[str] | None = None,
+    mask_obs: np.ndarray | str | None = None,
+    reference: str | None = "rest",
+    key: str = "lfm",
+    key_added: str = "rank_genes_lfm",
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Rank genes by how well they align with chosen cells.
+
+    For cells C against cells R the score of a gene is the difference of its expected eta,
+
+    .. math:: \mathrm{score}_j = (1, B_j) \cdot D, \qquad D = \mathrm{mean}_C (a, A) - \mathrm{mean}_R (a, A)
+
+    whose order is exactly that of the inner products of B_j with the A part of D. Nothing is read but the fit.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    groupby
+        Column of `obs` whose groups are ranked, each against `reference`.
+    groups
+        Groups to rank; None ranks all.
+    mask_obs
+        Instead of `groupby`: the cells to rank genes for, as a boolean array (n,) or the name of a boolean column
+        of `obs`. The group is then called `"selected"`.
+    reference
+        `"rest"` (all other cells), the name of a group, or None: the average cell of the fit.
+    key
+        Stem under which the fit is stored.
+    key_added
+        Key in `uns` of the result.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy`. For each group a field of record arrays, genes in decreasing order of score:
+
+    `.uns['rank_genes_lfm']['names']` : (m,)
+        Genes.
+    `.uns['rank_genes_lfm']['scores']` : (m,)
+        Difference of expected eta, on the scale of the data.
+    `.uns['rank_genes_lfm']['sd']` : (m,)
+        Posterior standard deviation of the score.
+    `.uns['rank_genes_lfm']['lfsr']` : (m,)
+        Local false sign rate: posterior probability that the true score has the other sign. It speaks about these
+        cells, not about donors, and falls as cells are added.
+    `.uns['rank_genes_lfm']['logfoldchanges']` : (m,)
+        Approximate log2 fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the
+        mean expected eta, clipped at 0.
+    `.uns['rank_genes_lfm']['params']` : dict
+        `groupby` (absent with `mask_obs`), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
+
+    The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with
+    `sc.pl.rank_genes_groups(adata, key="rank_genes_lfm")`, read it with :func:`scvi_lfm.get.rank_genes_df`.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit, column or group.
+    TypeError, ValueError
+        The groups cannot be compared. `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.rank_genes(adata, mask_obs=adata.obsm["X_lfm"][:, 0] > 0)
+    >>> lfm.get.rank_genes_df(adata)["names"].shape
+    (50,)
+    """
+    check_anndata(adata)
+    check_key("key_added", key_added)
+    stored = read_fit(adata, key)
+    if (groupby is None) == (mask_obs is None):
+        msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
+        raise ValueError(msg)
+    if groupby is None:
+        labels = pd.Series(np.where(resolve_mask("mask_obs", mask_obs, adata.obs), SELECTED, "rest"))
+        if groups is not None or reference not in {"rest", None}:
+            msg = "With `mask_obs` there are no other groups: leave `groups` out, and pass reference='rest' or None."
+            raise ValueError(msg)
+        chosen = [SELECTED]
+    else:
+        column = resolve_groups(adata, groupby)
+        labels = column.astype(str)
+        present = [str(group) for group in column.cat.remove_unused_categories().cat.categories]
+        chosen = _chosen_groups(present, groupby, groups, reference)
+    _check_sizes(labels, chosen, reference)
+    names = adata.var_names.to_numpy()[stored.fitted]
+    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference) for group in chosen}
+    params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
+    params |= {"use_raw": False, "key": key}
+    if groupby is not None:
+        params["groupby"] = groupby
+    if "layer" in stored.params:
+        params["layer"] = stored.params["layer"]
+    adata = adata.copy() if copy else adata
+    adata.uns[key_added] = {"params": params, **_records(names, results)}
+    return adata if copy else None
+
+
+def _chosen_groups(
+    present: Sequence[str], groupby: str, groups: Sequence[str] | None, reference: str | None
+) -> list[str]:
+    if groups is None:
+        chosen = [group for group in present if group != reference]
+    else:
+        chosen = [groups] if isinstance(groups, str) else [str(group) for group in groups]
+    for group in chosen if reference in {"rest", None} else [*chosen, str(reference)]:
+        if group not in present:
+            msg = f"obs[{groupby!r}] has no group {group!r} with cells in it. {near_matches(group, present)}"
+            raise KeyError(msg)
+    if not chosen:
+        msg = f"No group of obs[{groupby!r}] is left to rank against {reference!r}."
+        raise ValueError(msg)
+    if reference in chosen:
+        msg = f"`reference` {reference!r} is one of the groups to rank; leave it out of `groups`."
+        raise ValueError(msg)
+    return chosen
+
+
+def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) -> None:
+    sides = {group: int((labels == group).sum()) for group in chosen}
+    if reference == "rest":
+        sides |= {f"all but {group}": len(labels) - size for group, size in sides.items()}
+    for group, size in sides.items():
+        if size == 0:
+            msg = f"Group {group!r} holds no cell: there is nothing to compare."
+            raise ValueError(msg)
+
+
+def _rank(q: Posterior, labels: np.ndarray, group: str, reference: str | None) -> tuple[Contrast, np.ndarray]:
+    cells = torch.as_tensor(labels == group)
+    others: Tensor | None = None
+    if reference is not None:
+        others = ~cells if reference == "rest" else torch.as_tensor(labels == reference)
+    fold = _log2_expm1(expected_eta(q, cells)) - _log2_expm1(expected_eta(q, others))
+    return contrast_genes(q, cells, others), fold.numpy()
+
+
+def _log2_expm1(eta: Tensor) -> Tensor:
+    return (eta.clamp_min(0).expm1() + 1e-9).log() / math.log(2)
+
+
+def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    for group, (contrast, fold) in results.items():
+        order = np.argsort(-contrast.score.numpy(), kind="stable")
+        fields = {
+            "names": names.astype(object),
+            "scores": contrast.score.numpy().astype(np.float32),
+            "logfoldchanges": fold.astype(np.float32),
+            "sd": contrast.sd.numpy().astype(np.float32),
+            "lfsr": contrast.lfsr.numpy(),
+        }
+        for name, values in fields.items():
+            columns.setdefault(name, {})[group] = values[order]
+    return {name: pd.DataFrame(by_group).to_records(index=False) for name, by_group in columns.items()}

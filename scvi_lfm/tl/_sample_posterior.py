@@ -1,0 +1,81 @@
+"""`tl.sample_posterior`: draws of the latents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .._context import resolve_rng
+from .._validate import check_anndata, check_count
+from ..posterior import read_fit
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def sample_posterior(
+    adata: AnnData, n_samples: int, *, rng: int | np.random.Generator = 0, key: str = "lfm"
+) -> dict[str, np.ndarray]:
+    """Draw from the variational posterior of the stored fit.
+
+    Rows of cells and of genes are drawn jointly: (a_i, A_i) together and (b_j, B_j) together, in the stored gauge.
+    Variational posteriors are too narrow in the tails: use the draws for intervals of functions of the latents, not
+    for rare events.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    n_samples
+        Number of draws s. Each takes (n + m) (r + 1) float32 values.
+    rng
+        Seed or generator.
+    key
+        Stem under which the fit is stored.
+
+    Returns
+    -------
+    A dictionary of float32 arrays, without anything written into `adata`: `"mu"` (), its mean, since its variational
+    spread is far too narrow to be of use; `"a"` (s, n), `"A"` (s, n, r), `"b"` (s, m), `"B"` (s, m, r). Factors that
+    are off are zero; genes that were left out of the fit are NaN.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+    TypeError, ValueError
+        `n_samples` or `rng` cannot be used.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.sample_posterior(adata, 10)["B"].shape
+    (10, 50, 3)
+    """
+    check_anndata(adata)
+    check_count("n_samples", n_samples)
+    generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
+    stored = read_fit(adata, key)
+    q = stored.posterior
+    columns = np.concatenate([[True], stored.active])
+    cells = np.zeros((n_samples, adata.n_obs, len(columns)), dtype=np.float32)
+    genes = np.full((n_samples, adata.n_vars, len(columns)), np.nan, dtype=np.float32)
+    genes[:, stored.fitted] = 0
+    cell_root = torch.linalg.cholesky(q.cell_cov)
+    gene_scale = q.gene_diagonal(q.predictive_sigma).sqrt()
+    for draw in range(n_samples):
+        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64)
+        cells[draw][:, columns] = (q.cell_mean + noise @ cell_root.T).numpy()
+        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
+        genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + (gene_scale * noise) @ q.gene_basis.T).numpy()
+    return {
+        "mu": np.float32(q.mu),
+        "a": cells[:, :, 0],
+        "A": cells[:, :, 1:],
+        "b": genes[:, :, 0],
+        "B": genes[:, :, 1:],
+    }

@@ -1,0 +1,84 @@
+"""`tl.similar_genes`: neighbours of a gene in the embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._validate import check_anndata, check_count
+from ..posterior import read_fit
+from ._rank_cells import fitted_positions
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm") -> pd.DataFrame:
+    r"""Genes whose expected expression goes with that of `gene` across cells.
+
+    With :math:`\Sigma` the covariance of A in the fitted population of cells, genes j and k have
+
+    .. math::
+
+        \mathrm{cov}_{jk} = B_j' \Sigma B_k, \qquad
+        \mathrm{corr}_{jk} = \frac{\mathrm{cov}_{jk}}{\sqrt{E[B_j' \Sigma B_j] \, E[B_k' \Sigma B_k]}}
+
+    The expectations hold the posterior variance of B, so a gene about which little is known is close to none.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    gene
+        A name of `var_names` that was fitted.
+    n_top
+        Number of genes to return, in decreasing order of correlation.
+    key
+        Stem under which the fit is stored.
+
+    Returns
+    -------
+    A data frame with columns `names`, `correlation` and `covariance` (in squared units of the data), n_top rows.
+    `gene` itself is left out.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit or gene.
+    ValueError
+        The gene was left out of the fit.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.similar_genes(adata, "gene_0", n_top=5).shape
+    (5, 3)
+    """
+    check_anndata(adata)
+    check_count("n_top", n_top)
+    if not isinstance(gene, str):
+        msg = f"`gene` must be one name of var_names, found {gene!r}."
+        raise TypeError(msg)
+    stored = read_fit(adata, key, cells=False)
+    position = int(fitted_positions(adata, "gene", gene, stored.fitted)[0])
+    q = stored.posterior
+    population = q.cell_prior.cov[1:, 1:]
+    B, factors = q.gene_mean[:, 1:], q.gene_basis[1:]
+    spread = q.gene_diagonal(q.predictive_sigma) @ ((population @ factors) * factors).sum(0)
+    variance = ((B @ population) * B).sum(1) + spread
+    covariance = B @ (population @ B[position])
+    correlation = covariance / (variance * variance[position]).clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
+    order = np.argsort(-correlation.numpy(), kind="stable")
+    order = order[order != position][:n_top]
+    return pd.DataFrame(
+        {
+            "names": adata.var_names.to_numpy()[stored.fitted][order],
+            "correlation": correlation.numpy()[order],
+            "covariance": covariance.numpy()[order],
+        }
+    )
