@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,15 @@ from ._keys import fit_keys
 from ._validate import check_anndata, check_choice, check_count, check_fraction, check_key, locate, near_matches
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
 
 __all__ = ["anomalies_df", "elbo_df", "factors_df", "rank_genes_df", "variance_df"]
 
 _RANK_COLUMNS = ("names", "scores", "logfoldchanges", "sd", "lfsr")
 _ENTRY_COLUMNS = ("cell", "gene", "y", "expected", "p", "q", "log_ratio", "lfdr", "direction")
+_DEFAULT_KEYS = {"fit": "lfm", "rank_genes": "rank_genes_lfm", "anomalies": "lfm_anomaly"}
 
 
 def rank_genes_df(
@@ -35,66 +38,53 @@ def rank_genes_df(
     adata
         Annotated data that holds the ranking.
     group
-        Group or groups of cells to return; None returns all. Cells that were chosen by a mask are the group
-        `"selected"`.
+        Group or groups of cells; None takes all. Cells that were chosen by a mask are the group `"selected"`.
     key
-        Where the ranking is stored: the `key_added` of :func:`scvi_lfm.tl.rank_genes`.
+        The `key_added` of :func:`scvi_lfm.tl.rank_genes`.
     max_lfsr
-        Keep genes whose local false sign rate is at most this; None keeps all.
+        Keep only genes whose local false sign rate is at most this.
     min_score
-        Keep genes whose score is at least this; None keeps all.
+        Keep only genes whose score is at least this.
 
     Returns
     -------
     One row for each gene of each group, best score first, with the columns
 
-    `group`
-        The group of cells (categorical, in the order asked for); left out if one group was asked for.
-    `names`
-        The gene.
-    `scores`, `sd`
-        Difference in expected expression between the group and its reference, and its posterior standard deviation.
-    `logfoldchanges`
-        The same as a log2 fold change.
-    `lfsr`
-        Local false sign rate: posterior probability that the score has the other sign. It speaks about these cells,
-        not about the donors they came from.
+    - `group`: the group of cells (categorical, in the order asked for); left out if one group was asked for.
+    - `names`: the gene.
+    - `scores`, `sd`: difference in expected value between the group and its reference, and its posterior standard
+      deviation.
+    - `logfoldchanges`: approximate log2 fold change.
+    - `lfsr`: local false sign rate, the posterior probability that the score has the other sign. It speaks about
+      these cells, not about the donors they came from.
 
     Genes that are no longer in `adata` are left out.
 
     Raises
     ------
-    KeyError
-        Nothing is stored under `key`, or it has no such group.
-    TypeError, ValueError
-        `max_lfsr` or `min_score` is no number, or out of range.
+    KeyError, TypeError, ValueError
+        There is no such ranking or group, or a bound is no number or out of range.
     """
     if max_lfsr is not None:
         check_fraction("max_lfsr", max_lfsr)
     if min_score is not None and not isinstance(min_score, int | float | np.number):
         msg = f"`min_score` must be a number, found {min_score!r} of type {type(min_score).__name__}."
         raise TypeError(msg)
-    stored = _stored(adata, key, _RANK_COLUMNS, "rank_genes", "rank_genes_lfm")
+    stored = _stored(adata, key, "rank_genes", *_RANK_COLUMNS)
     available = stored["names"].dtype.names
-    groups = list(available) if group is None else [group] if isinstance(group, str) else list(group)
+    groups = list(available) if group is None else _listed("group", group)
     for name in groups:
         if name not in available:
             msg = f"uns[{key!r}] has no group {name!r}. {near_matches(name, available)}"
             raise KeyError(msg)
-    if not groups:
-        msg = "`group` names nothing; pass at least one group, or None for all."
-        raise ValueError(msg)
     ranked = [{"group": name} | {column: stored[column][name] for column in _RANK_COLUMNS} for name in groups]
     table = pd.concat(map(pd.DataFrame, ranked), ignore_index=True)
-    table["group"] = pd.Categorical(table["group"], categories=list(dict.fromkeys(groups)))
+    table["group"] = pd.Categorical(table["group"], categories=groups)
     table["names"] = table["names"].astype(str)
-    keep = table["names"].isin(adata.var_names)
-    if max_lfsr is not None:
-        keep &= table["lfsr"] <= max_lfsr
-    if min_score is not None:
-        keep &= table["scores"] >= min_score
-    table = table[keep].reset_index(drop=True)
-    return table.drop(columns="group") if group is not None and len(groups) == 1 else table
+    enough = table["scores"].ge(-np.inf if min_score is None else min_score)
+    sure = table["lfsr"].le(1 if max_lfsr is None else max_lfsr)
+    table = table[enough & sure & table["names"].isin(adata.var_names)].reset_index(drop=True)
+    return table if group is None or len(groups) > 1 else table.drop(columns="group")
 
 
 def anomalies_df(
@@ -112,11 +102,11 @@ def anomalies_df(
     adata
         Annotated data that holds the anomalies.
     key
-        Where they are stored: the `key_added` of :func:`scvi_lfm.tl.anomalies`.
+        The `key_added` of :func:`scvi_lfm.tl.anomalies`.
     cell
-        Keep the entries of this cell, or of these; None keeps all.
+        Keep only the entries of this cell, or of these.
     gene
-        Keep the entries of this gene, or of these; None keeps all.
+        Keep only the entries of this gene, or of these.
     direction
         `"up"`: observed above expected; `"down"`: below. None keeps both.
 
@@ -124,40 +114,30 @@ def anomalies_df(
     -------
     One row for each entry, largest log ratio first, with the columns
 
-    `cell`, `gene`
-        Names of the entry's cell and gene.
-    `y`, `expected`
-        The value observed, and the one expected from all other values.
-    `p`, `q`
-        Tail probability of the value in its own cell, and the same adjusted for the number of entries.
-    `log_ratio`
-        Log likelihood ratio of "this value comes from another cell" against "it comes from this one".
-    `lfdr`
-        Local false discovery rate: posterior probability that the value does belong to its cell.
-    `direction`
-        `"up"` or `"down"`.
+    - `cell`, `gene`: names of the entry's cell and gene.
+    - `y`, `expected`: the value observed, and the one expected from all other values.
+    - `p`, `q`: tail probability of the value in its own cell, and the same adjusted for the number of entries.
+    - `log_ratio`: log likelihood ratio of "this value comes from another cell" against "it comes from this one".
+    - `lfdr`: local false discovery rate, the posterior probability that the value does belong to its cell.
+    - `direction`: `"up"` or `"down"`.
 
     `.attrs["depth_correlation"]` holds the Spearman correlation of the cells' scores with their depth: far from zero,
     the table finds shallow or deep cells. Entries whose cell or gene is no longer in `adata` are left out.
 
     Raises
     ------
-    KeyError
-        Nothing is stored under `key`, or `adata` has no such cell or gene.
-    ValueError
-        `direction` is none of the above.
+    KeyError, ValueError
+        There is no such table, cell, gene or direction.
     """
     if direction is not None:
         check_choice("direction", direction, ("up", "down"))
-    stored = _stored(adata, key, ("entries", "depth_correlation"), "anomalies", "lfm_anomaly")
+    stored = _stored(adata, key, "anomalies", "entries", "depth_correlation")
     table = stored["entries"].loc[:, list(_ENTRY_COLUMNS)]
     table = table.astype(dict.fromkeys(("cell", "gene", "direction"), str))
-    keep = np.ones(len(table), dtype=bool)
+    keep = np.ones(len(table), dtype=bool) if direction is None else (table["direction"] == direction).to_numpy()
     for name, wanted, index, axis in (("cell", cell, adata.obs_names, "obs"), ("gene", gene, adata.var_names, "var")):
         names = index if wanted is None else index[locate(name, wanted, index, axis)]
         keep &= table[name].isin(names).to_numpy()
-    if direction is not None:
-        keep &= (table["direction"] == direction).to_numpy()
     table = table[keep].reset_index(drop=True)
     table.attrs["depth_correlation"] = float(stored["depth_correlation"])
     return table
@@ -173,9 +153,9 @@ def factors_df(
     adata
         Annotated data that holds a fit.
     factors
-        Factor or factors to return, counted from 0; None returns all that are on.
+        Factor or factors, counted from 0; None takes all that are on.
     key
-        Where the fit is stored: the `key_added` of :func:`scvi_lfm.tl.fit`.
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
     n_genes
         Number of genes to keep for each factor; None keeps all.
 
@@ -183,27 +163,24 @@ def factors_df(
     -------
     One row for each gene of each factor, largest absolute loading first, with the columns
 
-    `factor`
-        Index of the factor.
-    `gene`
-        Name of the gene.
-    `loading`, `sd`
-        Posterior mean and standard deviation of the loading. The sign of a factor is arbitrary.
+    - `factor`: index of the factor.
+    - `gene`: name of the gene.
+    - `loading`, `sd`: posterior mean and standard deviation of the loading. The sign of a factor is arbitrary.
 
     Genes that were not fitted are left out.
 
     Raises
     ------
     KeyError
-        Nothing is stored under `key`.
+        There is no such fit.
     TypeError, ValueError
-        An argument is of the wrong kind, or there is no such factor.
+        There is no such factor, or `n_genes` is no number of genes.
     """
-    _stored_fit(adata, key)
+    _stored(adata, key, "fit")
     keys = fit_keys(key)
     for name in (keys.gene_factors, keys.gene_factors_sd):
         if name not in adata.varm:
-            msg = f"varm has no {name!r}. {near_matches(name, adata.varm)} {_advice('fit', key, 'lfm')}"
+            msg = f"varm has no {name!r}. {near_matches(name, adata.varm)} {_advice('fit', key)}"
             raise KeyError(msg)
     loadings, sds = np.asarray(adata.varm[keys.gene_factors]), np.asarray(adata.varm[keys.gene_factors_sd])
     on = np.flatnonzero((sds > 0).any(0)).tolist()
@@ -227,26 +204,23 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     adata
         Annotated data that holds a fit.
     key
-        Where the fit is stored: the `key_added` of :func:`scvi_lfm.tl.fit`.
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
 
     Returns
     -------
     One row for each factor, with the columns
 
-    `factor`
-        Index of the factor.
-    `variance_ratio`
-        Variance that it explains, as a share of the variance of the values around their genes' means; 0 for a factor
-        that is off.
-    `cumulative`
-        The same for this factor and all before it.
+    - `factor`: index of the factor.
+    - `variance_ratio`: share of the variance of the values around their genes' means that it explains; 0 for a
+      factor that is off.
+    - `cumulative`: the same for this factor and all before it.
 
     Raises
     ------
     KeyError
-        Nothing is stored under `key`.
+        There is no such fit.
     """
-    stored = _stored_fit(adata, key, "variance_ratio")
+    stored = _stored(adata, key, "fit", "variance_ratio")
     ratio = np.asarray(stored["variance_ratio"], dtype=np.float64)
     return pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
 
@@ -259,66 +233,64 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     adata
         Annotated data that holds a fit.
     key
-        Where the fit is stored: the `key_added` of :func:`scvi_lfm.tl.fit`.
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
 
     Returns
     -------
     One row for each evaluation, with the columns
 
-    `epoch`
-        Passes over the cells that were done.
-    `value`
-        The ELBO, divided by the number of entries (cells times genes).
-    `gain`
-        `value` minus that of the model without factors.
-    `share`
-        `gain` as a share of the last row's; missing where the factors gained nothing.
+    - `epoch`: passes over the cells that were done.
+    - `value`: the ELBO, divided by the number of entries (cells times genes).
+    - `gain`: `value` minus that of the model without factors.
+    - `share`: `gain` as a share of the last row's; missing where the factors gained nothing.
 
     Raises
     ------
     KeyError
-        Nothing is stored under `key`.
+        There is no such fit.
     """
-    elbo = _stored_fit(adata, key, "elbo")["elbo"]
+    elbo = _stored(adata, key, "fit", "elbo")["elbo"]
     value = np.asarray(elbo["value"], dtype=np.float64)
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
     return pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
 
 
-def _stored(adata: AnnData, key: str, fields: Sequence[str], tool: str, default: str) -> Mapping[str, Any]:
+def _stored(adata: AnnData, key: str, tool: str, *fields: str) -> Mapping[str, Any]:
     """The dictionary `uns[key]` that `tool` wrote."""
     check_anndata(adata)
     check_key("key", key)
     if key not in adata.uns:
-        msg = f"uns has no {key!r}. {near_matches(key, adata.uns)} {_advice(tool, key, default)}"
+        msg = f"uns has no {key!r}. {near_matches(key, adata.uns)} {_advice(tool, key)}"
         raise KeyError(msg)
     stored = adata.uns[key]
     for field in fields:
         if not isinstance(stored, Mapping) or field not in stored:
-            msg = f"uns[{key!r}] was not written by lfm.tl.{tool}: it has no {field!r}. {_advice(tool, key, default)}"
+            msg = f"uns[{key!r}] was not written by lfm.tl.{tool}: it has no {field!r}. {_advice(tool, key)}"
             raise KeyError(msg)
     return stored
 
 
-def _stored_fit(adata: AnnData, key: str, *fields: str) -> Mapping[str, Any]:
-    return _stored(adata, key, fields, "fit", "lfm")
-
-
-def _advice(tool: str, key: str, default: str) -> str:
-    arguments = "adata, groupby" if tool == "rank_genes" else "adata"
-    return f"Run lfm.tl.{tool}({arguments}{'' if key == default else f', key_added={key!r}'}) first."
+def _advice(tool: str, key: str) -> str:
+    more = ", groupby" if tool == "rank_genes" else ""
+    more += "" if key == _DEFAULT_KEYS[tool] else f", key_added={key!r}"
+    return f"Run lfm.tl.{tool}(adata{more}) first."
 
 
 def _check_factors(factors: int | Sequence[int], n_factors: int) -> list[int]:
     """`factors` as a list of indices below `n_factors`."""
-    listed = list(factors) if isinstance(factors, Sequence | np.ndarray) and not isinstance(factors, str) else [factors]
-    checked = [check_count("factors", factor, minimum=0) for factor in listed]
+    checked = [check_count("factors", factor, minimum=0) for factor in _listed("factors", factors)]
     for factor in checked:
         if factor >= n_factors:
             msg = f"`factors` asks for factor {factor}, but the fit has {n_factors}, counted from 0 to {n_factors - 1}."
             raise ValueError(msg)
-    if not checked:
-        msg = "`factors` names nothing; pass at least one factor."
-        raise ValueError(msg)
     return checked
+
+
+def _listed(name: str, value: object) -> list[Any]:
+    """One thing or several as a list without repeats."""
+    listed = list(dict.fromkeys(value)) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    if not listed:
+        msg = f"`{name}` names nothing; pass at least one, or None."
+        raise ValueError(msg)
+    return listed

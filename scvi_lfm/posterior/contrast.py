@@ -17,8 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from ..model.likelihoods.normal import upper_tail
 from .posterior import extend
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Contrast:
     @property
     def lfsr(self) -> Tensor:
         """Local false sign rate: the posterior probability that the sign of the score is wrong."""
-        return torch.special.ndtr(-(self.score / self.sd).abs())
+        return upper_tail((self.score / self.sd).abs())
 
 
 def contrast_genes(q: Posterior, cells: Tensor, reference: Tensor | None) -> Contrast:

@@ -1,5 +1,6 @@
 """Tools: one public function a file."""
 
+from ._anomalies import anomalies
 from ._fit import fit
 from ._predict import predict
 from ._project import project
@@ -8,4 +9,4 @@ from ._rank_genes import rank_genes
 from ._sample_posterior import sample_posterior
 from ._similar_genes import similar_genes
 
-__all__ = ["fit", "predict", "project", "rank_cells", "rank_genes", "sample_posterior", "similar_genes"]
+__all__ = ["anomalies", "fit", "predict", "project", "rank_cells", "rank_genes", "sample_posterior", "similar_genes"]

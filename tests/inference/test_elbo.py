@@ -83,12 +83,13 @@ def test_equals_the_programs_expected_log_joint_plus_entropy(draw_state, family,
     assert float(state.elbo) == pytest.approx(float(expected), rel=1e-10)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def sampled(request, draw_state):
     """Draws from the guide at 12 cells x 9 genes, with the log densities of guide and model."""
     state = draw_state(12, 9, 2, family=request.param)
-    pyro.set_rng_seed(0)
-    log_q, trace = log_densities(guide, 4000, state.y, guide_parameters(state))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        log_q, trace = log_densities(guide, 4000, state.y, guide_parameters(state))
     latents = {name: trace.nodes[name]["value"] for name in LATENTS}
     log_p, _ = log_densities(poutine.condition(model, data=latents), 4000, state.y, scales_of(state))
     return state, latents, log_p, log_q
@@ -125,6 +126,7 @@ def test_minibatches_of_cells_give_the_same_elbo_on_average(sampled):
     state, latents, log_p, log_q = sampled
     parts = torch.randperm(12, generator=torch.Generator().manual_seed(1)).view(3, 4)
     parameters = guide_parameters(state)
+    latents = {name: value[:100] for name, value in latents.items()}
     model_values, guide_values = [], []
     for rows in parts:
         some = {**latents, "a": latents["a"][:, rows], "A": latents["A"][:, rows]}
@@ -132,10 +134,10 @@ def test_minibatches_of_cells_give_the_same_elbo_on_average(sampled):
         subset = {"n_cells": 12, "rows": rows}
         for program, argument, values in ((model, scales_of(state), model_values), (guide, here, guide_values)):
             values.append(
-                log_densities(poutine.condition(program, data=some), 4000, state.y[rows], argument, **subset)[0]
+                log_densities(poutine.condition(program, data=some), 100, state.y[rows], argument, **subset)[0]
             )
-    torch.testing.assert_close(torch.stack(model_values).mean(0), log_p, rtol=1e-10, atol=0)
-    torch.testing.assert_close(torch.stack(guide_values).mean(0), log_q, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.stack(model_values).mean(0), log_p[:100], rtol=1e-10, atol=0)
+    torch.testing.assert_close(torch.stack(guide_values).mean(0), log_q[:100], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -26,11 +26,6 @@ def expected_log_density(expected_square: Tensor, precision: Tensor) -> Tensor:
     return 0.5 * (precision.log() - _LOG_2PI - precision * expected_square)
 
 
-def tail_probability(y: Tensor, mean: Tensor, var: Tensor, direction: str) -> Tensor:
-    """Probability of a value at least as far out as `y`: above ('up'), below ('down'), or on either side ('both')."""
-    z = (y - mean) / var.sqrt()
-    if direction == "up":
-        return torch.special.ndtr(-z)
-    if direction == "down":
-        return torch.special.ndtr(z)
-    return 2 * torch.special.ndtr(-z.abs())
+def upper_tail(z: Tensor) -> Tensor:
+    """P(Z > z) of a standard Normal, accurate far out, where `1 - cdf` is zero long before the tail is."""
+    return 0.5 * torch.erfc(z / math.sqrt(2))

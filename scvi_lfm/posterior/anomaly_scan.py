@@ -1,0 +1,127 @@
+"""Both anomaly questions over all entries, by blocks of cells: first histograms, then the entries that pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import normal
+from .leave_one_out import LeaveOneOut
+from .other_cells import fit_share, from_others, other_cells
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .posterior import Posterior
+    from .predictive import Moments
+
+# histograms: standardised distance in [0, 40), log ratio in [-50, 50]
+DISTANCE_BINS, DISTANCE_MAX = 8000, 40.0
+RATIO_BINS, RATIO_MAX = 4000, 50.0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a block of entries, (cells, m)."""
+
+    predictive: Moments
+    distance: Tensor  # standardised, in the direction asked for; negative: not of that direction
+    log_ratio: Tensor  # log p(y | other cells) - log p(y | own); -inf: not of that direction
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What the histograms of all entries say."""
+
+    share: float
+    min_distance: float  # Benjamini-Hochberg at the level asked for; inf: nothing passes
+    min_log_ratio: float  # local false discovery rate at that level
+    q_values: Tensor  # (DISTANCE_BINS,): q at the lower edge of each bin
+    n_by_tail: int
+    n_by_ratio: int
+
+    def q_of(self, distance: Tensor) -> Tensor:
+        """Benjamini-Hochberg q-values of entries at some distances."""
+        bins = (distance * (DISTANCE_BINS / DISTANCE_MAX)).long().clamp(0, DISTANCE_BINS - 1)
+        return self.q_values[bins]
+
+
+class AnomalyScan:
+    """Scores of entries under their leave-one-out predictives."""
+
+    def __init__(self, q: Posterior, direction: str) -> None:
+        self._loo = LeaveOneOut(q)
+        others = other_cells(q)
+        self._mean, self._var = others.mean.float(), others.var.float()
+        self._direction = direction
+
+    def score(self, y: Tensor, cells: slice) -> Scores:
+        """Both scores of the entries `y` (cells, m)."""
+        predictive = self._loo.predictive(y, cells)
+        signed = (y - predictive.mean) / predictive.var.sqrt()
+        log_ratio = normal.log_density(y, self._mean, self._var)
+        log_ratio -= normal.log_density(y, predictive.mean, predictive.var)
+        if self._direction == "both":
+            return Scores(predictive, signed.abs_(), log_ratio)
+        distance = signed if self._direction == "up" else signed.neg_()
+        return Scores(predictive, distance, log_ratio.masked_fill_(distance <= 0, -torch.inf))
+
+
+class Histograms:
+    """Counts of all entries by distance and by log ratio."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.distance = torch.zeros(DISTANCE_BINS, dtype=torch.float64, device=device)
+        self.ratio = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
+        self.total = 0
+
+    def add(self, scores: Scores) -> None:
+        """Count a block."""
+        far = scores.distance.clamp(max=DISTANCE_MAX * (1 - 1e-6))
+        self.distance += torch.histc(far, DISTANCE_BINS, 0, DISTANCE_MAX)
+        ratio = scores.log_ratio.clamp(-RATIO_MAX, RATIO_MAX)
+        self.ratio += torch.histc(ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+        self.total += scores.distance.numel()
+
+    def limited(self, thresholds: Thresholds, max_entries: int) -> Thresholds:
+        """Thresholds raised until at most `max_entries` entries pass, those of the log ratio first."""
+        ratio, room = _raise(self.ratio, thresholds.min_log_ratio, -RATIO_MAX, 2 * RATIO_MAX / RATIO_BINS, max_entries)
+        distance, _ = _raise(self.distance, thresholds.min_distance, 0.0, DISTANCE_MAX / DISTANCE_BINS, room)
+        return replace(thresholds, min_log_ratio=ratio, min_distance=distance)
+
+    def thresholds(self, fdr: float, direction: str) -> Thresholds:
+        """Levels at which an entry passes."""
+        edges = torch.arange(DISTANCE_BINS, dtype=torch.float64, device=self.distance.device)
+        edges *= DISTANCE_MAX / DISTANCE_BINS
+        tail = normal.upper_tail(edges) * (2 if direction == "both" else 1)
+        beyond = self.distance.flip(0).cumsum(0).flip(0)
+        raw = torch.where(beyond > 0, self.total * tail / beyond.clamp_min(1), 1.0)
+        q_values = raw.cummin(0).values.clamp(max=1)
+        passing = torch.nonzero((q_values <= fdr) & (beyond > 0)).flatten()
+        width = 2 * RATIO_MAX / RATIO_BINS
+        centers = -RATIO_MAX + width * (torch.arange(RATIO_BINS, device=edges.device) + 0.5)
+        share = fit_share(centers.double(), self.ratio)
+        likely = from_others(centers.double(), share) >= 1 - fdr
+        return Thresholds(
+            share=share,
+            min_distance=float(edges[passing[0]]) if len(passing) else float("inf"),
+            min_log_ratio=float(centers[likely][0] - width / 2) if likely.any() else float("inf"),
+            q_values=q_values,
+            n_by_tail=int(beyond[passing[0]]) if len(passing) else 0,
+            n_by_ratio=int(self.ratio[likely].sum()),
+        )
+
+
+def _raise(histogram: Tensor, threshold: float, start: float, width: float, room: int) -> tuple[float, int]:
+    """The lowest threshold, not below the given one, that at most `room` entries pass; and the room that is left."""
+    if threshold == float("inf"):
+        return threshold, room
+    beyond = histogram.flip(0).cumsum(0).flip(0)
+    first = round((threshold - start) / width)
+    fits = torch.nonzero(beyond[first:] <= room).flatten()
+    if not len(fits):
+        return float("inf"), room
+    edge = first + int(fits[0])
+    return start + edge * width, room - int(beyond[edge])

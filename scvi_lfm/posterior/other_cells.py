@@ -1,0 +1,57 @@
+r"""The question "does this value look as if it came from other cells?" for one gene at a time.
+
+.. math:: y \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j + s_j^2)
+
+with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells. A gene that is
+rare everywhere is as improbable under it as under the cell's own prediction: rarity alone cannot score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .posterior import extend
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .posterior import Posterior
+
+SHARE_STEPS = 200
+START_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class OtherCells:
+    """Mean and variance of the values that a gene takes in other cells, (m,) each."""
+
+    mean: Tensor
+    var: Tensor
+
+
+def other_cells(q: Posterior) -> OtherCells:
+    """Population moments of each gene from the prior of (a, A), which was learned from all fitted cells."""
+    v = extend(q.gene_mean)
+    mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
+    spread = ((v @ q.cell_prior.cov) * v).sum(1)
+    return OtherCells(mean, spread + q.predictive_sigma.square())
+
+
+def fit_share(log_ratio: Tensor, count: Tensor) -> float:
+    """Prior share of entries that come from other cells, by EM on a histogram of log ratios.
+
+    The share serves the local false discovery rate alone. It is no estimate of the share of anomalies, because every
+    misfit of the predictive adds to it.
+    """
+    share, total = START_SHARE, count.sum()
+    for _ in range(SHARE_STEPS):
+        share = float((count * from_others(log_ratio, share)).sum() / total)
+    return share
+
+
+def from_others(log_ratio: Tensor, share: float) -> Tensor:
+    """Posterior probability that an entry comes from other cells; one minus it is the local false discovery rate."""
+    return torch.sigmoid(log_ratio + torch.logit(log_ratio.new_tensor(share)))

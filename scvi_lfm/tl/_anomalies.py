@@ -1,0 +1,218 @@
+"""`tl.anomalies`: which values should not be there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._context import resolve_device
+from .._validate import check_anndata, check_choice, check_count, check_fraction, check_key
+from ..data import read_matrix
+from ..model.likelihoods.normal import upper_tail
+from ..posterior import read_fit
+from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
+from ..posterior.other_cells import from_others
+from ._common import layer_of_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from ..data import CellMatrix
+
+@dataclass(frozen=True)
+class Found:
+    """What the second pass gathers."""
+
+    rows: dict[str, np.ndarray]
+    cell_score: np.ndarray  # (n,)
+    gene_score: np.ndarray  # (fitted genes,)
+    depth: np.ndarray  # (n,): genes detected
+
+
+DIRECTIONS = ("both", "up", "down")
+ENTRIES_PER_BLOCK = 4_000_000
+
+
+def anomalies(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    direction: str = "both",
+    fdr: float = 0.1,
+    max_entries: int = 100_000,
+    device: str = "auto",
+    key: str = "lfm",
+    key_added: str = "lfm_anomaly",
+    copy: bool = False,
+) -> AnnData | None:
+    r"""Find cell-gene pairs whose values the model did not expect.
+
+    Two questions are asked of every entry, both under its leave-one-out predictive, in which neither the cell nor the
+    gene has seen the entry:
+
+    - Is this value improbable here? Its tail probability `p`, and the Benjamini-Hochberg `q` over all entries.
+    - Does it look as if it came from other cells?
+      :math:`\log p(y_{ij} \mid \text{other cells}) - \log p(y_{ij} \mid \text{own})`, the `log_ratio`, and the local
+      false discovery rate `lfdr` that follows from it.
+
+    The second cannot reward a gene for being rare, and is the one to read first: log-normalised values are far from
+    Normal, so many singletons of rare genes are improbable under the first without meaning anything. Doublets lie
+    inside the span of the model; neither score finds them.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    layer
+        Layer to read; None means the one that the fit read.
+    direction
+        `"up"`: values above expectation (what should not be in this cell). `"down"`: below (what is missing from it).
+        `"both"`: either.
+    fdr
+        Level for `q` or `lfdr` at which an entry is listed.
+    max_entries
+        Number of entries to list at the most; those with the highest log ratio come first.
+    device
+        As in :func:`scvi_lfm.tl.fit`.
+    key
+        Stem under which the fit is stored.
+    key_added
+        Key in `obs`, `var` and `uns` of the result.
+    copy
+        Return a copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None, or the copy if `copy`. These fields are written, for `key_added="lfm_anomaly"`:
+
+    `.obs['lfm_anomaly']` : (n,)
+        Expected number of the cell's entries that came from other cells: the sum of 1 - lfdr.
+    `.var['lfm_anomaly']` : (m,)
+        The same for each gene; NaN for genes that were left out of the fit.
+    `.uns['lfm_anomaly']['entries']` : data frame
+        One row for each listed entry, by decreasing log ratio: `cell`, `gene`, `y`, `expected` (leave-one-out),
+        `p`, `q`, `log_ratio`, `lfdr`, `direction` (`"up"` or `"down"`).
+    `.uns['lfm_anomaly']['depth_correlation']` : float
+        Spearman correlation of the cells' score with the number of genes detected. Far from zero, the score follows
+        depth and should not be used to choose cells.
+    `.uns['lfm_anomaly']['params']` : dict
+        `key`, `layer` (absent for `X`), `direction`, `fdr`, `max_entries`, and the number of entries that passed
+        each question, `n_by_tail` and `n_by_ratio`.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit or layer.
+    TypeError, ValueError
+        An argument or the data cannot be used. `adata` is then as it was.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> adata.X[7, 3] += 30
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.anomalies(adata)
+    >>> lfm.get.anomalies_df(adata)[["cell", "gene", "direction"]].iloc[0].tolist()
+    ['cell_7', 'gene_3', 'up']
+    """
+    check_anndata(adata)
+    check_choice("direction", direction, DIRECTIONS)
+    fdr = check_fraction("fdr", fdr)
+    max_entries = check_count("max_entries", max_entries)
+    check_key("key_added", key_added)
+    where = resolve_device(device)
+    stored = read_fit(adata, key, device=where)
+    layer = layer_of_fit(stored, layer)
+    matrix = read_matrix(adata, layer, genes=stored.fitted)
+
+    scan = AnomalyScan(stored.posterior, direction)
+    histograms = Histograms(where)
+    for cells, y in _blocks(matrix, where):
+        histograms.add(scan.score(y, cells))
+    thresholds = histograms.thresholds(fdr, direction)
+    found = _collect(matrix, scan, histograms.limited(thresholds, max_entries), where)
+
+    gene_names = adata.var_names.to_numpy()[stored.fitted]
+    entries = _table(found.rows, direction, adata.obs_names.to_numpy(), gene_names)
+    gene_score = np.full(adata.n_vars, np.nan, dtype=np.float32)
+    gene_score[stored.fitted] = found.gene_score
+    params = {"key": key, "direction": direction, "fdr": fdr, "max_entries": max_entries}
+    params |= {"n_by_tail": thresholds.n_by_tail, "n_by_ratio": thresholds.n_by_ratio}
+    if layer is not None:
+        params["layer"] = layer
+    adata = adata.copy() if copy else adata
+    adata.obs[key_added] = found.cell_score.astype(np.float32)
+    adata.var[key_added] = gene_score
+    adata.uns[key_added] = {
+        "params": params,
+        "entries": entries,
+        "depth_correlation": _rank_correlation(found.cell_score, found.depth),
+    }
+    return adata if copy else None
+
+
+def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    n_cells, n_genes = matrix.shape
+    step = max(1, ENTRIES_PER_BLOCK // n_genes)
+    for start in range(0, n_cells, step):
+        cells = slice(start, min(start + step, n_cells))
+        yield cells, matrix.batch(cells, device).dense()
+
+
+def _collect(matrix: CellMatrix, scan: AnomalyScan, thresholds: Thresholds, device: torch.device) -> Found:
+    parts, cell_scores, depths = [], [], []
+    gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
+    for cells, y in _blocks(matrix, device):
+        scores = scan.score(y, cells)
+        others = from_others(scores.log_ratio, thresholds.share)
+        cell_scores.append(others.sum(1).cpu().numpy())
+        gene_score += others.sum(0)
+        depths.append((y != 0).sum(1).cpu().numpy())
+        passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
+        parts.append(_rows(y, scores, others, thresholds, torch.nonzero(passing), cells.start))
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return Found(rows, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
+
+
+def _rows(
+    y: Tensor, scores: Scores, others: Tensor, thresholds: Thresholds, where: Tensor, start: int
+) -> dict[str, np.ndarray]:
+    cell, gene = where.unbind(1)
+    distance = scores.distance[cell, gene].double()
+    columns = {
+        "cell": cell + start,
+        "gene": gene,
+        "y": y[cell, gene],
+        "expected": scores.predictive.mean[cell, gene],
+        "p": upper_tail(distance),
+        "q": thresholds.q_of(distance),
+        "log_ratio": scores.log_ratio[cell, gene],
+        "lfdr": 1 - others[cell, gene].double(),
+    }
+    return {name: values.cpu().numpy() for name, values in columns.items()}
+
+
+def _table(rows: dict[str, np.ndarray], direction: str, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
+    if direction == "both":
+        table["p"] *= 2
+    table = table.sort_values(["log_ratio", "p"], ascending=[False, True], kind="stable", ignore_index=True)
+    table["cell"], table["gene"] = cells[table["cell"]], genes[table["gene"]]
+    table["direction"] = np.where(table["y"] > table["expected"], "up", "down").astype(object)
+    return table
+
+
+def _rank_correlation(score: np.ndarray, depth: np.ndarray) -> float:
+    from scipy.stats import spearmanr
+
+    if np.ptp(score) == 0 or np.ptp(depth) == 0:
+        return float("nan")
+    return float(spearmanr(score, depth).statistic)
