@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,11 +17,14 @@ from .state import CellStatistics
 from .sweep import Step, cell_step
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
+    from ..data import Batch
     from .minibatches import Minibatches
     from .state import Globals
-    from .sweep import Problem
+    from .sweep import CellBlock, Problem
 
 # a factor whose sum of E[B^2] is below this share of the largest is off
 OFF = 1e-6
@@ -43,32 +46,51 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
     return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)
 
 
-def finish(
-    problem: Problem,
-    step: Step,
-    batches: Minibatches,
-    *,
-    trace: list[tuple[float, float]],
-    rank0: float,
-    converged: bool,
-) -> FitResult:
+def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:
     """The last passes: exact statistics, ELBO and predictive noise, then q of every cell given the stored genes."""
-    g = step.globals
+    summary = summarise(problem, step.globals, ((batch, cell_step(problem, step.globals, batch)) for batch in batches.in_order()))
+    # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
+    posterior = project_cells(batches.matrix, summary.posterior.rounded(), problem.family)
+    return to_result(replace(summary, posterior=posterior), trace)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A posterior in the stored gauge, with what a pass over all cells says about it."""
+
+    posterior: Posterior
+    elbo: float  # per entry
+    total_variance: float  # of the data around gene means, per cell
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a fit went."""
+
+    values: list[tuple[float, float]]
+    rank0: float
+    converged: bool
+
+
+def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
+    """Exact statistics over all cells, given q of each block in order."""
     means = []
     statistics: CellStatistics | None = None
-    for batch in batches.in_order():
-        block = cell_step(problem, g, batch)
+    for batch, block in blocks:
         means.append(block.mean)
         part = cell_statistics(batch, block.mean, block.cov).scaled(batch.n_cells / problem.n_cells)
         statistics = part if statistics is None else statistics.plus(part)
     value = float(elbo(g, statistics, block.cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
-    last = trace[-1][0] if trace else 0.0
-    posterior = _to_posterior(g, torch.cat(means), block.cov, statistics, problem.noise)
-    # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
-    posterior = project_cells(batches.matrix, posterior.rounded(), problem.family)
-    total = statistics.yy.sum() - statistics.yx[:, 0].square().sum()
-    explained = posterior.cell_mean[:, 1:].square().mean(0) / total.clamp_min(torch.finfo(torch.float64).tiny)
-    return FitResult(posterior, [*trace, (last, value)], rank0, explained.tolist(), converged)
+    total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
+    return Summary(_to_posterior(g, torch.cat(means), block.cov, statistics, problem.noise), value, total)
+
+
+def to_result(summary: Summary, trace: Trace) -> FitResult:
+    """The result of a fit; its last ELBO is the exact one."""
+    last = trace.values[-1][0] if trace.values else 0.0
+    explained = summary.posterior.cell_mean[:, 1:].square().mean(0) / max(summary.total_variance, 1e-300)
+    values = [*trace.values, (last, summary.elbo)]
+    return FitResult(summary.posterior, values, trace.rank0, explained.tolist(), trace.converged)
 
 
 def _to_posterior(g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellStatistics, noise: str) -> Posterior:

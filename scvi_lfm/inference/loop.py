@@ -10,7 +10,7 @@ import torch
 from ..model.priors import rotation_is_free
 from .convergence import remaining_gap
 from .elbo import elbo, kl_genes, kl_mu
-from .finish import drop_unused_factors, finish
+from .finish import Trace, drop_unused_factors, finish
 from .initialisation import add_random_factors, fit_without_factors
 from .minibatches import Minibatches
 from .progress import progress_bar
@@ -55,7 +55,7 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
             if converged:
                 break
     step = drop_unused_factors(problem, step)
-    return finish(problem, step, batches, trace=trace, rank0=rank0, converged=converged)
+    return finish(problem, step, batches, Trace(trace, rank0, converged))
 
 
 def _per_entry(problem: Problem, step: Step) -> float:

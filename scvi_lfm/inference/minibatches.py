@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
+    from torch import Tensor
 
     from ..data import Batch, CellMatrix
 
@@ -41,6 +42,12 @@ class Minibatches:
         order = self._first_order[1:] if number == 1 and self.count > 1 else self._draw()
         for rows in order:
             yield self._take(rows)
+
+    def numbered_epoch(self) -> Iterator[tuple[Tensor, Batch]]:
+        """Every cell once, in random order, each block with the positions of its cells."""
+        order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
+        for rows in order:
+            yield torch.from_numpy(np.sort(rows)).to(self._device), self._take(rows)
 
     def in_order(self) -> Iterator[Batch]:
         """Every cell once, in the order of the matrix."""

@@ -36,7 +36,7 @@ class Scales:
 
 @dataclass(frozen=True)
 class GuideParameters:
-    """Parameters of q: means and Cholesky factors (diagonal ones for mean field)."""
+    """Parameters of q: means and lower Cholesky factors."""
 
     mu_loc: Tensor  # ()
     mu_scale: Tensor  # ()
@@ -88,8 +88,7 @@ def guide(
 ) -> dict[str, Tensor]:
     """Row-block guide: (a_i, A_i) jointly Normal in each cell, (b_j, B_j) in each gene; everything else independent.
 
-    Each block is drawn as `q(a) q(A | a)`, so that the sites are the model's. With diagonal Cholesky factors the two
-    are independent and this is the mean-field guide.
+    Each block is drawn as `q(a) q(A | a)`, so that the sites are the model's.
 
     Parameters
     ----------
@@ -112,6 +111,39 @@ def guide(
         a, A = _sample_block("a", "A", q.cell_loc[:, None, :], q.cell_tril)
     with genes:
         b, B = _sample_block("b", "B", q.gene_loc, q.gene_tril)
+    return {"mu": mu, "a": a, "A": A, "b": b, "B": B}
+
+
+def mean_field_guide(
+    y: Tensor, q: GuideParameters, *, n_cells: int | None = None, rows: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Mean-field guide: every latent an independent Normal, its scale on the diagonal of the Cholesky factor.
+
+    Parameters
+    ----------
+    y, n_cells, rows
+        As in :func:`model`.
+    q
+        Parameters of the guide; what lies off the diagonals is not used.
+
+    Returns
+    -------
+    One draw of each site.
+    """
+    n_cells = y.shape[0] if n_cells is None else n_cells
+    rows = torch.arange(y.shape[0], device=y.device) if rows is None else rows
+    cells = pyro.plate("cells", n_cells, subsample=rows, dim=-2)
+    genes = pyro.plate("genes", y.shape[1], subsample=torch.arange(y.shape[1], device=y.device), dim=-1)
+    cell_loc, cell_scale = q.cell_loc[:, None, :], q.cell_tril.diagonal(dim1=-2, dim2=-1)
+    gene_loc, gene_scale = q.gene_loc, q.gene_tril.diagonal(dim1=-2, dim2=-1)
+
+    mu = pyro.sample("mu", Normal(q.mu_loc, q.mu_scale))
+    with cells:
+        a = pyro.sample("a", Normal(cell_loc[..., 0], cell_scale[..., 0]))
+        A = pyro.sample("A", Normal(cell_loc[..., 1:], cell_scale[..., 1:]).to_event(1))
+    with genes:
+        b = pyro.sample("b", Normal(gene_loc[..., 0], gene_scale[..., 0]))
+        B = pyro.sample("B", Normal(gene_loc[..., 1:], gene_scale[..., 1:]).to_event(1))
     return {"mu": mu, "a": a, "A": A, "b": b, "B": B}
 
 

@@ -34,6 +34,8 @@ def to_stored_gauge(q: Posterior) -> Posterior:
 
 def _canonical_rotation(A: Tensor, B: Tensor) -> Tensor:
     """R such that `A R` and `B R^-T` are the scaled left and the right singular vectors of `A B'`."""
-    root = torch.linalg.cholesky(B.T @ B)
+    values, vectors = torch.linalg.eigh(B.T @ B)
+    # a floor far below any factor that is on: the rotation must stay invertible
+    root = vectors * values.clamp_min(1e-14 * values.amax()).sqrt()
     _, vectors = torch.linalg.eigh(root.T @ (A.T @ A) @ root)
     return root @ vectors.flip(1)

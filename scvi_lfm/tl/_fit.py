@@ -192,7 +192,7 @@ def fit(
     _warn_about_values(matrix, layer)
     logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
 
-    result = fit_natural_gradient(matrix, options)
+    result = _run(engine, matrix, options)
     if not result.converged:
         _warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
@@ -224,6 +224,14 @@ def fit(
     )
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
+
+
+def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
+    if engine == "pyro":
+        from ..inference.pyro_engine import fit_pyro
+
+        return fit_pyro(matrix, options)
+    return fit_natural_gradient(matrix, options)
 
 
 def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, seconds: float) -> dict[str, Any]:

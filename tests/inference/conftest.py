@@ -10,9 +10,10 @@ import torch
 from scvi_lfm.data import Batch, CellMatrix
 from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.elbo import elbo
+from scvi_lfm.inference.initialisation import add_random_factors, fit_without_factors
 from scvi_lfm.inference.natural_gradient import cell_statistics
 from scvi_lfm.inference.state import CellStatistics, Globals
-from scvi_lfm.inference.sweep import Problem
+from scvi_lfm.inference.sweep import Problem, Step
 from scvi_lfm.model import PriorScales
 
 if TYPE_CHECKING:
@@ -98,6 +99,31 @@ def draw_state():
         )
 
     return draw
+
+
+@pytest.fixture(scope="session")
+def first_step():
+    """The engine's starting point for data in one batch."""
+
+    def start(problem: Problem, batch: Batch, n_factors: int, prior_scales=None, seed: int = 0) -> Step:
+        scales = prior_scales or {}
+        step = fit_without_factors(problem, batch, scales)
+        if not n_factors:
+            return step
+        generator = torch.Generator().manual_seed(seed)
+        return add_random_factors(problem, step.globals, batch, n_factors, scales, generator)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def whole_batch():
+    """All cells as one block in float64."""
+
+    def batch(values: np.ndarray) -> Batch:
+        return CellMatrix(np.asarray(values, dtype=np.float64)).batch(None, CPU, torch.float64)
+
+    return batch
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+"""Unconstrained parameters of the Pyro engine, and the constrained tensors that the programs take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..model import GuideParameters, PriorScales, Scales
+from .state import Globals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+START_SCALE = 0.1
+
+
+class CellParameters(nn.Module):
+    """Means of (a, A) of every cell; only the rows of a batch get gradients."""
+
+    def __init__(self, loc: Tensor) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(loc)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Means of the cells `rows`, (batch, r+1)."""
+        return functional.embedding(rows, self.loc, sparse=True)
+
+
+class SharedParameters(nn.Module):
+    """Everything that cells share: q(mu), q(b, B), the covariances, noise and prior scales.
+
+    As in the closed form, `T_j = basis diag(1 / (w_j eig + 1)) basis'`, so that both engines store the same fields.
+    """
+
+    def __init__(self, gene_loc: Tensor, mu: Tensor, sigma: Tensor, scales: PriorScales, family: str) -> None:
+        super().__init__()
+        size = gene_loc.shape[1]
+        self.family, self._fixed = family, scales.fixed
+        self.mu_loc = nn.Parameter(mu)
+        self.log_mu_scale = nn.Parameter(torch.full_like(mu, START_SCALE).log())
+        self.gene_loc = nn.Parameter(gene_loc)
+        self.cell_root = nn.Parameter(torch.zeros(size, size, device=mu.device))
+        self.gene_root = nn.Parameter(torch.zeros(size, size, device=mu.device))
+        self.log_eig = nn.Parameter(torch.zeros(size, device=mu.device))
+        self.log_sigma = self._scale("sigma", sigma)
+        self.log_a, self.log_b = self._scale("a", scales.a.float()), self._scale("b", scales.b.float())
+        self.log_A = nn.Parameter(scales.A.float().log(), requires_grad=False)
+        self.log_B = self._scale("B", scales.B.float())
+        self.n_genes = len(gene_loc)
+
+    def _scale(self, name: str, start: Tensor) -> nn.Parameter:
+        return nn.Parameter(start.clone().log(), requires_grad=name not in self._fixed)
+
+    def _root(self, raw: Tensor) -> Tensor:
+        """Lower triangular with a positive diagonal; diagonal alone for mean field."""
+        diagonal = torch.diag(START_SCALE * raw.diagonal().exp())
+        return diagonal if self.family == "mean_field" else diagonal + raw.tril(-1)
+
+    def sigma(self) -> Tensor:
+        """Noise of every gene, (m,)."""
+        return self.log_sigma.exp().expand(self.n_genes)
+
+    def scales(self) -> Scales:
+        """Scales of the program."""
+        return Scales(self.log_a.exp(), self.log_A.exp(), self.log_b.exp(), self.log_B.exp(), self.log_sigma.exp())
+
+    def gene_tril(self) -> Tensor:
+        """Cholesky factors of T_j, (r+1, r+1) or (m, r+1, r+1)."""
+        diagonal = 1 / (self.log_eig.exp() / self.log_sigma.exp().square()[..., None] + 1)
+        root = self._root(self.gene_root) * diagonal[..., None, :].sqrt()
+        # a lower triangle times a positive diagonal is a Cholesky factor already
+        return root[0] if root.dim() == 3 and len(root) == 1 else root
+
+    def guide(self, cell_loc: Tensor) -> GuideParameters:
+        """Parameters of the guide for a batch of cells."""
+        return GuideParameters(
+            mu_loc=self.mu_loc,
+            mu_scale=self.log_mu_scale.exp(),
+            cell_loc=cell_loc,
+            cell_tril=self._root(self.cell_root),
+            gene_loc=self.gene_loc,
+            gene_tril=self.gene_tril(),
+        )
+
+    def cell_cov(self) -> Tensor:
+        """S, in float64."""
+        root = self._root(self.cell_root).detach().double()
+        return root @ root.T
+
+    def globals(self) -> Globals:
+        """The same state as the closed-form engine holds it, in float64."""
+        precision = self.sigma().detach().double().square().reciprocal()
+        eig = self.log_eig.detach().double().exp()
+        scales = self.scales()
+        return Globals(
+            mu=self.mu_loc.detach().double(),
+            mu_var=self.log_mu_scale.detach().double().exp().square(),
+            gene_mean=self.gene_loc.detach().double(),
+            gene_basis=self._root(self.gene_root).detach().double(),
+            gene_eig=eig,
+            gene_diagonal=1 / (precision[:, None] * eig + 1),
+            precision=precision,
+            scales=PriorScales(
+                *(scale.detach().double() for scale in (scales.a, scales.A, scales.b, scales.B)), fixed=self._fixed
+            ),
+        )

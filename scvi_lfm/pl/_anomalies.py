@@ -1,0 +1,118 @@
+"""`pl.anomalies`: values that should not be there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._validate import check_choice, check_count
+from ..get import anomalies_df
+from ._figure import GREY, SMALL, finish, one_axes
+from ._points import label_points
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+_MEANINGS = {"lfdr": "local false discovery rate", "log_ratio": "log likelihood ratio\n(other cells : own cell)"}
+
+
+def anomalies(
+    adata: AnnData,
+    *,
+    cell: str | Sequence[str] | None = None,
+    gene: str | Sequence[str] | None = None,
+    direction: str | None = None,
+    color: str = "log_ratio",
+    n_labels: int = 10,
+    key: str = "lfm_anomaly",
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+) -> Axes | None:
+    """Anomalous entries: the value observed against the one expected from all other values.
+
+    Entries above the dashed diagonal are higher than expected, entries below it lower. The line above the plot gives
+    their number and how the cells' scores go with depth: far from zero, the table finds shallow or deep cells.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a table of anomalies (:func:`scvi_lfm.tl.anomalies`).
+    cell
+        Draw only the entries of this cell, or of these.
+    gene
+        Draw only the entries of this gene, or of these.
+    direction
+        Draw only `"up"` or `"down"`.
+    color
+        Colour entries by their `"log_ratio"` or `"lfdr"`.
+    n_labels
+        Number of entries to name by their gene (by their cell, if `gene` is one gene), the most anomalous first. A
+        name for which there is no room is left out.
+    key
+        The `key_added` of the table.
+    title
+        Title of the plot.
+    ax
+        Axes to draw on; None makes a figure.
+    show
+        Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes, or None if the figure was shown. What is drawn is the table :func:`scvi_lfm.get.anomalies_df`.
+
+    Raises
+    ------
+    KeyError
+        There is no such table, cell or gene.
+    TypeError, ValueError
+        An argument is none of the above.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 50, 3)
+    >>> lfm.tl.fit(adata, 3, progress=False)
+    >>> lfm.tl.anomalies(adata)
+    >>> axes = lfm.pl.anomalies(adata, show=False)
+    """
+    check_choice("color", color, tuple(_MEANINGS))
+    check_count("n_labels", n_labels, minimum=0)
+    table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
+    axes = one_axes(ax, size=(5.6, 4.4))
+    # the most anomalous, which come first, are drawn last
+    last = table.iloc[::-1]
+    points = axes.scatter(
+        last["expected"],
+        last["y"],
+        c=last[color],
+        cmap="viridis" if color == "log_ratio" else "viridis_r",
+        s=14,
+        linewidths=0,
+        rasterized=len(table) > 5_000,
+    )
+    axes.set(xlabel="expected value", ylabel="observed value", title=title or "")
+    depth = table.attrs["depth_correlation"]
+    note = f"{len(table):,} entries; correlation of cells' scores with depth {depth:.2f}"
+    axes.annotate(
+        note,
+        (1, 1),
+        (0, 3),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL,
+        color=GREY,
+    )
+    if table.empty:
+        axes.text(0.5, 0.5, "no anomalous entries", transform=axes.transAxes, ha="center", color=GREY)
+        return finish(axes, show=show)
+    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
+    axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30)
+    top = table.head(n_labels)
+    names = top["cell" if isinstance(gene, str) else "gene"]
+    label_points(axes, top["expected"].to_numpy(), top["y"].to_numpy(), list(names))
+    return finish(axes, show=show)

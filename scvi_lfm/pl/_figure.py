@@ -1,0 +1,90 @@
+"""Axes to draw on, and what every plot does before and after it draws."""
+
+from __future__ import annotations
+
+from textwrap import wrap
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from matplotlib.axes import Axes
+
+    Drawn = TypeVar("Drawn", Axes, list[Axes])
+
+# Okabe and Ito's palette, which all kinds of colour vision tell apart
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
+SMALL = 8
+# half the width of a 95 % interval of a Normal, in standard deviations
+WHISKER = 1.96
+
+
+def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
+    """`ax`, or the axes of a new figure of `size` inches."""
+    return many_axes(1, ax, size=size)[0]
+
+
+def many_axes(n: int, ax: Axes | None, *, size: tuple[float, float]) -> list[Axes]:
+    """`n` panels of `size` inches in a new figure; `ax` instead where one is enough."""
+    if ax is not None:
+        return [_checked(ax, n)]
+    import matplotlib.pyplot as plt
+
+    n_cols = n if n <= 4 else min((-n % c, -c, c) for c in (3, 4, 5))[-1]
+    n_rows = -(-n // n_cols)
+    _, grid = plt.subplots(
+        n_rows, n_cols, figsize=(size[0] * n_cols, size[1] * n_rows), squeeze=False, layout="constrained"
+    )
+    for unused in grid.flat[n:]:
+        unused.remove()
+    for axes in grid.flat[:n]:
+        axes.spines[["top", "right"]].set_visible(False)
+    return list(grid.flat[:n])
+
+
+def _checked(ax: object, n: int) -> Axes:
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes):
+        msg = f"`ax` must be a matplotlib Axes, found {type(ax).__name__}."
+        raise TypeError(msg)
+    if n > 1:
+        msg = f"`ax` has room for one panel, and there are {n} to draw. Choose one, or leave `ax` out."
+        raise ValueError(msg)
+    return ax
+
+
+def name_rows(axes: Axes, names: Iterable[str]) -> None:
+    """One row for each name, the first on top."""
+    listed = list(names)
+    axes.set_yticks(range(len(listed)), listed, fontsize=SMALL)
+    axes.set_ylim(len(listed) - 0.4, -0.6)
+    axes.tick_params(axis="x", labelsize=SMALL)
+    axes.tick_params(axis="y", length=0)
+
+
+def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None, ax: Axes | None) -> None:
+    """Name each panel, and say once what all of them show."""
+    if ax is not None:
+        ax.set(title=title or names[0], xlabel=xlabel)
+        return
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title("\n".join(wrap(name, 26)), fontsize=SMALL + 1)
+    figure = panels[0].figure
+    figure.supxlabel(xlabel, fontsize=SMALL + 1)
+    if title:
+        figure.suptitle(title)
+
+
+def finish(axes: Drawn, *, show: bool | None) -> Drawn | None:
+    """Show the figure and return None, or return `axes`; `show=None` does what scanpy is set to do."""
+    if show is None:
+        import scanpy as sc
+
+        show = sc.settings.autoshow
+    if not show:
+        return axes
+    import matplotlib.pyplot as plt
+
+    plt.show()
+    return None

@@ -1,0 +1,95 @@
+"""`pl.loadings`: the genes that make a factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._validate import check_count
+from ..get import factors_df
+from ._figure import BLUE, GREY, ORANGE, WHISKER, describe, finish, many_axes, name_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def loadings(
+    adata: AnnData,
+    factors: int | Sequence[int] | None = None,
+    *,
+    n_genes: int = 10,
+    key: str = "lfm",
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+) -> list[Axes] | None:
+    """Genes with the largest loadings on each factor, one panel a factor.
+
+    Whiskers are 95 % posterior intervals (1.96 standard deviations to each side). Which end of a factor is positive is
+    arbitrary.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    factors
+        Factor or factors, counted from 0; None draws the first six that are on.
+    n_genes
+        Number of genes in a panel.
+    key
+        The `key_added` of the fit.
+    title
+        Title of the figure.
+    ax
+        Axes to draw on, for one factor only; None makes a figure.
+    show
+        Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes of each factor, or None if the figure was shown. What is drawn is the table
+    :func:`scvi_lfm.get.factors_df`.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+    TypeError, ValueError
+        There is no such factor, or more than one for `ax`.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 50, 3)
+    >>> lfm.tl.fit(adata, 3, progress=False)
+    >>> len(lfm.pl.loadings(adata, [0, 2], show=False))
+    2
+    """
+    table = factors_df(adata, factors=factors, key=key, n_genes=check_count("n_genes", n_genes))
+    chosen = list(dict.fromkeys(table["factor"]))[: 6 if factors is None else None]
+    if not chosen:
+        msg = "Every factor of the fit is off: there are no loadings to draw."
+        raise ValueError(msg)
+    panels = many_axes(len(chosen), ax, size=(2.7, 1 + 0.17 * min(n_genes, adata.n_vars)))
+    for axes, factor in zip(panels, chosen, strict=True):
+        _draw_factor(axes, table[table["factor"] == factor])
+    describe(panels, [f"factor {factor}" for factor in chosen], "loading", title, ax)
+    return finish(panels, show=show)
+
+
+def _draw_factor(axes: Axes, table: pd.DataFrame) -> None:
+    table = table.sort_values("loading", ascending=False)
+    axes.barh(
+        np.arange(len(table)),
+        table["loading"],
+        xerr=WHISKER * table["sd"],
+        color=np.where(table["loading"] >= 0, BLUE, ORANGE),
+        error_kw={"elinewidth": 1, "ecolor": "black"},
+    )
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    name_rows(axes, table["gene"])

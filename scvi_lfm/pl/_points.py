@@ -1,0 +1,107 @@
+"""Points of a scatter plot: their colours, and names that do not overlap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ._figure import GREY, SMALL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
+
+# ten colours that all kinds of colour vision tell apart (Petroff 2021, arXiv:2107.02270)
+PALETTE = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+# further categories take the same colours in another shape
+MARKERS = ("o", "^", "s", "D", "v")
+MISSING = "#d3d3d3"
+
+
+def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette: list[str], cmap: str) -> None:
+    """Scatter the cells `xy` (n, 2), coloured by `values`: numbers with a colour bar, others with a legend."""
+    style: dict[str, Any] = {
+        "s": float(np.clip(30_000 / max(len(xy), 1), 1, 20)),
+        "linewidths": 0,
+        "rasterized": len(xy) > 5_000,
+    }
+    if values is None:
+        axes.scatter(*xy.T, color=GREY, **style)
+        return
+    missing = values.isna().to_numpy()
+    axes.scatter(*xy[missing].T, color=MISSING, **style)
+    # in the order of the file, or group after group, the last cells would hide the others
+    order = np.random.default_rng(0).permutation(np.flatnonzero(~missing))
+    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
+        points = axes.scatter(*xy[order].T, c=values.to_numpy()[order], cmap=cmap, **style)
+        axes.figure.colorbar(points, ax=axes, label=values.name, aspect=30)
+        return
+    groups = values.astype("category").cat
+    codes, n_groups = groups.codes.to_numpy(), len(groups.categories)
+    own = len(palette) == n_groups
+    colors = np.asarray(palette if own else [PALETTE[k % len(PALETTE)] for k in range(n_groups)])
+    shapes = np.asarray([MARKERS[0 if own else k // len(PALETTE) % len(MARKERS)] for k in range(n_groups)])
+    for shape in dict.fromkeys(shapes):
+        rows = order[shapes[codes[order]] == shape]
+        axes.scatter(*xy[rows].T, c=colors[codes[rows]], marker=shape, **style)
+    _add_legend(axes, [str(name) for name in groups.categories], colors, shapes, title=str(values.name))
+
+
+def _add_legend(axes: Axes, names: list[str], colors: np.ndarray, shapes: np.ndarray, *, title: str) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], linestyle="", color=color, marker=shape, label=name)
+        for name, color, shape in zip(names, colors, shapes, strict=True)
+    ]
+    axes.legend(
+        handles=handles,
+        title=title,
+        ncols=1 + len(names) // 18,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        frameon=False,
+        fontsize=SMALL,
+        title_fontsize=SMALL + 1,
+        handletextpad=0.2,
+    )
+
+
+def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
+    """Name points, first ones first; a name for which there is no room is left out."""
+    from matplotlib.patheffects import withStroke
+
+    # the layout must be settled: only then are the extents of texts known
+    ax.figure.canvas.figure.draw_without_rendering()
+    frame = ax.get_window_extent()
+    points = ax.transData.transform(np.column_stack([x, y]))
+    taken: list[Bbox] = []
+    for point, name in zip(np.column_stack([x, y]), names, strict=True):
+        for distance, angle in _PLACES:
+            dx, dy = distance * np.cos(angle), distance * np.sin(angle)
+            text = ax.annotate(
+                name,
+                tuple(point),
+                (dx, dy),
+                textcoords="offset points",
+                fontsize=SMALL,
+                ha="left" if dx > 1 else "right" if dx < -1 else "center",
+                va="bottom" if dy > 1 else "top" if dy < -1 else "center",
+                arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
+                path_effects=[withStroke(linewidth=2, foreground="white")],
+                zorder=4,
+            )
+            box = text.get_window_extent()
+            inside = frame.containsx(box.x0) and frame.containsx(box.x1)
+            inside &= frame.containsy(box.y0) and frame.containsy(box.y1)
+            if inside and not any(box.overlaps(other) for other in taken) and not box.count_contains(points):
+                taken.append(box)
+                break
+            text.remove()
+
+
+_PLACES = [(d, a) for d in (6, 16, 28) for a in np.pi * np.array([0.25, 0.75, 1.75, 1.25, 0, 1, 0.5, 1.5])]

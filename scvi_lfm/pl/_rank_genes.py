@@ -1,0 +1,98 @@
+"""`pl.rank_genes`: the genes that belong to a group of cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._validate import check_count
+from ..get import rank_genes_df
+from ._figure import BLUE, GREY, WHISKER, describe, finish, many_axes, name_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+    from matplotlib.axes import Axes
+
+
+def rank_genes(
+    adata: AnnData,
+    groups: str | Sequence[str] | None = None,
+    *,
+    n_genes: int = 10,
+    key: str = "rank_genes_lfm",
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+) -> list[Axes] | None:
+    """Genes with the highest scores in each group of cells, one panel a group.
+
+    Whiskers are 95 % posterior intervals (1.96 standard deviations to each side). They speak about these cells, not
+    about the donors they came from. :func:`scanpy.pl.rank_genes_groups` draws the same ranking without them.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a ranking (:func:`scvi_lfm.tl.rank_genes`).
+    groups
+        Group or groups to draw; None draws all.
+    n_genes
+        Number of genes in a panel.
+    key
+        The `key_added` of the ranking.
+    title
+        Title of the figure.
+    ax
+        Axes to draw on, for one group only; None makes a figure.
+    show
+        Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+
+    Returns
+    -------
+    The axes of each group, or None if the figure was shown. What is drawn is the table
+    :func:`scvi_lfm.get.rank_genes_df`.
+
+    Raises
+    ------
+    KeyError
+        There is no such ranking or group.
+    TypeError, ValueError
+        `n_genes` is no number of genes, or there is more than one group for `ax`.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 50, 3)
+    >>> lfm.tl.fit(adata, 3, progress=False)
+    >>> lfm.tl.rank_genes(adata, mask_obs=adata.obsm["X_lfm"][:, 0] > 0)
+    >>> axes = lfm.pl.rank_genes(adata, show=False)
+    """
+    check_count("n_genes", n_genes)
+    chosen = [groups] if isinstance(groups, str) else groups
+    tables = {}
+    for group in rank_genes_df(adata, key=key)["group"].cat.categories if chosen is None else chosen:
+        tables[group] = rank_genes_df(adata, group, key=key).head(n_genes)
+    reference = adata.uns[key]["params"].get("reference", "average")
+    others = {"rest": "the other cells", "average": "the average cell"}.get(reference, reference)
+    panels = many_axes(len(tables), ax, size=(2.7, 1 + 0.17 * min(n_genes, adata.n_vars)))
+    for axes, table in zip(panels, tables.values(), strict=True):
+        _draw_group(axes, table)
+    describe(panels, list(tables), f"score: difference in expected expression from {others}", title, ax)
+    return finish(panels, show=show)
+
+
+def _draw_group(axes: Axes, table: pd.DataFrame) -> None:
+    axes.errorbar(
+        table["scores"],
+        np.arange(len(table)),
+        xerr=WHISKER * table["sd"],
+        fmt="o",
+        color=BLUE,
+        markersize=4,
+        elinewidth=1,
+    )
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    name_rows(axes, table["names"])
