@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from torch import Tensor
 
 
@@ -77,9 +77,7 @@ class CellMatrix:
         """Number of cells and genes."""
         return self.values.shape
 
-    def batch(
-        self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> Batch:
+    def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
         block = self.values if rows is None else self.values[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,6 +10,11 @@ import scipy.sparse as sp
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+
+def stored_values(values: sp.csr_array | np.ndarray) -> np.ndarray:
+    """The values held in memory: all of a dense matrix, the stored ones of a sparse one."""
+    return values if isinstance(values, np.ndarray) else values.data
 
 
 def check_names(adata: AnnData) -> None:
@@ -24,7 +29,7 @@ def check_names(adata: AnnData) -> None:
             raise ValueError(msg)
 
 
-def check_dtype(values: object, where: str) -> None:
+def check_dtype(values: Any, where: str) -> None:
     """Raise unless `values` is a numeric matrix in memory."""
     if not (sp.issparse(values) or isinstance(values, np.ndarray)):
         msg = (
@@ -39,7 +44,7 @@ def check_dtype(values: object, where: str) -> None:
 
 def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index, genes: pd.Index) -> None:
     """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
-    stored = values.data if sp.issparse(values) else values
+    stored = stored_values(values)
     if stored.dtype.kind != "f" or stored.size == 0:
         return
     largest = np.finfo(np.float32).max
@@ -49,7 +54,7 @@ def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index,
         return
     bad = ~(np.abs(stored) <= largest)
     position = int(np.flatnonzero(bad.ravel())[0])
-    if sp.issparse(values):
+    if not isinstance(values, np.ndarray):
         cell = int(np.searchsorted(values.indptr, position, side="right")) - 1
         gene = int(values.indices[position])
     else:
@@ -64,7 +69,7 @@ def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index,
 
 def all_integers(values: sp.csr_array | np.ndarray) -> bool:
     """Whether every value is a whole number."""
-    stored = (values.data if sp.issparse(values) else values).ravel()
+    stored = stored_values(values).ravel()
     if stored.dtype.kind != "f":
         return stored.dtype.kind in "iu"
     # most matrices that are not counts show it in their first values
@@ -73,7 +78,7 @@ def all_integers(values: sp.csr_array | np.ndarray) -> bool:
 
 def is_constant(values: sp.csr_array | np.ndarray) -> bool:
     """Whether every value is the same."""
-    stored = values.data if sp.issparse(values) else values
+    stored = stored_values(values)
     if stored.size == 0:
         return True
     low, high = stored.min(), stored.max()
@@ -83,7 +88,7 @@ def is_constant(values: sp.csr_array | np.ndarray) -> bool:
 
 def describe_empty(values: sp.csr_array | np.ndarray) -> tuple[int, int]:
     """Number of cells and of genes that hold no value but zero."""
-    if not sp.issparse(values):
+    if isinstance(values, np.ndarray):
         present = values != 0
         return int((~present.any(axis=1)).sum()), int((~present.any(axis=0)).sum())
     seen = np.zeros(values.shape[1], dtype=bool)

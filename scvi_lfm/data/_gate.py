@@ -44,10 +44,7 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     values = _select(adata, layer)
     where = "X" if layer is None else f"layers[{layer!r}]"
     check_dtype(values, where)
-    if sp.issparse(values):
-        values = _canonical(values)
-    else:
-        values = np.asarray(values)
+    values = _canonical(values) if sp.issparse(values) else np.asarray(values)
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from .state import CellStatistics
 from .sweep import Step, cell_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -39,16 +40,15 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
     columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
     scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
     g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
-    statistics = CellStatistics(
-        statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy
-    )
+    statistics = CellStatistics(statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy)
     g = update_genes(g, statistics, problem.n_cells, problem.family)
     return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:
     """The last passes: exact statistics, ELBO and predictive noise, then q of every cell given the stored genes."""
-    summary = summarise(problem, step.globals, ((batch, cell_step(problem, step.globals, batch)) for batch in batches.in_order()))
+    g = step.globals
+    summary = summarise(problem, g, ((batch, cell_step(problem, g, batch)) for batch in batches.in_order()))
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
     posterior = project_cells(batches.matrix, summary.posterior.rounded(), problem.family)
     return to_result(replace(summary, posterior=posterior), trace)
@@ -74,15 +74,18 @@ class Trace:
 
 def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
     """Exact statistics over all cells, given q of each block in order."""
-    means = []
-    statistics: CellStatistics | None = None
-    for batch, block in blocks:
-        means.append(block.mean)
-        part = cell_statistics(batch, block.mean, block.cov).scaled(batch.n_cells / problem.n_cells)
-        statistics = part if statistics is None else statistics.plus(part)
-    value = float(elbo(g, statistics, block.cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
+    means: list[Tensor] = []
+
+    def shares() -> Iterator[tuple[CellStatistics, Tensor]]:
+        for batch, block in blocks:
+            means.append(block.mean)
+            share = batch.n_cells / problem.n_cells
+            yield cell_statistics(batch, block.mean, block.cov).scaled(share), block.cov
+
+    statistics, cov = functools.reduce(lambda left, right: (left[0].plus(right[0]), right[1]), shares())
+    value = float(elbo(g, statistics, cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
     total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
-    return Summary(_to_posterior(g, torch.cat(means), block.cov, statistics, problem.noise), value, total)
+    return Summary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
 
 
 def to_result(summary: Summary, trace: Trace) -> FitResult:

@@ -22,9 +22,7 @@ RANK0_SWEEPS = 10
 FACTOR_SWEEPS = 6
 
 
-def fit_without_factors(
-    problem: Problem, batch: Batch, prior_scales: Mapping[str, object]
-) -> Step:
+def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone."""
     device = batch.by_cell.device
     square_sums = batch.square_sums

@@ -51,9 +51,7 @@ def fit_pyro(matrix: CellMatrix, options: FitOptions) -> FitResult:
     return to_result(summarise(problem, shared.globals(), blocks), Trace(values, rank0, converged))
 
 
-def _start(
-    problem: Problem, batches: Minibatches, options: FitOptions
-) -> tuple[CellParameters, SharedParameters]:
+def _start(problem: Problem, batches: Minibatches, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
     """Means of the data for mu and b, small random factors, wide noise."""
     first = batches.first()
     ones = torch.ones(first.n_cells, 1, device=options.device)
@@ -88,6 +86,7 @@ def _optimise(
 
     program = guide if options.guide == "row_block" else mean_field_guide
     objective = TraceMeanField_ELBO()
+    n_cells = problem.n_cells
     optimisers = [
         torch.optim.Adam([p for p in shared.parameters() if p.requires_grad], lr=options.learning_rate),
         torch.optim.SparseAdam(cells.parameters(), lr=options.learning_rate),
@@ -99,9 +98,10 @@ def _optimise(
             losses = []
             for rows, batch in batches.numbered_epoch():
                 q = shared.guide(cells(rows))
-                arguments = {"n_cells": problem.n_cells, "rows": rows}
                 loss = objective.differentiable_loss(
-                    partial(model, scales=shared.scales(), **arguments), partial(program, q=q, **arguments), batch.dense()
+                    partial(model, scales=shared.scales(), n_cells=n_cells, rows=rows),
+                    partial(program, q=q, n_cells=n_cells, rows=rows),
+                    batch.dense(),
                 )
                 for optimiser in optimisers:
                     optimiser.zero_grad()
@@ -110,16 +110,14 @@ def _optimise(
                     optimiser.step()
                 losses.append(loss.detach())
                 bar.update()
-            mean = -float(torch.stack(losses).mean()) / (problem.n_cells * problem.n_genes)
+            mean = -float(torch.stack(losses).mean()) / (n_cells * problem.n_genes)
             values.append((float(epoch), mean))
             if schedule.ends(mean, rank0, batches.count):
                 return values, True
     return values, False
 
 
-def _blocks(
-    batches: Minibatches, cells: CellParameters, shared: SharedParameters
-) -> Iterator[tuple[Batch, CellBlock]]:
+def _blocks(batches: Minibatches, cells: CellParameters, shared: SharedParameters) -> Iterator[tuple[Batch, CellBlock]]:
     start, cov = 0, shared.cell_cov()
     for batch in batches.in_order():
         mean = cells.loc.detach()[start : start + batch.n_cells].double()

@@ -104,6 +104,10 @@ class SharedParameters(nn.Module):
             gene_diagonal=1 / (precision[:, None] * eig + 1),
             precision=precision,
             scales=PriorScales(
-                *(scale.detach().double() for scale in (scales.a, scales.A, scales.b, scales.B)), fixed=self._fixed
+                a=scales.a.detach().double(),
+                A=scales.A.detach().double(),
+                b=scales.b.detach().double(),
+                B=scales.B.detach().double(),
+                fixed=self._fixed,
             ),
         )

@@ -85,9 +85,7 @@ def gene_step(
     return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=rotates)
 
 
-def sweep(
-    problem: Problem, g: Globals, batch: Batch, running: CellStatistics | None = None, rate: float = 1.0
-) -> Step:
+def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | None = None, rate: float = 1.0) -> Step:
     """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
     block = cell_step(problem, g, batch)
     new = cell_statistics(batch, block.mean, block.cov)

@@ -53,14 +53,12 @@ class PriorScales:
     def learned_from(self, cell_activity: Tensor, gene_squares: Tensor) -> PriorScales:
         """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, B)^2]."""
         floor = 1e-12
-        update: dict[str, Tensor] = {}
-        if "a" not in self.fixed:
-            update["a"] = cell_activity.clamp_min(floor).sqrt()
-        if "b" not in self.fixed:
-            update["b"] = gene_squares[0].clamp_min(floor).sqrt()
-        if "B" not in self.fixed:
-            update["B"] = gene_squares[1:].clamp_min(floor).sqrt()
-        return replace(self, **update)
+        return replace(
+            self,
+            a=self.a if "a" in self.fixed else cell_activity.clamp_min(floor).sqrt(),
+            b=self.b if "b" in self.fixed else gene_squares[0].clamp_min(floor).sqrt(),
+            B=self.B if "B" in self.fixed else gene_squares[1:].clamp_min(floor).sqrt(),
+        )
 
 
 def initial_scales(n_factors: int, given: Mapping[str, object] | None, device: torch.device) -> PriorScales:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
 from ._figure import GREY, SMALL, finish, one_axes
@@ -12,6 +14,7 @@ from ._points import label_points
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
 
@@ -24,7 +27,7 @@ def anomalies(
     cell: str | Sequence[str] | None = None,
     gene: str | Sequence[str] | None = None,
     direction: str | None = None,
-    color: str = "log_ratio",
+    color: str = "lfdr",
     n_labels: int = 10,
     key: str = "lfm_anomaly",
     title: str | None = None,
@@ -34,7 +37,8 @@ def anomalies(
     """Anomalous entries: the value observed against the one expected from all other values.
 
     Entries above the dashed diagonal are higher than expected, entries below it lower. The line above the plot gives
-    their number and how the cells' scores go with depth: far from zero, the table finds shallow or deep cells.
+    their number and the correlation of the cells' scores with depth: far from zero, the table finds shallow or deep
+    cells.
 
     Parameters
     ----------
@@ -47,7 +51,7 @@ def anomalies(
     direction
         Draw only `"up"` or `"down"`.
     color
-        Colour entries by their `"log_ratio"` or `"lfdr"`.
+        Colour entries by their `"lfdr"` or their `"log_ratio"`.
     n_labels
         Number of entries to name by their gene (by their cell, if `gene` is one gene), the most anomalous first. A
         name for which there is no room is left out.
@@ -83,36 +87,49 @@ def anomalies(
     check_count("n_labels", n_labels, minimum=0)
     table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
     axes = one_axes(ax, size=(5.6, 4.4))
-    # the most anomalous, which come first, are drawn last
-    last = table.iloc[::-1]
-    points = axes.scatter(
-        last["expected"],
-        last["y"],
-        c=last[color],
-        cmap="viridis" if color == "log_ratio" else "viridis_r",
-        s=14,
-        linewidths=0,
-        rasterized=len(table) > 5_000,
-    )
-    axes.set(xlabel="expected value", ylabel="observed value", title=title or "")
-    depth = table.attrs["depth_correlation"]
-    note = f"{len(table):,} entries; correlation of cells' scores with depth {depth:.2f}"
-    axes.annotate(
-        note,
-        (1, 1),
-        (0, 3),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        fontsize=SMALL,
-        color=GREY,
-    )
+    axes.set(xlabel="expected value", ylabel="observed value")
+    axes.set_title(title or "", pad=16)
+    _add_note(axes, table)
     if table.empty:
         axes.text(0.5, 0.5, "no anomalous entries", transform=axes.transAxes, ha="center", color=GREY)
         return finish(axes, show=show)
-    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
-    axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30)
+    _draw_entries(axes, table, color)
     top = table.head(n_labels)
     names = top["cell" if isinstance(gene, str) else "gene"]
     label_points(axes, top["expected"].to_numpy(), top["y"].to_numpy(), list(names))
     return finish(axes, show=show)
+
+
+def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
+    # the most anomalous come first in the table, and are drawn last
+    rows = table.iloc[::-1]
+    top = 1.0 if color == "lfdr" else max(float(rows[color].quantile(0.99)), 1.0)
+    points = axes.scatter(
+        rows["expected"],
+        rows["y"],
+        c=rows[color],
+        cmap="viridis" if color == "lfdr" else "viridis_r",
+        vmin=0,
+        vmax=top,
+        s=float(np.clip(30_000 / len(rows), 3, 14)),
+        linewidths=0,
+        rasterized=len(rows) > 5_000,
+    )
+    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
+    # negative ratios, of entries that were listed for their tail alone, share the lightest colour
+    extend = "neither" if color == "lfdr" else "both"
+    axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30, extend=extend)
+
+
+def _add_note(axes: Axes, table: pd.DataFrame) -> None:
+    depth = table.attrs["depth_correlation"]
+    axes.annotate(
+        f"{len(table):,} entries; Spearman correlation of cells' scores with depth {depth:.2f}",
+        (1, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL,
+        color="dimgrey",
+    )

@@ -54,6 +54,11 @@ def _checked(ax: object, n: int) -> Axes:
     return ax
 
 
+def row_panels(n: int, n_rows: int, ax: Axes | None) -> list[Axes]:
+    """`n` panels, or `ax`, with room for `n_rows` names each."""
+    return many_axes(n, ax, size=(4.2 if n == 1 else 2.7, 1.1 + 0.17 * n_rows))
+
+
 def name_rows(axes: Axes, names: Iterable[str]) -> None:
     """One row for each name, the first on top."""
     listed = list(names)
@@ -63,10 +68,11 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None, ax: Axes | None) -> None:
+def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None) -> None:
     """Name each panel, and say once what all of them show."""
-    if ax is not None:
-        ax.set(title=title or names[0], xlabel=xlabel)
+    if len(panels) == 1:
+        panels[0].set_title(title or names[0])
+        panels[0].set_xlabel(xlabel, fontsize=SMALL + 1)
         return
     for axes, name in zip(panels, names, strict=True):
         axes.set_title("\n".join(wrap(name, 26)), fontsize=SMALL + 1)

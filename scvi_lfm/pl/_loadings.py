@@ -8,7 +8,7 @@ import numpy as np
 
 from .._validate import check_count
 from ..get import factors_df
-from ._figure import BLUE, GREY, ORANGE, WHISKER, describe, finish, many_axes, name_rows
+from ._figure import BLUE, GREY, ORANGE, WHISKER, describe, finish, name_rows, row_panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +75,10 @@ def loadings(
     if not chosen:
         msg = "Every factor of the fit is off: there are no loadings to draw."
         raise ValueError(msg)
-    panels = many_axes(len(chosen), ax, size=(2.7, 1 + 0.17 * min(n_genes, adata.n_vars)))
+    panels = row_panels(len(chosen), min(n_genes, len(table)), ax)
     for axes, factor in zip(panels, chosen, strict=True):
         _draw_factor(axes, table[table["factor"] == factor])
-    describe(panels, [f"factor {factor}" for factor in chosen], "loading", title, ax)
+    describe(panels, [f"factor {factor}" for factor in chosen], "loading, with 95% posterior interval", title)
     return finish(panels, show=show)
 
 

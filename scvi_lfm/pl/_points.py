@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._figure import GREY, SMALL
+from ._figure import BLUE, GREY, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,15 +29,16 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
         "linewidths": 0,
         "rasterized": len(xy) > 5_000,
     }
+    x, y = xy.T
     if values is None:
-        axes.scatter(*xy.T, color=GREY, **style)
+        axes.scatter(x, y, color=BLUE, alpha=0.6, **style)
         return
     missing = values.isna().to_numpy()
-    axes.scatter(*xy[missing].T, color=MISSING, **style)
+    axes.scatter(x[missing], y[missing], color=MISSING, **style)
     # in the order of the file, or group after group, the last cells would hide the others
     order = np.random.default_rng(0).permutation(np.flatnonzero(~missing))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        points = axes.scatter(*xy[order].T, c=values.to_numpy()[order], cmap=cmap, **style)
+        points = axes.scatter(x[order], y[order], c=values.astype(float).to_numpy()[order], cmap=cmap, **style)
         axes.figure.colorbar(points, ax=axes, label=values.name, aspect=30)
         return
     groups = values.astype("category").cat
@@ -47,7 +48,7 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
     shapes = np.asarray([MARKERS[0 if own else k // len(PALETTE) % len(MARKERS)] for k in range(n_groups)])
     for shape in dict.fromkeys(shapes):
         rows = order[shapes[codes[order]] == shape]
-        axes.scatter(*xy[rows].T, c=colors[codes[rows]], marker=shape, **style)
+        axes.scatter(x[rows], y[rows], c=colors[codes[rows]], marker=shape, **style)
     _add_legend(axes, [str(name) for name in groups.categories], colors, shapes, title=str(values.name))
 
 
@@ -100,6 +101,7 @@ def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> No
             inside &= frame.containsy(box.y0) and frame.containsy(box.y1)
             if inside and not any(box.overlaps(other) for other in taken) and not box.count_contains(points):
                 taken.append(box)
+                ax.plot(*point, "o", markersize=5, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
                 break
             text.remove()
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._validate import check_count
 from ..get import rank_genes_df
-from ._figure import BLUE, GREY, WHISKER, describe, finish, many_axes, name_rows
+from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, row_panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,16 +71,17 @@ def rank_genes(
     >>> axes = lfm.pl.rank_genes(adata, show=False)
     """
     check_count("n_genes", n_genes)
-    chosen = [groups] if isinstance(groups, str) else groups
-    tables = {}
-    for group in rank_genes_df(adata, key=key)["group"].cat.categories if chosen is None else chosen:
-        tables[group] = rank_genes_df(adata, group, key=key).head(n_genes)
+    if groups is None:
+        groups = list(rank_genes_df(adata, key=key)["group"].cat.categories)
+    listed = [groups] if isinstance(groups, str) else groups
+    tables = {group: rank_genes_df(adata, group, key=key).head(n_genes) for group in listed}
     reference = adata.uns[key]["params"].get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, reference)
-    panels = many_axes(len(tables), ax, size=(2.7, 1 + 0.17 * min(n_genes, adata.n_vars)))
+    panels = row_panels(len(tables), max(map(len, tables.values())), ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
-    describe(panels, list(tables), f"score: difference in expected expression from {others}", title, ax)
+    xlabel = f"score: difference in expected expression\nfrom {others}, with 95% posterior interval"
+    describe(panels, list(tables), xlabel, title)
     return finish(panels, show=show)
 
 

@@ -55,6 +55,6 @@ def variance(
     axes.plot(table["factor"], 100 * table["cumulative"], color=ORANGE, marker="o", markersize=3, label="cumulative")
     axes.set(xlabel="factor", ylabel="variance explained (%)", title=title or "")
     axes.locator_params(axis="x", integer=True)
-    axes.set_ylim(bottom=0)
+    axes.set(xlim=(-0.8, len(table) - 0.2), ylim=(0, None))
     axes.legend(frameon=False)
     return finish(axes, show=show)

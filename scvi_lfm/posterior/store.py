@@ -153,9 +153,7 @@ def _find(adata: AnnData, container: str, name: str) -> Any:
     return fields[name]
 
 
-def _block(
-    adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, active: np.ndarray
-) -> np.ndarray:
+def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, active: np.ndarray) -> np.ndarray:
     """(a, A) or (b, B) of the active factors, float64."""
     first = np.asarray(_find(adata, frame, scalar), dtype=np.float64)
     rest = np.asarray(_find(adata, matrices, vector), dtype=np.float64)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
 
+
 @dataclass(frozen=True)
 class Found:
     """What the second pass gathers."""

@@ -106,7 +106,7 @@ def predict(
 def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
     if pairs:
         if len(cells) != len(genes):
-            msg = f"With `pairs`, `obs_names` and `var_names` must be equally long, found {len(cells)} and {len(genes)}."
+            msg = f"With `pairs`, `obs_names` and `var_names` must be equally long: found {len(cells)}, {len(genes)}."
             raise ValueError(msg)
         return cells, genes
     if len(cells) * len(genes) > MAX_ROWS:

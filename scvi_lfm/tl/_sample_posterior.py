@@ -73,7 +73,7 @@ def sample_posterior(
         noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
         genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + (gene_scale * noise) @ q.gene_basis.T).numpy()
     return {
-        "mu": np.float32(q.mu),
+        "mu": np.asarray(q.mu, dtype=np.float32),
         "a": cells[:, :, 0],
         "A": cells[:, :, 1:],
         "b": genes[:, :, 0],
