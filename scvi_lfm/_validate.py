@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from anndata import AnnData
 
@@ -26,13 +27,31 @@ def near_matches(name: object, options: Iterable[object]) -> str:
     return f"There are: {shown}{', ...' if len(choices) > 10 else ''}."
 
 
-def check_anndata(adata: object) -> None:
+def check_anndata(adata: object, name: str = "adata") -> None:
     """Raise unless `adata` is an AnnData."""
     import anndata
 
     if not isinstance(adata, anndata.AnnData):
-        msg = f"`adata` must be an AnnData, found {type(adata).__name__}."
+        msg = f"`{name}` must be an AnnData, found {type(adata).__name__}."
         raise TypeError(msg)
+
+
+def check_not_empty(adata: AnnData) -> None:
+    """Raise unless there is at least one cell and one gene."""
+    if 0 in adata.shape:
+        msg = f"The AnnData has {adata.n_obs} cell(s) and {adata.n_vars} gene(s); at least one of each is needed."
+        raise ValueError(msg)
+
+
+def check_unique(index: pd.Index, axis: str) -> None:
+    """Raise unless the names of an axis are unique: results are stored and looked up by name."""
+    if not index.is_unique:
+        repeated = index[index.duplicated()].unique()
+        msg = (
+            f"{axis}_names are not unique: {len(repeated)} name(s) repeat, first {repeated[0]!r}. "
+            f"Call adata.{axis}_names_make_unique() first."
+        )
+        raise ValueError(msg)
 
 
 def check_choice(name: str, value: object, options: Sequence[str]) -> None:
@@ -96,26 +115,43 @@ def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
         mask = frame[mask]
     values = np.asarray(mask)
     if values.dtype != bool:
-        msg = f"`{name}` must be boolean, found dtype {values.dtype}."
+        msg = f"`{name}` must be boolean, without missing values, found dtype {values.dtype}."
         raise TypeError(msg)
     if values.shape != (len(frame),):
         msg = f"`{name}` must have one entry for each of the {len(frame)} rows of {axis}, found shape {values.shape}."
+        raise ValueError(msg)
+    if isinstance(mask, pd.Series) and not mask.index.equals(frame.index):
+        msg = f"`{name}` is a Series whose index is not {axis}_names. Reorder it, or pass its .to_numpy() if it fits."
         raise ValueError(msg)
     return values
 
 
 def locate(name: str, wanted: object, index: pd.Index, axis: str) -> np.ndarray:
     """Positions of the names `wanted` (one or several) in `index`."""
-    listed = [wanted] if isinstance(wanted, str) else list(wanted)  # type: ignore[call-overload]
+    listed = as_list(name, wanted)
     if not listed:
         msg = f"`{name}` names nothing; pass at least one name of {axis}_names."
         raise ValueError(msg)
+    if all(isinstance(label, bool | np.bool_) for label in listed):
+        msg = f"`{name}` must hold names, found a boolean mask. Pass adata.{axis}_names[mask]."
+        raise TypeError(msg)
+    check_unique(index, axis)
     positions = index.get_indexer(pd.Index(listed))
     for position, label in zip(positions, listed, strict=True):
         if position < 0:
             msg = f"`{name}`: {axis}_names has no {label!r}. {near_matches(label, index)}"
             raise KeyError(msg)
     return positions
+
+
+def as_list(name: str, value: object) -> list[Any]:
+    """One string, or several things, as a list."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        msg = f"`{name}` must be one or several, in a list, found {value!r} of type {type(value).__name__}."
+        raise TypeError(msg)
+    return list(value)
 
 
 def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
@@ -134,4 +170,10 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
             f"Drop them (adata[adata.obs[{groupby!r}].notna()]) or fill them first."
         )
         raise ValueError(msg)
+    if column.dtype.kind in "fc":
+        msg = (
+            f"obs[{groupby!r}] holds real numbers (dtype {column.dtype}), and groups are needed. Cut them into groups "
+            "(pd.cut), or if they are labels, make them strings (.astype(str))."
+        )
+        raise TypeError(msg)
     return column.astype(str).astype("category") if not isinstance(column.dtype, pd.CategoricalDtype) else column

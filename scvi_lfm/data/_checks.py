@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from .._validate import check_unique
+
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
@@ -18,15 +20,15 @@ def stored_values(values: sp.csr_array | np.ndarray) -> np.ndarray:
 
 
 def check_names(adata: AnnData) -> None:
-    """Raise unless cell and gene names are unique: results are stored and looked up by name."""
+    """Raise unless cell and gene names are unique strings."""
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
-        if not names.is_unique:
-            repeated = names[names.duplicated()].unique()
+        check_unique(names, axis)
+        if names.inferred_type not in {"string", "categorical", "empty"}:
             msg = (
-                f"{axis}_names are not unique: {len(repeated)} name(s) repeat, first {repeated[0]!r}. "
-                f"Call adata.{axis}_names_make_unique() first."
+                f"{axis}_names are not strings (found {names.inferred_type}): "
+                f"call adata.{axis}_names = adata.{axis}_names.astype(str) first."
             )
-            raise ValueError(msg)
+            raise TypeError(msg)
 
 
 def check_dtype(values: Any, where: str) -> None:
@@ -36,6 +38,9 @@ def check_dtype(values: Any, where: str) -> None:
             f"{where} is a {type(values).__module__}.{type(values).__name__}; this version reads matrices in memory. "
             "Call adata = adata.to_memory() first."
         )
+        raise TypeError(msg)
+    if isinstance(values, np.ma.MaskedArray):
+        msg = f"{where} is a masked array, and its mask would be lost. Fill it first, with .filled(0) for example."
         raise TypeError(msg)
     if values.dtype.kind not in "fiub":
         msg = f"{where} has dtype {values.dtype}, which is not a real number. Convert it with .astype('float32')."
@@ -71,7 +76,7 @@ def all_integers(values: sp.csr_array | np.ndarray) -> bool:
     """Whether every value is a whole number."""
     stored = stored_values(values).ravel()
     if stored.dtype.kind != "f":
-        return stored.dtype.kind in "iu"
+        return True
     # most matrices that are not counts show it in their first values
     return bool((stored[:10_000] == np.rint(stored[:10_000])).all() and (stored == np.rint(stored)).all())
 
@@ -91,6 +96,9 @@ def describe_empty(values: sp.csr_array | np.ndarray) -> tuple[int, int]:
     if isinstance(values, np.ndarray):
         present = values != 0
         return int((~present.any(axis=1)).sum()), int((~present.any(axis=0)).sum())
+    if not values.data.all():
+        values = values.copy()
+        values.eliminate_zeros()
     seen = np.zeros(values.shape[1], dtype=bool)
     seen[values.indices] = True
     return int((np.diff(values.indptr) == 0).sum()), int((~seen).sum())

@@ -11,11 +11,11 @@ import torch
 from ..model import Gaussian
 from ..posterior import Posterior, to_stored_gauge
 from .elbo import elbo
-from .natural_gradient import cell_statistics, expected_squares, update_genes
+from .natural_gradient import cell_statistics, expected_squares
 from .options import FitResult
 from .projection import project_cells
 from .state import CellStatistics
-from .sweep import Step, cell_step
+from .sweep import LocalStep, keep_factors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..data import Batch
     from .minibatches import Minibatches
     from .state import Globals
-    from .sweep import CellBlock, Problem
+    from .sweep import CellBlock, Problem, Step
 
 # a factor whose sum of E[B^2] is below this share of the largest is off
 OFF = 1e-6
@@ -36,19 +36,13 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
     g, statistics = step.globals, step.statistics
     norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
     kept = torch.flatten(torch.nonzero(norms > OFF * norms.amax())) if len(norms) else norms.long()
-    rows = torch.cat([kept.new_zeros(1), kept + 1])
-    columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
-    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
-    g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
-    statistics = CellStatistics(statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy)
-    g = update_genes(g, statistics, problem.n_cells, problem.family)
-    return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)
+    return keep_factors(problem, step, kept)
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:
     """The last passes: exact statistics, ELBO and predictive noise, then q of every cell given the stored genes."""
-    g = step.globals
-    summary = summarise(problem, g, ((batch, cell_step(problem, g, batch)) for batch in batches.in_order()))
+    local_step = LocalStep(problem, step.globals)
+    summary = summarise(problem, step.globals, ((batch, local_step(batch)) for batch in batches.in_order()))
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
     posterior = project_cells(batches.matrix, summary.posterior.rounded(), problem.family)
     return to_result(replace(summary, posterior=posterior), trace)

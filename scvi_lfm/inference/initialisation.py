@@ -10,7 +10,7 @@ import torch
 from ..model.priors import initial_scales
 from .natural_gradient import cell_statistics
 from .state import Globals
-from .sweep import gene_step, sweep
+from .sweep import gene_step, keep_factors, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from .sweep import Problem, Step
 
 RANK0_SWEEPS = 10
-FACTOR_SWEEPS = 6
+FACTOR_SWEEPS = 10
+# factors beyond those asked for let the leading ones settle in fewer sweeps, and are then dropped
+OVERSAMPLING = 10
 
 
 def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone."""
     device = batch.by_cell.device
     square_sums = batch.square_sums
-    scales = initial_scales(0, prior_scales, device)
+    margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
+    scales = initial_scales(0, margins, device)
     if "sigma" in prior_scales:
         var = torch.as_tensor(float(prior_scales["sigma"]) ** 2, dtype=torch.float64, device=device)  # type: ignore[arg-type]
     else:
@@ -59,18 +62,19 @@ def add_random_factors(
 ) -> Step:
     """Give the cells of one block random factors and let a few sweeps turn them into the leading ones."""
     device = batch.by_cell.device
-    scales = initial_scales(n_factors, prior_scales, device)
+    n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
+    scales = initial_scales(n_drawn, prior_scales, device)
     scales = replace(scales, a=g.scales.a, b=g.scales.b)
-    factors = torch.randn(batch.n_cells, n_factors, generator=generator, dtype=torch.float64).to(device)
+    factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64).to(device)
     activity = torch.zeros_like(factors[:, :1])
     cov = torch.diag(torch.cat([scales.a[None], torch.zeros_like(scales.A)]).square())
-    eye = torch.eye(n_factors + 1, dtype=torch.float64, device=device)
+    eye = torch.eye(n_drawn + 1, dtype=torch.float64, device=device)
     g = replace(
         g,
-        gene_mean=torch.cat([g.gene_mean, torch.zeros(problem.n_genes, n_factors, device=device)], dim=1),
+        gene_mean=torch.cat([g.gene_mean, torch.zeros(problem.n_genes, n_drawn, device=device)], dim=1),
         gene_basis=eye,
         gene_eig=eye.diagonal(),
-        gene_diagonal=torch.ones(problem.n_genes, n_factors + 1, dtype=torch.float64, device=device),
+        gene_diagonal=torch.ones(problem.n_genes, n_drawn + 1, dtype=torch.float64, device=device),
         scales=scales,
     )
     mean = torch.cat([activity, factors * scales.A], dim=1)
@@ -78,4 +82,4 @@ def add_random_factors(
     for _ in range(FACTOR_SWEEPS):
         step = sweep(problem, g, batch)
         g = step.globals
-    return step
+    return step if n_drawn == n_factors else keep_factors(problem, step, torch.arange(n_factors, device=device))

@@ -14,7 +14,7 @@ from .finish import Trace, drop_unused_factors, finish
 from .initialisation import add_random_factors, fit_without_factors
 from .minibatches import Minibatches
 from .progress import progress_bar
-from .sweep import Problem, cell_step, sweep
+from .sweep import LocalStep, Problem, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,10 +81,10 @@ def _pass_over_minibatches(
     Cells differ more from batch to batch than the ELBO does from step to step, so each batch is also measured under
     the genes that the epoch began with: the estimate is their ELBO over the epoch, plus what this batch gained.
     """
-    start = step.globals
+    at_start, start_kl = LocalStep(problem, step.globals), _global_kl(step.globals) / problem.n_cells
     gains, baseline = [], []
     for position, batch in enumerate(batches.epoch(epoch)):
-        reference = cell_step(problem, start, batch).local_elbo - _global_kl(start) / problem.n_cells
+        reference = at_start(batch).local_elbo - start_kl
         before = _global_kl(step.globals) / problem.n_cells
         taken = (epoch - 1) * batches.count + position + 1
         step = sweep(problem, step.globals, batch, step.statistics, (taken + DELAY) ** -FORGETTING)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.priors import MU_SCALE
-from ..posterior.gauge import Move, balance, shift_constants, translate_cells, translate_genes
+from ..posterior.gauge import Move, balance, identity, shift_constants, translate_cells, translate_genes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,17 +20,26 @@ def improve_gauge(
     g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int, *, rotates: bool
 ) -> tuple[Globals, CellStatistics, Tensor]:
     """Translate, shift and, if asked, rotate; each move is optimal given the others."""
-    ones = torch.ones_like(g.precision)
+    total = identity(g.n_factors, g.mu.device)
+    zz = g.weighted_moment(torch.ones_like(g.precision))
+    # the best moves depend on three small records alone; genes and statistics are moved once, by their product
+    tracked, averages = g, statistics
     for best in (_best_cell_translation, _best_gene_translation, _best_constants):
-        move = best(g, statistics, g.weighted_moment(ones), n_cells)
-        g, statistics, cell_cov = g.moved(move), statistics.moved(move), move.cell_cov(cell_cov)
+        move = best(tracked, averages, zz, n_cells)
+        tracked = replace(tracked, mu=tracked.mu + move.mu_shift)
+        averages = replace(averages, xx=_congruent(move.cell_moments(), averages.xx))
+        zz, total = _congruent(move.gene_moments(), zz), total.then(move)
+    scales = g.scales
     if rotates:
-        moment = g.weighted_moment(ones)[2:, 2:]
-        move = balance(statistics.xx[2:, 2:] / torch.outer(g.scales.A, g.scales.A), moment)
-        g, statistics, cell_cov = g.moved(move), statistics.moved(move), move.cell_cov(cell_cov)
-        squares = g.weighted_moment(ones)[2:, 2:].diagonal() / len(ones)
-        g = replace(g, scales=replace(g.scales, B=squares.clamp_min(1e-12).sqrt()))
-    return g, statistics, cell_cov
+        move = balance(averages.xx[2:, 2:] / torch.outer(scales.A, scales.A), zz[2:, 2:])
+        zz, total = _congruent(move.gene_moments(), zz), total.then(move)
+        scales = replace(scales, B=(zz.diagonal()[2:] / zz[0, 0]).clamp_min(1e-12).sqrt())
+    moved = replace(g.moved(total), scales=scales)
+    return moved, statistics.moved(total), total.cell_cov(cell_cov)
+
+
+def _congruent(linear: Tensor, moment: Tensor) -> Tensor:
+    return linear @ moment @ linear.T
 
 
 def _best_cell_translation(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:

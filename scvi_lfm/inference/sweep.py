@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,12 +21,13 @@ from .natural_gradient import (
     update_noise,
     update_scales,
 )
+from .state import CellStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Batch
-    from .state import CellStatistics, Globals
+    from .state import Globals
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,29 @@ class Step:
     local_elbo: Tensor
 
 
-def cell_step(problem: Problem, g: Globals, batch: Batch) -> CellBlock:
-    """The local step: exact, one product with the data and one small solve for all cells."""
-    prior_var = g.scales.cell_var
-    prior = Gaussian(torch.zeros_like(prior_var), torch.diag(prior_var))
-    columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
-    projected = batch.times_genes(g.precision[:, None] * columns).double()
-    moment = g.weighted_moment(g.precision)
-    precision = cell_precision(moment, prior)
-    cov = cell_covariance(precision, problem.family)
-    mean = cell_means(g.mu, projected[:, :-1], moment, precision, prior)
-    square = g.precision @ batch.square_sums / batch.n_cells
-    return CellBlock(mean, cov, local_elbo(g, mean, projected[:, [0, -1]], square, moment, precision, cov))
+class LocalStep:
+    """The local step: exact, one product with the data and one small solve for all cells.
+
+    What depends on the genes alone is computed once and serves every batch until they change.
+    """
+
+    def __init__(self, problem: Problem, g: Globals) -> None:
+        prior_var = g.scales.cell_var
+        self._g, self._prior = g, Gaussian(torch.zeros_like(prior_var), torch.diag(prior_var))
+        columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
+        self._weighted = g.precision[:, None] * columns  # w_j (1, B_j, b_j)
+        self._moment = g.weighted_moment(g.precision)
+        self._precision = cell_precision(self._moment, self._prior)
+        self._cov = cell_covariance(self._precision, problem.family)
+
+    def __call__(self, batch: Batch) -> CellBlock:
+        """q(a, A) of the cells of a batch."""
+        projected = batch.times_genes(self._weighted).double()
+        mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior)
+        square = self._g.precision @ batch.square_sums / batch.n_cells
+        ends = projected[:, [0, -1]]
+        local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov)
+        return CellBlock(mean, self._cov, local)
 
 
 def gene_step(
@@ -87,8 +99,20 @@ def gene_step(
 
 def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | None = None, rate: float = 1.0) -> Step:
     """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
-    block = cell_step(problem, g, batch)
+    block = LocalStep(problem, g)(batch)
     new = cell_statistics(batch, block.mean, block.cov)
     statistics = new if running is None else running.blend(new, rate)
     g, statistics, cov = gene_step(problem, g, statistics, block.cov)
     return Step(g, statistics, cov, block.local_elbo)
+
+
+def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
+    """The step with the factors at positions `kept` alone, and the genes solved for anew."""
+    g, statistics = step.globals, step.statistics
+    rows = torch.cat([kept.new_zeros(1), kept + 1])
+    columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
+    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
+    g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
+    statistics = CellStatistics(statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy)
+    g = update_genes(g, statistics, problem.n_cells, problem.family)
+    return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)

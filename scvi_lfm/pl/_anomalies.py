@@ -27,7 +27,7 @@ def anomalies(
     cell: str | Sequence[str] | None = None,
     gene: str | Sequence[str] | None = None,
     direction: str | None = None,
-    color: str = "lfdr",
+    color: str = "log_ratio",
     n_labels: int = 10,
     key: str = "lfm_anomaly",
     title: str | None = None,
@@ -51,7 +51,7 @@ def anomalies(
     direction
         Draw only `"up"` or `"down"`.
     color
-        Colour entries by their `"lfdr"` or their `"log_ratio"`.
+        Colour entries by their `"log_ratio"` or their `"lfdr"`; the darker, the more anomalous.
     n_labels
         Number of entries to name by their gene (by their cell, if `gene` is one gene), the most anomalous first. A
         name for which there is no room is left out.
@@ -96,7 +96,7 @@ def anomalies(
     _draw_entries(axes, table, color)
     top = table.head(n_labels)
     names = top["cell" if isinstance(gene, str) else "gene"]
-    label_points(axes, top["expected"].to_numpy(), top["y"].to_numpy(), list(names))
+    label_points(axes, top[["expected", "y"]].to_numpy(), list(names))
     return finish(axes, show=show)
 
 
@@ -122,9 +122,11 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
 
 
 def _add_note(axes: Axes, table: pd.DataFrame) -> None:
-    depth = table.attrs["depth_correlation"]
+    note, depth = f"{len(table):,} entries", table.attrs["depth_correlation"]
+    if np.isfinite(depth):
+        note += f"; Spearman correlation of cells' scores with depth {depth:.2f}"
     axes.annotate(
-        f"{len(table):,} entries; Spearman correlation of cells' scores with depth {depth:.2f}",
+        note,
         (1, 1),
         (0, 4),
         xycoords="axes fraction",

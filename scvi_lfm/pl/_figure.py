@@ -77,7 +77,7 @@ def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | Non
     for axes, name in zip(panels, names, strict=True):
         axes.set_title("\n".join(wrap(name, 26)), fontsize=SMALL + 1)
     figure = panels[0].figure
-    figure.supxlabel(xlabel, fontsize=SMALL + 1)
+    figure.supxlabel(xlabel if len(panels) == 2 else xlabel.replace("\n", " "), fontsize=SMALL + 1)
     if title:
         figure.suptitle(title)
 

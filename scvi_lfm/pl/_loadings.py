@@ -73,9 +73,9 @@ def loadings(
     table = factors_df(adata, factors=factors, key=key, n_genes=check_count("n_genes", n_genes))
     chosen = list(dict.fromkeys(table["factor"]))[: 6 if factors is None else None]
     if not chosen:
-        msg = "Every factor of the fit is off: there are no loadings to draw."
+        msg = "There are no loadings to draw: every factor is off, or no fitted gene is left."
         raise ValueError(msg)
-    panels = row_panels(len(chosen), min(n_genes, len(table)), ax)
+    panels = row_panels(len(chosen), int(table["factor"].value_counts().max()), ax)
     for axes, factor in zip(panels, chosen, strict=True):
         _draw_factor(axes, table[table["factor"] == factor])
     describe(panels, [f"factor {factor}" for factor in chosen], "loading, with 95% posterior interval", title)

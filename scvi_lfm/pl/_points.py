@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._figure import BLUE, GREY, SMALL
+from ._figure import BLUE, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
 
 # ten colours that all kinds of colour vision tell apart (Petroff 2021, arXiv:2107.02270)
@@ -72,38 +73,48 @@ def _add_legend(axes: Axes, names: list[str], colors: np.ndarray, shapes: np.nda
     )
 
 
-def label_points(ax: Axes, x: np.ndarray, y: np.ndarray, names: list[str]) -> None:
-    """Name points, first ones first; a name for which there is no room is left out."""
-    from matplotlib.patheffects import withStroke
-
-    # the layout must be settled: only then are the extents of texts known
-    ax.figure.canvas.figure.draw_without_rendering()
-    frame = ax.get_window_extent()
-    points = ax.transData.transform(np.column_stack([x, y]))
+def label_points(axes: Axes, xy: np.ndarray, names: list[str]) -> None:
+    """Name the points `xy` (n, 2), first ones first; a name for which there is no room is left out."""
+    # only once the layout is settled are the extents of texts known
+    axes.figure.canvas.figure.draw_without_rendering()
+    frame, points = axes.get_window_extent(), axes.transData.transform(xy)
     taken: list[Bbox] = []
-    for point, name in zip(np.column_stack([x, y]), names, strict=True):
-        for distance, angle in _PLACES:
-            dx, dy = distance * np.cos(angle), distance * np.sin(angle)
-            text = ax.annotate(
-                name,
-                tuple(point),
-                (dx, dy),
-                textcoords="offset points",
-                fontsize=SMALL,
-                ha="left" if dx > 1 else "right" if dx < -1 else "center",
-                va="bottom" if dy > 1 else "top" if dy < -1 else "center",
-                arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 0, "shrinkB": 2},
-                path_effects=[withStroke(linewidth=2, foreground="white")],
-                zorder=4,
-            )
-            box = text.get_window_extent()
-            inside = frame.containsx(box.x0) and frame.containsx(box.x1)
-            inside &= frame.containsy(box.y0) and frame.containsy(box.y1)
-            if inside and not any(box.overlaps(other) for other in taken) and not box.count_contains(points):
+    for point, name in zip(xy, names, strict=True):
+        for offset in _OFFSETS:
+            text = _write(axes, name, point, offset)
+            box = text.get_window_extent().padded(2)
+            within = frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            if within and not any(map(box.overlaps, taken)) and not box.count_contains(points):
                 taken.append(box)
-                ax.plot(*point, "o", markersize=5, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
+                _point_at(axes, point, offset)
                 break
             text.remove()
 
 
-_PLACES = [(d, a) for d in (6, 16, 28) for a in np.pi * np.array([0.25, 0.75, 1.75, 1.25, 0, 1, 0.5, 1.5])]
+# in points: nearest first, and above before below
+_OFFSETS = [(d * np.cos(a), d * np.sin(a)) for d in (6, 16, 28) for a in np.pi * np.array([1, 3, 2, 7, 5]) / 4]
+
+
+def _write(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float]) -> Annotation:
+    from matplotlib.patheffects import withStroke
+
+    dx, dy = offset
+    return axes.annotate(
+        name,
+        tuple(point),
+        offset,
+        textcoords="offset points",
+        fontsize=SMALL,
+        ha="left" if dx > 1 else "right" if dx < -1 else "center",
+        va="bottom" if dy > 0 else "top",
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        zorder=4,
+    )
+
+
+def _point_at(axes: Axes, point: np.ndarray, offset: tuple[float, float]) -> None:
+    """Ring the point, and lead from a name further off to it."""
+    axes.plot(*point, "o", markersize=5, markerfacecolor="none", markeredgecolor="black", markeredgewidth=0.8)
+    if np.hypot(*offset) > 10:
+        line = {"arrowstyle": "-", "color": "black", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2.5}
+        axes.annotate("", tuple(point), offset, textcoords="offset points", arrowprops=line)

@@ -71,10 +71,10 @@ def rank_genes(
     >>> axes = lfm.pl.rank_genes(adata, show=False)
     """
     check_count("n_genes", n_genes)
-    if groups is None:
-        groups = list(rank_genes_df(adata, key=key)["group"].cat.categories)
-    listed = [groups] if isinstance(groups, str) else groups
-    tables = {group: rank_genes_df(adata, group, key=key).head(n_genes) for group in listed}
+    ranked = rank_genes_df(adata, groups, key=key)
+    if groups is not None and "group" not in ranked:
+        ranked = ranked.assign(group=groups if isinstance(groups, str) else groups[0])
+    tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
     reference = adata.uns[key]["params"].get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, reference)
     panels = row_panels(len(tables), max(map(len, tables.values())), ax)
@@ -87,9 +87,9 @@ def rank_genes(
 
 def _draw_group(axes: Axes, table: pd.DataFrame) -> None:
     axes.errorbar(
-        table["scores"],
+        table["scores"].to_numpy(),
         np.arange(len(table)),
-        xerr=WHISKER * table["sd"],
+        xerr=WHISKER * table["sd"].to_numpy(),
         fmt="o",
         color=BLUE,
         markersize=4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -85,12 +85,6 @@ class Histograms:
         self.ratio += torch.histc(ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
         self.total += scores.distance.numel()
 
-    def limited(self, thresholds: Thresholds, max_entries: int) -> Thresholds:
-        """Thresholds raised until at most `max_entries` entries pass, those of the log ratio first."""
-        ratio, room = _raise(self.ratio, thresholds.min_log_ratio, -RATIO_MAX, 2 * RATIO_MAX / RATIO_BINS, max_entries)
-        distance, _ = _raise(self.distance, thresholds.min_distance, 0.0, DISTANCE_MAX / DISTANCE_BINS, room)
-        return replace(thresholds, min_log_ratio=ratio, min_distance=distance)
-
     def thresholds(self, fdr: float, direction: str) -> Thresholds:
         """Levels at which an entry passes."""
         edges = torch.arange(DISTANCE_BINS, dtype=torch.float64, device=self.distance.device)
@@ -113,15 +107,3 @@ class Histograms:
             n_by_ratio=int(self.ratio[likely].sum()),
         )
 
-
-def _raise(histogram: Tensor, threshold: float, start: float, width: float, room: int) -> tuple[float, int]:
-    """The lowest threshold, not below the given one, that at most `room` entries pass; and the room that is left."""
-    if threshold == float("inf"):
-        return threshold, room
-    beyond = histogram.flip(0).cumsum(0).flip(0)
-    first = round((threshold - start) / width)
-    fits = torch.nonzero(beyond[first:] <= room).flatten()
-    if not len(fits):
-        return float("inf"), room
-    edge = first + int(fits[0])
-    return start + edge * width, room - int(beyond[edge])

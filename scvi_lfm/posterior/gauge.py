@@ -58,11 +58,11 @@ class Move:
 
     def cell_moments(self) -> Tensor:
         """The move as a linear map of x = (1, a, A), (r+2, r+2)."""
-        k = len(self.cell_shift)
-        linear = torch.eye(k + 1, dtype=self.cell_map.dtype, device=self.cell_map.device)
-        linear[1:, 0] = self.cell_shift
-        linear[1:, 1:] = self.cell_map
-        return linear
+        return _linear(self.cell_map, self.cell_shift)
+
+    def gene_moments(self) -> Tensor:
+        """The move as a linear map of z = (1, b, B), (r+2, r+2)."""
+        return _linear(self.gene_map, self.gene_shift)
 
     def posterior(self, q: Posterior) -> Posterior:
         """q and its prior after the move: no prediction changes."""
@@ -80,7 +80,15 @@ class Move:
         )
 
 
-def _identity(n_factors: int, device: torch.device) -> Move:
+def _linear(matrix: Tensor, shift: Tensor) -> Tensor:
+    linear = torch.eye(len(shift) + 1, dtype=matrix.dtype, device=matrix.device)
+    linear[1:, 0] = shift
+    linear[1:, 1:] = matrix
+    return linear
+
+
+def identity(n_factors: int, device: torch.device) -> Move:
+    """The move that does nothing."""
     eye = torch.eye(n_factors + 1, dtype=torch.float64, device=device)
     zero = torch.zeros(n_factors + 1, dtype=torch.float64, device=device)
     return Move(eye, zero, eye, zero, zero[0])
@@ -88,7 +96,7 @@ def _identity(n_factors: int, device: torch.device) -> Move:
 
 def rotate(rotation: Tensor) -> Move:
     """`A -> A R`, `B -> B R^-T`."""
-    move = _identity(len(rotation), rotation.device)
+    move = identity(len(rotation), rotation.device)
     cell_map, gene_map = move.cell_map.clone(), move.gene_map.clone()
     cell_map[1:, 1:] = rotation.T
     gene_map[1:, 1:] = torch.linalg.inv(rotation)
@@ -97,7 +105,7 @@ def rotate(rotation: Tensor) -> Move:
 
 def translate_cells(shift: Tensor) -> Move:
     """`A_i -> A_i - t`, `b_j -> b_j + t . B_j`."""
-    move = _identity(len(shift), shift.device)
+    move = identity(len(shift), shift.device)
     gene_map = move.gene_map.clone()
     gene_map[0, 1:] = shift
     return replace(move, cell_shift=_behind_zero(-shift), gene_map=gene_map)
@@ -105,7 +113,7 @@ def translate_cells(shift: Tensor) -> Move:
 
 def translate_genes(shift: Tensor) -> Move:
     """`B_j -> B_j - t`, `a_i -> a_i + A_i . t`."""
-    move = _identity(len(shift), shift.device)
+    move = identity(len(shift), shift.device)
     cell_map = move.cell_map.clone()
     cell_map[0, 1:] = shift
     return replace(move, gene_shift=_behind_zero(-shift), cell_map=cell_map)
@@ -113,7 +121,7 @@ def translate_genes(shift: Tensor) -> Move:
 
 def shift_constants(from_cells: Tensor, from_genes: Tensor, n_factors: int) -> Move:
     """`a_i -> a_i - c`, `b_j -> b_j - d`, `mu -> mu + c + d`."""
-    move = _identity(n_factors, from_cells.device)
+    move = identity(n_factors, from_cells.device)
     first = torch.zeros_like(move.cell_shift)
     first[0] = 1
     return replace(

@@ -1,14 +1,17 @@
 r"""Leave-one-out predictions of observed entries, without a refit.
 
-With :math:`h = w_{ij} (v_j' S v_j + u_i' T_j u_i)`, the leverage that the entry has on its own prediction through its
-cell and through its gene,
+An entry acts on its own prediction through its cell, with leverage :math:`h_c = w_j v_j' S v_j`, and through its gene,
+with :math:`h_g = w_j u_i' T_j u_i`. Taking it out of either side is exact given the other; both together,
 
 .. math::
 
-    \mathrm{mean} &= \bar\eta_{ij} - \frac{h}{1 - h} (y_{ij} - \bar\eta_{ij}) \\
-    \mathrm{var}(\eta_{ij}) &= \frac{h / w_{ij}}{1 - h} + \mathrm{tr}(S_{AA} T_{BB,j})
+    \rho &= \frac{h_c}{1 - h_c} + \frac{h_g}{1 - h_g} \\
+    \mathrm{mean} &= \bar\eta_{ij} - \rho (y_{ij} - \bar\eta_{ij}) \\
+    \mathrm{var}(\eta_{ij}) &= \rho / w_j + \mathrm{tr}(S_{AA} T_{BB,j})
 
-and the predictive adds s_j^2. S and T_j are those of the fit, under its own noise.
+and the predictive adds s_j^2. S and T_j are those of the fit, under its own noise. Where the leverages are small this is
+:math:`h / (1 - h)` with :math:`h = h_c + h_g`; where an entry has made a factor its own, that h passes 1 and this stays
+finite.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
     from .posterior import Posterior
 
-# an entry that decides its own prediction alone says nothing about itself
-MAX_LEVERAGE = 0.99
+# both leverages are below 1, but not always by more than float32 can tell
+MAX_LEVERAGE = 0.999
 
 
 class LeaveOneOut:
@@ -34,14 +37,13 @@ class LeaveOneOut:
     def __init__(self, q: Posterior, dtype: torch.dtype = torch.float32) -> None:
         self._predictor = BlockPredictor(q, q.sigma, dtype)
         self._weight = q.sigma.to(dtype).square().reciprocal()
+        self._from_cells = _odds(self._predictor.from_cells * self._weight)
         self._noise = q.predictive_sigma.to(dtype).square()
 
     def eta(self, y: Tensor, cells: slice) -> Moments:
         """Moments of eta for entries `y` (cells, m), each without itself."""
         fitted = self._predictor.mean(cells)
-        leverage = self._predictor.from_genes(cells).add_(self._predictor.from_cells).mul_(self._weight)
-        leverage.clamp_(max=MAX_LEVERAGE)
-        ratio = leverage / (1 - leverage)
+        ratio = _odds(self._predictor.from_genes(cells).mul_(self._weight)).add_(self._from_cells)
         mean = torch.addcmul(fitted, ratio, y - fitted, value=-1)
         return Moments(mean, ratio.div_(self._weight).add_(self._predictor.product))
 
@@ -49,3 +51,8 @@ class LeaveOneOut:
         """Moments of the value itself: those of eta plus noise."""
         eta = self.eta(y, cells)
         return Moments(eta.mean, eta.var.add_(self._noise))
+
+
+def _odds(leverage: Tensor) -> Tensor:
+    leverage = leverage.clamp(max=MAX_LEVERAGE)
+    return leverage / (1 - leverage)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SHARE_STEPS = 200
 START_SHARE = 1e-3
+# misfit looks like other cells too; a larger share would measure that
+MAX_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,24 @@ def fit_share(log_ratio: Tensor, count: Tensor) -> float:
     """Prior share of entries that come from other cells, by EM on a histogram of log ratios.
 
     The share serves the local false discovery rate alone. It is no estimate of the share of anomalies, because every
-    misfit of the predictive adds to it.
+    misfit of the predictive adds to it, and is therefore held at 1 % or less.
     """
     share, total = START_SHARE, count.sum()
     for _ in range(SHARE_STEPS):
-        share = float((count * from_others(log_ratio, share)).sum() / total)
+        share = min(float((count * from_others(log_ratio, share)).sum() / total), MAX_SHARE)
     return share
 
 
 def from_others(log_ratio: Tensor, share: float) -> Tensor:
     """Posterior probability that an entry comes from other cells; one minus it is the local false discovery rate."""
     return torch.sigmoid(log_ratio + torch.logit(log_ratio.new_tensor(share)))
+
+
+def evidence(log_ratio: Tensor, share: float) -> Tensor:
+    """log((1 - share) + share exp(log_ratio)), in nats: what an entry says for some of its kind being from other cells.
+
+    An entry that was not asked about (log ratio of minus infinity) says nothing.
+    """
+    weight = log_ratio.new_tensor(share)
+    value = torch.logaddexp((-weight).log1p(), weight.log() + log_ratio)
+    return value.masked_fill_(log_ratio == -torch.inf, 0.0)

@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 
 from .._context import resolve_device
-from .._validate import check_anndata, check_choice, check_count, check_fraction, check_key
+from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..data import read_matrix
 from ..model.likelihoods.normal import upper_tail
 from ..posterior import read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
-from ..posterior.other_cells import from_others
-from ._common import layer_of_fit
+from ..posterior.other_cells import evidence, from_others
+from ._common import check_result_key, layer_of_fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +94,10 @@ def anomalies(
     None, or the copy if `copy`. These fields are written, for `key_added="lfm_anomaly"`:
 
     `.obs['lfm_anomaly']` : (n,)
-        Expected number of the cell's entries that came from other cells: the sum of 1 - lfdr.
+        Evidence, in nats, that some of the cell's entries came from other cells: the sum over its entries of
+        log(1 - share + share exp(log_ratio)), with the share of such entries fitted by EM.
     `.var['lfm_anomaly']` : (m,)
-        The same for each gene; NaN for genes that were left out of the fit.
+        The same for the gene; NaN for genes that were left out of the fit.
     `.uns['lfm_anomaly']['entries']` : data frame
         One row for each listed entry, by decreasing log ratio: `cell`, `gene`, `y`, `expected` (leave-one-out),
         `p`, `q`, `log_ratio`, `lfdr`, `direction` (`"up"` or `"down"`).
@@ -128,18 +129,22 @@ def anomalies(
     check_choice("direction", direction, DIRECTIONS)
     fdr = check_fraction("fdr", fdr)
     max_entries = check_count("max_entries", max_entries)
-    check_key("key_added", key_added)
+    check_result_key(adata, key_added)
+    check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
-    layer = layer_of_fit(stored, layer)
+    layer = layer_of_fit(adata, stored, layer)
     matrix = read_matrix(adata, layer, genes=stored.fitted)
+    if not matrix.shape[1]:
+        msg = "None of the genes of `adata` was fitted."
+        raise ValueError(msg)
 
     scan = AnomalyScan(stored.posterior, direction)
     histograms = Histograms(where)
     for cells, y in _blocks(matrix, where):
         histograms.add(scan.score(y, cells))
     thresholds = histograms.thresholds(fdr, direction)
-    found = _collect(matrix, scan, histograms.limited(thresholds, max_entries), where)
+    found = _collect(matrix, scan, thresholds, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
     entries = _table(found.rows, direction, adata.obs_names.to_numpy(), gene_names)
@@ -168,19 +173,23 @@ def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, T
         yield cells, matrix.batch(cells, device).dense()
 
 
-def _collect(matrix: CellMatrix, scan: AnomalyScan, thresholds: Thresholds, device: torch.device) -> Found:
-    parts, cell_scores, depths = [], [], []
+def _collect(
+    matrix: CellMatrix, scan: AnomalyScan, thresholds: Thresholds, max_entries: int, device: torch.device
+) -> Found:
+    best: dict[str, np.ndarray] | None = None
+    cell_scores, depths = [], []
     gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
     for cells, y in _blocks(matrix, device):
         scores = scan.score(y, cells)
         others = from_others(scores.log_ratio, thresholds.share)
-        cell_scores.append(others.sum(1).cpu().numpy())
-        gene_score += others.sum(0)
+        nats = evidence(scores.log_ratio, thresholds.share)
+        cell_scores.append(nats.sum(1).cpu().numpy())
+        gene_score += nats.sum(0)
         depths.append((y != 0).sum(1).cpu().numpy())
         passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
-        parts.append(_rows(y, scores, others, thresholds, torch.nonzero(passing), cells.start))
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Found(rows, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
+        rows = _rows(y, scores, others, thresholds, torch.nonzero(passing), cells.start)
+        best = _best(rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}, max_entries)
+    return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
 
 
 def _rows(
@@ -199,6 +208,11 @@ def _rows(
         "lfdr": 1 - others[cell, gene].double(),
     }
     return {name: values.cpu().numpy() for name, values in columns.items()}
+
+
+def _best(rows: dict[str, np.ndarray], max_entries: int) -> dict[str, np.ndarray]:
+    order = np.lexsort((rows["p"], -rows["log_ratio"]))[:max_entries]
+    return {name: values[order] for name, values in rows.items()}
 
 
 def _table(rows: dict[str, np.ndarray], direction: str, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:

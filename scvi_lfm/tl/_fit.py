@@ -13,10 +13,10 @@ from .._context import resolve_device, resolve_rng
 from .._settings import logger, settings
 from .._validate import check_anndata, check_choice, check_count, check_key, check_positive, resolve_mask
 from ..data import read_matrix
-from ..data._checks import all_integers, describe_empty, is_constant
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..model.priors import check_prior_scales
 from ..posterior import write_fit
+from ._fit_arguments import check_engine_options, check_shape, check_values, choose_batch_size, choose_max_epochs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,6 @@ LIKELIHOODS = ("auto", "normal")
 NOISES = ("shared", "gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
-WHOLE_BATCH, BATCH = 4096, 2048
 
 
 def fit(
@@ -47,7 +46,7 @@ def fit(
     prior_scales: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
     max_epochs: int | None = None,
-    tol: float = 0.01,
+    tol: float = 0.005,
     device: str = "auto",
     rng: int | np.random.Generator = 0,
     progress: bool = True,
@@ -167,19 +166,18 @@ def fit(
         ("engine", engine, ENGINES),
     ):
         check_choice(name, value, choices)
-    _check_engine_options(engine, guide, learning_rate)
+    check_engine_options(engine, guide, learning_rate, FAMILIES)
     scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
-    _check_shape(adata.shape)
     fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
-    _check_n_factors(n_factors, adata.n_obs, int(fitted.sum()))
-    size = _batch_size(batch_size, adata.n_obs)
+    check_shape(n_factors, adata.n_obs, int(fitted.sum()))
+    size = choose_batch_size(batch_size, adata.n_obs)
     options = FitOptions(
         n_factors=int(n_factors),
         noise=noise,
         family=family,
         prior_scales=scales,
         batch_size=size,
-        max_epochs=_max_epochs(max_epochs, engine, whole=size >= adata.n_obs),
+        max_epochs=choose_max_epochs(max_epochs, engine, whole=size >= adata.n_obs),
         tol=check_positive("tol", tol),
         device=resolve_device(device),
         dtype=torch.float32,
@@ -189,7 +187,7 @@ def fit(
         learning_rate=0.02 if learning_rate is None else learning_rate,
     )
     matrix = read_matrix(adata, layer, genes=fitted)
-    _warn_about_values(matrix, layer)
+    check_values(matrix, layer)
     logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
@@ -201,12 +199,12 @@ def fit(
         "layer": layer,
         "likelihood": "normal",
         "noise": noise,
-        "mask_var": "array" if isinstance(mask_var, np.ndarray) else mask_var,
+        "mask_var": mask_var if mask_var is None or isinstance(mask_var, str) else "array",
         "family": family,
         "engine": engine,
         "guide": options.guide if engine == "pyro" else None,
         "learning_rate": options.learning_rate if engine == "pyro" else None,
-        "prior_scales": {name: np.asarray(value, dtype=float) for name, value in scales.items()} or None,
+        "prior_scales": {name: np.array(value, dtype=float)[()] for name, value in scales.items()} or None,
         "batch_size": size,
         "max_epochs": options.max_epochs,
         "tol": float(tol),
@@ -249,67 +247,6 @@ def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, sec
         "seconds": seconds,
         "version": __version__,
     }
-
-
-def _check_engine_options(engine: str, guide: object, learning_rate: object) -> None:
-    if engine != "pyro":
-        for name, value in (("guide", guide), ("learning_rate", learning_rate)):
-            if value is not None:
-                msg = f"`{name}` belongs to engine='pyro', and engine is {engine!r}. Leave it out, or pass the engine."
-                raise ValueError(msg)
-    if guide is not None:
-        check_choice("guide", guide, FAMILIES)
-    if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
-
-
-def _check_shape(shape: tuple[int, int]) -> None:
-    if min(shape) < 2:
-        msg = f"The AnnData has {shape[0]} cell(s) and {shape[1]} gene(s); a fit needs at least two of each."
-        raise ValueError(msg)
-
-
-def _check_n_factors(n_factors: int, n_cells: int, n_genes: int) -> None:
-    if n_factors > min(n_cells, n_genes):
-        msg = (
-            f"`n_factors` is {n_factors}, but {n_cells} cells x {n_genes} fitted genes allow at most "
-            f"{min(n_cells, n_genes)}. Pass n_factors={min(n_cells, n_genes)} or less."
-        )
-        raise ValueError(msg)
-
-
-def _batch_size(batch_size: int | None, n_cells: int) -> int:
-    if batch_size is None:
-        return n_cells if n_cells <= WHOLE_BATCH else BATCH
-    return min(check_count("batch_size", batch_size, minimum=2), n_cells)
-
-
-def _max_epochs(max_epochs: int | None, engine: str, *, whole: bool) -> int:
-    if max_epochs is not None:
-        return check_count("max_epochs", max_epochs)
-    if engine == "pyro":
-        return 1000
-    return 100 if whole else 20
-
-
-def _warn_about_values(matrix: CellMatrix, layer: str | None) -> None:
-    where = "X" if layer is None else f"layers[{layer!r}]"
-    if is_constant(matrix.values):
-        msg = f"Every value of {where} is the same: there is nothing to fit."
-        raise ValueError(msg)
-    if all_integers(matrix.values):
-        msg = (
-            f"{where} holds whole numbers, and the Normal likelihood is made for log-normalised values. "
-            "If they are counts, call sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    empty_cells, empty_genes = describe_empty(matrix.values)
-    if empty_cells:
-        msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    if empty_genes:
-        msg = f"{empty_genes} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warnings.warn(msg, UserWarning, stacklevel=3)
 
 
 def _warn_not_converged(result: FitResult, options: FitOptions) -> None:

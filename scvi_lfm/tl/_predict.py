@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._validate import check_anndata, check_fraction, check_key, locate
+from .._validate import as_list, check_anndata, check_fraction, check_key, locate
 from ..posterior import read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ._rank_cells import fitted_positions
@@ -96,7 +96,7 @@ def predict(
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
         raise ValueError(msg)
-    levels = [check_fraction("quantiles", level) for level in quantiles]
+    levels = [check_fraction("quantiles", level) for level in as_list("quantiles", quantiles)]
     cells = locate("obs_names", obs_names, adata.obs_names, "obs")
     genes = fitted_positions(adata, "var_names", var_names, stored.fitted)
     cells, genes = _entries(cells, genes, pairs=pairs)

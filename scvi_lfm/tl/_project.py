@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from .._context import resolve_device
-from .._validate import check_anndata, check_key
+from .._validate import check_anndata, check_key, check_not_empty, check_unique
 from ..data import read_matrix
 from ..inference import project_cells
 from ..posterior import read_fit, write_fit
@@ -95,12 +96,14 @@ def project(
     (50, 3)
     """
     check_anndata(adata)
-    check_anndata(reference)
+    check_anndata(reference, "reference")
     check_key("key_added", key_added)
+    check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
-    layer = layer_of_fit(stored, layer)
+    layer = layer_of_fit(adata, stored, layer)
     known = reference.var_names[stored.fitted]
+    check_unique(known, "var")
     positions = known.get_indexer(adata.var_names)
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
@@ -109,7 +112,7 @@ def project(
     q = project_cells(matrix, q, stored.params["family"])
     adata = adata.copy() if copy else adata
     taken = ("mu", "sigma", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov", "cell_cov")
-    record = {name: value for name, value in reference.uns[key].items() if name not in taken}
+    record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in taken})
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     return adata if copy else None
 

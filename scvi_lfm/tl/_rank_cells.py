@@ -37,7 +37,7 @@ def rank_cells(
     adata
         Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
     genes
-        One or several names of `var_names` that were fitted.
+        One or several names of `var_names` that were fitted; one that is named twice counts once.
     key
         Stem under which the fit is stored.
     key_added
@@ -73,7 +73,7 @@ def rank_cells(
     check_anndata(adata)
     check_key("key_added", key_added)
     stored = read_fit(adata, key)
-    positions = fitted_positions(adata, "genes", genes, stored.fitted)
+    positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.as_tensor(positions))
     adata = adata.copy() if copy else adata
     adata.obs[key_added] = contrast.score.numpy().astype(np.float32)

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._validate import check_anndata, check_key, near_matches, resolve_groups, resolve_mask
+from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
+from ._common import check_result_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,7 +103,7 @@ def rank_genes(
     (50,)
     """
     check_anndata(adata)
-    check_key("key_added", key_added)
+    check_result_key(adata, key_added)
     stored = read_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
@@ -116,6 +117,7 @@ def rank_genes(
     else:
         column = resolve_groups(adata, groupby)
         labels = column.astype(str)
+        reference = None if reference is None else str(reference)
         present = [str(group) for group in column.cat.remove_unused_categories().cat.categories]
         chosen = _chosen_groups(present, groupby, groups, reference)
     _check_sizes(labels, chosen, reference)
@@ -135,30 +137,36 @@ def rank_genes(
 def _chosen_groups(
     present: Sequence[str], groupby: str, groups: Sequence[str] | None, reference: str | None
 ) -> list[str]:
+    # a group of that name is a group like any other
+    against_group = reference not in {"rest", None}
     if groups is None:
-        chosen = [group for group in present if group != reference]
+        chosen = [group for group in present if not (against_group and group == reference)]
     else:
-        chosen = [groups] if isinstance(groups, str) else [str(group) for group in groups]
-    for group in chosen if reference in {"rest", None} else [*chosen, str(reference)]:
+        chosen = [str(group) for group in as_list("groups", groups)]
+        if not chosen:
+            msg = f"`groups` names none of the groups of obs[{groupby!r}]. {near_matches('', present)}"
+            raise ValueError(msg)
+    for group in [*chosen, str(reference)] if against_group else chosen:
         if group not in present:
             msg = f"obs[{groupby!r}] has no group {group!r} with cells in it. {near_matches(group, present)}"
             raise KeyError(msg)
     if not chosen:
         msg = f"No group of obs[{groupby!r}] is left to rank against {reference!r}."
         raise ValueError(msg)
-    if reference in chosen:
+    if against_group and reference in chosen:
         msg = f"`reference` {reference!r} is one of the groups to rank; leave it out of `groups`."
         raise ValueError(msg)
     return chosen
 
 
 def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) -> None:
-    sides = {group: int((labels == group).sum()) for group in chosen}
-    if reference == "rest":
-        sides |= {f"all but {group}": len(labels) - size for group, size in sides.items()}
-    for group, size in sides.items():
+    for group in chosen:
+        size = int((labels == group).sum())
         if size == 0:
             msg = f"Group {group!r} holds no cell: there is nothing to compare."
+            raise ValueError(msg)
+        if reference == "rest" and size == len(labels):
+            msg = f"Group {group!r} holds every cell: there is no rest to compare with. Pass reference=None."
             raise ValueError(msg)
 
 

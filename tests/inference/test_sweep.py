@@ -10,7 +10,7 @@ import scvi_lfm as lfm
 from scvi_lfm.inference.elbo import elbo
 from scvi_lfm.inference.moves import improve_gauge
 from scvi_lfm.inference.natural_gradient import cell_statistics, update_genes, update_mu, update_noise, update_scales
-from scvi_lfm.inference.sweep import Problem, cell_step, sweep
+from scvi_lfm.inference.sweep import LocalStep, Problem, sweep
 from scvi_lfm.model.priors import rotation_is_free
 
 # what rounding of sums of about 1e3 nats may take away
@@ -45,9 +45,9 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step, family,
     problem = Problem(24, 17, family, noise, rotates=False)
     step = first_step(problem, batch, 4, SCALES[scales])
     g, values = step.globals, []
-    block = cell_step(problem, g, batch)
+    block = LocalStep(problem, g)(batch)
     for _ in range(6):
-        block = cell_step(problem, g, batch)
+        block = LocalStep(problem, g)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         values.append(elbo(g, statistics, block.cov, 24))
         for g in (
@@ -83,7 +83,7 @@ def test_row_block_ends_above_mean_field(whole_batch, first_step, noise, seed):
         step = first_step(problem, batch, 2)
         for _ in range(60):
             step = sweep(problem, step.globals, batch)
-        block = cell_step(problem, step.globals, batch)
+        block = LocalStep(problem, step.globals)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         g = update_genes(step.globals, statistics, 40, family)
         ends[family] = float(elbo(g, statistics, block.cov, 40))
@@ -99,7 +99,7 @@ def test_gauge_moves_leave_mean_field_close_to_its_own_optimum(whole_batch, firs
     for moves in (True, False):
         g = start.globals
         for _ in range(150):
-            block = cell_step(problem, g, batch)
+            block = LocalStep(problem, g)(batch)
             statistics = cell_statistics(batch, block.mean, block.cov)
             g = update_genes(g, statistics, 60, "mean_field")
             value = float(elbo(g, statistics, block.cov, 60))
@@ -128,6 +128,6 @@ def test_local_elbo_and_global_terms_make_up_the_elbo(batch, first_step):
 
     problem = Problem(24, 17, "row_block", "gene")
     g = first_step(problem, batch, 2).globals
-    block = cell_step(problem, g, batch)
+    block = LocalStep(problem, g)(batch)
     whole = elbo(g, cell_statistics(batch, block.mean, block.cov), block.cov, 24)
     assert float(24 * block.local_elbo - kl_genes(g) - kl_mu(g)) == pytest.approx(float(whole), rel=1e-12)

@@ -1,0 +1,185 @@
+"""The commands: from files through one tool to files and a table."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import scvi_lfm as lfm
+
+from .._validate import near_matches
+from ..data import read_matrix
+from ..data._checks import all_integers
+from ._demo import run_demo
+from ._files import DATA, TABLE, check_space, new_file, read_data, write_data
+from ._messages import CommandError, say
+from ._normalize import LOGNORM, log_normalise
+from ._tables import anomalies_text, rank_genes_text
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import anndata as ad
+    import pandas as pd
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    run_demo(arguments.out)
+
+
+def _fit(arguments: argparse.Namespace) -> None:
+    with new_file(arguments.out, DATA) as draft:
+        adata = read_data(arguments.data)
+        check_space(adata, draft)
+        layer = _layer_to_read(adata, arguments)
+        lfm.tl.fit(
+            adata,
+            arguments.n_factors,
+            layer=layer,
+            noise=arguments.noise,
+            mask_var=arguments.mask_var,
+            family=arguments.family,
+            engine=arguments.engine,
+            batch_size=arguments.batch_size,
+            max_epochs=arguments.max_epochs,
+            tol=arguments.tol,
+            device=arguments.device,
+            rng=arguments.seed,
+            progress=sys.stderr.isatty(),
+            key_added=arguments.key,
+        )
+        write_data(adata, draft)
+    stored = adata.uns[arguments.key]
+    say(
+        f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {arguments.n_factors} factors "
+        f"in {stored['seconds']:.1f} s; they explain {stored['variance_ratio'].sum():.1%} of the variance"
+    )
+    say(f"wrote {arguments.out}")
+
+
+def _rank(arguments: argparse.Namespace) -> None:
+    _check_n_top(arguments.n_top)
+    with ExitStack() as files:
+        drafts = _drafts(arguments, files)
+        adata = _read_fitted(arguments.data, arguments.key)
+        lfm.tl.rank_genes(
+            adata,
+            arguments.groupby,
+            groups=arguments.groups,
+            mask_obs=arguments.mask,
+            reference=None if arguments.reference == "average" else arguments.reference,
+            key=arguments.key,
+            key_added=arguments.key_added,
+        )
+        table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
+        _write_results(adata, table, drafts)
+    _say_written(arguments)
+    if arguments.n_top:
+        print(rank_genes_text(table, arguments.n_top))
+
+
+def _anomalies(arguments: argparse.Namespace) -> None:
+    _check_n_top(arguments.n_top)
+    with ExitStack() as files:
+        drafts = _drafts(arguments, files)
+        adata = _read_fitted(arguments.data, arguments.key)
+        lfm.tl.anomalies(
+            adata,
+            layer=arguments.layer,
+            direction=arguments.direction,
+            fdr=arguments.fdr,
+            max_entries=arguments.max_entries,
+            device=arguments.device,
+            key=arguments.key,
+            key_added=arguments.key_added,
+        )
+        table = lfm.get.anomalies_df(adata, key=arguments.key_added)
+        _write_results(adata, table, drafts)
+    _say_written(arguments)
+    params = adata.uns[arguments.key_added]["params"]
+    say(
+        f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
+        f"(lfdr at most {arguments.fdr:g}) and {params['n_by_tail']:,} are improbable (q at most {arguments.fdr:g})"
+    )
+    say(
+        f"the cells' scores correlate {table.attrs['depth_correlation']:+.2f} with the number of genes detected; "
+        "far from zero, do not choose cells by them"
+    )
+    if arguments.n_top and not table.empty:
+        print(anomalies_text(table, arguments.n_top))
+
+
+def _project(arguments: argparse.Namespace) -> None:
+    with new_file(arguments.out, DATA) as draft:
+        reference = _read_fitted(arguments.reference, arguments.key)
+        adata = read_data(arguments.data)
+        layer = arguments.layer
+        if arguments.normalize:
+            layer = log_normalise(adata, layer)
+        elif layer is None and reference.uns[arguments.key]["params"].get("layer") == LOGNORM not in adata.layers:
+            msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
+            raise CommandError(msg)
+        lfm.tl.project(
+            adata, reference, layer=layer, device=arguments.device, key=arguments.key, key_added=arguments.key_added
+        )
+        write_data(adata, draft)
+    say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
+    say(f"wrote {arguments.out}")
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "demo": _demo,
+    "fit": _fit,
+    "rank": _rank,
+    "anomalies": _anomalies,
+    "project": _project,
+}
+
+
+def _layer_to_read(adata: ad.AnnData, arguments: argparse.Namespace) -> str | None:
+    if arguments.normalize:
+        return log_normalise(adata, arguments.layer)
+    if all_integers(read_matrix(adata, arguments.layer).values):
+        say("if the values are counts, --normalize log-normalises them first")
+    return arguments.layer
+
+
+def _read_fitted(path: Path, key: str) -> ad.AnnData:
+    adata = read_data(path)
+    if key not in adata.uns:
+        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and "prior_gene_cov" in value]
+        advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
+        msg = f"{path} holds no fit {key!r}. {advice}"
+        raise CommandError(msg)
+    return adata
+
+
+def _check_n_top(n_top: int) -> None:
+    if n_top < 0:
+        msg = f"--n-top must not be negative, found {n_top}"
+        raise CommandError(msg)
+
+
+def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Path]:
+    wanted = {"csv": (arguments.csv, TABLE), "out": (arguments.out, DATA)}
+    return {
+        name: files.enter_context(new_file(path, suffixes))
+        for name, (path, suffixes) in wanted.items()
+        if path is not None
+    }
+
+
+def _write_results(adata: ad.AnnData, table: pd.DataFrame, drafts: dict[str, Path]) -> None:
+    if "csv" in drafts:
+        table.to_csv(drafts["csv"], index=False)
+    if "out" in drafts:
+        write_data(adata, drafts["out"])
+
+
+def _say_written(arguments: argparse.Namespace) -> None:
+    for path in (arguments.csv, arguments.out):
+        if path is not None:
+            say(f"wrote {path}")

@@ -1,0 +1,164 @@
+"""`scvi-lfm demo`: the main job on the data that ship with the package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import scvi_lfm as lfm
+
+from ._files import DATA, new_file, write_data
+from ._messages import CommandError, say
+from ._normalize import log_normalise
+from ._tables import as_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import anndata as ad
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TYPE = "facs_celltype"
+SHOWN = "CD56+ NK"
+N_GENES, N_ENTRIES, MAX_ENTRIES = 7, 12, 1_000
+
+_ABOUT_DATA = """\
+{n_obs:,} blood cells x {n_vars:,} genes (Zheng et al. 2017): ten types, each purified with antibodies
+before sequencing. Each was a sequencing library of its own, so type and library are confounded.
+"""
+
+_ABOUT_GENES = """
+TOP GENES OF EACH SORTED TYPE, against all other cells, best first
+"""
+
+_ABOUT_ANOMALIES = """
+VALUES THAT SHOULD NOT BE THERE: higher than expected in their cell, most telling first
+"""
+
+_COLUMNS = """
+  cell        barcode and library that the cell was sorted into
+  usual_in    sorted type in which the gene is highest on average
+  y           value observed, log(1 + counts per 10,000)
+  expected    value expected from everything else that is known about the cell and the gene
+  log_ratio   log likelihood that it came from other cells over that it came from this one
+  lfdr        local false discovery rate: probability that it belongs to this cell after all
+"""
+
+_DEPTH = """\
+The cells' total scores correlate {depth:+.2f} with the number of genes detected: here they tell deep from shallow
+cells, so read single entries and do not choose cells by their total.
+"""
+
+_NEXT = """
+Next, look at the figures, ask the fit something else, or fit your own counts (an AnnData, genes in columns):
+
+  scvi-lfm rank {data} --groupby facs_subpop
+  scvi-lfm fit your_counts.h5ad fitted.h5ad --normalize
+"""
+
+
+def run_demo(folder: Path) -> None:
+    """Normalise, fit, rank, find anomalies; print them and write everything into `folder`."""
+    _make(folder)
+    path = folder / "pbmc_sorted.h5ad"
+    with new_file(path, DATA) as draft:
+        adata = lfm.datasets.pbmc_sorted()
+        print(_ABOUT_DATA.format(n_obs=adata.n_obs, n_vars=adata.n_vars), flush=True)
+        layer = log_normalise(adata)
+        say(f"fitting 30 factors to layers[{layer!r}] ...")
+        lfm.tl.fit(adata, layer=layer, progress=False)
+        _print_fit(adata)
+        lfm.tl.rank_genes(adata, groupby=TYPE)
+        _print_genes(adata)
+        say("scoring every value ...")
+        lfm.tl.anomalies(adata, direction="up", max_entries=MAX_ENTRIES)
+        _print_anomalies(adata)
+        write_data(adata, draft)
+    say("drawing ...")
+    figures = _draw(adata, folder)
+    print(f"\nWritten into {folder}:")
+    print(f"  {path.name:<18}the data with the fit, the ranking and the anomalies in it")
+    for name, meaning in figures.items():
+        print(f"  {name:<18}{meaning}")
+    print(_NEXT.format(data=path), end="")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"cannot make the folder {folder}: {error.strerror}"
+        raise CommandError(msg) from error
+
+
+def _print_fit(adata: ad.AnnData) -> None:
+    stored = adata.uns["lfm"]
+    share = stored["variance_ratio"].sum()
+    print(
+        f"Fitted in {stored['seconds']:.1f} s. The factors explain {share:.1%} of the variance of the values around "
+        "their genes'\nmeans; most of the rest is the noise of counting molecules."
+    )
+
+
+def _print_genes(adata: ad.AnnData) -> None:
+    table = lfm.get.rank_genes_df(adata)
+    print(_ABOUT_GENES)
+    for group, genes in table.groupby("group", observed=True, sort=False):
+        print(f"  {group:<30}{' '.join(genes['names'].head(N_GENES))}")
+
+
+def _print_anomalies(adata: ad.AnnData) -> None:
+    entries = lfm.get.anomalies_df(adata)
+    top = entries[["cell", "gene", "y", "expected", "log_ratio", "lfdr"]].head(N_ENTRIES)
+    top.insert(2, "usual_in", _usual_types(adata, top["gene"]))
+    print(_ABOUT_ANOMALIES)
+    print(as_text(top))
+    print(_COLUMNS)
+    print(_DEPTH.format(depth=entries.attrs["depth_correlation"]), end="")
+
+
+def _usual_types(adata: ad.AnnData, genes: pd.Series) -> list[str]:
+    means = adata[:, genes.unique()].to_df("lognorm").groupby(adata.obs[TYPE], observed=True).mean()
+    return [str(means[gene].idxmax()) for gene in genes]
+
+
+def _draw(adata: ad.AnnData, folder: Path) -> dict[str, str]:
+    """Draw the figures into `folder`: their names, and what each shows."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    figures: dict[str, tuple[Figure, str]] = {
+        "overview.png": (_overview(adata), "cells, the genes of one type, and the anomalies"),
+        "rank_genes.png": (_figure(lfm.pl.rank_genes(adata, show=False)), "top genes of each type, with intervals"),
+        "loadings.png": (_figure(lfm.pl.loadings(adata, show=False)), "genes that make up the first factors"),
+        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "variance that each factor explains"),
+        "elbo.png": (_figure(lfm.pl.elbo(adata, show=False)), "how the fit converged"),
+    }
+    for name, (figure, _) in figures.items():
+        _save(figure, folder / name)
+    return {name: meaning for name, (_, meaning) in figures.items()}
+
+
+def _overview(adata: ad.AnnData) -> Figure:
+    import matplotlib.pyplot as plt
+
+    figure, (cells, genes, entries) = plt.subplots(
+        1, 3, figsize=(15, 4.2), width_ratios=(1, 0.8, 1.1), layout="constrained"
+    )
+    lfm.pl.factors(adata, TYPE, factors=(0, 2), title="1,200 cells", ax=cells, show=False)
+    lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
+    lfm.pl.anomalies(adata, title="values that should not be there", ax=entries, show=False)
+    return figure
+
+
+def _figure(axes: Axes | list[Axes] | None) -> Figure:
+    first = axes[0] if isinstance(axes, list) else axes
+    return cast("Figure", cast("Axes", first).figure)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)

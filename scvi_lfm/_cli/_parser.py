@@ -1,0 +1,208 @@
+"""The command line: what can be asked for. Imports nothing heavy, so that --help is quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+from .. import __version__
+from ._messages import PROGRAM, CommandError
+
+# as in `tl.fit` and `tl.anomalies`, which take seconds to import; a test compares them
+NOISES = ("shared", "gene")
+FAMILIES = ("row_block", "mean_field")
+ENGINES = ("natural_gradient", "pyro")
+DIRECTIONS = ("both", "up", "down")
+
+_DESCRIPTION = """\
+A Bayesian factor model for single-cell data: embeddings of cells and genes,
+gene ranking and anomalies, all with their uncertainty.
+
+Data are read from .h5ad or .zarr and written to .h5ad or .zarr, by suffix.
+Results go to standard output, messages to standard error."""
+
+_EXAMPLES = """\
+examples:
+  scvi-lfm demo
+  scvi-lfm fit counts.h5ad fitted.h5ad --normalize
+  scvi-lfm rank fitted.h5ad --groupby leiden --csv genes.csv
+  scvi-lfm anomalies fitted.h5ad --direction up
+  scvi-lfm project new.h5ad fitted.h5ad placed.h5ad --normalize
+
+scvi-lfm COMMAND --help says more about each."""
+
+_FIT = """\
+Fit the model and write the data with the embeddings of cells and genes in it.
+
+Reads log-normalised values, or counts with --normalize."""
+
+_FIT_EXAMPLES = """\
+examples:
+  scvi-lfm fit counts.h5ad fitted.h5ad --normalize
+  scvi-lfm fit lognorm.zarr fitted.zarr --n-factors 50
+  scvi-lfm fit data.h5ad fitted.h5ad --layer lognorm --noise gene --seed 1"""
+
+_RANK = """\
+Rank genes by how well they align with groups of cells, from a stored fit.
+
+Prints the top genes of each group: score (difference of expected values), sd
+(its posterior standard deviation), lfsr (local false sign rate) and approximate
+log2 fold change."""
+
+_RANK_EXAMPLES = """\
+examples:
+  scvi-lfm rank fitted.h5ad --groupby leiden
+  scvi-lfm rank fitted.h5ad --groupby leiden --groups 3 7 --reference 1
+  scvi-lfm rank fitted.h5ad --mask is_stimulated --csv genes.csv"""
+
+_ANOMALIES = """\
+List cell-gene values that the model did not expect, from a stored fit.
+
+Prints the observed and the expected value, q (adjusted tail probability),
+log_ratio (log likelihood of "from other cells" over "from this cell"), lfdr
+(local false discovery rate) and the direction."""
+
+_ANOMALIES_EXAMPLES = """\
+examples:
+  scvi-lfm anomalies fitted.h5ad --direction up
+  scvi-lfm anomalies fitted.h5ad --fdr 0.01 --csv entries.csv --out scored.h5ad"""
+
+_PROJECT = """\
+Place new cells in the embedding of a fitted reference, without a refit.
+
+Genes are matched by name. The values must be normalised as the reference's."""
+
+_PROJECT_EXAMPLES = """\
+examples:
+  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --normalize
+  scvi-lfm project new.h5ad fitted.h5ad placed.h5ad --layer lognorm"""
+
+_DEMO = """\
+Run everything on 1,200 sorted blood cells that ship with the package: normalise,
+fit, rank the genes of each type, find anomalies, write the data and figures."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises its complaints instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong and where help is."""
+        msg = f"{message} (see {self.prog} --help)"
+        raise CommandError(msg)
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Texts as they are written here, and beside an option its default where that is a value."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Formatter)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, description: str, examples: str | None = None) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name, help=summary, description=description, epilog=examples, formatter_class=_Formatter
+        )
+        command.add_argument("--traceback", action="store_true", help="show where in Python an error arose")
+        return command
+
+    _add_demo(add("demo", "run everything on data that ship with the package", _DEMO))
+    _add_fit(add("fit", "fit the model to counts or log-normalised values", _FIT, _FIT_EXAMPLES))
+    _add_rank(add("rank", "rank genes for groups of cells", _RANK, _RANK_EXAMPLES))
+    _add_anomalies(add("anomalies", "list values that should not be there", _ANOMALIES, _ANOMALIES_EXAMPLES))
+    _add_project(add("project", "place new cells in a fitted embedding", _PROJECT, _PROJECT_EXAMPLES))
+    return parser
+
+
+def _add_demo(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", type=Path, default=Path("scvi-lfm-demo"), metavar="DIR", help="folder to write to")
+
+
+def _add_fit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=Path, metavar="IN", help="data to fit (.h5ad or .zarr)")
+    command.add_argument("out", type=Path, metavar="OUT", help="where to write them with the fit (.h5ad or .zarr)")
+    _add_layer(command, "layer to read (default: X)")
+    _add_normalize(command)
+    command.add_argument("--n-factors", type=int, default=30, metavar="N", help="number of factors")
+    command.add_argument("--noise", choices=NOISES, default="shared", help="one noise level, or one for each gene")
+    command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
+    command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")
+    command.add_argument("--mask-var", metavar="COLUMN", help="boolean column of var: the genes to fit (default: all)")
+    command.add_argument("--batch-size", type=int, metavar="N", help="cells in a minibatch (default: chosen)")
+    command.add_argument("--max-epochs", type=int, metavar="N", help="passes over the cells at most (default: chosen)")
+    command.add_argument("--tol", type=float, default=0.01, help="share of the gain that may be missing at the end")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
+    _add_device(command)
+    command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
+
+
+def _add_rank(command: argparse.ArgumentParser) -> None:
+    _add_fitted(command)
+    cells = command.add_mutually_exclusive_group(required=True)
+    cells.add_argument("--groupby", metavar="COLUMN", help="column of obs: rank genes for each of its groups")
+    cells.add_argument("--mask", metavar="COLUMN", help="boolean column of obs: rank genes for these cells")
+    command.add_argument("--groups", nargs="+", metavar="GROUP", help="only these groups (default: all)")
+    command.add_argument(
+        "--reference", default="rest", help="what to compare with: 'rest', 'average' (the average cell), or a group"
+    )
+    _add_results(command, "genes to print for each group; the files hold all", "rank_genes_lfm")
+
+
+def _add_anomalies(command: argparse.ArgumentParser) -> None:
+    _add_fitted(command)
+    _add_layer(command, "layer to read (default: the one that was fitted)")
+    command.add_argument("--direction", choices=DIRECTIONS, default="both", help="values too high, too low, or both")
+    command.add_argument("--fdr", type=float, default=0.1, help="level at which a value is listed")
+    command.add_argument("--max-entries", type=int, default=100_000, metavar="N", help="values to list at most")
+    _add_device(command)
+    _add_results(command, "values to print; the files hold all", "lfm_anomaly")
+
+
+def _add_project(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=Path, metavar="IN", help="new cells (.h5ad or .zarr)")
+    command.add_argument("reference", type=Path, metavar="REFERENCE", help="fitted data (.h5ad or .zarr)")
+    command.add_argument("out", type=Path, metavar="OUT", help="where to write the new cells (.h5ad or .zarr)")
+    _add_layer(command, "layer of IN to read (default: the one that was fitted)")
+    _add_normalize(command)
+    _add_device(command)
+    command.add_argument("--key", default="lfm", help="name of the reference's fit")
+    command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
+
+
+def _add_fitted(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=Path, metavar="IN", help="fitted data (.h5ad or .zarr)")
+    command.add_argument("--key", default="lfm", help="name of the fit")
+
+
+def _add_layer(command: argparse.ArgumentParser, meaning: str) -> None:
+    command.add_argument("--layer", metavar="NAME", help=meaning)
+
+
+def _add_normalize(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--normalize",
+        action="store_true",
+        help="the values are counts: write log1p of counts per 10,000 into the layer 'lognorm' and read that",
+    )
+
+
+def _add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:1'")
+
+
+def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -> None:
+    command.add_argument("--n-top", type=int, default=10, metavar="N", help=n_top)
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the table (.csv)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write the data with the result (.h5ad or .zarr)")
+    command.add_argument("--key-added", default=key_added, metavar="KEY", help="key of the result in --out")

@@ -1,0 +1,47 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMATS = {
+    "scores": "{:.3f}".format,
+    "sd": "{:.3f}".format,
+    "lfsr": "{:.1e}".format,
+    "logfoldchanges": "{:.2f}".format,
+    "y": "{:.2f}".format,
+    "expected": "{:.2f}".format,
+    "q": "{:.1e}".format,
+    "log_ratio": "{:.1f}".format,
+    "lfdr": "{:.3f}".format,
+}
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """Columns side by side: words begin below each other, numbers have the digits that mean something."""
+    header, formats = [], {}
+    for name in table:
+        if name in _FORMATS:
+            header.append(name)
+            formats[name] = _FORMATS[name]
+        else:
+            width = max(len(name), *table[name].astype(str).str.len(), 0)
+            header.append(name.ljust(width))
+            formats[name] = f"{{:<{width}}}".format
+    return table.to_string(index=False, header=header, formatters=formats)
+
+
+def rank_genes_text(table: pd.DataFrame, n_top: int) -> str:
+    """The first genes of each group."""
+    columns = ["group", "names", "scores", "sd", "lfsr", "logfoldchanges"]
+    top = table.groupby("group", observed=True, sort=False).head(n_top)
+    return as_text(top[columns].astype({"group": str}))
+
+
+def anomalies_text(table: pd.DataFrame, n_top: int) -> str:
+    """The first entries."""
+    columns = ["cell", "gene", "y", "expected", "q", "log_ratio", "lfdr", "direction"]
+    return as_text(table[columns].head(n_top))

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scvi_lfm.inference.convergence import remaining_gap
+
+
+@given(
+    ratio=st.floats(0.05, 0.95),
+    missing=st.floats(1e-3, 1e3),
+    limit=st.floats(-1e3, 1e3),
+    gain=st.floats(1.0, 1e4),
+    steps=st.integers(3, 8),
+)
+def test_is_exact_for_gains_that_shrink_geometrically(ratio, missing, limit, gain, steps):
+    values = limit - missing * ratio ** np.arange(steps)
+    expected = (limit - values[-1]) / gain
+    assert remaining_gap(values.tolist(), limit - gain) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [[], [-1.0], [-1.0, -0.5]])
+def test_knows_nothing_from_fewer_than_three_values(values):
+    assert remaining_gap(values, -2.0) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([-3.0, -2.0, -2.0], 0.0),
+        ([-3.0, -2.5, -2.0], np.inf),
+        ([-3.0, -2.5, -1.0], np.inf),
+        ([-2.0, -2.5, -2.4], np.inf),
+        # a fit that has gained nothing over no factors at all has not converged
+        ([-9.0, -8.0, -7.9], np.inf),
+    ],
+)
+def test_gains_that_stop_and_gains_that_do_not_shrink(values, expected):
+    assert remaining_gap(values, -5.0) == expected
+
+
+def test_only_the_last_three_values_count():
+    assert remaining_gap([5.0, -7.0, -3.0, -2.0, -1.5], -9.0) == remaining_gap([-3.0, -2.0, -1.5], -9.0)

@@ -1,0 +1,126 @@
+"""What every plot has in common."""
+
+from __future__ import annotations
+
+import inspect
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scanpy as sc
+from matplotlib.axes import Axes
+
+import scvi_lfm as lfm
+
+# the arguments with which each plot has one panel
+ONE_PANEL = {
+    "anomalies": {},
+    "elbo": {},
+    "factors": {"color": "group"},
+    "loadings": {"factors": 0},
+    "rank_genes": {"groups": "A"},
+    "variance": {},
+}
+plots = pytest.mark.parametrize("name", ONE_PANEL)
+
+
+def draw(name, adata, **more):
+    drawn = getattr(lfm.pl, name)(adata, **ONE_PANEL[name] | more)
+    return drawn[0] if isinstance(drawn, list) else drawn
+
+
+def test_every_plot_is_tested():
+    assert set(lfm.pl.__all__) == set(ONE_PANEL)
+
+
+@plots
+def test_signature(name):
+    parameters = inspect.signature(getattr(lfm.pl, name)).parameters
+    assert next(iter(parameters)) == "adata"
+    assert len(parameters) <= 10
+    assert list(parameters)[-3:] == ["title", "ax", "show"]
+    positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    assert len(positional) <= 2
+    document = getattr(lfm.pl, name).__doc__
+    assert all(f"\n    {parameter}\n        " in document for parameter in parameters)
+
+
+@plots
+def test_draws_on_the_axes_given_and_nowhere_else(name, adata, ax):
+    other = plt.figure()
+    figures = plt.get_fignums()
+    assert draw(name, adata, ax=ax, show=False) is ax
+    assert ax.has_data()
+    assert plt.get_fignums() == figures
+    assert plt.gcf() is other
+
+
+@plots
+def test_makes_one_figure(name, adata):
+    axes = draw(name, adata, show=False)
+    assert isinstance(axes, Axes)
+    assert plt.get_fignums() == [axes.figure.number]
+
+
+@plots
+def test_axes_say_what_they_show(name, adata):
+    axes = draw(name, adata, title="My title", show=False)
+    assert axes.get_title() == "My title"
+    assert axes.get_xlabel()
+    assert axes.get_ylabel() or len(axes.get_yticklabels()) > 1
+
+
+@plots
+def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    before = sc.settings.autoshow
+    try:
+        for autoshow, show, expected in ((True, None, 1), (False, None, 0), (False, True, 1), (True, False, 0)):
+            shown.clear()
+            sc.settings.autoshow = autoshow
+            assert (draw(name, adata, show=show) is None) == bool(expected)
+            assert len(shown) == expected
+    finally:
+        sc.settings.autoshow = before
+
+
+@plots
+def test_leaves_the_anndata_alone(name, adata, fitted):
+    draw(name, adata, show=False)
+    assert set(adata.uns) == set(fitted.uns)
+    for field in ("obs", "var"):
+        assert getattr(adata, field).equals(getattr(fitted, field))
+    for field in ("obsm", "varm"):
+        for key, values in getattr(fitted, field).items():
+            np.testing.assert_array_equal(getattr(adata, field)[key], values)
+
+
+@plots
+def test_draws_a_slice_without_copying_it(name, adata):
+    view = adata[10:60, 5:30]
+    assert draw(name, view, show=False).has_data()
+    assert view.is_view
+
+
+@plots
+def test_draws_the_same_from_a_file(name, adata, tmp_path):
+    adata.write_h5ad(tmp_path / "fit.h5ad")
+    first, again = (draw(name, data, show=False) for data in (adata, ad.read_h5ad(tmp_path / "fit.h5ad")))
+    assert first.get_xlim() == again.get_xlim()
+    assert first.get_ylim() == again.get_ylim()
+    assert [t.get_text() for t in first.texts] == [t.get_text() for t in again.texts]
+
+
+@plots
+def test_a_missing_key_is_named_before_a_figure_is_made(name, adata):
+    with pytest.raises(KeyError, match=r"uns has no 'nothing'.*Run lfm\.tl\.\w+\(adata.*key_added='nothing'\) first"):
+        draw(name, adata, key="nothing")
+    assert not plt.get_fignums()
+
+
+@plots
+def test_ax_must_be_axes(name, adata):
+    with pytest.raises(TypeError, match="`ax` must be a matplotlib Axes, found Figure"):
+        draw(name, adata, ax=plt.figure())
