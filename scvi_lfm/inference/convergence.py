@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def remaining_gap(values: Sequence[float], rank0: float) -> float:
+def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0) -> float:
     """Estimate (E_inf - E) / (E_inf - E_rank0) from the last three values of the ELBO.
 
     Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. A last gain of
-    zero or less means that nothing is; gains that do not shrink tell nothing yet, and give infinity.
+    zero or less means that nothing is; gains that do not shrink tell nothing yet, and give infinity. Where the factors
+    gain less than `least_gain`, what is missing is compared with that instead: data without factors converge too.
     """
     if len(values) < 3:
         return float("inf")
@@ -23,5 +24,5 @@ def remaining_gap(values: Sequence[float], rank0: float) -> float:
         return float("inf")
     ratio = last / before
     missing = last * ratio / (1 - ratio)
-    gained = values[-1] + missing - rank0
+    gained = max(values[-1] + missing - rank0, least_gain)
     return missing / gained if gained > 0 else float("inf")

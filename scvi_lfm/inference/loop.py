@@ -44,6 +44,8 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
         generator = torch.Generator().manual_seed(options.seed)
         step = add_random_factors(problem, step.globals, first, options.n_factors, options.prior_scales, generator)
 
+    # a factor is worth having if its n + m latents gain about a nat each
+    one_nat_each = options.n_factors * (n_cells + n_genes) / (n_cells * n_genes)
     trace: list[tuple[float, float]] = []
     converged = False
     with progress_bar(options.max_epochs * batches.count, shown=options.progress) as bar:
@@ -51,7 +53,7 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
             run = _sweep_all_cells if batches.count == 1 else _pass_over_minibatches
             step, values = run(problem, step, batches, epoch, bar)
             trace += _windows(epoch, values)
-            converged = remaining_gap([value for _, value in trace], rank0) < options.tol
+            converged = remaining_gap([value for _, value in trace], rank0, one_nat_each) < options.tol
             if converged:
                 break
     step = drop_unused_factors(problem, step)

@@ -50,12 +50,8 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step, family,
         block = LocalStep(problem, g)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         values.append(elbo(g, statistics, block.cov, 24))
-        for g in (
-            g := update_genes(g, statistics, 24, family),
-            g := update_mu(g, statistics, 24),
-            g := update_noise(g, statistics, noise),
-            g := update_scales(g, statistics),
-        ):
+        for update, option in ((update_genes, family), (update_mu, None), (update_noise, noise), (update_scales, None)):
+            g = update(g, statistics, *((24,) if update in {update_genes, update_mu} else ()), *filter(None, [option]))
             values.append(elbo(g, statistics, block.cov, 24))
     assert lowest_gain(torch.stack(values).numpy()) > -ROUNDING
     assert values[-1] > values[0] + 0.1
