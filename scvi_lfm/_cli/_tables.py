@@ -7,14 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+
+def _rate(value: float) -> str:
+    # the tails of a variational posterior carry no more than this
+    return "<1e-06" if value < 1e-6 else f"{value:.1e}"
+
+
 _FORMATS = {
     "scores": "{:.3f}".format,
     "sd": "{:.3f}".format,
-    "lfsr": "{:.1e}".format,
+    "lfsr": _rate,
     "logfoldchanges": "{:.2f}".format,
     "y": "{:.2f}".format,
     "expected": "{:.2f}".format,
-    "q": "{:.1e}".format,
+    "q": _rate,
     "log_ratio": "{:.1f}".format,
     "lfdr": "{:.3f}".format,
 }

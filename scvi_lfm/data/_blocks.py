@@ -43,12 +43,12 @@ class Batch:
         return self.values.shape[0]
 
     def times_genes(self, weights: Tensor) -> Tensor:
-        """Sum over genes: `Y @ weights`, (cells, k) in the data's precision."""
-        return self.by_cell @ weights.to(self.by_cell.dtype)
+        """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
+        return _scaled_product(self.by_cell, weights)
 
     def times_cells(self, weights: Tensor) -> Tensor:
-        """Sum over cells: `Y.T @ weights`, (genes, k) in the data's precision."""
-        return self.by_gene @ weights.to(self.by_gene.dtype)
+        """Sum over cells: `Y.T @ weights`, (genes, k) in float64, of products in the data's precision."""
+        return _scaled_product(self.by_gene, weights)
 
     @cached_property
     def square_sums(self) -> Tensor:
@@ -84,6 +84,12 @@ class CellMatrix:
         if isinstance(block, np.ndarray):
             return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device)
         return Batch(block.astype(numpy_dtype, copy=False), device)
+
+
+def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:
+    # weights may lie anywhere in the range of float64, which the data's precision does not reach
+    largest = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny)
+    return (matrix @ (weights / largest).to(matrix.dtype)).double() * largest
 
 
 def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:

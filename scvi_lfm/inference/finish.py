@@ -14,7 +14,6 @@ from .elbo import elbo
 from .natural_gradient import cell_statistics, expected_squares
 from .options import FitResult
 from .projection import project_cells
-from .state import CellStatistics
 from .sweep import LocalStep, keep_factors
 
 if TYPE_CHECKING:
@@ -24,19 +23,23 @@ if TYPE_CHECKING:
 
     from ..data import Batch
     from .minibatches import Minibatches
-    from .state import Globals
+    from .state import CellStatistics, Globals
     from .sweep import CellBlock, Problem, Step
 
-# a factor whose sum of E[B^2] is below this share of the largest is off
+# a factor whose sum of E[B^2], or whose explained variance, is below this share of the largest is off
 OFF = 1e-6
 
 
 def drop_unused_factors(problem: Problem, step: Step) -> Step:
     """Remove factors that are off, and solve once more for the genes so that T_j belongs to the final noise."""
-    g, statistics = step.globals, step.statistics
+    g = step.globals
+    if g.n_factors == 0:
+        return keep_factors(problem, step, torch.arange(0, device=g.mu.device))
     norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
-    kept = torch.flatten(torch.nonzero(norms > OFF * norms.amax())) if len(norms) else norms.long()
-    return keep_factors(problem, step, kept)
+    cells = (step.statistics.xx.diagonal()[2:] - step.cell_cov.diagonal()[1:]).clamp_min(0)
+    explained = cells * g.gene_mean[:, 1:].square().sum(0)
+    on = (norms > OFF * norms.amax()) & (explained > OFF * explained.amax())
+    return keep_factors(problem, step, torch.nonzero(on).flatten())
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:

@@ -15,6 +15,8 @@ from .sweep import gene_step, keep_factors, sweep
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from ..data import Batch
     from .sweep import Problem, Step
 
@@ -26,30 +28,35 @@ OVERSAMPLING = 10
 
 def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone."""
-    device = batch.by_cell.device
-    square_sums = batch.square_sums
+    mean, spread = location_and_spread(batch, problem)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    scales = initial_scales(0, margins, device)
-    if "sigma" in prior_scales:
-        var = torch.as_tensor(float(prior_scales["sigma"]) ** 2, dtype=torch.float64, device=device)  # type: ignore[arg-type]
-    else:
-        var = (square_sums.mean() / batch.n_cells).clamp_min(torch.finfo(torch.float32).tiny)
-    zero = torch.zeros((), dtype=torch.float64, device=device)
-    one = torch.ones(1, dtype=torch.float64, device=device)
+    sigma = (
+        torch.as_tensor(prior_scales["sigma"], dtype=torch.float64).to(spread) if "sigma" in prior_scales else spread
+    )
+    one = torch.ones_like(spread)[None]
     g = Globals(
-        mu=zero,
-        mu_var=zero + 1,
-        gene_mean=torch.zeros(problem.n_genes, 1, dtype=torch.float64, device=device),
-        gene_basis=one[None],
+        mu=mean,
+        mu_var=one[0],
+        gene_mean=torch.zeros(problem.n_genes, 1, dtype=torch.float64, device=batch.device),
+        gene_basis=spread[None, None],
         gene_eig=one,
         gene_diagonal=one.expand(problem.n_genes, 1),
-        precision=(1 / var).expand(problem.n_genes),
-        scales=scales,
+        precision=sigma.square().reciprocal().expand(problem.n_genes),
+        scales=initial_scales(0, margins, spread),
     )
     for _ in range(RANK0_SWEEPS):
         step = sweep(problem, g, batch)
         g = step.globals
     return step
+
+
+def location_and_spread(batch: Batch, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of all values of a block, in float64."""
+    ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
+    n_entries = batch.n_cells * problem.n_genes
+    mean = batch.times_cells(ones).sum() / n_entries
+    var = batch.square_sums.sum() / n_entries - mean.square()
+    return mean, var.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
 
 def add_random_factors(
@@ -61,9 +68,9 @@ def add_random_factors(
     generator: torch.Generator,
 ) -> Step:
     """Give the cells of one block random factors and let a few sweeps turn them into the leading ones."""
-    device = batch.by_cell.device
+    device = batch.device
     n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
-    scales = initial_scales(n_drawn, prior_scales, device)
+    scales = initial_scales(n_drawn, prior_scales, location_and_spread(batch, problem)[1])
     scales = replace(scales, a=g.scales.a, b=g.scales.b)
     factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64).to(device)
     activity = torch.zeros_like(factors[:, :1])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.priors import MU_SCALE
+from ..model.priors import FLOOR, MU_SCALE
 from ..posterior.gauge import Move, balance, identity, shift_constants, translate_cells, translate_genes
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def improve_gauge(
     if rotates:
         move = balance(averages.xx[2:, 2:] / torch.outer(scales.A, scales.A), zz[2:, 2:])
         zz, total = _congruent(move.gene_moments(), zz), total.then(move)
-        scales = replace(scales, B=(zz.diagonal()[2:] / zz[0, 0]).clamp_min(1e-12).sqrt())
+        scales = replace(scales, B=(zz.diagonal()[2:] / zz[0, 0]).clamp_min(FLOOR / g.precision.mean()).sqrt())
     moved = replace(g.moved(total), scales=scales)
     return moved, statistics.moved(total), total.cell_cov(cell_cov)
 

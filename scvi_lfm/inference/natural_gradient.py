@@ -70,7 +70,7 @@ def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> CellStatist
     x = torch.cat([torch.ones_like(cell_mean[:, :1]), cell_mean], dim=1)
     xx = x.T @ x / batch.n_cells
     xx[1:, 1:] += cov
-    return CellStatistics(xx, batch.times_cells(x).double() / batch.n_cells, batch.square_sums / batch.n_cells)
+    return CellStatistics(xx, batch.times_cells(x) / batch.n_cells, batch.square_sums / batch.n_cells)
 
 
 def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: str) -> Globals:
@@ -123,7 +123,11 @@ def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
 def update_scales(g: Globals, statistics: CellStatistics) -> Globals:
     """Prior scales at the ELBO's maximum."""
     squares = g.gene_mean.square().mean(0) + g.gene_diagonal.mean(0) @ g.gene_basis.square().T
-    return replace(g, scales=g.scales.learned_from(statistics.xx[1, 1], squares))
+    return replace(g, scales=g.scales.learned_from(statistics.xx[1, 1], squares, _noise_var(g)))
+
+
+def _noise_var(g: Globals) -> Tensor:
+    return g.precision.reciprocal().mean()
 
 
 def _drop(matrix: Tensor, column: int) -> Tensor:

@@ -27,7 +27,7 @@ def project_cells(matrix: CellMatrix, q: Posterior, family: str) -> Posterior:
     means = []
     for start in range(0, matrix.shape[0], CELLS_PER_BLOCK):
         batch = matrix.batch(slice(start, start + CELLS_PER_BLOCK), device)
-        projected = batch.times_genes(weights[:, None] * extend(q.gene_mean)).double()
+        projected = batch.times_genes(weights[:, None] * extend(q.gene_mean))
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
         means.append(cell_means(mu, projected, moment, precision, q.cell_prior))
     return replace(q, cell_mean=torch.cat(means), cell_cov=cell_covariance(precision, family))

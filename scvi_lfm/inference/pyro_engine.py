@@ -17,7 +17,7 @@ from .._context import pyro_sandbox
 from ..model.priors import initial_scales
 from .elbo import elbo
 from .finish import Trace, summarise, to_result
-from .initialisation import fit_without_factors
+from .initialisation import fit_without_factors, location_and_spread
 from .minibatches import Minibatches
 from .progress import progress_bar
 from .pyro_parameters import CellParameters, SharedParameters
@@ -55,19 +55,18 @@ def _start(problem: Problem, batches: Minibatches, options: FitOptions) -> tuple
     """Means of the data for mu and b, small random factors, wide noise."""
     first = batches.first()
     ones = torch.ones(first.n_cells, 1, device=options.device)
-    gene_means = first.times_cells(ones)[:, 0] / first.n_cells
-    mu = gene_means.mean()
-    spread = (first.square_sums.mean() / first.n_cells).sqrt().float()
+    gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
+    mean, spread = location_and_spread(first, problem)
+    mu, spread = mean.float(), spread.float()
     generator = torch.Generator().manual_seed(options.seed)
     size = options.n_factors + 1
     cell_loc = 0.1 * torch.randn(problem.n_cells, size, generator=generator)
     gene_loc = 0.1 * torch.randn(problem.n_genes, size, generator=generator)
     gene_loc = torch.cat([(gene_means - mu).cpu()[:, None], gene_loc[:, 1:]], dim=1)
     given = options.prior_scales
-    if "sigma" in given:
-        spread = torch.full_like(spread, float(given["sigma"]))  # type: ignore[arg-type]
-    sigma = spread.expand(problem.n_genes if options.noise == "gene" else 1)
-    scales = initial_scales(options.n_factors, given, options.device)
+    sigma = torch.as_tensor(given["sigma"]).to(spread) if "sigma" in given else spread
+    sigma = sigma.expand(problem.n_genes if options.noise == "gene" else 1)
+    scales = initial_scales(options.n_factors, given, spread.double())
     shared = SharedParameters(gene_loc.to(options.device), mu, sigma, scales, options.guide)
     return CellParameters(cell_loc.to(options.device)), shared
 

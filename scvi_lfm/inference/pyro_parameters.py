@@ -40,7 +40,7 @@ class SharedParameters(nn.Module):
         size = gene_loc.shape[1]
         self.family, self._fixed = family, scales.fixed
         self.mu_loc = nn.Parameter(mu)
-        self.log_mu_scale = nn.Parameter(torch.full_like(mu, START_SCALE).log())
+        self.log_mu_scale = nn.Parameter((START_SCALE * sigma.mean()).log())
         self.gene_loc = nn.Parameter(gene_loc)
         self.cell_root = nn.Parameter(torch.zeros(size, size, device=mu.device))
         self.gene_root = nn.Parameter(torch.zeros(size, size, device=mu.device))

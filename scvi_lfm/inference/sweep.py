@@ -77,7 +77,7 @@ class LocalStep:
 
     def __call__(self, batch: Batch) -> CellBlock:
         """q(a, A) of the cells of a batch."""
-        projected = batch.times_genes(self._weighted).double()
+        projected = batch.times_genes(self._weighted)
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior)
         square = self._g.precision @ batch.square_sums / batch.n_cells
         ends = projected[:, [0, -1]]

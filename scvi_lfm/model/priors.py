@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MU_SCALE = 100.0
+# learned prior variances stay above this share of the noise variance, so that their inverses exist
+FLOOR = 1e-12
 NAMES = ("a", "A", "b", "B", "sigma")
 
 
@@ -50,9 +52,9 @@ class PriorScales:
         """Prior variances of (b, B), (r+1,)."""
         return torch.cat([self.b[None], self.B]).square()
 
-    def learned_from(self, cell_activity: Tensor, gene_squares: Tensor) -> PriorScales:
-        """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, B)^2]."""
-        floor = 1e-12
+    def learned_from(self, cell_activity: Tensor, gene_squares: Tensor, noise_var: Tensor) -> PriorScales:
+        """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, B)^2]; no variance falls to nothing."""
+        floor = FLOOR * noise_var
         return replace(
             self,
             a=self.a if "a" in self.fixed else cell_activity.clamp_min(floor).sqrt(),
@@ -61,16 +63,19 @@ class PriorScales:
         )
 
 
-def initial_scales(n_factors: int, given: Mapping[str, object] | None, device: torch.device) -> PriorScales:
-    """Starting scales, with those of `given` fixed."""
-    given = dict(given or {})
-    scale = {name: float(given[name]) for name in ("a", "b") if name in given}  # type: ignore[arg-type]
-    factor = {name: torch.as_tensor(given[name], dtype=torch.float64) for name in ("A", "B") if name in given}
+def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor) -> PriorScales:
+    """Starting scales: those of `given` fixed, A at 1 and the others at the spread of the data."""
+    start = {"a": spread, "A": torch.ones_like(spread), "b": spread, "B": spread}
+    start |= {
+        name: torch.as_tensor(value, dtype=torch.float64, device=spread.device)
+        for name, value in given.items()
+        if name in start
+    }
     return PriorScales(
-        a=torch.tensor(scale.get("a", 1.0), dtype=torch.float64, device=device),
-        A=factor.get("A", torch.tensor(1.0)).double().expand(n_factors).to(device),
-        b=torch.tensor(scale.get("b", 1.0), dtype=torch.float64, device=device),
-        B=factor.get("B", torch.tensor(1.0)).double().expand(n_factors).to(device),
+        a=start["a"],
+        A=start["A"].expand(n_factors),
+        b=start["b"],
+        B=start["B"].expand(n_factors),
         fixed=frozenset(given),
     )
 

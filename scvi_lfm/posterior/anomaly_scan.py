@@ -106,4 +106,3 @@ class Histograms:
             n_by_tail=int(beyond[passing[0]]) if len(passing) else 0,
             n_by_ratio=int(self.ratio[likely].sum()),
         )
-

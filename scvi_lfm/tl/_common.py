@@ -27,7 +27,9 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
     fitted = stored.params.get("layer")
     if layer is None and fitted is not None and fitted not in adata.layers:
         near = near_matches(fitted, adata.layers)
-        msg = f"The fit read layers[{fitted!r}], which `adata` does not have. {near} Put values on the same scale there."
+        msg = (
+            f"The fit read layers[{fitted!r}], which `adata` does not have. {near} Put values on the same scale there."
+        )
         raise KeyError(msg)
     if layer is None or layer == fitted:
         return fitted

@@ -21,6 +21,7 @@ from ._fit_arguments import check_engine_options, check_shape, check_values, cho
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pandas as pd
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -138,6 +139,8 @@ def fit(
     ------
     TypeError, ValueError, KeyError
         An argument or the data cannot be used. `adata` is then as it was.
+    FloatingPointError
+        The values differ by too many orders of magnitude to be fitted.
 
     Notes
     -----
@@ -191,6 +194,8 @@ def fit(
     logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
+    _check_finite("cell", result.posterior.cell_mean, adata.obs_names)
+    _check_finite("gene", result.posterior.gene_mean, adata.var_names[fitted])
     if not result.converged:
         _warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
@@ -225,11 +230,18 @@ def fit(
 
 
 def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
-    if engine == "pyro":
-        from ..inference.pyro_engine import fit_pyro
+    try:
+        if engine == "pyro":
+            from ..inference.pyro_engine import fit_pyro
 
-        return fit_pyro(matrix, options)
-    return fit_natural_gradient(matrix, options)
+            return fit_pyro(matrix, options)
+        return fit_natural_gradient(matrix, options)
+    except torch.linalg.LinAlgError as error:
+        msg = (
+            "The fit broke down: the values differ from each other, or from their mean, by more orders of magnitude "
+            "than float32 can hold. Look for extreme values, or rescale the data. Nothing was stored."
+        )
+        raise FloatingPointError(msg) from error
 
 
 def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, seconds: float) -> dict[str, Any]:
@@ -247,6 +259,16 @@ def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, sec
         "seconds": seconds,
         "version": __version__,
     }
+
+
+def _check_finite(what: str, means: torch.Tensor, names: pd.Index) -> None:
+    bad = (~means.isfinite().all(dim=1)).cpu().numpy()
+    if bad.any():
+        msg = (
+            f"The fit of {int(bad.sum())} {what}(s) is not finite, first {what} {names[bad][0]!r}. "
+            "Look at its values: they may differ from the others by many orders of magnitude. Nothing was stored."
+        )
+        raise FloatingPointError(msg)
 
 
 def _warn_not_converged(result: FitResult, options: FitOptions) -> None:

@@ -81,7 +81,7 @@ def rank_genes(
         Approximate log2 fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the
         mean expected eta, clipped at 0.
     `.uns['rank_genes_lfm']['params']` : dict
-        `groupby` (absent with `mask_obs`), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
+        `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
 
     The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with
     `sc.pl.rank_genes_groups(adata, key="rank_genes_lfm")`, read it with :func:`scvi_lfm.get.rank_genes_df`.
@@ -124,9 +124,8 @@ def rank_genes(
     names = adata.var_names.to_numpy()[stored.fitted]
     results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
-    params |= {"use_raw": False, "key": key}
-    if groupby is not None:
-        params["groupby"] = groupby
+    # scanpy's plot wants a groupby
+    params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
     if "layer" in stored.params:
         params["layer"] = stored.params["layer"]
     adata = adata.copy() if copy else adata

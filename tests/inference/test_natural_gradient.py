@@ -291,13 +291,12 @@ def test_a_step_on_running_averages_is_the_natural_gradient_step(draw_state):
         torch.testing.assert_close(reached, (1 - rate) * start + rate * end, rtol=1e-8, atol=1e-8)
 
 
-def test_statistics_of_equal_parts_average_to_those_of_the_whole(draw_state):
+def test_statistics_of_equal_parts_average_to_those_of_the_whole(draw_state, whole_batch):
     state = draw_state(12, 7, 2)
     whole = state.statistics
     parts = None
     for rows in torch.arange(12).view(4, 3):
-        batch = type(state.batch)(state.y[rows], state.y[rows].T)
-        part = cell_statistics(batch, state.cell_mean[rows], state.cell_cov).scaled(1 / 4)
+        part = cell_statistics(whole_batch(state.y[rows]), state.cell_mean[rows], state.cell_cov).scaled(1 / 4)
         parts = part if parts is None else parts.plus(part)
     for name in ("xx", "yx", "yy"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), **EXACT)

@@ -117,7 +117,8 @@ def test_no_gauge_move_changes_the_ranking(adata, kind, reference):
     np.testing.assert_allclose(after["scores"], before["scores"], atol=2e-5)
     np.testing.assert_allclose(after["sd"], before["sd"], rtol=1e-4)
     np.testing.assert_allclose(after["logfoldchanges"], before["logfoldchanges"], rtol=1e-3, atol=1e-4)
-    assert not np.allclose(moved.obsm["X_lfm"], adata.obsm["X_lfm"]) or kind == "shift constants"
+    untouched = [np.allclose(moved.obsm["X_lfm"], adata.obsm["X_lfm"]), np.allclose(moved.varm["lfm"], adata.varm["lfm"])]
+    assert not all(untouched) or kind == "shift constants"
 
 
 def test_a_mask_is_the_group_selected(adata):
@@ -126,7 +127,7 @@ def test_a_mask_is_the_group_selected(adata):
     for mask in ("is_high", adata.obs["is_high"].to_numpy(), adata.obs["is_high"], adata.obs["is_high"].tolist()):
         lfm.tl.rank_genes(adata, mask_obs=mask, key_added="by_mask")
         pd.testing.assert_frame_equal(table(adata, "selected", "by_mask"), expected)
-    assert "groupby" not in adata.uns["by_mask"]["params"]
+    assert adata.uns["by_mask"]["params"]["groupby"] == "mask_obs"
 
 
 def test_groups_and_params(adata):
@@ -213,14 +214,16 @@ def test_intervals_of_scores_cover_the_truth_for_quiet_and_noisy_genes():
 def test_agrees_with_a_rank_test_on_sorted_blood_cells(pbmc_fitted):
     adata = pbmc_fitted.copy()
     lfm.tl.rank_genes(adata, "facs_celltype")
-    sc.tl.rank_genes_groups(adata, "facs_celltype", method="wilcoxon", n_genes=25)
-    ours, theirs = adata.uns["rank_genes_lfm"]["names"], adata.uns["rank_genes_groups"]["names"]
+    often_detected = adata[:, adata.X.getnnz(0) >= 30].copy()
+    sc.tl.rank_genes_groups(often_detected, "facs_celltype", method="wilcoxon", n_genes=25)
+    ours, theirs = adata.uns["rank_genes_lfm"]["names"], often_detected.uns["rank_genes_groups"]["names"]
     shared = {group: len(set(ours[group][:25]) & set(theirs[group])) for group in ours.dtype.names}
-    for group in ("b_cells", "cd14_monocytes", "cd56_nk", "cd34"):
-        assert shared[group] >= 12, shared
-    assert {"CD79A", "CD74"} <= set(ours["b_cells"][:10])
-    assert {"LYZ", "S100A9"} <= set(ours["cd14_monocytes"][:10])
-    assert {"NKG7", "GNLY"} <= set(ours["cd56_nk"][:10])
+    # measured: 20, 19, 17 and 22; 9 to 19 for the subtypes of T cells
+    assert min(shared[group] for group in ("CD14+ Monocyte", "CD19+ B", "CD34+", "CD56+ NK")) >= 15, shared
+    assert min(shared.values()) >= 7, shared
+    assert {"CD79A", "CD74"} <= set(ours["CD19+ B"][:10])
+    assert {"LYZ", "S100A9"} <= set(ours["CD14+ Monocyte"][:10])
+    assert {"NKG7", "GNLY"} <= set(ours["CD56+ NK"][:10])
 
 
 def test_scanpy_draws_and_reads_the_ranking(adata):
