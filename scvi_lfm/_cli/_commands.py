@@ -143,7 +143,7 @@ def _layer_to_read(adata: ad.AnnData, arguments: argparse.Namespace) -> str | No
     if arguments.normalize:
         return log_normalise(adata, arguments.layer)
     if all_integers(read_matrix(adata, arguments.layer).values):
-        say("if the values are counts, --normalize log-normalises them first")
+        say("the values look like counts: --normalize log-normalises them first")
     return arguments.layer
 
 

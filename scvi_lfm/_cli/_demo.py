@@ -46,8 +46,9 @@ _COLUMNS = """
 """
 
 _DEPTH = """\
-The cells' total scores correlate {depth:+.2f} with the number of genes detected: here they tell deep from shallow
-cells, so read single entries and do not choose cells by their total.
+Read a row as: this cell shows a gene that belongs to other cells. Their RNA was in the droplet, or the cell was sorted
+wrongly. The cells' total scores correlate {depth:+.2f} with the number of genes detected: far from zero, they tell deep
+cells from shallow ones, so read single rows and do not choose cells by their total.
 """
 
 _NEXT = """
@@ -146,7 +147,9 @@ def _overview(adata: ad.AnnData) -> Figure:
     figure, (cells, genes, entries) = plt.subplots(
         1, 3, figsize=(15, 4.2), width_ratios=(1, 0.8, 1.1), layout="constrained"
     )
-    lfm.pl.factors(adata, TYPE, factors=(0, 2), title="1,200 cells", ax=cells, show=False)
+    for axes in (cells, genes, entries):
+        axes.spines[["top", "right"]].set_visible(False)
+    lfm.pl.factors(adata, TYPE, factors=(0, 2), title=f"{adata.n_obs:,} cells", ax=cells, show=False)
     lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
     lfm.pl.anomalies(adata, title="values that should not be there", ax=entries, show=False)
     return figure

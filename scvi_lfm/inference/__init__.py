@@ -2,6 +2,6 @@
 
 from .loop import fit_natural_gradient
 from .options import FitOptions, FitResult
-from .projection import project_cells
+from .projection import project_cells, with_cell_covariance
 
-__all__ = ["FitOptions", "FitResult", "fit_natural_gradient", "project_cells"]
+__all__ = ["FitOptions", "FitResult", "fit_natural_gradient", "project_cells", "with_cell_covariance"]

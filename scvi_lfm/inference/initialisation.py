@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RANK0_SWEEPS = 10
 FACTOR_SWEEPS = 10
+# relevance determination waits until the factors point somewhere: it would switch off weak ones that do not yet
+WIDE_SWEEPS = 2
 # factors beyond those asked for let the leading ones settle in fewer sweeps, and are then dropped
 OVERSAMPLING = 10
 
@@ -86,7 +88,9 @@ def add_random_factors(
     )
     mean = torch.cat([activity, factors * scales.A], dim=1)
     g, _, _ = gene_step(problem, g, cell_statistics(batch, mean, cov), cov + 1e-6 * eye)
-    for _ in range(FACTOR_SWEEPS):
+    for number in range(FACTOR_SWEEPS):
         step = sweep(problem, g, batch)
         g = step.globals
+        if problem.rotates and number < WIDE_SWEEPS:
+            g = replace(g, scales=replace(g.scales, B=scales.B))
     return step if n_drawn == n_factors else keep_factors(problem, step, torch.arange(n_factors, device=device))

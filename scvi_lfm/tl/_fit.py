@@ -173,7 +173,7 @@ def fit(
     scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
     fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
     check_shape(n_factors, adata.n_obs, int(fitted.sum()))
-    size = choose_batch_size(batch_size, adata.n_obs)
+    size = choose_batch_size(batch_size, adata.n_obs, n_factors)
     options = FitOptions(
         n_factors=int(n_factors),
         noise=noise,

@@ -42,11 +42,20 @@ def check_shape(n_factors: int, n_cells: int, n_genes: int) -> None:
         raise ValueError(msg)
 
 
-def choose_batch_size(batch_size: int | None, n_cells: int) -> int:
-    """Cells in a minibatch."""
+def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int) -> int:
+    """Cells in a minibatch, at least as many as there are factors."""
     if batch_size is None:
-        return n_cells if n_cells <= WHOLE_BATCH else BATCH
-    return min(check_count("batch_size", batch_size, minimum=2), n_cells)
+        size = n_cells if n_cells <= WHOLE_BATCH else BATCH
+    else:
+        size = min(check_count("batch_size", batch_size, minimum=2), n_cells)
+    smallest = n_cells // -(-n_cells // size)
+    if smallest < n_factors:
+        msg = (
+            f"`batch_size` {size} splits {n_cells} cells into batches of {smallest} or more, too few for {n_factors} "
+            "factors. Pass a larger batch_size."
+        )
+        raise ValueError(msg)
+    return size
 
 
 def choose_max_epochs(max_epochs: int | None, engine: str, *, whole: bool) -> int:

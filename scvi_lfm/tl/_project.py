@@ -12,7 +12,7 @@ import torch
 from .._context import resolve_device
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
 from ..data import read_matrix
-from ..inference import project_cells
+from ..inference import project_cells, with_cell_covariance
 from ..posterior import read_fit, write_fit
 from ._common import layer_of_fit
 
@@ -109,7 +109,9 @@ def project(
     _check_overlap(int(shared.sum()), len(known))
     matrix = read_matrix(adata, layer, genes=shared)
     q = _restrict(stored, positions[shared])
-    q = project_cells(matrix, q, stored.params["family"])
+    if shared.sum() < len(known):
+        q = with_cell_covariance(q, stored.params["family"])
+    q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
     taken = ("mu", "sigma", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov", "cell_cov")
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in taken})

@@ -1,0 +1,38 @@
+"""Files for the command line to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scvi_lfm as lfm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data to fit, the same data fitted, counts, and files that are no data. Not to be written into."""
+    folder = tmp_path_factory.mktemp("cli")
+    adata = lfm.datasets.simulate(n_cells=120, n_genes=60, n_factors=3, rng=1)
+    adata.obs["group"] = pd.Categorical(np.repeat(["one", "two", "three"], 40))
+    adata.obs["chosen"] = adata.obsm["A"][:, 0] > 0
+    adata.X[5, 7] += 30
+    adata.write_h5ad(folder / "data.h5ad")
+    adata.write_zarr(folder / "data.zarr")
+    lfm.datasets.pbmc_sorted()[::6, :300].copy().write_h5ad(folder / "counts.h5ad")
+    lfm.tl.fit(adata, 3, progress=False)
+    adata.write_h5ad(folder / "fitted.h5ad")
+    whole = (folder / "data.h5ad").read_bytes()
+    (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.h5ad").write_text("cell,gene,count\n")
+    (folder / "empty.zarr").mkdir()
+    (folder / "notes").mkdir()
+    (folder / "notes" / "notes.zarr").mkdir()
+    (folder / "notes" / "notes.zarr" / "mine.txt").write_text("keep me")
+    (folder / "data.csv").write_text("1,2\n")
+    return folder

@@ -1,0 +1,153 @@
+"""Every command does what the call it stands for does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+
+import scvi_lfm as lfm
+from scvi_lfm._cli import _commands as commands
+from scvi_lfm._cli import _files as files
+from scvi_lfm._cli import _parser as parser
+from scvi_lfm._cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def assert_same_fit(one: ad.AnnData, other: ad.AnnData, key: str = "lfm") -> None:
+    np.testing.assert_array_equal(one.obsm[f"X_{key}"], other.obsm[f"X_{key}"])
+    np.testing.assert_array_equal(one.varm[f"{key}_sd"], other.varm[f"{key}_sd"])
+    np.testing.assert_array_equal(one.uns[key]["prior_gene_cov"], other.uns[key]["prior_gene_cov"])
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--version"], ["--help"], *([name, "--help"] for name in commands.COMMANDS)):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"scvi-lfm {lfm.__version__}\n")
+    for name in commands.COMMANDS:
+        assert f"  scvi-lfm {name}" in printed, f"no example of {name}"
+
+
+def test_help_does_not_wait_for_libraries() -> None:
+    code = (
+        "import sys\nfrom scvi_lfm._cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(' '.join({'torch', 'pyro', 'anndata', 'scanpy', 'numpy', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_choices_are_those_of_the_package() -> None:
+    fit, anomalies = import_module("scvi_lfm.tl._fit"), import_module("scvi_lfm.tl._anomalies")
+    assert parser.NOISES == fit.NOISES
+    assert parser.FAMILIES == fit.FAMILIES
+    assert parser.ENGINES == fit.ENGINES
+    assert parser.DIRECTIONS == anomalies.DIRECTIONS
+
+
+@pytest.mark.parametrize(("source", "target"), [("data.h5ad", "out.zarr"), ("data.zarr", "out.h5ad")])
+def test_fit(folder: Path, tmp_path: Path, source: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--n-factors", 3, "--noise", "gene", "--family", "mean_field", "--seed", 7, "--key", "mine"]
+    assert run("fit", folder / source, tmp_path / target, *options) == 0
+    expected = ad.read_h5ad(folder / "data.h5ad")
+    lfm.tl.fit(expected, 3, noise="gene", family="mean_field", rng=7, key_added="mine", progress=False)
+    assert_same_fit(files.read_data(tmp_path / target), expected, "mine")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "fitted 120 cells x 60 genes with 3 factors" in captured.err
+    assert captured.err.endswith(f"scvi-lfm: wrote {tmp_path / target}\n")
+    assert [path.name for path in tmp_path.iterdir()] == [target]
+
+
+def test_fit_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 4, "--normalize") == 0
+    assert "whole numbers" not in capsys.readouterr().err
+    counts, fitted = ad.read_h5ad(folder / "counts.h5ad"), ad.read_h5ad(tmp_path / "out.h5ad")
+    assert (fitted.X != counts.X).nnz == 0
+    sc.pp.normalize_total(counts, target_sum=1e4)
+    sc.pp.log1p(counts)
+    assert abs(fitted.layers["lognorm"] - counts.X).max() < 1e-6
+    assert fitted.uns["lfm"]["params"]["layer"] == "lognorm"
+
+
+def test_fit_of_counts_says_what_to_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 2) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "scvi-lfm: the values look like counts: --normalize log-normalises them first"
+    assert re.match("scvi-lfm: warning: X holds whole numbers", lines[1])
+    assert all(line.startswith("scvi-lfm: ") for line in lines)
+    assert not any(".py" in line for line in lines)
+
+
+def test_rank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = tmp_path / "genes.csv", tmp_path / "ranked.h5ad"
+    options = ["--groups", "one", "two", "--reference", "three", "--n-top", 2, "--csv", table, "--out", out]
+    assert run("rank", folder / "fitted.h5ad", "--groupby", "group", *options) == 0
+    adata = ad.read_h5ad(folder / "fitted.h5ad")
+    lfm.tl.rank_genes(adata, "group", groups=["one", "two"], reference="three")
+    expected = lfm.get.rank_genes_df(adata)
+    assert table.read_text() == expected.to_csv(index=False)
+    pd.testing.assert_frame_equal(lfm.get.rank_genes_df(ad.read_h5ad(out)), expected)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in printed[1:]] == expected.groupby("group", observed=True).head(2)[
+        ["group", "names"]
+    ].to_numpy().tolist()
+
+
+def test_rank_for_a_mask_against_the_average(folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "genes.csv"
+    assert run("rank", folder / "fitted.h5ad", "--mask", "chosen", "--reference", "average", "--csv", table) == 0
+    adata = ad.read_h5ad(folder / "fitted.h5ad")
+    lfm.tl.rank_genes(adata, mask_obs="chosen", reference=None)
+    assert table.read_text() == lfm.get.rank_genes_df(adata).to_csv(index=False)
+
+
+def test_anomalies(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, out = tmp_path / "entries.csv", tmp_path / "scored.zarr"
+    options = ["--direction", "up", "--fdr", 0.05, "--n-top", 1, "--csv", table, "--out", out]
+    assert run("anomalies", folder / "fitted.h5ad", *options) == 0
+    adata = ad.read_h5ad(folder / "fitted.h5ad")
+    lfm.tl.anomalies(adata, direction="up", fdr=0.05)
+    assert table.read_text() == lfm.get.anomalies_df(adata).to_csv(index=False)
+    np.testing.assert_array_equal(files.read_data(out).obs["lfm_anomaly"], adata.obs["lfm_anomaly"])
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1].split()[:2] == ["cell_5", "gene_7"]
+    assert len(captured.out.splitlines()) == 2
+    assert f"correlate {adata.uns['lfm_anomaly']['depth_correlation']:+.2f} with the number of genes" in captured.err
+
+
+def test_project(folder: Path, tmp_path: Path) -> None:
+    data, fitted, out = folder / "data.h5ad", folder / "fitted.h5ad", tmp_path / "placed.h5ad"
+    assert run("project", data, fitted, out, "--key-added", "placed") == 0
+    adata = ad.read_h5ad(data)
+    lfm.tl.project(adata, ad.read_h5ad(fitted), key_added="placed")
+    assert_same_fit(ad.read_h5ad(out), adata, "placed")
+
+
+def test_project_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts, fitted, placed = folder / "counts.h5ad", tmp_path / "fitted.h5ad", tmp_path / "placed.h5ad"
+    assert run("fit", counts, fitted, "--n-factors", 3, "--normalize") == 0
+    capsys.readouterr()
+    assert run("project", counts, fitted, placed) == 2
+    assert "--normalize" in capsys.readouterr().err
+    assert run("project", counts, fitted, placed, "--normalize") == 0
+    one, other = ad.read_h5ad(fitted).obsm["X_lfm"], ad.read_h5ad(placed).obsm["X_lfm"]
+    np.testing.assert_allclose(one, other, atol=1e-3)

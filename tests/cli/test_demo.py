@@ -1,0 +1,59 @@
+"""`scvi-lfm demo`: what it says is what it wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import pytest
+
+import scvi_lfm as lfm
+from scvi_lfm._cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What the demo printed, and the folder it wrote."""
+    out = tmp_path_factory.mktemp("demo") / "results"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = main(["demo", "--out", str(out)])
+    assert status == 0
+    return printed.getvalue(), out
+
+
+def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
+    printed, out = demo
+    adata = ad.read_h5ad(out / "pbmc_sorted.h5ad")
+    assert adata.uns["lfm"]["params"]["layer"] == "lognorm"
+    for group in adata.obs["facs_celltype"].cat.categories:
+        best = " ".join(lfm.get.rank_genes_df(adata, group)["names"].head(3))
+        assert re.search(rf"^  {re.escape(group)} +{re.escape(best)} ", printed, re.MULTILINE)
+    for entry in lfm.get.anomalies_df(adata).head(5).itertuples():
+        assert re.search(rf"^{entry.cell} +{re.escape(entry.gene)} ", printed, re.MULTILINE)
+    assert f"correlate {adata.uns['lfm_anomaly']['depth_correlation']:+.2f} with" in printed
+    figures = {path.name for path in out.glob("*.png")}
+    assert figures == {"overview.png", "rank_genes.png", "loadings.png", "variance.png", "elbo.png"}
+    assert figures | {"pbmc_sorted.h5ad"} == {path.name for path in out.iterdir()}
+    assert all(name in printed for name in figures)
+    assert str(out) in printed
+
+
+def test_demo_knows_its_data(demo: tuple[str, Path]) -> None:
+    adata = ad.read_h5ad(demo[1] / "pbmc_sorted.h5ad")
+    for group, gene in (("CD19+ B", "CD79A"), ("CD56+ NK", "GNLY"), ("CD14+ Monocyte", "S100A8")):
+        assert gene in lfm.get.rank_genes_df(adata, group)["names"].head(10).to_numpy()
+
+
+def test_demo_prints_a_next_step_that_works(demo: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    step = re.search(r"^  scvi-lfm (rank .+)$", demo[0], re.MULTILINE)
+    assert step is not None
+    assert main(shlex.split(step[1])) == 0
+    assert "GNLY" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""Nothing is lost and nothing is left behind, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import pytest
+
+from scvi_lfm._cli import _commands as commands
+from scvi_lfm._cli import _files as files
+from scvi_lfm._cli import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def in_a_process(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "scvi_lfm", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_an_output_is_replaced_only_by_a_whole_one(
+    folder: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"out.{suffix}"
+    arguments = ("fit", folder / "data.h5ad", out, "--n-factors")
+    assert run(*arguments, 2) == 0
+
+    def interrupted(adata: ad.AnnData, path: Path) -> None:
+        write(adata, path)
+        raise KeyboardInterrupt
+
+    write = files.write_data
+    monkeypatch.setattr(commands, "write_data", interrupted)
+    capsys.readouterr()
+    assert run(*arguments, 3) == 130
+    assert capsys.readouterr().err == "scvi-lfm: interrupted\n"
+    assert files.read_data(out).obsm["X_lfm"].shape == (120, 2)
+    monkeypatch.undo()
+    assert run(*arguments, 3) == 0
+    assert files.read_data(out).obsm["X_lfm"].shape == (120, 3)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_failed_write_leaves_the_output(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "ranked.h5ad").write_text("yesterday's")
+    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
+    assert run("rank", folder / "fitted.h5ad", "--mask", "chosen", "--out", tmp_path / "ranked.h5ad") == 2
+    assert capsys.readouterr().err == "scvi-lfm: error: cannot write the output: No space left on device\n"
+    assert (tmp_path / "ranked.h5ad").read_text() == "yesterday's"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT for one process")
+def test_ctrl_c_in_the_middle_of_a_fit(folder: Path, tmp_path: Path) -> None:
+    endless = ["--n-factors", 3, "--max-epochs", 10_000_000, "--tol", 1e-300, "--batch-size", 7]
+    process = in_a_process("fit", folder / "data.h5ad", tmp_path / "out.h5ad", *endless)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)  # the place for the output is made once the libraries are there
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "scvi-lfm: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_is_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "real.h5ad").write_text("yesterday's")
+    (tmp_path / "link.h5ad").symlink_to(tmp_path / "real.h5ad")
+    assert run("rank", folder / "fitted.h5ad", "--mask", "chosen", "--out", tmp_path / "link.h5ad") == 0
+    assert (tmp_path / "link.h5ad").is_symlink()
+    assert "rank_genes_lfm" in ad.read_h5ad(tmp_path / "real.h5ad").uns
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes differ")
+def test_a_reader_that_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert run("rank", folder / "fitted.h5ad", "--mask", "chosen") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_warning_filters_are_left_alone(folder: Path, tmp_path: Path) -> None:
+    before, show = list(warnings.filters), warnings.showwarning
+    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 2) == 0
+    assert run("rank", folder / "text.h5ad", "--mask", "chosen") == 2
+    assert warnings.filters == before
+    assert warnings.showwarning is show
