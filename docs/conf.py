@@ -14,7 +14,7 @@ warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints")
 
 project = "scvi_lfm"
 author = "scvi_lfm authors"
-copyright = "scvi_lfm authors"  # noqa: A001
+copyright = "scvi_lfm authors"
 version = release = scvi_lfm.__version__
 
 extensions = [
@@ -55,6 +55,7 @@ bibtex_reference_style = "author_year"
 html_theme = "sphinx_book_theme"
 html_title = "scvi_lfm"
 html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 copybutton_exclude = ".linenos, .gp, .go"
 
@@ -68,7 +69,7 @@ FOREIGN_PAGES = {
     "scanpy": "https://scanpy.readthedocs.io/en/stable/generated/{name}.html",
     "scipy": "https://docs.scipy.org/doc/scipy/reference/generated/{name}.html",
 }
-# Names whose page is not called after them; an empty address leaves the name as plain code.
+# Names whose page is not called after them.
 FOREIGN_EXCEPTIONS = {
     "numpy.random.Generator": "https://numpy.org/doc/stable/reference/random/generator.html",
     "scanpy.settings.autoshow": "https://scanpy.readthedocs.io/en/stable/api/settings.html",
@@ -78,12 +79,20 @@ FOREIGN_EXCEPTIONS = {
     "pathlib.Path": "https://docs.python.org/3/library/pathlib.html",
     "typing.Any": "https://docs.python.org/3/library/typing.html",
 }
+# Annotations whose imports could not be followed keep their short names.
+SHORT_NAMES = {
+    "AnnData": "anndata.AnnData",
+    "Axes": "matplotlib.axes.Axes",
+    "Mapping": "collections.abc.Mapping",
+    "Sequence": "collections.abc.Sequence",
+    "Tensor": "torch.Tensor",
+}
 BUILTINS = {"bool", "dict", "float", "int", "list", "None", "object", "str", "tuple"}
 
 
 def link_foreign_names(app, env, node, contnode):
     """Link a name of another project to its page there."""
-    target = node.get("reftarget", "")
+    target = SHORT_NAMES.get(node.get("reftarget", ""), node.get("reftarget", ""))
     if target in BUILTINS:
         address = f"https://docs.python.org/3/library/{'constants' if target == 'None' else 'stdtypes'}.html"
     elif target in FOREIGN_EXCEPTIONS:

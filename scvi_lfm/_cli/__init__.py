@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # what the package raises when it cannot do what was asked
-_MISTAKES = (CommandError, KeyError, MemoryError, OSError, TypeError, ValueError)
+_MISTAKES = (CommandError, FloatingPointError, KeyError, MemoryError, OSError, TypeError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -109,8 +109,10 @@ def project(
     _check_overlap(int(shared.sum()), len(known))
     matrix = read_matrix(adata, layer, genes=shared)
     q = _restrict(stored, positions[shared])
-    if shared.sum() < len(known):
-        q = with_cell_covariance(q, stored.params["family"])
+    family = stored.params.get("guide", stored.params["family"])
+    # the reference may have lost genes since its fit; the covariance of mean field belongs to the gauge of the fit
+    if family == "row_block" or shared.sum() < len(known):
+        q = with_cell_covariance(q, family)
     q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
     taken = ("mu", "sigma", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov", "cell_cov")

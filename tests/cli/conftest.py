@@ -27,6 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lfm.datasets.pbmc_sorted()[::6, :300].copy().write_h5ad(folder / "counts.h5ad")
     lfm.tl.fit(adata, 3, progress=False)
     adata.write_h5ad(folder / "fitted.h5ad")
+    adata.X *= np.where(np.arange(60) < 30, 1e-30, 1e37).astype(np.float32)
+    adata.write_h5ad(folder / "extreme.h5ad")
     whole = (folder / "data.h5ad").read_bytes()
     (folder / "truncated.h5ad").write_bytes(whole[: len(whole) // 2])
     (folder / "text.h5ad").write_text("cell,gene,count\n")

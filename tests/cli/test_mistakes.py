@@ -24,11 +24,6 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def in_a_process(*arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "scvi_lfm", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 IN, OUT, FITTED = "{folder}/data.h5ad", "{tmp}/out.h5ad", "{folder}/fitted.h5ad"
 
 MISTAKES = {
@@ -49,6 +44,7 @@ MISTAKES = {
     "layer": (f"fit {IN} {OUT} --layer counts", "no layer 'counts'"),
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
     "no counts": (f"fit {IN} {OUT} --normalize", "X holds negative values"),
+    "extreme values": (f"fit {{folder}}/extreme.h5ad {OUT} --n-factors 2", "Look for extreme values"),
     "number of factors": (f"fit {IN} {OUT} --n-factors 61", "allow at most 60"),
     "device": (f"fit {IN} {OUT} --device tpu", "'tpu' is not"),
     "not fitted": (f"rank {IN} --groupby group", "holds no fit 'lfm'. Make one: scvi-lfm fit {folder}/data.h5ad OUT"),
@@ -81,10 +77,10 @@ def test_mistake(folder: Path, tmp_path: Path, name: str, capsys: pytest.Capture
 
 
 def test_mistake_in_a_process(folder: Path, tmp_path: Path) -> None:
-    process = in_a_process("fit", folder / "truncated.h5ad", tmp_path / "out.h5ad")
-    out, err = process.communicate()
-    assert (process.returncode, out) == (2, "")
-    assert re.fullmatch(r"scvi-lfm: error: [^\n]+\n", err)
+    command = [sys.executable, "-m", "scvi_lfm", "fit", folder / "truncated.h5ad", tmp_path / "out.h5ad"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"scvi-lfm: error: [^\n]+\n", done.stderr)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="may write and read everything")
