@@ -86,6 +86,10 @@ SHORT_NAMES = {
     "Mapping": "collections.abc.Mapping",
     "Sequence": "collections.abc.Sequence",
     "Tensor": "torch.Tensor",
+    "np.ndarray": "numpy.ndarray",
+    "np.random.Generator": "numpy.random.Generator",
+    "pd.DataFrame": "pandas.DataFrame",
+    "pd.Series": "pandas.Series",
 }
 BUILTINS = {"bool", "dict", "float", "int", "list", "None", "object", "str", "tuple"}
 

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
 
 def progress_bar(total: int, *, shown: bool) -> tqdm:
     """A bar over `total` steps that clears itself; does nothing unless `shown`."""
-    from tqdm.auto import tqdm
+    # the notebook's bar warns at import where its widgets are not installed
+    if shown:
+        from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
 
     return tqdm(total=total, disable=not shown, leave=False, desc="fit")

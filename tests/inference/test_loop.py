@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
@@ -214,6 +215,43 @@ def test_float32_data_give_the_float64_answer(fit_options, noise):
     sd = float(fits[1].posterior.sigma.mean()) * np.sqrt(4 / 200)
     assert np.abs(eta_of(fits[0].posterior) - eta_of(fits[1].posterior)).max() < 0.001 * sd
     assert fits[0].elbo[-1][1] == pytest.approx(fits[1].elbo[-1][1], abs=1e-5)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.parametrize("batch_size", [400, 100])
+def test_a_large_offset_leaves_the_noise_what_it_is(fit_options, form, batch_size):
+    """y^2 is a million times sigma^2 here: sums of it must not swallow the difference."""
+    adata = lfm.datasets.simulate(400, 150, 3, mu=1000.0)
+    options = fit_options(dtype=torch.float32, batch_size=batch_size, max_epochs=20, tol=0.01)
+    centred = fit_natural_gradient(CellMatrix((adata.X - np.float32(1000)).astype(np.float64)), options)
+    result = fit_natural_gradient(CellMatrix(form(adata.X)), options)
+    assert float(result.posterior.sigma[0]) == pytest.approx(1, rel=0.02)
+    noise = result.posterior.predictive_sigma.numpy() / centred.posterior.predictive_sigma.numpy()
+    assert np.abs(noise - 1).max() < 0.05
+    assert result.elbo[-1][1] == pytest.approx(centred.elbo[-1][1], abs=0.01)
+
+
+@pytest.mark.parametrize("sigma", [1e-2, 1e-4])
+def test_data_almost_free_of_noise_keep_what_there_is(fit_options, sigma):
+    adata = lfm.datasets.simulate(300, 100, 2, sigma=sigma)
+    options = fit_options(n_factors=2, dtype=torch.float32, tol=0.01)
+    q = fit_natural_gradient(CellMatrix(adata.X), options).posterior
+    assert float(q.sigma[0]) == pytest.approx(sigma, rel=0.03)
+    # each from 300 cells: five standard errors
+    np.testing.assert_allclose(q.predictive_sigma, sigma, rtol=5 / np.sqrt(2 * 300))
+
+
+@pytest.mark.parametrize("batch_size", [300, 75])
+def test_same_seed_same_bits_and_another_seed_others(fit_options, batch_size):
+    matrix = CellMatrix(lfm.datasets.simulate(300, 120, 3).X)
+    options = fit_options(dtype=torch.float32, batch_size=batch_size, max_epochs=3, tol=NEVER)
+    first, again, other = (fit_natural_gradient(matrix, replace(options, seed=seed)) for seed in (4, 4, 5))
+    for name in ("cell_mean", "cell_cov", "gene_mean", "gene_basis", "gene_eig", "sigma", "predictive_sigma"):
+        assert torch.equal(getattr(first.posterior, name), getattr(again.posterior, name))
+    assert first.elbo == again.elbo
+    assert first.elbo != other.elbo
+    assert not torch.equal(first.posterior.cell_mean, other.posterior.cell_mean)
+    np.testing.assert_allclose(eta_of(other.posterior), eta_of(first.posterior), atol=0.2)
 
 
 @pytest.mark.gpu

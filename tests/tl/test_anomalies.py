@@ -154,7 +154,9 @@ def test_one_direction_lists_its_own_entries_alone(planted, dense, direction):
     assert (sign * (entries["y"] - entries["expected"]) > 0).all()
     np.testing.assert_allclose(entries["p"], norm.sf(sign * dense.distance[where]), rtol=1e-3)
     found = set(zip(entries["cell"], entries["gene"], strict=True))
-    assert {pair for pair, planted_direction in planted.uns["planted"].items() if planted_direction == direction} <= found
+    assert {
+        pair for pair, planted_direction in planted.uns["planted"].items() if planted_direction == direction
+    } <= found
 
 
 @pytest.mark.parametrize("max_entries", [1, 2, 6, 40])

@@ -136,9 +136,10 @@ def test_new_blood_cells_land_near_their_type(pbmc_lognorm):
     lfm.tl.project(new, reference)
     neighbours = KNeighborsClassifier(15).fit(reference.obsm["X_lfm"], types[half])
     correct = neighbours.predict(new.obsm["X_lfm"]) == types[~half]
-    by_type = {name: correct[types[~half] == name].mean() for name in ("CD14+ Monocyte", "CD19+ B", "CD34+", "CD56+ NK")}
-    print(correct.mean(), by_type)
-    assert min(by_type.values()) > 0.8, by_type
+    # measured: 0.748 of all ten types, as with PCA's projection; 1, 1, 0.88 and 1 of the four that lie apart
+    assert correct.mean() > 0.7
+    for name in ("CD14+ Monocyte", "CD19+ B", "CD34+", "CD56+ NK"):
+        assert correct[types[~half] == name].mean() > 0.8
 
 
 def test_every_tool_works_on_the_result(fitted):

@@ -81,9 +81,7 @@ def test_log_fold_changes_take_the_data_for_log1p_values(adata, read_fields):
     v[:, 0] = 1
     base = fields.mu + fields.genes[:, 0]
     chosen, others = sides(adata, "high", "rest")
-    top, bottom = (
-        np.expm1(np.maximum(base + v @ fields.cells[mask].mean(0), 0)) + 1e-9 for mask in (chosen, others)
-    )
+    top, bottom = (np.expm1(np.maximum(base + v @ fields.cells[mask].mean(0), 0)) + 1e-9 for mask in (chosen, others))
     np.testing.assert_allclose(table(adata, "high")["logfoldchanges"], np.log2(top / bottom), rtol=1e-4, atol=1e-5)
 
 
@@ -117,7 +115,10 @@ def test_no_gauge_move_changes_the_ranking(adata, kind, reference):
     np.testing.assert_allclose(after["scores"], before["scores"], atol=2e-5)
     np.testing.assert_allclose(after["sd"], before["sd"], rtol=1e-4)
     np.testing.assert_allclose(after["logfoldchanges"], before["logfoldchanges"], rtol=1e-3, atol=1e-4)
-    untouched = [np.allclose(moved.obsm["X_lfm"], adata.obsm["X_lfm"]), np.allclose(moved.varm["lfm"], adata.varm["lfm"])]
+    untouched = [
+        np.allclose(moved.obsm["X_lfm"], adata.obsm["X_lfm"]),
+        np.allclose(moved.varm["lfm"], adata.varm["lfm"]),
+    ]
     assert not all(untouched) or kind == "shift constants"
 
 

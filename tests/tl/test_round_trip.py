@@ -91,7 +91,18 @@ def test_tools_give_the_same_bits(complete, read):
 
 def test_params_can_be_passed_again(complete, read):
     params = read.uns["lfm"]["params"]
-    names = ("n_factors", "layer", "noise", "family", "engine", "prior_scales", "batch_size", "max_epochs", "tol", "rng")
+    names = (
+        "n_factors",
+        "layer",
+        "noise",
+        "family",
+        "engine",
+        "prior_scales",
+        "batch_size",
+        "max_epochs",
+        "tol",
+        "rng",
+    )
     options = {name: params[name] for name in names if name in params}
     result = lfm.tl.fit(read, **options, mask_var=np.arange(80) != 5, progress=False, copy=True)
     np.testing.assert_array_equal(result.obsm["X_lfm"], complete.obsm["X_lfm"])

@@ -16,7 +16,9 @@ def adata(fitted):
     """A few cells and genes, moved to a gauge in which a and A go together, and b and B."""
     adata = fitted[:12, :9].copy()
     stored = read_fit(adata, "lfm")
-    move = translate_genes(torch.tensor([0.2, -0.4, 0.0]).double()).then(translate_cells(torch.full((3,), 4.0).double()))
+    move = translate_genes(torch.tensor([0.2, -0.4, 0.0]).double()).then(
+        translate_cells(torch.full((3,), 4.0).double())
+    )
     moved = move.posterior(stored.posterior)
     write_fit(adata, "lfm", moved, n_factors=3, fitted=stored.fitted, record={"params": stored.params})
     return adata
