@@ -70,12 +70,12 @@ def _select(adata: AnnData, layer: str | None) -> object:
 
 def _canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
     """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
-    if values.format != "csr":
-        return sp.csr_array(values.tocsr())
+    values = values.tocsr()
     # a wrapper of its own: scipy notes what it learns about the indices on the object
     matrix = sp.csr_array((values.data, values.indices, values.indptr), shape=values.shape, copy=False)
     if matrix.has_canonical_format:
         return matrix
-    matrix = matrix.copy()
+    # a copy, wide enough for the sums
+    matrix = matrix.astype(np.result_type(matrix.dtype, np.float32), copy=True)
     matrix.sum_duplicates()
     return matrix

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .state import CellStatistics, Globals
     from .sweep import CellBlock, Problem, Step
 
-# a factor whose sum of E[B^2], or whose explained variance, is below this share of the largest is off
+# a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6
 
 
@@ -36,8 +36,7 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
     if g.n_factors == 0:
         return keep_factors(problem, step, torch.arange(0, device=g.mu.device))
     norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
-    cells = (step.statistics.xx.diagonal()[2:] - step.cell_cov.diagonal()[1:]).clamp_min(0)
-    explained = cells * g.gene_mean[:, 1:].square().sum(0)
+    explained = step.statistics.xx.diagonal()[2:] * g.gene_mean[:, 1:].square().sum(0)
     on = (norms > OFF * norms.amax()) & (explained > OFF * explained.amax())
     return keep_factors(problem, step, torch.nonzero(on).flatten())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # rates (t + DELAY)^-FORGETTING of the running averages (Hoffman et al. 2013, section 2.4)
 DELAY, FORGETTING = 1.0, 0.7
 WINDOWS_PER_EPOCH = 4
+LOST_IN_FLOAT32 = 1e-4
 
 
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
@@ -44,6 +46,8 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
         generator = torch.Generator().manual_seed(options.seed)
         step = add_random_factors(problem, step.globals, first, options.n_factors, options.prior_scales, generator)
 
+    if options.dtype == torch.float32 and _noise_is_lost(step):
+        return fit_natural_gradient(matrix, replace(options, dtype=torch.float64))
     # a factor is worth having if its n + m latents gain about a nat each
     one_nat_each = options.n_factors * (n_cells + n_genes) / (n_cells * n_genes)
     trace: list[tuple[float, float]] = []
@@ -58,6 +62,11 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
                 break
     step = drop_unused_factors(problem, step)
     return finish(problem, step, batches, Trace(trace, rank0, converged))
+
+
+def _noise_is_lost(step: Step) -> bool:
+    """Whether the noise is so small beside the values that sums of float32 squares do not show it."""
+    return bool(step.globals.precision.reciprocal().mean() < LOST_IN_FLOAT32 * step.statistics.yy.mean())
 
 
 def _per_entry(problem: Problem, step: Step) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .._validate import check_positive
@@ -97,9 +98,12 @@ def check_prior_scales(given: object, n_factors: int) -> dict[str, object]:
         if name not in NAMES:
             msg = f"`prior_scales` has no scale {name!r}; the scales are {', '.join(map(repr, NAMES))}."
             raise ValueError(msg)
-        if name in {"A", "B"} and not isinstance(value, int | float | str):
-            values = torch.as_tensor(value, dtype=torch.float64)
-            if values.shape != (n_factors,) or not bool((values > 0).all() and values.isfinite().all()):
+        if name in {"A", "B"} and np.ndim(value) > 0:
+            values = np.asarray(value)
+            if values.dtype.kind not in "fiu":
+                msg = f"`prior_scales[{name!r}]` must be a number, or one for each factor, found {value!r}."
+                raise TypeError(msg)
+            if values.shape != (n_factors,) or not bool((values > 0).all() and np.isfinite(values).all()):
                 msg = f"`prior_scales[{name!r}]` must be one positive number or one for each of {n_factors} factors."
                 raise ValueError(msg)
         else:

@@ -9,9 +9,9 @@ with :math:`h_g = w_j u_i' T_j u_i`. Taking it out of either side is exact given
     \mathrm{mean} &= \bar\eta_{ij} - \rho (y_{ij} - \bar\eta_{ij}) \\
     \mathrm{var}(\eta_{ij}) &= \rho / w_j + \mathrm{tr}(S_{AA} T_{BB,j})
 
-and the predictive adds s_j^2. S and T_j are those of the fit, under its own noise. Where the leverages are small, rho is
-:math:`h / (1 - h)` with :math:`h = h_c + h_g`; where an entry has made a factor its own, that h passes 1 and rho stays
-finite.
+and the predictive adds s_j^2. S and T_j are those of the fit, under its own noise. Where the leverages are small, rho
+is :math:`h / (1 - h)` with :math:`h = h_c + h_g`; where an entry has made a factor its own, that h passes 1 and rho
+stays finite.
 """
 
 from __future__ import annotations

@@ -16,7 +16,14 @@ from ..data import read_matrix
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..model.priors import check_prior_scales
 from ..posterior import write_fit
-from ._fit_arguments import check_engine_options, check_shape, check_values, choose_batch_size, choose_max_epochs
+from ..posterior.posterior import diagonal_of
+from ._fit_arguments import (
+    check_engine_options,
+    check_shape,
+    check_values,
+    choose_batch_size,
+    choose_max_epochs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
+    from ..posterior import Posterior
 
 LIKELIHOODS = ("auto", "normal")
 NOISES = ("shared", "gene")
@@ -194,8 +202,7 @@ def fit(
     logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
-    _check_finite("cell", result.posterior.cell_mean, adata.obs_names)
-    _check_finite("gene", result.posterior.gene_mean, adata.var_names[fitted])
+    _check_finite(result.posterior, adata.obs_names, adata.var_names[fitted])
     if not result.converged:
         _warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
@@ -253,7 +260,8 @@ def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, sec
     return {
         # absent rather than None: older readers of h5ad cannot hold it
         "params": {name: value for name, value in arguments.items() if value is not None},
-        "variance_ratio": ratio.astype(np.float32),
+        # above 1 only where nothing varies
+        "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
         "converged": result.converged,
         "seconds": seconds,
@@ -261,14 +269,18 @@ def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, sec
     }
 
 
-def _check_finite(what: str, means: torch.Tensor, names: pd.Index) -> None:
-    bad = (~means.isfinite().all(dim=1)).cpu().numpy()
-    if bad.any():
-        msg = (
-            f"The fit of {int(bad.sum())} {what}(s) is not finite, first {what} {names[bad][0]!r}. "
-            "Look at its values: they may differ from the others by many orders of magnitude. Nothing was stored."
-        )
-        raise FloatingPointError(msg)
+def _check_finite(q: Posterior, cells: pd.Index, genes: pd.Index) -> None:
+    """Raise unless float32, in which the fit will be stored, can hold it."""
+    gene_sd = diagonal_of(q.gene_basis, q.gene_diagonal(q.predictive_sigma)).sqrt()
+    of_genes = torch.cat([q.gene_mean, gene_sd, q.predictive_sigma[:, None]], dim=1)
+    for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):
+        bad = (~values.float().isfinite().all(dim=1)).cpu().numpy()
+        if bad.any():
+            msg = (
+                f"The fit of {int(bad.sum())} {what}(s) is not finite, first {what} {names[bad][0]!r}. "
+                "Look at its values: they may differ from the others by many orders of magnitude. Nothing was stored."
+            )
+            raise FloatingPointError(msg)
 
 
 def _warn_not_converged(result: FitResult, options: FitOptions) -> None:

@@ -67,18 +67,24 @@ def choose_max_epochs(max_epochs: int | None, engine: str, *, whole: bool) -> in
     return 100 if whole else 20
 
 
+def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int = 3) -> None:
+    """Warn if every value is a whole number."""
+    if all_integers(matrix.values):
+        msg = (
+            f"{'X' if layer is None else f'layers[{layer!r}]'} holds whole numbers, and the Normal likelihood is made "
+            "for log-normalised values. If they are counts, call sc.pp.normalize_total(adata) and sc.pp.log1p(adata) "
+            "first."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+
+
 def check_values(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
     where = "X" if layer is None else f"layers[{layer!r}]"
     if is_constant(matrix.values):
         msg = f"Every value of {where} is the same: there is nothing to fit."
         raise ValueError(msg)
-    if all_integers(matrix.values):
-        msg = (
-            f"{where} holds whole numbers, and the Normal likelihood is made for log-normalised values. "
-            "If they are counts, call sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_about_counts(matrix, layer, stacklevel=4)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."

@@ -15,6 +15,7 @@ from ..data import read_matrix
 from ..inference import project_cells, with_cell_covariance
 from ..posterior import read_fit, write_fit
 from ._common import layer_of_fit
+from ._fit_arguments import warn_about_counts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +109,7 @@ def project(
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
     matrix = read_matrix(adata, layer, genes=shared)
+    warn_about_counts(matrix, layer)
     q = _restrict(stored, positions[shared])
     family = stored.params.get("guide", stored.params["family"])
     # the reference may have lost genes since its fit; the covariance of mean field belongs to the gauge of the fit

@@ -143,9 +143,7 @@ def test_products_are_numpys(case, dtype, data):
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=m, max_size=m).filter(any)))
     rows = data.draw(st.one_of(st.none(), st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(sorted)))
     expected = case.expected[:, mask] if rows is None else case.expected[np.ix_(rows, mask)]
-    batch = read_matrix(case.adata, case.layer, genes=mask).batch(
-        None if rows is None else np.array(rows), CPU, dtype
-    )
+    batch = read_matrix(case.adata, case.layer, genes=mask).batch(None if rows is None else np.array(rows), CPU, dtype)
     rng = np.random.default_rng(0)
     per_gene, per_cell = rng.normal(size=(mask.sum(), 2)), rng.normal(size=(len(expected), 2))
     close = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}

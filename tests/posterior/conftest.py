@@ -56,9 +56,7 @@ def predictions(eta_moments, dense_gene_covs):
 
     def of(q: Posterior) -> dict[str, torch.Tensor]:
         covs = dense_gene_covs(q, q.sigma)
-        mean, var = eta_moments(
-            q.mu, q.cell_mean.numpy(), q.cell_cov.numpy(), q.gene_mean.numpy(), covs.numpy()
-        )
+        mean, var = eta_moments(q.mu, q.cell_mean.numpy(), q.cell_cov.numpy(), q.gene_mean.numpy(), covs.numpy())
         one, none = q.cell_prior.mean[None], q.gene_prior.mean[None]
         prior_mean, prior_var = eta_moments(
             q.mu, one.numpy(), q.cell_prior.cov.numpy(), none.numpy(), q.gene_prior.cov[None].numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,6 +94,29 @@ def test_project_onto_a_slice(fitted, sliced):
     assert (new.obsm["X_lfm_sd"] > fitted.obsm["X_lfm_sd"][:20]).all()
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda adata: lfm.tl.rank_genes(adata, "group"),
+        lambda adata: lfm.tl.rank_cells(adata, "gene_7"),
+        lfm.tl.anomalies,
+        lambda adata: lfm.tl.predict(adata, layer_added="eta"),
+        lambda adata: lfm.tl.project(adata, adata.copy(), key_added="again"),
+    ],
+    ids=["rank_genes", "rank_cells", "anomalies", "predict", "project"],
+)
+def test_a_view_becomes_actual_and_its_parent_stays_as_it_was(fitted, write):
+    parent = fitted.copy()
+    view, expected = parent[CELLS][:, GENES], parent[CELLS][:, GENES].copy()
+    with pytest.warns(ad.ImplicitModificationWarning):
+        write(view)
+    write(expected)
+    assert not view.is_view
+    for container in ("obs", "var", "uns", "layers", "obsm"):
+        assert set(getattr(view, container)) == set(getattr(expected, container))
+        assert set(getattr(parent, container)) == set(getattr(fitted, container))
+
+
 def test_one_cell_and_one_gene(fitted):
     adata = fitted[3:4, 7:8].copy()
     lfm.tl.rank_genes(adata, mask_obs=np.ones(1, dtype=bool), reference=None)
@@ -104,8 +128,6 @@ def test_one_cell_and_one_gene(fitted):
 
 
 def test_a_fit_whose_cells_were_replaced_says_so(fitted):
-    import anndata as ad
-
     joined = ad.concat([fitted[:50], fitted[50:]])
     with pytest.raises(KeyError, match=r"uns has no 'lfm'.*Run lfm\.tl\.fit\(adata\) first"):
         lfm.tl.rank_genes(joined, "group")

@@ -1,0 +1,293 @@
+"""The package's own rules: which room imports which, what a public function looks like, what its docstring promises."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import scvi_lfm as lfm
+
+if TYPE_CHECKING:
+    import anndata as ad
+
+PACKAGE = Path(lfm.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# a room imports only from rooms before it
+ROOMS = ("data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
+# small modules at the root, which import no room and which every room may import
+HELPERS = ("_context", "_keys", "_settings", "_validate")
+PUBLIC = {
+    f"{room}.{name}": getattr(module, name)
+    for room in ("tl", "get", "pl", "datasets")
+    for module in [importlib.import_module(f"scvi_lfm.{room}")]
+    for name in module.__all__
+}
+ON_ANNDATA = {name: function for name, function in PUBLIC.items() if not name.startswith("datasets.")}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """First part, below the package, of every module that a file imports, wherever in the file."""
+    package = ("scvi_lfm", *path.relative_to(PACKAGE).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            # `from . import name` may name modules
+            modules = [[*base, alias.name] if len(base) == 1 else base for alias in node.names]
+        else:
+            continue
+        found |= {module[1] for module in modules if module[0] == "scvi_lfm" and len(module) > 1}
+    return found & {*ROOMS, *HELPERS}
+
+
+def test_every_file_belongs_to_a_room_or_is_a_helper():
+    at_root = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert at_root == {*ROOMS, *HELPERS, "__init__", "__main__", "scvi_lfm"} - {"scvi_lfm"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_room_imports_only_from_rooms_above_it(path):
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room in {"__init__", "__main__"}:
+        return
+    above = set() if room in HELPERS else set(ROOMS[: ROOMS.index(room)])
+    below = imported_rooms(path) - above - set(HELPERS) - {room}
+    assert not below, f"{name_of(path)} imports from {sorted(below)}"
+
+
+def test_the_walk_sees_imports_of_every_form(tmp_path, monkeypatch):
+    path = tmp_path / "tl" / "_new.py"
+    path.parent.mkdir()
+    path.write_text(
+        "from .. import get\n"
+        "from ..data import read_matrix\n"
+        "from ..posterior.store import write_fit\n"
+        "from ._common import layer_of_fit\n"
+        "import scvi_lfm.pl\n"
+        "def f():\n    from scvi_lfm.inference import fit\n"
+    )
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    assert imported_rooms(path) == {"get", "data", "posterior", "tl", "pl", "inference"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_are_short_and_raise_errors_by_name(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        where = f"{name_of(path)}:{getattr(node, 'lineno', 0)}"
+        assert not isinstance(node, ast.Assert), f"assert in {where}"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"bare except in {where}"
+            names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
+            goes_on = isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None
+            assert goes_on or not {"Exception", "BaseException"} & names, f"blind except in {where}"
+
+
+def string_parts(tree: ast.AST) -> set[str]:
+    """Strings and pieces of f-strings, without docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docstrings = {
+        id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, documented) and has_docstring(node)
+    }
+    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings)
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.name != "_keys.py"], ids=name_of)
+def test_keys_of_a_fit_are_spelled_in_one_place(path):
+    spelled = {"X_", "_a", "_a_sd", "_b", "_b_sd", "_sigma", "X_lfm", "X_lfm_sd", "lfm_sd"}
+    spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma"}
+    assert not spelled & string_parts(ast.parse(path.read_text()))
+
+
+def test_importing_the_package_is_quick_and_brings_nothing_heavy():
+    """Time beyond `import anndata`, the best of three processes."""
+    code = (
+        "import anndata, sys, time\n"
+        "before, start = set(sys.modules), time.perf_counter()\n"
+        "import scvi_lfm\n"
+        "print(time.perf_counter() - start)\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*new & {'torch', 'pyro', 'scanpy', 'matplotlib', 'sklearn', 'numba', 'anndata'})\n"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    outputs = [run.stdout.splitlines() for run in runs]
+    assert min(float(seconds) for seconds, _ in outputs) <= 0.3
+    assert {heavy for _, heavy in outputs} == {""}
+
+
+def test_rooms_come_when_they_are_used():
+    assert {"tl", "pl", "get", "datasets", "model", "settings", "__version__"} <= set(dir(lfm))
+    for name in ("tl", "pl", "get", "datasets", "model"):
+        assert getattr(lfm, name).__name__ == f"scvi_lfm.{name}"
+    with pytest.raises(AttributeError, match="has no attribute 'pp'"):
+        lfm.pp  # noqa: B018
+
+
+def test_every_tool_has_its_own_file_and_tests():
+    tests = Path(__file__).parent
+    for name in lfm.tl.__all__:
+        assert inspect.getfile(getattr(lfm.tl, name)) == str(PACKAGE / "tl" / f"_{name}.py")
+        assert (tests / "tl" / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_signatures(name):
+    signature = inspect.signature(PUBLIC[name])
+    parameters = list(signature.parameters.values())
+    positional = [parameter for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    assert len(positional) <= 3
+    assert {parameter.kind for parameter in parameters} <= {
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        inspect.Parameter.KEYWORD_ONLY,
+    }
+    assert all(parameter.annotation is not parameter.empty for parameter in parameters)
+    assert signature.return_annotation is not signature.empty
+    assert not any(isinstance(parameter.default, bool | list | dict) for parameter in positional)
+    assert not any(isinstance(parameter.default, list | dict) for parameter in parameters)
+
+
+@pytest.mark.parametrize("name", ON_ANNDATA)
+def test_signatures_begin_with_adata(name):
+    signature = inspect.signature(ON_ANNDATA[name])
+    first = next(iter(signature.parameters.values()))
+    assert (first.name, first.annotation, first.default) == ("adata", "AnnData", inspect.Parameter.empty)
+    if "copy" in signature.parameters:
+        assert signature.parameters["copy"].default is False
+        assert signature.return_annotation == "AnnData | None"
+    for parameter, default in {"layer": None, "key": lfm.tl.fit.__kwdefaults__["key_added"], "rng": 0}.items():
+        if parameter in signature.parameters and name.startswith("tl."):
+            assert signature.parameters[parameter].default == default
+
+
+def test_keys_that_tools_add_are_those_that_others_read():
+    defaults = {name: inspect.signature(function).parameters for name, function in ON_ANNDATA.items()}
+    for writer, readers in {
+        "tl.rank_genes": ("get.rank_genes_df", "pl.rank_genes"),
+        "tl.anomalies": ("get.anomalies_df", "pl.anomalies"),
+        "tl.fit": ("get.elbo_df", "get.factors_df", "get.variance_df", "pl.elbo", "pl.factors", "tl.rank_genes"),
+    }.items():
+        for reader in readers:
+            assert defaults[reader]["key"].default == defaults[writer]["key_added"].default
+
+
+def sections(function) -> dict[str, str]:
+    """A numpydoc docstring by section; the text before the first is under ''."""
+    found, current, lines = {}, "", inspect.getdoc(function).splitlines()
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if below and set(below) == {"-"} and len(below) == len(line):
+            current = line
+        found.setdefault(current, []).append(line)
+    return {name: "\n".join(text[2:] if name else text) for name, text in found.items()}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings(name):
+    function = PUBLIC[name]
+    documented = sections(function)
+    summary = documented[""].splitlines()[0]
+    assert summary.endswith(".")
+    assert len(summary) <= 120
+    parameters = list(inspect.signature(function).parameters)
+    named = re.findall(r"^(\S.*)$", documented.get("Parameters", ""), flags=re.MULTILINE)
+    # names alone, without types: those are in the signature
+    assert named == parameters
+    described = re.split(r"^\S.*$", documented.get("Parameters", ""), flags=re.MULTILINE)[1:]
+    assert all(text.strip().endswith((".", ":")) or ">" in text for text in described)
+    order = [
+        title
+        for title in ("", "Parameters", "Returns", "Raises", "Notes", "References", "Examples")
+        if title in documented
+    ]
+    assert list(documented) == order
+    if inspect.signature(function).return_annotation != "None":
+        assert documented["Returns"].strip()
+    if parameters and not name.startswith("pl."):
+        assert documented["Raises"].strip()
+    if name.startswith("tl."):
+        assert documented["Examples"].strip()
+
+
+def test_a_false_sign_rate_is_called_nothing_else():
+    for path in [*FILES, *Path(__file__).parents[1].glob("README.md")]:
+        text = path.read_text().lower()
+        assert "significan" not in text, path
+        for place in re.finditer(r"p-values?|\bpvals?\b", text):
+            assert re.search(r"\b(no|not a|nothing)\b", text[max(0, place.start() - 30) : place.start()]), path
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_examples_run(name):
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for example in finder.find(PUBLIC[name], name, globs={}):
+        runner.run(example)
+    assert runner.failures == 0
+
+
+# what a call writes, and what its docstring says that it writes
+
+WRITERS = {
+    "fit": lambda adata: lfm.tl.fit(adata, 2, progress=False),
+    "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
+    "rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
+    "anomalies": lfm.tl.anomalies,
+    "project": lambda adata: lfm.tl.project(adata, fitted()),
+    "predict": lambda adata: lfm.tl.predict(adata, layer_added="layer_added"),
+    "similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
+    "sample_posterior": lambda adata: lfm.tl.sample_posterior(adata, 2),
+}
+
+
+def fitted() -> ad.AnnData:
+    adata = lfm.datasets.simulate(40, 30, 2)
+    lfm.tl.fit(adata, 2, progress=False)
+    return adata
+
+
+def fields(adata: ad.AnnData) -> set[tuple[str, str]]:
+    containers = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
+    return {(container, name) for container in containers for name in getattr(adata, container)}
+
+
+@pytest.mark.parametrize("name", lfm.tl.__all__)
+def test_returns_lists_every_field_that_is_written(name):
+    adata = lfm.datasets.simulate(40, 30, 2) if name in {"fit", "project"} else fitted()
+    before, values = fields(adata), adata.X.copy()
+    WRITERS[name](adata)
+    written = fields(adata) - before
+    np.testing.assert_array_equal(adata.X, values)
+    returns = sections(getattr(lfm.tl, name))["Returns"]
+    listed = set(re.findall(r"`\.(\w+)\['?(\w+)'?\]", returns))
+    assert listed == written
+    for container, key in written:
+        if container == "uns":
+            for part in adata.uns[key]:
+                assert re.search(rf"['`]{part}['`]", returns) or name == "project", f"{key}: {part}"
+
+
+def test_every_tool_is_tested_for_what_it_writes():
+    assert set(WRITERS) == set(lfm.tl.__all__)
