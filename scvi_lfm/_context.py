@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,13 +56,15 @@ def resolve_rng(rng: int | np.random.Generator) -> np.random.Generator:
 @contextlib.contextmanager
 def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
     """Run Pyro with its own seed and an empty parameter store; put both back afterwards."""
-    import pyro
+    # the first imports of Pyro and of torch's optimisers add warning filters
+    with warnings.catch_warnings():
+        import pyro
 
-    devices = [device.index or 0] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices=devices),
-        pyro.get_param_store().scope(),
-        pyro.validation_enabled(False),
-    ):
-        torch.manual_seed(seed)
-        yield
+        devices = [device.index or 0] if device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices=devices),
+            pyro.get_param_store().scope(),
+            pyro.validation_enabled(False),
+        ):
+            torch.manual_seed(seed)
+            yield

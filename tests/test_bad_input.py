@@ -96,6 +96,11 @@ def fit(adata, n_factors=2, **options):
     return lfm.tl.fit(adata, n_factors, **{"progress": False} | options)
 
 
+def label(value: object) -> str:
+    """A short name for a test, the same in every process."""
+    return re.sub(r" at 0x\w+", "", str(value), flags=re.IGNORECASE)[:60]
+
+
 # values
 
 
@@ -340,7 +345,7 @@ BAD_ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "message"), BAD_ARGUMENTS, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(("options", "error", "message"), BAD_ARGUMENTS, ids=label)
 def test_arguments_of_fit(clean, options, error, message):
     with refused(error, message, clean):
         fit(clean, **options)
@@ -521,7 +526,7 @@ BAD_CALLS = {
 @pytest.mark.parametrize(
     ("tool", "arguments", "error", "message"),
     [(tool, *row) for tool, rows in BAD_CALLS.items() for row in rows],
-    ids=lambda value: str(value)[:60],
+    ids=label,
 )
 def test_arguments_of_the_tools(fitted, tool, arguments, error, message):
     with refused(error, message, fitted):

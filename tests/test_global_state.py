@@ -8,6 +8,8 @@ import inspect
 import logging
 import os
 import random
+import subprocess
+import sys
 import warnings
 
 import matplotlib as mpl
@@ -167,6 +169,41 @@ def test_is_as_it_was_after_an_error(complete, monkeypatch, options):
         assert after.pop("torch random") != before.pop("torch random")
     for what, value in before.items():
         assert after[what] == value, what
+
+
+FIRST_CALLS = """
+import logging, warnings
+import matplotlib as mpl
+import scvi_lfm as lfm
+lfm.tl, lfm.pl, lfm.get, lfm.datasets
+
+def state():
+    return list(warnings.filters), dict(mpl.rcParams), logging.getLogger().handlers[:], logging.getLogger().level
+
+def call(name, function, *args, **options):
+    before = state()
+    result = function(*args, progress=False, **options) if name == "fit" else function(*args, **options)
+    if state() != before:
+        print(name, options)
+    return result
+
+adata = call("simulate", lfm.datasets.simulate, 40, 30, 2)
+call("pbmc_sorted", lfm.datasets.pbmc_sorted)
+call("fit", lfm.tl.fit, adata, 2)
+call("fit", lfm.tl.fit, adata, 2, engine="pyro", max_epochs=2, key_added="other")
+call("rank_genes", lfm.tl.rank_genes, adata, mask_obs=adata.obs["a"].to_numpy() > 0)
+call("anomalies", lfm.tl.anomalies, adata)
+call("pl", lfm.pl.rank_genes, adata, show=False)
+call("pl", lfm.pl.anomalies, adata, show=False)
+call("pl", lfm.pl.factors, adata, show=False)
+"""
+
+
+def test_is_as_it_was_after_the_first_call_of_a_session():
+    """Libraries that a call imports when it first needs them leave marks of their own."""
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg"}
+    run = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True, env=quiet)
+    assert run.stdout == ""
 
 
 def test_results_do_not_depend_on_it(complete):

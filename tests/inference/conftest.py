@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class State:
-    """A q and data, both drawn at random: nothing is at its optimum, and every gene has a T_j and a noise of its own."""
+    """A q and data, both drawn at random: nothing is at its optimum; every gene has a T_j and a noise of its own."""
 
     problem: Problem
     batch: Batch

@@ -158,16 +158,17 @@ def test_weak_factors_are_found(whole_batch, fit_options, shape, sigma, data, se
     assert result.elbo[-1][1] > from_truth - 5e-3 * (from_truth - result.elbo_rank0)
 
 
-@pytest.mark.parametrize("data", range(2))
-def test_converged_minibatches_are_as_close_as_they_say(fit_options, data):
-    matrix = CellMatrix(lfm.datasets.simulate(2000, 200, 5, sigma=5.0, rng=data).X)
+@pytest.mark.parametrize("tol", [0.01, 0.001])
+def test_converged_minibatches_are_as_close_as_they_say(fit_options, tol):
+    """Noise of the estimates must not pass for convergence."""
+    matrix = CellMatrix(lfm.datasets.simulate(2000, 200, 5, sigma=5.0, rng=1).X)
     options = fit_options(n_factors=5, dtype=torch.float32, max_epochs=60, tol=NEVER)
     full = fit_natural_gradient(matrix, options)
-    stochastic = fit_natural_gradient(matrix, replace(options, batch_size=500, tol=0.01))
+    stochastic = fit_natural_gradient(matrix, replace(options, batch_size=200, max_epochs=20, tol=tol))
     best = max(full.elbo[-1][1], stochastic.elbo[-1][1])
     gap = (best - stochastic.elbo[-1][1]) / (best - full.elbo_rank0)
-    # an estimate from noisy steps, so twice the tolerance
-    assert not stochastic.converged or gap < 2 * 0.01
+    # the estimate comes from noisy steps
+    assert not stochastic.converged or gap < 3 * tol
 
 
 def test_minibatches_come_close_to_coordinate_ascent(fit_options):

@@ -51,5 +51,5 @@ def test_the_noise_of_the_fit_alone_would_not_do(fits, true_eta, eta_moments, de
         rank = adata.var["sigma"].rank(pct=True)
         quiet.append(covered[rank <= 0.25].mean())
         noisy.append(covered[rank > 0.75].mean())
-    within = 0.85 < np.mean(noisy) and np.mean(quiet) < 0.92
+    within = np.mean(noisy) > 0.85 and np.mean(quiet) < 0.92
     assert within == (noise == "gene")

@@ -41,17 +41,16 @@ def posterior(draw_posterior):
     return make
 
 
+def parts(value):
+    return [value.mean, value.cov] if isinstance(value, Gaussian) else [value]
+
+
 def assert_same(actual: Posterior, expected: Posterior, *, rtol=0.0):
     for field in fields(Posterior):
-        mine, other = getattr(actual, field.name), getattr(expected, field.name)
-        if isinstance(mine, Gaussian):
-            pairs = [(mine.mean, other.mean), (mine.cov, other.cov)]
-        else:
-            pairs = [(mine, other)]
-        for left, right in pairs:
-            left, right = np.asarray(left), np.asarray(right)
-            assert left.dtype == right.dtype
-            np.testing.assert_allclose(left, right, rtol=rtol, atol=rtol, err_msg=field.name)
+        values = parts(getattr(actual, field.name)), parts(getattr(expected, field.name))
+        for mine, other in zip(*values, strict=True):
+            assert np.asarray(mine).dtype == np.asarray(other).dtype
+            np.testing.assert_allclose(mine, other, rtol=rtol, atol=rtol, err_msg=field.name)
 
 
 @pytest.mark.parametrize("noise", ["shared", "gene"])
