@@ -669,13 +669,10 @@ def test_a_field_is_missing(fitted, container, name):
         lfm.tl.rank_cells(fitted, "gene_1")
 
 
-UNNAMED = pytest.mark.xfail(strict=True, reason="posterior/store.py looks for three of the parts alone")
 PARTS = ("mu", "sigma", "gene_eig", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov")
 
 
-@pytest.mark.parametrize(
-    "name", ["params", "cell_cov", "gene_basis", *(pytest.param(name, marks=UNNAMED) for name in PARTS)]
-)
+@pytest.mark.parametrize("name", ["params", "cell_cov", "gene_basis", *PARTS])
 def test_a_part_of_uns_is_missing(fitted, name):
     del fitted.uns["lfm"][name]
     with refused(KeyError, f"uns['lfm'] was not written by lfm.tl.fit: it has no {name!r}.", fitted):

@@ -11,18 +11,19 @@ if TYPE_CHECKING:
 def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0) -> float:
     """Estimate (E_inf - E) / (E_inf - E_rank0) from the last three values of the ELBO.
 
-    Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. A last gain of
-    zero or less means that nothing is; gains that do not shrink tell nothing yet, and give infinity. Where the factors
-    gain less than `least_gain`, what is missing is compared with that instead: data without factors converge too.
+    Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. Gains that do not
+    shrink tell nothing yet, and give infinity. A loss is noise of minibatches, and nothing can be told below its size.
+    Where the factors gain less than `least_gain`, what is missing is compared with that instead: data without factors
+    converge too.
     """
     if len(values) < 3:
         return float("inf")
     before, last = values[-2] - values[-3], values[-1] - values[-2]
     if last <= 0:
-        return 0.0
-    if last >= before:
+        missing = -last
+    elif last < before:
+        missing = last * (last / before) / (1 - last / before)
+    else:
         return float("inf")
-    ratio = last / before
-    missing = last * ratio / (1 - ratio)
     gained = max(values[-1] + missing - rank0, least_gain)
     return missing / gained if gained > 0 else float("inf")

@@ -11,7 +11,7 @@ import torch
 from ..model import Gaussian
 from ..posterior import Posterior, to_stored_gauge
 from .elbo import elbo
-from .natural_gradient import cell_statistics, expected_squares
+from .natural_gradient import cell_statistics, expected_squares, noise_floor
 from .options import FitResult
 from .projection import project_cells
 from .sweep import LocalStep, keep_factors
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6
+# so is one that explains less than this share of sigma^2 in a cell: the least that can be told from noise is about 1
+TOO_LITTLE = 1e-3
 
 
 def drop_unused_factors(problem: Problem, step: Step) -> Step:
@@ -37,7 +39,8 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
         return keep_factors(problem, step, torch.arange(0, device=g.mu.device))
     norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
     explained = step.statistics.xx.diagonal()[2:] * g.gene_mean[:, 1:].square().sum(0)
-    on = (norms > OFF * norms.amax()) & (explained > OFF * explained.amax())
+    least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
+    on = (norms > OFF * norms.amax()) & (explained > least)
     return keep_factors(problem, step, torch.nonzero(on).flatten())
 
 
@@ -97,7 +100,7 @@ def _to_posterior(g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellSt
     predictive = sigma
     if noise == "shared":
         squares = expected_squares(g, statistics)
-        predictive = squares.clamp_min(1e-8 * squares.mean()).sqrt()
+        predictive = squares.clamp_min(noise_floor(statistics)).sqrt()
     zero = torch.zeros_like(g.scales.cell_var)
     return to_stored_gauge(
         Posterior(

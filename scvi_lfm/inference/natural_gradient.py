@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 # one gene must not take over the fit because it is nearly constant
 GENE_NOISE_FLOOR = 1e-4
+# share of the mean square of the data
+NOISE_FLOOR = 1e-13
 
 
 def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
@@ -114,10 +116,15 @@ def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
     """Noise at the ELBO's maximum: one for all genes, or one for each."""
     if "sigma" in g.scales.fixed:
         return g
-    squares = expected_squares(g, statistics).clamp_min(torch.finfo(torch.float32).tiny)
+    squares = expected_squares(g, statistics).clamp_min(noise_floor(statistics))
     shared = squares.mean()
     var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise == "gene" else shared.expand_as(squares)
     return replace(g, precision=1 / var)
+
+
+def noise_floor(statistics: CellStatistics) -> Tensor:
+    """Least noise variance: what float64 can still tell in sums of squares."""
+    return (NOISE_FLOOR * statistics.yy.mean()).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def update_scales(g: Globals, statistics: CellStatistics) -> Globals:

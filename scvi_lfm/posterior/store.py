@@ -67,7 +67,7 @@ def write_fit(
     uns = {
         **record,
         "mu": posterior.mu,
-        "sigma": float(posterior.sigma.square().mean().sqrt()),
+        "sigma": _root_mean_square(posterior.sigma),
         "prior_cell_mean": padded_vector(posterior.cell_prior.mean),
         "prior_cell_cov": padded(posterior.cell_prior.cov),
         "prior_gene_mean": padded_vector(posterior.gene_prior.mean),
@@ -102,7 +102,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     """
     keys = fit_keys(check_key("key", key))
     uns = _find(adata, "uns", keys.uns)
-    for name in ("params", "cell_cov", "gene_basis"):
+    for name in ("params", "mu", "sigma", *_SMALL):
         if name not in uns:
             msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
             raise KeyError(msg)
@@ -114,6 +114,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     sigma = np.asarray(_find(adata, "var", keys.gene_sigma), dtype=np.float64)[fitted]
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
+        _check_cells(adata, cell_mean, keys)
     else:
         cell_mean = np.empty((0, int(active.sum()) + 1))
     predictive = torch.as_tensor(sigma, device=device)
@@ -166,10 +167,27 @@ def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, 
     return np.column_stack([first, rest[:, active]])
 
 
+def _check_cells(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
+    missing = ~np.isfinite(cell_mean).all(axis=1)
+    if missing.any():
+        msg = (
+            f"{int(missing.sum())} cell(s) have no values in obsm[{keys.cell_factors!r}] and "
+            f"obs[{keys.cell_activity!r}], first {adata.obs_names[missing][0]!r}. Were they joined to the fitted ones? "
+            "Place them with lfm.tl.project, or leave them out."
+        )
+        raise ValueError(msg)
+
+
 def _pad(values: np.ndarray, active: np.ndarray) -> np.ndarray:
     full = np.zeros((len(values), len(active)))
     full[:, active] = values
     return full
+
+
+def _root_mean_square(sigma: Tensor) -> float:
+    # equal values come back as they are, to the bit
+    same = bool((sigma == sigma[0]).all())
+    return float(sigma[0] if same else sigma.square().mean().sqrt())
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -105,7 +105,8 @@ def fit(
     batch_size
         Cells in a minibatch; None takes 2,048, or all cells where there are at most 4,096.
     max_epochs
-        Passes over the cells at the most; None takes 100 (coordinate ascent), 20 (minibatches) or 1,000 (Pyro).
+        Passes over the cells at the most; None takes 100 (coordinate ascent), 20 (minibatches), or as many as make
+        6,000 steps (Pyro).
     tol
         Stop when the share of the factors' gain in ELBO that is estimated to be missing falls below `tol`.
     device
@@ -188,7 +189,7 @@ def fit(
         family=family,
         prior_scales=scales,
         batch_size=size,
-        max_epochs=choose_max_epochs(max_epochs, engine, whole=size >= adata.n_obs),
+        max_epochs=choose_max_epochs(max_epochs, engine, -(-adata.n_obs // size)),
         tol=check_positive("tol", tol),
         device=resolve_device(device),
         dtype=torch.float32,
@@ -245,8 +246,9 @@ def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
         return fit_natural_gradient(matrix, options)
     except torch.linalg.LinAlgError as error:
         msg = (
-            "The fit broke down: the values differ from each other, or from their mean, by more orders of magnitude "
-            "than float32 can hold. Look for extreme values, or rescale the data. Nothing was stored."
+            "The fit broke down numerically: values differ from each other, or from their mean, by too many orders of "
+            "magnitude, or cells or genes repeat each other exactly. Look for such values, or rescale the data. "
+            "Nothing was stored."
         )
         raise FloatingPointError(msg) from error
 

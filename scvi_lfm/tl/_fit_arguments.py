@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 WHOLE_BATCH, BATCH = 4096, 2048
+PYRO_STEPS = 6000
 
 
 def check_engine_options(engine: str, guide: object, learning_rate: object, guides: Sequence[str]) -> None:
@@ -58,13 +59,13 @@ def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int) -> i
     return size
 
 
-def choose_max_epochs(max_epochs: int | None, engine: str, *, whole: bool) -> int:
-    """Passes over the cells at the most; `whole`: one batch holds all cells."""
+def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> int:
+    """Passes over the cells at the most."""
     if max_epochs is not None:
         return check_count("max_epochs", max_epochs)
     if engine == "pyro":
-        return 1000
-    return 100 if whole else 20
+        return -(-PYRO_STEPS // n_batches)
+    return 100 if n_batches == 1 else 20
 
 
 def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int = 3) -> None:

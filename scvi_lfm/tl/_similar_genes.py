@@ -26,7 +26,7 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
         \mathrm{cov}_{jk} = B_j' \Sigma B_k, \qquad
         \mathrm{corr}_{jk} = \frac{\mathrm{cov}_{jk}}{\sqrt{E[B_j' \Sigma B_j] \, E[B_k' \Sigma B_k]}}
 
-    The expectations hold the posterior variance of B, so a gene about which little is known is close to none.
+    The expectations hold the posterior variance of B, which draws genes about which little is known towards zero.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ MISTAKES = {
     "layer": (f"fit {IN} {OUT} --layer counts", "no layer 'counts'"),
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
     "no counts": (f"fit {IN} {OUT} --normalize", "X holds negative values"),
-    "extreme values": (f"fit {{folder}}/extreme.h5ad {OUT} --n-factors 2", "Look for extreme values"),
+    "extreme values": (f"fit {{folder}}/extreme.h5ad {OUT} --n-factors 2", "by too many orders"),
     "number of factors": (f"fit {IN} {OUT} --n-factors 61", "allow at most 60"),
     "device": (f"fit {IN} {OUT} --device tpu", "'tpu' is not"),
     "not fitted": (f"rank {IN} --groupby group", "holds no fit 'lfm'. Make one: scvi-lfm fit {folder}/data.h5ad OUT"),

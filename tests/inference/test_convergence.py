@@ -30,6 +30,7 @@ def test_knows_nothing_from_fewer_than_three_values(values):
     ("values", "expected"),
     [
         ([-3.0, -2.0, -2.0], 0.0),
+        ([-3.0, -2.0, -2.5], 0.5 / 3.0),
         ([-3.0, -2.5, -2.0], np.inf),
         ([-3.0, -2.5, -1.0], np.inf),
         ([-2.0, -2.5, -2.4], np.inf),

@@ -240,7 +240,6 @@ def test_factors_that_the_data_do_not_need_are_off():
     lfm.tl.anomalies(result)
 
 
-@pytest.mark.xfail(strict=True, reason="inference/finish.py measures factors by the largest, which is nothing here")
 @pytest.mark.parametrize("shape", [(30, 20), (200, 100)])
 def test_noise_has_no_factors(shape):
     noise = np.random.default_rng(0).standard_normal(shape)
