@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm._context import resolve_device, resolve_rng
+from scvi_lfm._context import pyro_sandbox, resolve_device, resolve_rng
 
 
 def global_state():
@@ -97,6 +97,20 @@ def test_global_seeds_do_not_matter():
             np.random.set_state(state)  # noqa: NPY002
         fits.append(adata.obsm["X_lfm"])
     np.testing.assert_array_equal(*fits)
+
+
+def test_pyro_finds_an_empty_store_and_leaves_ones_own():
+    import pyro
+
+    store = pyro.get_param_store()
+    store["mine"] = torch.zeros(2)
+    try:
+        with pyro_sandbox(0, torch.device("cpu")):
+            assert list(pyro.get_param_store().keys()) == []
+            pyro.param("mine", torch.ones(3))
+        assert torch.equal(store["mine"], torch.zeros(2))
+    finally:
+        del store["mine"]
 
 
 @pytest.mark.parametrize("rng", [3, np.int64(3)])

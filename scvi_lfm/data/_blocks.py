@@ -82,11 +82,21 @@ class CellMatrix:
 
     def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
-        block = self.values if rows is None else self.values[rows]
+        block = _take(self.values, slice(None) if rows is None else rows)
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         if isinstance(block, np.ndarray):
             return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device)
         return Batch(block.astype(numpy_dtype, copy=False), device)
+
+
+def _take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:
+    if isinstance(values, np.ndarray) or isinstance(rows, np.ndarray):
+        return values[rows]
+    # consecutive rows are a part of the same arrays: no copy
+    start, stop, _ = rows.indices(values.shape[0])
+    first, last = values.indptr[start], values.indptr[stop]
+    parts = (values.data[first:last], values.indices[first:last], values.indptr[start : stop + 1] - first)
+    return type(values)(parts, shape=(stop - start, values.shape[1]), copy=False)
 
 
 def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from ..model.likelihoods import normal
 from ..model.priors import MU_SCALE
 from .natural_gradient import expected_squares
+from .state import is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ def kl_genes(g: Globals) -> Tensor:
     """Sum over genes of the KL of q(b, B) from its prior."""
     prior_var = g.scales.gene_var
     n_genes = len(g.gene_mean)
-    second_moment = g.gene_mean.square().sum(0) + g.gene_diagonal.sum(0) @ g.gene_basis.square().T
-    log_det = 2 * n_genes * torch.linalg.slogdet(g.gene_basis).logabsdet + g.gene_diagonal.log().sum()
+    diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
+    second_moment = g.gene_mean.square().sum(0) + n_genes * diagonal.mean(0) @ g.gene_basis.square().T
+    log_det = n_genes * (2 * torch.linalg.slogdet(g.gene_basis).logabsdet + diagonal.log().sum(1).mean())
     return 0.5 * ((second_moment / prior_var - n_genes + n_genes * prior_var.log()).sum() - log_det)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.priors import MU_SCALE
-from .state import CellStatistics, Globals
+from .state import CellStatistics, Globals, is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,13 +82,14 @@ def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: s
     eig, vectors = torch.linalg.eigh(prior_sd[:, None] * gram * prior_sd)
     eig = eig.clamp_min(0)
     basis = prior_sd[:, None] * vectors
-    w = g.precision[:, None]
+    w = (g.precision[:1] if is_constant(g.precision) else g.precision)[:, None]
     diagonal = 1 / (w * eig + 1)
-    target = n_cells * (statistics.yu - (g.mu * statistics.uu[0] + statistics.au))
-    mean = ((w * diagonal) * (target @ basis)) @ basis.T
+    target = statistics.yu - (g.mu * statistics.uu[0] + statistics.au)
+    mean = (target @ basis).mul_(n_cells * w * diagonal) @ basis.T
     if family == "mean_field":
         basis, eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
         diagonal = 1 / (w * eig + 1)
+    diagonal = diagonal.expand(mean.shape)
     return replace(g, gene_mean=mean, gene_basis=basis, gene_eig=eig, gene_diagonal=diagonal)
 
 
@@ -108,7 +109,8 @@ def expected_squares(g: Globals, statistics: CellStatistics) -> Tensor:
         g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] + (statistics.yu * gamma).sum(1) - gamma @ d
     )
     cells = g.mu.square() + g.mu_var + 2 * g.mu * statistics.xx[0, 1] + statistics.xx[1, 1]
-    spread = g.gene_diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
+    diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
+    spread = diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
     return data + cells + ((gamma @ uu) * gamma).sum(1) + spread
 
 

@@ -63,11 +63,17 @@ def _without_activity(columns: Tensor) -> Tensor:
     return torch.cat([columns[:, :1], columns[:, 2:]], dim=1)
 
 
+def is_constant(per_gene: Tensor) -> bool:
+    """Whether all rows are one row expanded: what is the same for every gene need not be computed for each."""
+    return per_gene.stride(0) == 0
+
+
 def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
     """Sum over genes of w_j E[z z'] with z = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
     z = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
     moment = z.T @ (weights[:, None] * z)
-    moment[1:, 1:] += (basis * (weights @ diagonal)) @ basis.T
+    total = weights.sum() * diagonal[0] if is_constant(diagonal) else weights @ diagonal
+    moment[1:, 1:] += (basis * total) @ basis.T
     return moment
 
 
