@@ -40,6 +40,15 @@ def test_every_cell_comes_once_an_epoch_in_parts_of_equal_size(n, batch_size, sp
     assert sum(in_order, []) == list(range(n))
 
 
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 45), sparse=st.booleans())
+def test_numbered_batches_know_where_their_cells_are(n, batch_size, sparse):
+    seen = []
+    for rows, batch in numbered(n, batch_size, sparse=sparse).numbered_epoch():
+        assert cells(batch) == rows.tolist()
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(n))
+
+
 def test_epochs_differ_and_a_seed_repeats_them():
     def epochs(seed):
         batches = numbered(50, 10, seed)

@@ -20,16 +20,17 @@ def coverage(adata, true_eta, eta_moments, dense_gene_covs, *, fit_noise=False):
     return (np.abs(true_eta(adata) - mean) < norm.ppf(0.95) * np.sqrt(var)).mean(0)
 
 
-@pytest.fixture(scope="module", params=["shared", "gene"])
+@pytest.fixture(scope="module", params=[("shared", R), ("gene", R), ("gene", 15)])
 def fits(request):
-    """Two data sets whose noise varies fourfold between genes, fitted."""
+    """Two data sets whose noise varies fourfold between genes, fitted with as many factors as there are, or more."""
+    noise, n_factors = request.param
     made = []
     for seed in range(2):
         sigma = np.random.default_rng(seed).permutation(np.geomspace(0.5, 2, M))
         adata = lfm.datasets.simulate(N, M, R, sigma=sigma, rng=seed)
-        lfm.tl.fit(adata, R, noise=request.param, progress=False)
+        lfm.tl.fit(adata, n_factors, noise=noise, progress=False)
         made.append(adata)
-    return request.param, made
+    return noise, made
 
 
 def test_ninety_percent_intervals_of_eta_cover_ninety_percent(fits, true_eta, eta_moments, dense_gene_covs):
