@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +54,7 @@ class CellStatistics:
         """Mean E[a u], (r+1,)."""
         return _without_activity(self.xx[1][None])[0]
 
-    @property
+    @cached_property
     def yu(self) -> Tensor:
         """Mean y E[u], (m, r+1)."""
         return _without_activity(self.yx)
