@@ -419,7 +419,12 @@ def test_a_fit_that_does_not_converge_is_stored_and_says_so(clean):
 
 @pytest.mark.parametrize(
     "options",
-    [{"n_factors": np.int64(2)}, {"batch_size": np.int32(10)}, {"rng": np.uint8(3)}, {"tol": np.float32(0.01)}],
+    [
+        {"n_factors": np.int64(2)},
+        {"batch_size": np.int32(10), "tol": 1.0},
+        {"rng": np.uint8(3)},
+        {"tol": np.float32(0.01)},
+    ],
     ids=str,
 )
 def test_numpy_numbers_are_fine(clean, options, tmp_path):

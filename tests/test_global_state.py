@@ -106,7 +106,7 @@ def slow_fit(adata, **options):
 CALLS = {
     "tl.fit": lambda adata: lfm.tl.fit(adata, 2, progress=False),
     "tl.fit, progress": lambda adata: lfm.tl.fit(adata, 2, progress=True),
-    "tl.fit, minibatches": lambda adata: lfm.tl.fit(adata, 2, batch_size=10, rng=1, progress=False),
+    "tl.fit, minibatches": lambda adata: lfm.tl.fit(adata, 2, batch_size=10, rng=1, tol=1.0, progress=False),
     "tl.fit, noise of each gene": lambda adata: lfm.tl.fit(adata, 2, noise="gene", progress=False),
     "tl.fit, pyro": slow_fit,
     "tl.fit, pyro, minibatches": lambda adata: slow_fit(adata, batch_size=10, guide="mean_field"),
@@ -215,7 +215,7 @@ def test_results_do_not_depend_on_it(complete):
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            results.append(lfm.tl.fit(complete, 2, batch_size=10, progress=False, copy=True))
+            results.append(lfm.tl.fit(complete, 2, batch_size=10, tol=1.0, progress=False, copy=True))
         finally:
             torch.set_default_dtype(before)
     np.testing.assert_array_equal(results[0].obsm["X_lfm"], results[1].obsm["X_lfm"])

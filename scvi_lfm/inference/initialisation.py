@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .sweep import Problem, Step
 
 RANK0_SWEEPS = 10
-FACTOR_SWEEPS = 8
+FACTOR_SWEEPS = 10
 # relevance determination waits until the factors point somewhere: it would switch off weak ones that do not yet
 WIDE_SWEEPS = 2
 # factors beyond those asked for let the leading ones settle in fewer sweeps, and are then dropped

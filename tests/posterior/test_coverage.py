@@ -30,22 +30,25 @@ def fits(request):
         adata = lfm.datasets.simulate(N, M, R, sigma=sigma, rng=seed)
         lfm.tl.fit(adata, n_factors, noise=noise, progress=False)
         made.append(adata)
-    return noise, made
+    return noise, n_factors, made
 
 
 def test_ninety_percent_intervals_of_eta_cover_ninety_percent(fits, true_eta, eta_moments, dense_gene_covs):
-    covered = [coverage(adata, true_eta, eta_moments, dense_gene_covs) for adata in fits[1]]
+    covered = [coverage(adata, true_eta, eta_moments, dense_gene_covs) for adata in fits[2]]
     for share in (0.25, 0.5, 0.75, 1):
         quartile = [
             genes[(rank := adata.var["sigma"].rank(pct=True)).le(share) & rank.gt(share - 0.25)].mean()
-            for genes, adata in zip(covered, fits[1], strict=True)
+            for genes, adata in zip(covered, fits[2], strict=True)
         ]
-        assert 0.85 < np.mean(quartile) < 0.92
+        # factors that are not needed and not quite off make intervals a little too wide
+        assert 0.85 < np.mean(quartile) < (0.92 if fits[1] == R else 0.94)
 
 
 def test_the_noise_of_the_fit_alone_would_not_do(fits, true_eta, eta_moments, dense_gene_covs):
     """Why genes have a noise of their own for predicting: one sigma is too cautious and too bold."""
-    noise, made = fits
+    noise, n_factors, made = fits
+    if n_factors != R:
+        pytest.skip("a question of the noise alone")
     quiet, noisy = [], []
     for adata in made:
         covered = coverage(adata, true_eta, eta_moments, dense_gene_covs, fit_noise=True)
