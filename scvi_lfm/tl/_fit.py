@@ -155,9 +155,9 @@ def fit(
     -----
     Variational posteriors are too narrow in the tails, and q(mu) far too narrow, so no uncertainty of mu is reported.
 
-    With far more factors than the data hold, one shared sigma lets the surplus fit the noise of noisy genes. Where genes
-    differ fourfold in noise and 30 factors are fitted to 4, 90 % intervals of eta cover 96 % for quiet genes and 81 %
-    for noisy ones (90 % and 90 % with 4 factors). Where intervals matter, use `noise="gene"`.
+    With far more factors than the data hold, one shared sigma lets the surplus fit the noise of noisy genes: where
+    genes differ fourfold in noise and 30 factors are fitted to 4, 90 % intervals of eta cover 96 % for quiet genes and
+    81 % for noisy ones (90 % and 90 % with 4 factors). Where intervals matter, use `noise="gene"`.
 
     References
     ----------
