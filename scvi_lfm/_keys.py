@@ -19,6 +19,10 @@ class FitKeys:
     gene_abundance: str
     gene_abundance_sd: str
     gene_sigma: str
+    gene_theta: str
+    size_factor: str
+    cell_cov: str
+    gene_cov: str
 
 
 def fit_keys(stem: str) -> FitKeys:
@@ -34,4 +38,8 @@ def fit_keys(stem: str) -> FitKeys:
         gene_abundance=f"{stem}_b",
         gene_abundance_sd=f"{stem}_b_sd",
         gene_sigma=f"{stem}_sigma",
+        gene_theta=f"{stem}_theta",
+        size_factor=f"{stem}_size_factor",
+        cell_cov=f"{stem}_cov",
+        gene_cov=f"{stem}_cov",
     )

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+LARGEST_COUNT = 2**24
+
+
 def stored_values(values: sp.csr_array | np.ndarray) -> np.ndarray:
     """The values held in memory: all of a dense matrix, the stored ones of a sparse one."""
     return values if isinstance(values, np.ndarray) else values.data
@@ -59,11 +62,7 @@ def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index,
         return
     bad = ~(np.abs(stored) <= largest)
     position = int(np.flatnonzero(bad.ravel())[0])
-    if not isinstance(values, np.ndarray):
-        cell = int(np.searchsorted(values.indptr, position, side="right")) - 1
-        gene = int(values.indices[position])
-    else:
-        cell, gene = divmod(position, values.shape[1])
+    cell, gene = _place(values, position)
     kind = "NaN, infinite or beyond the range of float32"
     msg = (
         f"{where} holds {int(bad.sum())} value(s) that are {kind}; the first is {stored.ravel()[position]} "
@@ -102,3 +101,46 @@ def describe_empty(values: sp.csr_array | np.ndarray) -> tuple[int, int]:
     seen = np.zeros(values.shape[1], dtype=bool)
     seen[values.indices] = True
     return int((np.diff(values.indptr) == 0).sum()), int((~seen).sum())
+
+
+def check_counts(
+    values: sp.csr_array | np.ndarray,
+    where: str,
+    cells: pd.Index,
+    genes: pd.Index,
+    *,
+    likelihood: str,
+    maximum: int | None = None,
+) -> None:
+    """Raise unless every value is a count that the likelihood and float32 can hold, naming the first that is not."""
+    stored = stored_values(values)
+    if stored.size == 0 or stored.dtype.kind == "b":
+        return
+    bad = stored != np.rint(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, dtype=bool)
+    kind, mend = "not whole numbers", "Pass the layer that holds raw counts, or likelihood='normal' for log values."
+    if not bad.any():
+        bad, kind = stored < 0, "negative"
+        mend = "Counts cannot be; pass the layer that holds raw counts, or likelihood='normal'."
+    if not bad.any() and maximum is not None:
+        bad, kind = stored > maximum, f"above {maximum}"
+        mend = "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
+    if not bad.any():
+        bad, kind = stored > LARGEST_COUNT, "above 2^24, beyond which float32 skips whole numbers"
+        mend = "Look at them: they are no molecule counts. Divide them, or leave those genes out with mask_var."
+    if not bad.any():
+        return
+    position = int(np.flatnonzero(bad.ravel())[0])
+    cell, gene = _place(values, position)
+    msg = (
+        f"likelihood={likelihood!r} is for {'zeros and ones' if maximum == 1 else 'counts'}, but {where} holds "
+        f"{int(bad.sum()):,} value(s) ({bad.mean():.1%} of those stored) that are {kind}; the first is "
+        f"{stored.ravel()[position]} in cell {cells[cell]!r}, gene {genes[gene]!r}. {mend}"
+    )
+    raise ValueError(msg)
+
+
+def _place(values: sp.csr_array | np.ndarray, position: int) -> tuple[int, int]:
+    """Row and column of a position among the stored values."""
+    if isinstance(values, np.ndarray):
+        return divmod(position, values.shape[1])
+    return int(np.searchsorted(values.indptr, position, side="right")) - 1, int(values.indices[position])

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model import Gaussian
-from ..posterior import Posterior, to_stored_gauge
+from ..posterior import NormalPosterior, to_stored_gauge
+from ..posterior.covariances import Common, Eigenbasis
+from ..posterior.posterior import NormalNoise
 from .elbo import elbo
 from .natural_gradient import cell_statistics, expected_squares, noise_floor
 from .options import FitResult
@@ -57,7 +59,7 @@ def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> 
 class Summary:
     """A posterior in the stored gauge, with what a pass over all cells says about it."""
 
-    posterior: Posterior
+    posterior: NormalPosterior
     elbo: float  # per entry
     total_variance: float  # of the data around gene means, per cell
 
@@ -95,7 +97,9 @@ def to_result(summary: Summary, trace: Trace) -> FitResult:
     return FitResult(summary.posterior, values, trace.rank0, explained.tolist(), trace.converged)
 
 
-def _to_posterior(g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellStatistics, noise: str) -> Posterior:
+def _to_posterior(
+    g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellStatistics, noise: str
+) -> NormalPosterior:
     sigma = g.precision.rsqrt()
     predictive = sigma
     if noise == "shared":
@@ -103,15 +107,13 @@ def _to_posterior(g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellSt
         predictive = squares.clamp_min(noise_floor(statistics)).sqrt()
     zero = torch.zeros_like(g.scales.cell_var)
     return to_stored_gauge(
-        Posterior(
+        NormalPosterior(
             mu=float(g.mu),
             cell_mean=cell_mean,
-            cell_cov=cov,
+            cell_cov=Common(cov, len(cell_mean)),
             gene_mean=g.gene_mean,
-            gene_basis=g.gene_basis,
-            gene_eig=g.gene_eig,
-            sigma=sigma,
-            predictive_sigma=predictive,
+            gene_cov=Eigenbasis(g.gene_basis, g.gene_eig, predictive),
+            noise=NormalNoise(sigma, predictive),
             cell_prior=Gaussian(zero, torch.diag(g.scales.cell_var)),
             gene_prior=Gaussian(zero, torch.diag(g.scales.gene_var)),
         )

@@ -13,58 +13,68 @@ from ..posterior.gauge import Move, balance, identity, shift_constants, translat
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..model import PriorScales
+    from .counts.state import Globals as CountGlobals
     from .state import CellStatistics, Globals
+
+    AnyGlobals = Globals | CountGlobals
 
 
 def improve_gauge(
     g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int, *, rotates: bool
 ) -> tuple[Globals, CellStatistics, Tensor]:
-    """Translate, shift and, if asked, rotate; each move is optimal given the others."""
+    """The state after the moves that raise its ELBO, with the prior at its best for them."""
+    move, scales = best_move(g, statistics.xx, n_cells, rotates=rotates)
+    return replace(g.moved(move), scales=scales), statistics.moved(move), move.cell_cov(cell_cov)
+
+
+def best_move(g: AnyGlobals, cell_moment: Tensor, n_cells: int, *, rotates: bool) -> tuple[Move, PriorScales]:
+    """Translate, shift and, if asked, rotate; each move is optimal given the others.
+
+    `cell_moment` is the mean over cells of E[x x'], x = (1, a, A). Also the prior scales that the rotation brings.
+    """
     total = identity(g.n_factors, g.mu.device)
-    zz = g.weighted_moment(torch.ones_like(g.precision))
+    zz = g.second_moment()
     # the best moves depend on three small records alone; genes and statistics are moved once, by their product
-    tracked, averages = g, statistics
+    mu, xx, scales = g.mu, cell_moment, g.scales
     for best in (_best_cell_translation, _best_gene_translation, _best_constants):
-        move = best(tracked, averages, zz, n_cells)
-        tracked = replace(tracked, mu=tracked.mu + move.mu_shift)
-        averages = replace(averages, xx=_congruent(move.cell_moments(), averages.xx))
+        move = best(mu, scales, xx, zz, n_cells)
+        mu, xx = mu + move.mu_shift, _congruent(move.cell_moments(), xx)
         zz, total = _congruent(move.gene_moments(), zz), total.then(move)
-    scales = g.scales
     if rotates:
-        move = balance(averages.xx[2:, 2:] / torch.outer(scales.A, scales.A), zz[2:, 2:])
+        move = balance(xx[2:, 2:] / torch.outer(scales.A, scales.A), zz[2:, 2:])
         zz, total = _congruent(move.gene_moments(), zz), total.then(move)
-        scales = replace(scales, B=(zz.diagonal()[2:] / zz[0, 0]).clamp_min(FLOOR / g.precision.mean()).sqrt())
-    moved = replace(g.moved(total), scales=scales)
-    return moved, statistics.moved(total), total.cell_cov(cell_cov)
+        scales = replace(scales, B=(zz.diagonal()[2:] / zz[0, 0]).clamp_min(FLOOR * g.noise_var).sqrt())
+    return total, scales
 
 
 def _congruent(linear: Tensor, moment: Tensor) -> Tensor:
     return linear @ moment @ linear.T
 
 
-def _best_cell_translation(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
-    cell_precision = n_cells / g.scales.A.square()
-    matrix = torch.diag(cell_precision) + zz[2:, 2:] / g.scales.b.square()
-    target = cell_precision * statistics.xx[0, 2:] - zz[1, 2:] / g.scales.b.square()
+def _best_cell_translation(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+    cell_precision = n_cells / scales.A.square()
+    matrix = torch.diag(cell_precision) + zz[2:, 2:] / scales.b.square()
+    target = cell_precision * xx[0, 2:] - zz[1, 2:] / scales.b.square()
     return translate_cells(torch.linalg.solve(matrix, target))
 
 
-def _best_gene_translation(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
-    gene_precision = 1 / g.scales.B.square()
-    matrix = torch.diag(zz[0, 0] * gene_precision) + n_cells * statistics.xx[2:, 2:] / g.scales.a.square()
-    target = gene_precision * zz[0, 2:] - n_cells * statistics.xx[1, 2:] / g.scales.a.square()
+def _best_gene_translation(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+    gene_precision = 1 / scales.B.square()
+    matrix = torch.diag(zz[0, 0] * gene_precision) + n_cells * xx[2:, 2:] / scales.a.square()
+    target = gene_precision * zz[0, 2:] - n_cells * xx[1, 2:] / scales.a.square()
     return translate_genes(torch.linalg.solve(matrix, target))
 
 
-def _best_constants(g: Globals, statistics: CellStatistics, zz: Tensor, n_cells: int) -> Move:
+def _best_constants(mu: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
     mu_precision = MU_SCALE**-2
-    cells, genes = n_cells / g.scales.a.square(), 1 / g.scales.b.square()
+    cells, genes = n_cells / scales.a.square(), 1 / scales.b.square()
     matrix = torch.stack(
         [
             torch.stack([cells + mu_precision, torch.full_like(cells, mu_precision)]),
             torch.stack([torch.full_like(cells, mu_precision), zz[0, 0] * genes + mu_precision]),
         ]
     )
-    target = torch.stack([cells * statistics.xx[0, 1], genes * zz[0, 1]]) - mu_precision * g.mu
+    target = torch.stack([cells * xx[0, 1], genes * zz[0, 1]]) - mu_precision * mu
     shift = torch.linalg.solve(matrix, target)
-    return shift_constants(shift[0], shift[1], g.n_factors)
+    return shift_constants(shift[0], shift[1], len(scales.A))

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     import torch
 
-    from ..posterior import Posterior
+    from ..posterior import CountPosterior, NormalPosterior
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class FitOptions:
     """How to fit; every choice is made and checked."""
 
     n_factors: int
+    likelihood: str
     noise: str
     family: str
     prior_scales: Mapping[str, object]
@@ -30,13 +32,14 @@ class FitOptions:
     progress: bool
     guide: str = "row_block"
     learning_rate: float = 0.02
+    log_size: np.ndarray | None = None  # (n,): log size factors, for counts
 
 
 @dataclass(frozen=True)
 class FitResult:
     """A posterior in the stored gauge, and how it was reached."""
 
-    posterior: Posterior
+    posterior: NormalPosterior | CountPosterior
     elbo: list[tuple[float, float]]  # (epoch, ELBO per entry); the last one is exact
     elbo_rank0: float  # ELBO per entry without factors, on the block that inference started from
     variance_ratio: list[float]  # share of the variance around gene means that each factor explains

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
-    from ..posterior import Posterior
+    from ..posterior import NormalPosterior
 
 CELLS_PER_BLOCK = 2048
 
 
-def project_cells(matrix: CellMatrix, q: Posterior) -> Posterior:
+def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     """The posterior with the means of (a, A) of the cells of `matrix`, whose columns are the genes of q."""
     device = q.gene_mean.device
     weights, moment, precision = _information(q)
@@ -30,16 +30,18 @@ def project_cells(matrix: CellMatrix, q: Posterior) -> Posterior:
         batch = matrix.batch(slice(start, start + CELLS_PER_BLOCK), device)
         projected = batch.times_genes(weights[:, None] * extend(q.gene_mean))
         means.append(cell_means(mu, projected, moment, precision, q.cell_prior))
-    return replace(q, cell_mean=torch.cat(means))
+    mean = torch.cat(means)
+    return replace(q, cell_mean=mean, cell_cov=replace(q.cell_cov, n_rows=len(mean)))
 
 
-def with_cell_covariance(q: Posterior, family: str) -> Posterior:
+def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with S of cells that are observed at the genes of q alone."""
     _, _, precision = _information(q)
-    return replace(q, cell_cov=cell_covariance(precision, family))
+    return replace(q, cell_cov=replace(q.cell_cov, matrix=cell_covariance(precision, family)))
 
 
-def _information(q: Posterior) -> tuple[Tensor, Tensor, Tensor]:
-    weights = q.sigma.square().reciprocal()
-    moment = weighted_gene_moment(q.gene_mean, q.gene_basis, q.gene_diagonal(q.sigma), weights)
+def _information(q: NormalPosterior) -> tuple[Tensor, Tensor, Tensor]:
+    weights = q.noise.sigma.square().reciprocal()
+    gene_cov = q.gene_cov.under(q.noise.sigma)
+    moment = weighted_gene_moment(q.gene_mean, gene_cov.basis, gene_cov.diagonal, weights)
     return weights, moment, cell_precision(moment, q.cell_prior)

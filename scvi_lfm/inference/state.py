@@ -96,6 +96,15 @@ class Globals:
         """Number of factors."""
         return self.gene_mean.shape[1] - 1
 
+    @property
+    def noise_var(self) -> Tensor:
+        """The noise variance against which prior variances are floored."""
+        return self.precision.mean().reciprocal()
+
+    def second_moment(self) -> Tensor:
+        """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        return self.weighted_moment(torch.ones_like(self.precision))
+
     def weighted_moment(self, weights: Tensor) -> Tensor:
         """Sum over genes of w_j E[z z'] with z = (1, b, B), (r+2, r+2)."""
         return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)

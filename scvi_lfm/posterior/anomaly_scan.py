@@ -14,7 +14,7 @@ from .other_cells import fit_share, from_others, other_cells
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import Posterior
+    from .posterior import NormalPosterior
     from .predictive import Moments
 
 # histograms: standardised distance in [0, 40), log ratio in [-50, 50]
@@ -51,7 +51,7 @@ class Thresholds:
 class AnomalyScan:
     """Scores of entries under their leave-one-out predictives."""
 
-    def __init__(self, q: Posterior, direction: str) -> None:
+    def __init__(self, q: NormalPosterior, direction: str) -> None:
         self._loo = LeaveOneOut(q)
         others = other_cells(q)
         self._mean, self._var = others.mean.float(), others.var.float()

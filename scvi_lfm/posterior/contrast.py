@@ -7,7 +7,7 @@ For cells C against cells R, with :math:`D = \mathrm{mean}_C (a, A) - \mathrm{me
 
     \mathrm{score}_j &= v_j \cdot D = D_a + \delta \cdot B_j \\
     \mathrm{var}_j &= v_j' V v_j + \delta' T_{BB,j} \delta + \mathrm{tr}(T_{BB,j} V_{AA}), \qquad
-    V = S / |C| + S / |R|
+    V = \sum_C S_i / |C|^2 + \sum_R S_i / |R|^2
 
 The score is the difference of expected eta; its order is that of the inner products, and no gauge move changes it.
 """
@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from ..model.likelihoods.normal import upper_tail
 from .posterior import extend
@@ -41,27 +43,31 @@ class Contrast:
 
 def contrast_genes(q: Posterior, cells: Tensor, reference: Tensor | None) -> Contrast:
     """Score every gene for the cells of a boolean mask, against those of another (None: the average fitted cell)."""
-    difference, variance = q.cell_mean[cells].mean(0), q.cell_cov / cells.sum()
+    difference, variance = _mean_of(q, cells)
     if reference is not None:
-        difference = difference - q.cell_mean[reference].mean(0)
-        variance = variance + q.cell_cov / reference.sum()
+        other, other_variance = _mean_of(q, reference)
+        difference, variance = difference - other, variance + other_variance
     v = extend(q.gene_mean)
-    diagonal = q.gene_diagonal(q.predictive_sigma)
-    factors = q.gene_basis[1:]
-    from_genes = (difference[1:] @ factors).square() + ((variance[1:, 1:] @ factors) * factors).sum(0)
-    var = ((v @ variance) * v).sum(1) + diagonal @ from_genes
+    inner = torch.zeros_like(variance)
+    inner[1:, 1:] = torch.outer(difference[1:], difference[1:]) + variance[1:, 1:]
+    var = ((v @ variance) * v).sum(1) + q.gene_cov.inner(inner)
     return Contrast(v @ difference, var.sqrt())
+
+
+def _mean_of(q: Posterior, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the average (a, A) of some cells."""
+    return q.cell_mean[cells].mean(0), q.cell_cov.at(cells).total() / cells.sum().square()
 
 
 def contrast_cells(q: Posterior, genes: Tensor) -> Contrast:
     """Score every cell for the genes at some positions: A_i . mean(B), expression beyond activity and abundance."""
-    diagonal = q.gene_diagonal(q.predictive_sigma)[genes].sum(0) / len(genes) ** 2
-    factors = q.gene_basis[1:]
-    gene_cov = (factors * diagonal) @ factors.T
-    direction = q.gene_mean[genes, 1:].mean(0)
-    A, cell_cov = q.cell_mean[:, 1:], q.cell_cov[1:, 1:]
-    var = direction @ cell_cov @ direction + ((A @ gene_cov) * A).sum(1) + (cell_cov * gene_cov).sum()
-    return Contrast(A @ direction, var.sqrt())
+    gene_cov = q.gene_cov.at(genes).total() / len(genes) ** 2
+    direction = q.gene_mean[genes].mean(0)
+    inner = gene_cov + torch.outer(direction, direction)
+    inner[0], inner[:, 0] = 0, 0
+    A = q.cell_mean[:, 1:]
+    var = q.cell_cov.inner(inner) + ((A @ gene_cov[1:, 1:]) * A).sum(1)
+    return Contrast(A @ direction[1:], var.sqrt())
 
 
 def expected_eta(q: Posterior, cells: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ by a matrix.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .posterior import Posterior
+
+Q = TypeVar("Q", bound="Posterior")
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,15 @@ class Move:
         """The move as a linear map of z = (1, b, B), (r+2, r+2)."""
         return _linear(self.gene_map, self.gene_shift)
 
-    def posterior(self, q: Posterior) -> Posterior:
+    def posterior(self, q: Q) -> Q:
         """q and its prior after the move: no prediction changes."""
         return replace(
             q,
             mu=q.mu + float(self.mu_shift),
             cell_mean=self.cells(q.cell_mean),
-            cell_cov=self.cell_cov(q.cell_cov),
+            cell_cov=q.cell_cov.moved(self.cell_map),
             gene_mean=self.genes(q.gene_mean),
-            gene_basis=self.gene_map @ q.gene_basis,
+            gene_cov=q.gene_cov.moved(self.gene_map),
             cell_prior=Gaussian(self.cells(q.cell_prior.mean[None])[0], self.cell_cov(q.cell_prior.cov)),
             gene_prior=Gaussian(
                 self.genes(q.gene_prior.mean[None])[0], self.gene_map @ q.gene_prior.cov @ self.gene_map.T

@@ -25,7 +25,7 @@ from .predictive import BlockPredictor, Moments
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import Posterior
+    from .posterior import NormalPosterior
 
 # both leverages are below 1, but not always by more than float32 can tell
 MAX_LEVERAGE = 0.999
@@ -34,18 +34,18 @@ MAX_LEVERAGE = 0.999
 class LeaveOneOut:
     """Leave-one-out moments of blocks of observed entries."""
 
-    def __init__(self, q: Posterior, dtype: torch.dtype = torch.float32) -> None:
-        self._predictor = BlockPredictor(q, q.sigma, dtype)
-        self._weight = q.sigma.to(dtype).square().reciprocal()
-        self._from_cells = _odds(self._predictor.from_cells * self._weight)
-        self._noise = q.predictive_sigma.to(dtype).square()
+    def __init__(self, q: NormalPosterior, dtype: torch.dtype = torch.float32) -> None:
+        self._predictor = BlockPredictor(q, q.gene_cov.under(q.noise.sigma), dtype)
+        self._weight = q.noise.sigma.to(dtype).square().reciprocal()
+        self._noise = q.noise.predictive.to(dtype).square()
 
     def eta(self, y: Tensor, cells: slice) -> Moments:
         """Moments of eta for entries `y` (cells, m), each without itself."""
         fitted = self._predictor.mean(cells)
-        ratio = _odds(self._predictor.from_genes(cells).mul_(self._weight)).add_(self._from_cells)
+        ratio = _odds(self._predictor.from_genes(cells).mul_(self._weight))
+        ratio += _odds(self._predictor.from_cells(cells) * self._weight)
         mean = torch.addcmul(fitted, ratio, y - fitted, value=-1)
-        return Moments(mean, ratio.div_(self._weight).add_(self._predictor.product))
+        return Moments(mean, ratio.div_(self._weight).add_(self._predictor.product(cells)))
 
     def predictive(self, y: Tensor, cells: slice) -> Moments:
         """Moments of the value itself: those of eta plus noise."""

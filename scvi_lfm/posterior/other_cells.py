@@ -18,7 +18,7 @@ from .posterior import extend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import Posterior
+    from .posterior import NormalPosterior
 
 SHARE_STEPS = 200
 START_SHARE = 1e-3
@@ -34,12 +34,12 @@ class OtherCells:
     var: Tensor
 
 
-def other_cells(q: Posterior) -> OtherCells:
+def other_cells(q: NormalPosterior) -> OtherCells:
     """Population moments of each gene from the prior of (a, A), which was learned from all fitted cells."""
     v = extend(q.gene_mean)
     mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
     spread = ((v @ q.cell_prior.cov) * v).sum(1)
-    return OtherCells(mean, spread + q.predictive_sigma.square())
+    return OtherCells(mean, spread + q.noise.predictive.square())
 
 
 def fit_share(log_ratio: Tensor, count: Tensor) -> float:

@@ -1,8 +1,10 @@
-r"""The posterior: a frozen record of q, with its prior and noise.
+r"""The posterior: a frozen record of q, with its prior and what the likelihood needs.
 
 Rows are extended vectors: `u = (1, A_i)` and `v = (1, B_j)` meet the blocks `(a_i, A_i)` and `(b_j, B_j)`:
 
 .. math:: \eta_{ij} = \mu + (a_i, A_i) \cdot v_j + b_j = \mu + (b_j, B_j) \cdot u_i + a_i
+
+and counts add :math:`\log s_i`.
 """
 
 from __future__ import annotations
@@ -13,53 +15,105 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
     from ..model import Gaussian
+    from .covariances import Common, Covariances, Eigenbasis, Packed
+    from .recomputed import Recomputed
+
+
+@dataclass(frozen=True)
+class NormalNoise:
+    """What the Normal likelihood needs besides eta."""
+
+    sigma: Tensor  # (m,): noise of the fit
+    predictive: Tensor  # (m,): noise for predicting and scoring, s_j
+
+    def at_genes(self, rows: Tensor) -> NormalNoise:
+        """That of some genes."""
+        return NormalNoise(self.sigma[rows], self.predictive[rows])
+
+    def rounded(self) -> NormalNoise:
+        """With values as float32 storage holds them; a shared sigma is stored in float64."""
+        varies = (self.sigma != self.sigma[0]).any()
+        return NormalNoise(
+            self.sigma.float().double() if varies else self.sigma,
+            self.predictive.float().double(),
+        )
+
+
+@dataclass(frozen=True)
+class CountNoise:
+    """What a count likelihood needs besides eta."""
+
+    likelihood: str  # a name of `model.likelihoods.COUNTS`
+    dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
+    log_size: Tensor  # (n,): log size factors
+
+    def at_genes(self, rows: Tensor) -> CountNoise:
+        """That of some genes."""
+        return replace(self, dispersion=self.dispersion[rows])
+
+    def rounded(self) -> CountNoise:
+        """With values as float32 storage holds them."""
+        return replace(self, dispersion=self.dispersion.float().double(), log_size=self.log_size.float().double())
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(mu) q(a, A) q(b, B), with the prior in the same gauge. Small matrices are float64.
-
-    Every gene's covariance shares one basis: `T_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`.
-    """
+    """q(mu) q(a, A) q(b, B), with the prior in the same gauge. Small matrices are float64."""
 
     mu: float
     cell_mean: Tensor  # (n, r+1): (a_i, A_i)
-    cell_cov: Tensor  # (r+1, r+1): S, the same for every cell
+    cell_cov: Covariances  # S_i
     gene_mean: Tensor  # (m, r+1): (b_j, B_j)
-    gene_basis: Tensor  # (r+1, r+1)
-    gene_eig: Tensor  # (r+1,)
-    sigma: Tensor  # (m,): noise of the fit
-    predictive_sigma: Tensor  # (m,): noise for predicting and scoring, s_j
+    gene_cov: Covariances  # T_j, under the noise for predicting
+    noise: NormalNoise | CountNoise
     cell_prior: Gaussian
     gene_prior: Gaussian
 
     @property
     def n_factors(self) -> int:
         """Number of factors, those switched off included."""
-        return self.cell_mean.shape[1] - 1
+        return self.gene_mean.shape[1] - 1
 
-    def rounded(self) -> Posterior:
-        """The posterior with its per-gene values as float32 storage holds them."""
+    def at_genes(self, rows: Tensor) -> Self:
+        """The posterior of some genes alone, with all cells."""
         return replace(
-            self,
-            gene_mean=self.gene_mean.float().double(),
-            sigma=self.sigma.float().double() if (self.sigma != self.sigma[0]).any() else self.sigma,
-            predictive_sigma=self.predictive_sigma.float().double(),
+            self, gene_mean=self.gene_mean[rows], gene_cov=self.gene_cov.at(rows), noise=self.noise.at_genes(rows)
         )
 
-    def gene_diagonal(self, sigma: Tensor) -> Tensor:
-        """Diagonal of each T_j in the shared basis under noise `sigma`, (m, r+1)."""
-        return 1 / (self.gene_eig / sigma.double().square()[:, None] + 1)
+
+@dataclass(frozen=True)
+class NormalPosterior(Posterior):
+    """The posterior under the Normal likelihood: one S for all cells, one eigenbasis for all genes."""
+
+    cell_cov: Common
+    gene_cov: Eigenbasis
+    noise: NormalNoise
+
+    def rounded(self) -> NormalPosterior:
+        """The posterior with its per-gene values as float32 storage holds them."""
+        noise = self.noise.rounded()
+        gene_mean = self.gene_mean.float().double()
+        return replace(self, gene_mean=gene_mean, noise=noise, gene_cov=self.gene_cov.under(noise.predictive))
+
+
+@dataclass(frozen=True)
+class CountPosterior(Posterior):
+    """The posterior under a count likelihood, in which eta is the log of a rate: covariances differ by row."""
+
+    cell_cov: Packed | Recomputed
+    gene_cov: Packed
+    noise: CountNoise
+
+    def rounded(self) -> CountPosterior:
+        """The posterior with its per-gene values as float32 storage holds them."""
+        return replace(self, gene_mean=self.gene_mean.float().double(), noise=self.noise.rounded())
 
 
 def extend(block: Tensor) -> Tensor:
     """`(1, A)` from `(a, A)`, or `(1, B)` from `(b, B)`: the first column becomes ones."""
     return torch.cat([torch.ones_like(block[:, :1]), block[:, 1:]], dim=1)
-
-
-def diagonal_of(basis: Tensor, diagonal: Tensor) -> Tensor:
-    """Diagonals of `basis diag(d_j) basis'` for each row d_j, (m, r+1)."""
-    return diagonal @ basis.square().T

@@ -2,7 +2,7 @@ r"""Predictions of entries: moments of eta, for pairs and for blocks of cells.
 
 .. math:: \mathrm{var}(\eta_{ij}) = u_i' T_j u_i + v_j' S v_j + \mathrm{tr}(S_{AA} T_{BB,j})
 
-The predictive distribution adds the noise s_j^2.
+The predictive distribution adds the likelihood's own variance. For counts eta holds the log size factor.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .posterior import extend
+from .covariances import product_variance, product_variance_of_pairs
+from .posterior import CountNoise, extend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .covariances import Covariances
     from .posterior import Posterior
+
+PAIRS_PER_BLOCK = 100_000
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,19 @@ class Moments:
 
 def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,)."""
+    parts = [_pairs(q, c, g) for c, g in zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)]
+    return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.var for part in parts]))
+
+
+def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     cell, gene = q.cell_mean[cells], q.gene_mean[genes]
+    cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
     u, v = extend(cell), extend(gene)
-    diagonal = q.gene_diagonal(q.predictive_sigma)[genes]
     mean = q.mu + gene[:, 0] + (cell * v).sum(1)
-    from_gene = (diagonal * (u @ q.gene_basis).square()).sum(1)
-    return Moments(mean, from_gene + ((v @ q.cell_cov) * v).sum(1) + diagonal @ _basis_spread(q))
+    if isinstance(q.noise, CountNoise):
+        mean = mean + q.noise.log_size[cells]
+    var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + product_variance_of_pairs(cell_cov, gene_cov)
+    return Moments(mean, var)
 
 
 class BlockPredictor:
@@ -45,37 +56,39 @@ class BlockPredictor:
     ----------
     q
         The posterior.
-    sigma
-        Noise under which the genes' covariances are taken, (m,).
+    gene_cov
+        Covariances of the genes to take, by default those of `q`.
     dtype
         Precision of the blocks.
     """
 
-    def __init__(self, q: Posterior, sigma: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        v = extend(q.gene_mean)
-        diagonal = q.gene_diagonal(sigma)
+    def __init__(self, q: Posterior, gene_cov: Covariances | None = None, dtype: torch.dtype = torch.float32) -> None:
         self._q, self._dtype = q, dtype
-        self._slopes = v.T.to(dtype)
+        self._gene_cov = q.gene_cov if gene_cov is None else gene_cov
+        self._v = extend(q.gene_mean)
+        self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
-        self._diagonal = diagonal.T.to(dtype)
-        self.from_cells = ((v @ q.cell_cov) * v).sum(1).to(dtype)  # (m,): v' S v
-        self.product = (diagonal @ _basis_spread(q)).to(dtype)  # (m,): tr(S_AA T_BB)
 
     def mean(self, cells: slice) -> Tensor:
         """Expected eta, (cells, m)."""
-        return torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
+        mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
+        if isinstance(self._q.noise, CountNoise):
+            mean += self._q.noise.log_size[cells, None].to(self._dtype)
+        return mean
 
     def from_genes(self, cells: slice) -> Tensor:
         """u' T_j u, (cells, m)."""
-        u = extend(self._q.cell_mean[cells]) @ self._q.gene_basis
-        return u.square().to(self._dtype) @ self._diagonal
+        return self._gene_cov.quadratics(extend(self._q.cell_mean[cells])).to(self._dtype)
+
+    def from_cells(self, cells: slice) -> Tensor:
+        """v' S_i v, (cells, m) or what broadcasts to it."""
+        return self._q.cell_cov.at(cells).quadratics(self._v).T.to(self._dtype)
+
+    def product(self, cells: slice) -> Tensor:
+        """tr(S_AA T_BB), (cells, m) or what broadcasts to it."""
+        return product_variance(self._q.cell_cov.at(cells), self._gene_cov).to(self._dtype)
 
     def moments(self, cells: slice) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
-        return Moments(self.mean(cells), self.from_genes(cells) + (self.from_cells + self.product))
-
-
-def _basis_spread(q: Posterior) -> Tensor:
-    """k such that tr(S_AA T_BB,j) = diagonal_j . k, (r+1,)."""
-    factors = q.gene_basis[1:]
-    return ((q.cell_cov[1:, 1:] @ factors) * factors).sum(0)
+        var = self.from_genes(cells) + (self.from_cells(cells) + self.product(cells))
+        return Moments(self.mean(cells), var)

@@ -9,9 +9,14 @@ import numpy as np
 import torch
 
 from .._keys import FitKeys, fit_keys
+from .._settings import settings
 from .._validate import check_key, near_matches
 from ..model import Gaussian
-from .posterior import Posterior, diagonal_of
+from ..model.likelihoods import COUNTS
+from .covariances import Common, Eigenbasis, Packed
+from .packed import packed_size
+from .posterior import CountNoise, CountPosterior, NormalNoise, NormalPosterior
+from .recomputed import Recomputed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,31 +24,42 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
+    AnyPosterior = NormalPosterior | CountPosterior
+
 
 @dataclass(frozen=True)
 class StoredFit:
     """What `tl.fit` stored, read back: the posterior over the factors that are on, and where it belongs."""
 
-    posterior: Posterior
+    posterior: AnyPosterior
     active: np.ndarray  # (r,) bool: factors that are on
     fitted: np.ndarray  # (m,) bool: genes that were fitted
     params: Mapping[str, Any]
     keys: FitKeys
 
 
-def write_cells(adata: AnnData, keys: FitKeys, cell_mean: Tensor, cell_cov: Tensor, active: np.ndarray) -> None:
-    """Write (a, A) and their standard deviations into obs and obsm."""
-    n_cells = adata.n_obs
-    mean = _pad(_numpy(cell_mean[:, 1:]), active)
-    sd = _pad(np.broadcast_to(_numpy(cell_cov.diagonal()[1:].sqrt()), (n_cells, int(active.sum()))), active)
-    adata.obsm[keys.cell_factors] = mean.astype(np.float32)
-    adata.obsm[keys.cell_factors_sd] = sd.astype(np.float32)
-    adata.obs[keys.cell_activity] = _numpy(cell_mean[:, 0]).astype(np.float32)
-    adata.obs[keys.cell_activity_sd] = np.full(n_cells, float(cell_cov[0, 0].sqrt()), dtype=np.float32)
+def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
+    """Write (a, A) with their standard deviations, and what else belongs to cells, into obs and obsm."""
+    sd = np.broadcast_to(_numpy(q.cell_cov.diagonals().sqrt()), q.cell_mean.shape)
+    adata.obsm[keys.cell_factors] = _pad(_numpy(q.cell_mean[:, 1:]), active).astype(np.float32)
+    adata.obsm[keys.cell_factors_sd] = _pad(sd[:, 1:], active).astype(np.float32)
+    adata.obs[keys.cell_activity] = _numpy(q.cell_mean[:, 0]).astype(np.float32)
+    adata.obs[keys.cell_activity_sd] = sd[:, 0].astype(np.float32)
+    if isinstance(q, CountPosterior):
+        adata.obs[keys.size_factor] = _numpy(q.noise.log_size.exp()).astype(np.float32)
+    adata.obsm.pop(keys.cell_cov, None)
+    if isinstance(q.cell_cov, Packed) and _packed_bytes(len(active), adata.n_obs) <= settings.max_cov_bytes:
+        adata.obsm[keys.cell_cov] = _pad_packed(q.cell_cov, active)
 
 
 def write_fit(
-    adata: AnnData, key: str, posterior: Posterior, *, n_factors: int, fitted: np.ndarray, record: Mapping[str, Any]
+    adata: AnnData,
+    key: str,
+    posterior: AnyPosterior,
+    *,
+    n_factors: int,
+    fitted: np.ndarray,
+    record: Mapping[str, Any],
 ) -> None:
     """Write a fit under `key`; `record` holds what else belongs into uns, `params` among it."""
     keys = fit_keys(key)
@@ -63,31 +79,52 @@ def write_fit(
         full[fitted] = values
         return full
 
-    gene_sd = diagonal_of(posterior.gene_basis, posterior.gene_diagonal(posterior.predictive_sigma)).sqrt()
+    gene_sd = posterior.gene_cov.diagonals().sqrt()
     uns = {
         **record,
         "mu": posterior.mu,
-        "sigma": _root_mean_square(posterior.sigma),
         "prior_cell_mean": padded_vector(posterior.cell_prior.mean),
         "prior_cell_cov": padded(posterior.cell_prior.cov),
         "prior_gene_mean": padded_vector(posterior.gene_prior.mean),
         "prior_gene_cov": padded(posterior.gene_prior.cov),
-        "cell_cov": padded(posterior.cell_cov),
-        "gene_basis": padded(posterior.gene_basis),
-        "gene_eig": padded_vector(posterior.gene_eig),
     }
-    varm = per_gene(_pad(_numpy(posterior.gene_mean[:, 1:]), active))
-    varm_sd = per_gene(_pad(_numpy(gene_sd[:, 1:]), active))
+    varm = {
+        keys.gene_factors: per_gene(_pad(_numpy(posterior.gene_mean[:, 1:]), active)),
+        keys.gene_factors_sd: per_gene(_pad(_numpy(gene_sd[:, 1:]), active)),
+    }
     var = {
         keys.gene_abundance: per_gene(_numpy(posterior.gene_mean[:, 0])),
         keys.gene_abundance_sd: per_gene(_numpy(gene_sd[:, 0])),
-        keys.gene_sigma: per_gene(_numpy(posterior.predictive_sigma)),
     }
-    write_cells(adata, keys, posterior.cell_mean, posterior.cell_cov, active)
-    adata.varm[keys.gene_factors], adata.varm[keys.gene_factors_sd] = varm, varm_sd
+    if isinstance(posterior, CountPosterior):
+        varm[keys.gene_cov] = per_gene(_pad_packed(posterior.gene_cov, active))
+        if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
+            var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
+    else:
+        var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
+        uns |= {
+            "sigma": _root_mean_square(posterior.noise.sigma),
+            "cell_cov": padded(posterior.cell_cov.matrix),
+            "gene_basis": padded(posterior.gene_cov.basis),
+            "gene_eig": padded_vector(posterior.gene_cov.eig),
+        }
+    _remove_stale(adata, keys, [*varm, *var])
+    write_cells(adata, keys, posterior, active)
+    for name, values in varm.items():
+        adata.varm[name] = values
     for name, values in var.items():
         adata.var[name] = values
     adata.uns[keys.uns] = uns
+
+
+def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
+    """Remove what a fit with another likelihood left under the same key, and this one does not write."""
+    if keys.gene_cov not in written:
+        adata.varm.pop(keys.gene_cov, None)
+        adata.obs = adata.obs.drop(columns=keys.size_factor, errors="ignore")
+    stale = [name for name in (keys.gene_sigma, keys.gene_theta) if name in adata.var and name not in written]
+    if stale:
+        adata.var = adata.var.drop(columns=stale)
 
 
 def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, cells: bool = True) -> StoredFit:
@@ -102,48 +139,118 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     """
     keys = fit_keys(check_key("key", key))
     uns = _find(adata, "uns", keys.uns)
-    for name in ("params", "mu", "sigma", *_SMALL):
-        if name not in uns:
-            msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
-            raise KeyError(msg)
-    small = {name: torch.as_tensor(np.asarray(uns[name], dtype=np.float64), device=device) for name in _SMALL}
-    rows = torch.cat([torch.ones(1, dtype=torch.bool, device=device), (small["gene_basis"][1:] != 0).any(1)])
+    params = _entry(uns, "params", key)
+    counts = params.get("likelihood") in COUNTS
+    names = _PRIOR if counts else (*_PRIOR, *_COVARIANCES)
+    small = {
+        name: torch.as_tensor(np.asarray(_entry(uns, name, key), dtype=np.float64), device=device) for name in names
+    }
+    rows = torch.cat([torch.ones(1, dtype=torch.bool, device=device), small["prior_cell_cov"].diagonal()[1:] > 0])
     active = rows[1:].cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
     fitted = np.isfinite(gene_mean[:, 0])
-    sigma = np.asarray(_find(adata, "var", keys.gene_sigma), dtype=np.float64)[fitted]
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
         _check_cells(adata, cell_mean, keys)
     else:
         cell_mean = np.empty((0, int(active.sum()) + 1))
-    predictive = torch.as_tensor(sigma, device=device)
-    params = uns["params"]
-    shared = params["noise"] == "shared"
-    posterior = Posterior(
-        mu=float(uns["mu"]),
-        cell_mean=torch.as_tensor(cell_mean, device=device),
-        cell_cov=small["cell_cov"][rows][:, rows],
-        gene_mean=torch.as_tensor(gene_mean[fitted], device=device),
-        gene_basis=small["gene_basis"][rows][:, rows],
-        gene_eig=small["gene_eig"][rows],
-        sigma=torch.full_like(predictive, float(uns["sigma"])) if shared else predictive,
-        predictive_sigma=predictive,
-        cell_prior=Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
-        gene_prior=Gaussian(small["prior_gene_mean"][rows], small["prior_gene_cov"][rows][:, rows]),
-    )
+    common: dict[str, Any] = {
+        "mu": float(_entry(uns, "mu", key)),
+        "cell_mean": torch.as_tensor(cell_mean, device=device),
+        "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
+        "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
+        "gene_prior": Gaussian(small["prior_gene_mean"][rows], small["prior_gene_cov"][rows][:, rows]),
+    }
+    posterior: AnyPosterior
+    if counts:
+        posterior = _count_posterior(adata, keys, params, common, fitted, rows, cells=cells)
+    else:
+        sigma = np.asarray(_find(adata, "var", keys.gene_sigma), dtype=np.float64)[fitted]
+        predictive = torch.as_tensor(sigma, device=device)
+        shared = params["noise"] == "shared"
+        fit_sigma = torch.full_like(predictive, float(_entry(uns, "sigma", key))) if shared else predictive
+        basis, eig = small["gene_basis"][rows][:, rows], small["gene_eig"][rows]
+        posterior = NormalPosterior(
+            **common,
+            cell_cov=Common(small["cell_cov"][rows][:, rows], len(cell_mean)),
+            gene_cov=Eigenbasis(basis, eig, predictive),
+            noise=NormalNoise(fit_sigma, predictive),
+        )
     return StoredFit(posterior, active, fitted, params, keys)
 
 
-_SMALL = (
-    "prior_cell_mean",
-    "prior_cell_cov",
-    "prior_gene_mean",
-    "prior_gene_cov",
-    "cell_cov",
-    "gene_basis",
-    "gene_eig",
-)
+def _count_posterior(
+    adata: AnnData,
+    keys: FitKeys,
+    params: Mapping[str, Any],
+    common: dict[str, Any],
+    fitted: np.ndarray,
+    rows: Tensor,
+    *,
+    cells: bool,
+) -> CountPosterior:
+    """The posterior of a count likelihood, whose covariances differ by row."""
+    device, likelihood = rows.device, str(params["likelihood"])
+    gene_cov = Packed(_packed(_find(adata, "varm", keys.gene_cov)[fitted], rows))
+    if COUNTS[likelihood].LEARNS_DISPERSION:
+        theta = np.asarray(_find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
+        dispersion = torch.as_tensor(1 / theta, device=device)
+    else:
+        dispersion = torch.zeros(int(fitted.sum()), dtype=torch.float64, device=device)
+    if not cells:
+        nothing = common["cell_mean"].new_empty(0)
+        noise = CountNoise(likelihood, dispersion, nothing)
+        return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
+    size = np.asarray(_find(adata, "obs", keys.size_factor), dtype=np.float64)
+    noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
+    if keys.cell_cov in adata.obsm:
+        cell_cov: Packed | Recomputed = Packed(_packed(adata.obsm[keys.cell_cov], rows))
+    else:
+        cell_cov = Recomputed.of(
+            common["mu"],
+            common["cell_mean"],
+            common["gene_mean"],
+            gene_cov,
+            noise,
+            common["cell_prior"],
+            str(params["family"]),
+        )
+    return CountPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)
+
+
+_PRIOR = ("prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov")
+_COVARIANCES = ("cell_cov", "gene_basis", "gene_eig")
+
+
+def _entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
+    if name not in uns:
+        msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
+        raise KeyError(msg)
+    return uns[name]
+
+
+def _packed_bytes(n_factors: int, n_rows: int) -> int:
+    return packed_size(n_factors + 1) * n_rows * np.dtype(np.float32).itemsize
+
+
+def _kept(rows: Tensor) -> Tensor:
+    """Positions in a packed matrix of the rows and columns that are kept."""
+    first, second = torch.tril_indices(len(rows), len(rows), device=rows.device)
+    return rows[first] & rows[second]
+
+
+def _packed(values: Any, rows: Tensor) -> Tensor:
+    """Packed covariances of the active factors."""
+    stored = torch.as_tensor(np.asarray(values, dtype=np.float32), device=rows.device)
+    return stored if bool(rows.all()) else stored[:, _kept(rows)]
+
+
+def _pad_packed(cov: Packed, active: np.ndarray) -> np.ndarray:
+    """Packed covariances with zeros for factors that are off, float32."""
+    kept = _kept(torch.from_numpy(np.concatenate([[True], active]))).numpy()
+    full = np.zeros((len(cov.values), len(kept)), dtype=np.float32)
+    full[:, kept] = _numpy(cov.values)
+    return full
 
 
 def _find(adata: AnnData, container: str, name: str) -> Any:

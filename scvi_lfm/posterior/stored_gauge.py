@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
     from .posterior import Posterior
 
+Q = TypeVar("Q", bound="Posterior")
 
-def to_stored_gauge(q: Posterior) -> Posterior:
+
+def to_stored_gauge(q: Q) -> Q:
     """Move q and its prior so that mu is the grand mean, a and b are margins, and A.B is the interaction.
 
     Afterwards a, b, A and B have mean zero, B has orthonormal columns, and the columns of A are orthogonal with

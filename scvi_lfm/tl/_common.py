@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def check_result_key(adata: AnnData, key_added: str) -> None:
     """Raise unless results can be stored in `uns[key_added]`: a fit there would be lost."""
     present = adata.uns.get(check_key("key_added", key_added))
-    if isinstance(present, Mapping) and "gene_basis" in present:
+    if isinstance(present, Mapping) and "prior_gene_cov" in present:
         msg = f"`key_added`: uns[{key_added!r}] holds a fit, which would be overwritten. Pass another key_added."
         raise ValueError(msg)
 

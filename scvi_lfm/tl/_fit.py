@@ -14,16 +14,22 @@ from .._settings import logger, settings
 from .._validate import check_anndata, check_choice, check_count, check_key, check_positive, resolve_mask
 from ..data import read_matrix
 from ..inference import FitOptions, FitResult, fit_natural_gradient
+from ..model.likelihoods import COUNTS
 from ..model.priors import check_prior_scales
 from ..posterior import write_fit
-from ..posterior.posterior import diagonal_of
+from ..posterior.posterior import CountNoise
 from ._fit_arguments import (
+    check_count_values,
     check_engine_options,
+    check_options_of_likelihood,
     check_shape,
     check_values,
     choose_batch_size,
+    choose_likelihood,
     choose_max_epochs,
+    warn_about_empty_genes,
 )
+from ._size_factors import TOTAL, resolve_size_factors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +40,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
     from ..posterior import Posterior
 
-LIKELIHOODS = ("auto", "normal")
+LIKELIHOODS = ("auto", "normal", *COUNTS)
 NOISES = ("shared", "gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
@@ -47,6 +53,7 @@ def fit(
     layer: str | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
+    size_factors: np.ndarray | str | None = None,
     mask_var: np.ndarray | str | None = None,
     family: str = "row_block",
     engine: str = "natural_gradient",
@@ -186,9 +193,20 @@ def fit(
     scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
     fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
     check_shape(n_factors, adata.n_obs, int(fitted.sum()))
-    size = choose_batch_size(batch_size, adata.n_obs, n_factors)
+    matrix = read_matrix(adata, layer, genes=fitted)
+    likelihood = choose_likelihood(likelihood, matrix)
+    check_options_of_likelihood(likelihood, noise, scales, size_factors)
+    log_size = None
+    if likelihood == "normal":
+        check_values(matrix, layer)
+    else:
+        check_count_values(matrix, layer, likelihood, adata.obs_names, adata.var_names[fitted])
+        warn_about_empty_genes(matrix, layer)
+        log_size = np.log(resolve_size_factors(adata, size_factors, matrix))
+    size = choose_batch_size(batch_size, adata.n_obs, n_factors, counts=likelihood != "normal")
     options = FitOptions(
         n_factors=int(n_factors),
+        likelihood=likelihood,
         noise=noise,
         family=family,
         prior_scales=scales,
@@ -201,10 +219,9 @@ def fit(
         progress=progress and settings.progress,
         guide=guide or family,
         learning_rate=0.02 if learning_rate is None else learning_rate,
+        log_size=log_size,
     )
-    matrix = read_matrix(adata, layer, genes=fitted)
-    check_values(matrix, layer)
-    logger.info("likelihood 'normal', %s cells x %s genes, on %s", *matrix.shape, options.device)
+    logger.info("likelihood %r, %s cells x %s genes, on %s", likelihood, *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
     _check_finite(result.posterior, adata.obs_names, adata.var_names[fitted])
@@ -214,8 +231,9 @@ def fit(
     arguments = {
         "n_factors": int(n_factors),
         "layer": layer,
-        "likelihood": "normal",
-        "noise": noise,
+        "likelihood": likelihood,
+        "noise": noise if likelihood == "normal" else None,
+        "size_factors": size_factors if size_factors is None or isinstance(size_factors, str) else "array",
         "mask_var": mask_var if mask_var is None or isinstance(mask_var, str) else "array",
         "family": family,
         "engine": engine,
@@ -235,7 +253,7 @@ def fit(
         result.posterior,
         n_factors=int(n_factors),
         fitted=fitted,
-        record=_record(arguments, result, int(n_factors), seconds),
+        record=_record(arguments, result, int(n_factors), seconds) | _scale_of_sizes(matrix, likelihood, size_factors),
     )
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
@@ -275,10 +293,17 @@ def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, sec
     }
 
 
+def _scale_of_sizes(matrix: CellMatrix, likelihood: str, size_factors: object) -> dict[str, float]:
+    """The total count of a cell with size factor one, where size factors are totals."""
+    if likelihood == "normal" or size_factors is not None:
+        return {}
+    return {TOTAL: float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]}
+
+
 def _check_finite(q: Posterior, cells: pd.Index, genes: pd.Index) -> None:
     """Raise unless float32, in which the fit will be stored, can hold it."""
-    gene_sd = diagonal_of(q.gene_basis, q.gene_diagonal(q.predictive_sigma)).sqrt()
-    of_genes = torch.cat([q.gene_mean, gene_sd, q.predictive_sigma[:, None]], dim=1)
+    noise = q.noise.dispersion if isinstance(q.noise, CountNoise) else q.noise.predictive
+    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), noise[:, None]], dim=1)
     for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):
         bad = (~values.float().isfinite().all(dim=1)).cpu().numpy()
         if bad.any():

@@ -6,14 +6,18 @@ import warnings
 from typing import TYPE_CHECKING
 
 from .._validate import check_choice, check_count, check_positive
-from ..data._checks import all_integers, describe_empty, is_constant
+from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
+from ..model.likelihoods import COUNTS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
     from ..data import CellMatrix
 
 WHOLE_BATCH, BATCH = 4096, 2048
+COUNT_BATCH = 512
 PYRO_STEPS = 6000
 
 
@@ -43,9 +47,11 @@ def check_shape(n_factors: int, n_cells: int, n_genes: int) -> None:
         raise ValueError(msg)
 
 
-def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int) -> int:
+def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int, *, counts: bool) -> int:
     """Cells in a minibatch, at least as many as there are factors."""
-    if batch_size is None:
+    if batch_size is None and counts:
+        size = min(max(COUNT_BATCH, n_factors), n_cells)
+    elif batch_size is None:
         size = n_cells if n_cells <= WHOLE_BATCH else BATCH
     else:
         size = min(check_count("batch_size", batch_size, minimum=2), n_cells)
@@ -73,10 +79,59 @@ def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int 
     if all_integers(matrix.values):
         msg = (
             f"{'X' if layer is None else f'layers[{layer!r}]'} holds whole numbers, and the Normal likelihood is made "
-            "for log-normalised values. If they are counts, call sc.pp.normalize_total(adata) and sc.pp.log1p(adata) "
-            "first."
+            "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
+            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
         )
         warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+
+
+def choose_likelihood(likelihood: str, matrix: CellMatrix) -> str:
+    """The likelihood asked for; where the choice is left open, the one that the values call for."""
+    if likelihood != "auto":
+        return likelihood
+    values = stored_values(matrix.values)
+    counts = values.size > 0 and bool(values.min() >= 0) and all_integers(matrix.values)
+    return "negative_binomial" if counts else "normal"
+
+
+def check_options_of_likelihood(
+    likelihood: str, noise: str, scales: Mapping[str, object], size_factors: object
+) -> None:
+    """Raise if an option was given that the likelihood does not have."""
+    if likelihood == "normal":
+        if size_factors is not None:
+            msg = "`size_factors` belong to count likelihoods, and the values are fitted with likelihood='normal'."
+            raise ValueError(msg)
+        return
+    if noise != "shared":
+        msg = (
+            f"`noise` belongs to likelihood='normal', found noise={noise!r} with likelihood={likelihood!r}. "
+            "Leave it out: the negative binomial learns a dispersion for each gene."
+        )
+        raise ValueError(msg)
+    if "sigma" in scales:
+        msg = f"`prior_scales['sigma']` belongs to likelihood='normal'; likelihood={likelihood!r} has no sigma."
+        raise ValueError(msg)
+
+
+def check_count_values(
+    matrix: CellMatrix, layer: str | None, likelihood: str, cells: pd.Index, genes: pd.Index
+) -> None:
+    """Raise unless the values suit a count likelihood."""
+    where = "X" if layer is None else f"layers[{layer!r}]"
+    check_counts(matrix.values, where, cells, genes, likelihood=likelihood, maximum=COUNTS[likelihood].MAXIMUM)
+    if is_constant(matrix.values):
+        msg = f"Every value of {where} is the same: there is nothing to fit."
+        raise ValueError(msg)
+
+
+def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int | None = None) -> None:
+    """Warn about genes without a value other than zero."""
+    n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
+    if n_empty:
+        where = "X" if layer is None else f"layers[{layer!r}]"
+        msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
+        warnings.warn(msg, UserWarning, stacklevel=4)
 
 
 def check_values(matrix: CellMatrix, layer: str | None) -> None:
@@ -90,6 +145,4 @@ def check_values(matrix: CellMatrix, layer: str | None) -> None:
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
         warnings.warn(msg, UserWarning, stacklevel=3)
-    if empty_genes:
-        msg = f"{empty_genes} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_about_empty_genes(matrix, layer, empty_genes)

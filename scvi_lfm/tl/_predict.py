@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 
 from .._validate import as_list, check_anndata, check_fraction, check_key, locate
-from ..posterior import read_fit
+from ..posterior import CountPosterior, read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
+from ..posterior.predictive_counts import predictive_counts
 from ._rank_cells import fitted_positions
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..posterior import StoredFit
+    from ..posterior.predictive import Moments
 
 MAX_LAYER_BYTES = 2**30
 MAX_ROWS = 10_000_000
@@ -123,18 +125,29 @@ def _table(
 ) -> pd.DataFrame:
     q = stored.posterior
     eta = eta_of_pairs(q, torch.as_tensor(cells), torch.as_tensor(genes))
-    sd = (eta.var + q.predictive_sigma[torch.as_tensor(genes)].square()).sqrt()
-    table = {
+    names = {
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],
-        "expected": eta.mean.numpy(),
-        "sd": eta.var.sqrt().numpy(),
-        "predictive_sd": sd.numpy(),
     }
+    if isinstance(q, CountPosterior):
+        return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
+    sd = (eta.var + q.noise.predictive[torch.as_tensor(genes)].square()).sqrt()
+    table = {"expected": eta.mean.numpy(), "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
         z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
         table[f"q{level:g}"] = (eta.mean + z * sd).numpy()
-    return pd.DataFrame(table)
+    return pd.DataFrame(names | table)
+
+
+def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Sequence[float]) -> dict[str, np.ndarray]:
+    """Columns for counts: `expected` and `predictive_sd` are counts, `sd` is of eta, the log rate."""
+    predictive = predictive_counts(q, eta, genes)
+    table = {
+        "expected": predictive.mean().numpy(),
+        "sd": eta.var.sqrt().numpy(),
+        "predictive_sd": predictive.variance().sqrt().numpy(),
+    }
+    return table | {f"q{level:g}": predictive.quantile(level) for level in levels}
 
 
 def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
@@ -146,7 +159,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
         )
         raise ValueError(msg)
     layer = np.full(adata.shape, np.nan, dtype=np.float32)
-    predictor = BlockPredictor(stored.posterior, stored.posterior.predictive_sigma)
+    predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
         layer[cells, stored.fitted] = predictor.mean(cells).numpy()

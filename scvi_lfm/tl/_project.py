@@ -7,21 +7,36 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from .._context import resolve_device
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
 from ..data import read_matrix
-from ..inference import project_cells, with_cell_covariance
-from ..posterior import read_fit, write_fit
+from ..inference import project_cells, project_counts, with_cell_covariance
+from ..posterior import CountPosterior, read_fit, write_fit
 from ._common import layer_of_fit
-from ._fit_arguments import warn_about_counts
+from ._fit_arguments import check_count_values, warn_about_counts
+from ._size_factors import TOTAL, new_size_factors
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
-    from ..posterior import Posterior, StoredFit
+    from ..posterior import NormalPosterior
+
+
+# fields that are written anew
+WRITTEN = (
+    "mu",
+    "sigma",
+    "prior_cell_mean",
+    "prior_cell_cov",
+    "prior_gene_mean",
+    "prior_gene_cov",
+    "cell_cov",
+    "gene_basis",
+    "gene_eig",
+)
 
 
 def project(
@@ -29,6 +44,7 @@ def project(
     reference: AnnData,
     *,
     layer: str | None = None,
+    size_factors: np.ndarray | str | None = None,
     device: str = "auto",
     key: str = "lfm",
     key_added: str = "lfm",
@@ -55,6 +71,10 @@ def project(
         Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
     layer
         Layer of `adata` to read; None means the one that the fit read.
+    size_factors
+        For counts: size factors of the new cells, on the scale of the reference's, as an array (n,) or the name of a
+        column of `obs`. None takes their total counts over the mean total of the reference's cells, or the column that
+        the fit took; it must be given where the fit was given an array.
     device
         As in :func:`scvi_lfm.tl.fit`.
     key
@@ -109,16 +129,29 @@ def project(
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
     matrix = read_matrix(adata, layer, genes=shared)
-    warn_about_counts(matrix, layer)
-    q = _restrict(stored, positions[shared])
-    family = stored.params.get("guide", stored.params["family"])
-    # the reference may have lost genes since its fit; the covariance of mean field belongs to the gauge of the fit
-    if family == "row_block" or shared.sum() < len(known):
-        q = with_cell_covariance(q, family)
-    q = project_cells(matrix, q)
+    whole = stored.posterior
+    kept = torch.as_tensor(positions[shared], device=where)
+    q: NormalPosterior | CountPosterior
+    if isinstance(whole, CountPosterior):
+        names = adata.var_names[shared]
+        check_count_values(matrix, layer, whole.noise.likelihood, adata.obs_names, names)
+        total = reference.uns[key].get(TOTAL)
+        size = new_size_factors(adata, size_factors, matrix, stored, None if total is None else float(total), kept)
+        noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
+        q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
+    else:
+        if size_factors is not None:
+            msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
+            raise ValueError(msg)
+        warn_about_counts(matrix, layer)
+        family = stored.params.get("guide", stored.params["family"])
+        q = whole.at_genes(kept)
+        # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
+        if family == "row_block" or shared.sum() < len(known):
+            q = with_cell_covariance(q, family)
+        q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
-    taken = ("mu", "sigma", "prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov", "cell_cov")
-    record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in taken})
+    record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     return adata if copy else None
 
@@ -130,13 +163,3 @@ def _check_overlap(n_shared: int, n_known: int) -> None:
     if n_shared < n_known:
         msg = f"{n_known - n_shared} of {n_known} fitted genes are absent from `adata` and taken as unobserved."
         warnings.warn(msg, UserWarning, stacklevel=3)
-
-
-def _restrict(stored: StoredFit, positions: np.ndarray) -> Posterior:
-    q, rows = stored.posterior, torch.as_tensor(positions)
-    return replace(
-        q,
-        gene_mean=q.gene_mean[rows],
-        sigma=q.sigma[rows],
-        predictive_sigma=q.predictive_sigma[rows],
-    )

@@ -65,13 +65,11 @@ def sample_posterior(
     cells = np.zeros((n_samples, adata.n_obs, len(columns)), dtype=np.float32)
     genes = np.full((n_samples, adata.n_vars, len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
-    cell_root = torch.linalg.cholesky(q.cell_cov)
-    gene_scale = q.gene_diagonal(q.predictive_sigma).sqrt()
     for draw in range(n_samples):
         noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64)
-        cells[draw][:, columns] = (q.cell_mean + noise @ cell_root.T).numpy()
+        cells[draw][:, columns] = (q.cell_mean + q.cell_cov.spread(noise)).numpy()
         noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
-        genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + (gene_scale * noise) @ q.gene_basis.T).numpy()
+        genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
     return {
         "mu": np.asarray(q.mu, dtype=np.float32),
         "a": cells[:, :, 0],

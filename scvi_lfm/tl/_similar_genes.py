@@ -68,9 +68,10 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
     position = int(fitted_positions(adata, "gene", gene, stored.fitted)[0])
     q = stored.posterior
     population = q.cell_prior.cov[1:, 1:]
-    B, factors = q.gene_mean[:, 1:], q.gene_basis[1:]
-    spread = q.gene_diagonal(q.predictive_sigma) @ ((population @ factors) * factors).sum(0)
-    variance = ((B @ population) * B).sum(1) + spread
+    B = q.gene_mean[:, 1:]
+    inner = q.cell_prior.cov.clone()
+    inner[0], inner[:, 0] = 0, 0
+    variance = ((B @ population) * B).sum(1) + q.gene_cov.inner(inner)
     covariance = B @ (population @ B[position])
     correlation = covariance / (variance * variance[position]).clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
     order = np.argsort(-correlation.numpy(), kind="stable")

@@ -1,5 +1,17 @@
-"""Likelihoods as array mathematics: no Pyro, no AnnData. One file each."""
+"""Likelihoods as array mathematics: no Pyro, no AnnData. One file each.
 
-from . import normal
+Those of `COUNTS` see eta through `rate = exp(eta)` and a dispersion. Each has the same functions, so that the table is
+all that inference and scoring know: a new one is a file and a line.
+"""
 
-__all__ = ["normal"]
+from types import ModuleType
+
+from . import bernoulli, negative_binomial, normal, poisson
+
+COUNTS: dict[str, ModuleType] = {
+    "poisson": poisson,
+    "negative_binomial": negative_binomial,
+    "bernoulli": bernoulli,
+}
+
+__all__ = ["COUNTS", "bernoulli", "negative_binomial", "normal", "poisson"]

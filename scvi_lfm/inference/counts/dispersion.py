@@ -1,0 +1,48 @@
+r"""Dispersion of each gene, :math:`\phi_j = 1 / \theta_j`, from squared scores, shrunk towards that of other genes.
+
+A count with rate lambda has, with :math:`d = w / \lambda`,
+
+.. math:: E\left[g^2 - d^2 y\right] = \phi_j w^2
+
+so :math:`\hat\phi_j = \sum_i (g_{ij}^2 / (1 - h_{ij}) - d_{ij}^2 y_{ij}) / K_j` with :math:`K_j = \sum_i w_{ij}^2` is
+the fixed point of weighted moments. The leverage :math:`h = w \, \mathrm{var}(\eta)` gives back what the fit has taken
+from the residuals.
+
+The estimate in effect counts pairs of molecules in a cell, :math:`x_j = (1 + \hat\phi_j) K_j / 2`, of which a rare gene
+has few or none. Its noise is taken for that of a Poisson count with mean :math:`(1 + \phi_j) K_j / 2`, the dispersions
+of genes for log-normal, with location and scale by empirical Bayes (EM on a grid), and each dispersion is replaced by
+its posterior mean.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .state import Statistics
+
+# 1e-4 is Poisson in effect
+LEAST, MOST = 1e-4, 1e2
+GRID = 32
+ROUNDS = 8
+START, START_SPREAD = math.log(0.2), 1.5
+
+
+def update_dispersion(statistics: Statistics, n_cells: int) -> Tensor:
+    """Dispersions (m,), between 1e-4 and 100."""
+    known = n_cells * statistics.square.double()
+    pairs = (known + n_cells * statistics.excess.double()).clamp_min(0) / 2
+    log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
+    phi = log_phi.exp()
+    evidence = pairs[:, None] * torch.log1p(phi) - (known / 2)[:, None] * phi
+    centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
+    for _ in range(ROUNDS):
+        share = torch.softmax(evidence - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
+        centre = (share @ log_phi).mean()
+        spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
+    return (share @ phi).to(statistics.square.dtype)

@@ -1,0 +1,105 @@
+r"""The recorded objective: a Monte Carlo estimate of the ELBO, with the divergences in closed form.
+
+.. math::
+
+    \mathrm{ELBO} = \sum_{ij} E_q \log p(y_{ij} \mid \eta_{ij}) - \mathrm{KL}(q(\mu) \| p)
+        - \sum_i \mathrm{KL}(q(a_i, A_i) \| p) - \sum_j \mathrm{KL}(q(b_j, B_j) \| p)
+
+The expectation is taken over antithetic draws of whole rows, with the same random numbers at every call, and over a
+fixed sample of entries: half from those that are not zero, half from the zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...model.priors import MU_SCALE
+from ...posterior.packed import unpack
+from ...posterior.posterior import extend
+from .cell_step import kl_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...model import Gaussian
+    from .state import Cells, Globals, Problem
+
+ENTRIES = 200_000
+PAIRS_OF_DRAWS = 4
+
+
+@dataclass(frozen=True)
+class EntrySample:
+    """Entries of a block of cells, each with the number of entries that it stands for, over all of them."""
+
+    cell: Tensor  # (s,): position among the block's cells
+    gene: Tensor  # (s,)
+    y: Tensor  # (s,)
+    weight: Tensor  # (s,): sums to 1
+
+    @classmethod
+    def draw(cls, counts: Tensor, generator: torch.Generator) -> EntrySample:
+        """Draw from a (cells, m) block."""
+        n, m = counts.shape
+        row, col = torch.nonzero(counts, as_tuple=True)
+        values = counts[row, col].cpu()
+        stored = (row * m + col).cpu()
+        half = ENTRIES // 2
+        some = torch.randperm(len(stored), generator=generator)[:half]
+        zeros = torch.randint(n * m, (half,), generator=generator)
+        zeros = zeros[~torch.isin(zeros, stored)]
+        place = torch.cat([stored[some], zeros])
+        share = torch.tensor([len(stored), n * m - len(stored)], dtype=torch.float64) / (n * m)
+        weight = torch.cat(
+            [
+                (share[0] / max(len(some), 1)).expand(len(some)),
+                (share[1] / max(len(zeros), 1)).expand(len(zeros)),
+            ]
+        )
+        y = torch.cat([values[some], values.new_zeros(len(zeros))])
+        device = counts.device
+        return cls(*(part.to(device) for part in (place // m, place % m, y, weight)))
+
+
+def expected_log_density(
+    problem: Problem, g: Globals, cells: Cells, sample: EntrySample, generator: torch.Generator
+) -> Tensor:
+    """Mean over all entries of the block of E log p, estimated."""
+    cell_root = torch.linalg.cholesky(unpack(cells.cov.double())).to(cells.mean.dtype)
+    gene_root = torch.linalg.cholesky(unpack(g.gene_cov.double())).to(g.gene_mean.dtype)
+    offset = (cells.log_size + g.mu)[sample.cell]
+    total = offset.new_zeros((), dtype=torch.float64)
+    for _ in range(PAIRS_OF_DRAWS):
+        cell_noise = _spread(cell_root, generator)
+        gene_noise = _spread(gene_root, generator)
+        for sign in (1, -1):
+            cell, gene = cells.mean + sign * cell_noise, g.gene_mean + sign * gene_noise
+            eta = offset + gene[sample.gene, 0] + (cell[sample.cell] * extend(gene)[sample.gene]).sum(1)
+            rate, phi = eta.clamp(max=30).exp(), g.dispersion[sample.gene]
+            total += sample.weight @ problem.likelihood.log_density(sample.y, rate, phi)
+    return total / (2 * PAIRS_OF_DRAWS)
+
+
+def _spread(root: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(root.shape[:2], generator=generator, dtype=torch.float32).to(root)
+    return (root @ noise[..., None])[..., 0]
+
+
+def elbo_per_entry(
+    problem: Problem, g: Globals, cells: Cells, priors: tuple[Gaussian, Gaussian], sample: EntrySample, seed: int
+) -> float:
+    """ELBO over the number of entries of the whole data set, from the cells of one block; priors of cells and genes."""
+    generator = torch.Generator().manual_seed(seed)
+    n, m = problem.n_cells, problem.n_genes
+    kl_cells = kl_rows(cells.mean, cells.cov, priors[0])
+    kl_genes = kl_rows(g.gene_mean, g.gene_cov, priors[1]) + kl_mu(g)
+    data = expected_log_density(problem, g, cells, sample, generator)
+    return float(data - kl_cells / (len(cells.mean) * m) - kl_genes / (n * m))
+
+
+def kl_mu(g: Globals) -> Tensor:
+    """KL of q(mu) from its prior, the variance of q left out: mu is known to many digits."""
+    return 0.5 * (g.mu / MU_SCALE).square()

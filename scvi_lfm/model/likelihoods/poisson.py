@@ -1,0 +1,58 @@
+r"""Poisson likelihood, `y ~ Poisson(rate)` with `rate = exp(eta)`: the negative binomial without dispersion.
+
+.. math::
+
+    \log p(y \mid \lambda) = y \log \lambda - \lambda - \log y!, \qquad
+    g = y - \lambda, \qquad w = \lambda, \qquad E[y] = \mathrm{var}(y) = \lambda
+
+Where eta is uncertain, the predictive is no Poisson: its density and tails take the dispersion that the uncertainty
+brings, and are those of the negative binomial.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .negative_binomial import (
+    LEAST_DISPERSION,
+    VALUES,
+    log_density,
+    log_zero,
+    lower_tail,
+    mean,
+    sample,
+    upper_tail,
+    variance,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "LEARNS_DISPERSION",
+    "LEAST_DISPERSION",
+    "MAXIMUM",
+    "VALUES",
+    "fisher_weight",
+    "log_density",
+    "log_zero",
+    "lower_tail",
+    "mean",
+    "sample",
+    "upper_tail",
+    "variance",
+    "weight_and_score",
+]
+
+LEARNS_DISPERSION = False
+MAXIMUM = None
+
+
+def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
+    """Fisher information and score with respect to eta."""
+    return rate, y - rate
+
+
+def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
+    """Fisher information with respect to eta."""
+    return rate

@@ -1,0 +1,74 @@
+"""Symmetric matrices as rows of their lower triangles, k (k + 1) / 2 values each."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import isqrt
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def packed_size(k: int) -> int:
+    """Values in the lower triangle of a (k, k) matrix."""
+    return k * (k + 1) // 2
+
+
+def dimension(size: int) -> int:
+    """The k whose lower triangle has `size` values."""
+    return (isqrt(8 * size + 1) - 1) // 2
+
+
+@lru_cache(maxsize=32)
+def _indices(k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, columns = torch.tril_indices(k, k, device=device)
+    position = torch.zeros(k, k, dtype=torch.long, device=device)
+    position[rows, columns] = torch.arange(len(rows), device=device)
+    position = torch.maximum(position, position.T).flatten()
+    return rows, columns, rows * k + columns, position
+
+
+def pack(matrices: Tensor) -> Tensor:
+    """Lower triangles, (..., size), of symmetric matrices (..., k, k)."""
+    k = matrices.shape[-1]
+    return matrices.flatten(-2)[..., _indices(k, matrices.device)[2]]
+
+
+def unpack(values: Tensor) -> Tensor:
+    """Symmetric matrices, (..., k, k), from lower triangles (..., size)."""
+    k = dimension(values.shape[-1])
+    return values[..., _indices(k, values.device)[3]].unflatten(-1, (k, k))
+
+
+def outer(x: Tensor) -> Tensor:
+    """Packed `x x'` of each row, (..., size)."""
+    rows, columns, _, _ = _indices(x.shape[-1], x.device)
+    return x[..., rows] * x[..., columns]
+
+
+def doubled(k: int, like: Tensor) -> Tensor:
+    """Weights (size,) that make a dot product of packed values the trace of a product: 2 off the diagonal."""
+    rows, columns, _, _ = _indices(k, like.device)
+    return torch.where(rows == columns, 1.0, 2.0).to(like.dtype)
+
+
+def diagonal(values: Tensor) -> Tensor:
+    """Diagonals, (..., k)."""
+    k = dimension(values.shape[-1])
+    steps = torch.arange(k, device=values.device)
+    return values[..., steps * (steps + 3) // 2]
+
+
+def without_first(values: Tensor) -> Tensor:
+    """Packed matrices with their first row and column taken as zero."""
+    k = dimension(values.shape[-1])
+    return values * (_indices(k, values.device)[1] > 0)
+
+
+def congruent(linear: Tensor, values: Tensor) -> Tensor:
+    """Packed `L C L'` of packed C; L may change the dimension."""
+    linear = linear.to(values.dtype)
+    return pack(linear @ unpack(values) @ linear.mT)

@@ -1,0 +1,84 @@
+r"""Expected rates of counts, by blocks of cells and genes.
+
+.. math::
+
+    \lambda_{ij} = s_i \exp\left(\mu + b_j + (a_i, A_i) \cdot v_j + \tfrac12 \mathrm{var}_{ij}\right), \qquad
+    \mathrm{var}_{ij} = u_i' T_j u_i + v_j' S_i v_j + \mathrm{tr}(S_{AA,i} T_{BB,j})
+
+The variance is one product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
+\rangle` and :math:`u' T u = \langle T, u u' \rangle`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from .packed import doubled, outer, packed_size, without_first
+from .posterior import extend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+# entries worked on at a time: few enough to stay in a processor's cache
+ENTRIES_PER_BLOCK = 2**20
+# rates beyond e^30 are no counts, and float32 would overflow
+MAX_LOG_RATE = 30.0
+
+
+@dataclass(frozen=True)
+class GeneFeatures:
+    """What genes bring to rates and to the normal equations of cells."""
+
+    mean: Tensor  # (m, r+1): (b, B)
+    slopes: Tensor  # (m, r+1): v = (1, B)
+    moments: Tensor  # (m, 2p + r+1): packed T, packed E[v v'], E[b v]
+
+    @classmethod
+    def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
+        """From means (m, r+1) and packed covariances (m, p) of (b, B)."""
+        slopes = extend(mean)
+        second = outer(slopes).add_(without_first(cov))
+        first_column = cov[:, _first_column(mean.shape[1], cov.device)].clone()
+        first_column[:, 0] = 0  # b meets the 1 of v, which has no variance
+        return cls(mean, slopes, torch.cat([cov, second, mean[:, :1] * slopes + first_column], dim=1))
+
+    @property
+    def packed_size(self) -> int:
+        """Values in a packed matrix."""
+        return packed_size(self.mean.shape[1])
+
+    def blocks(self, n_cells: int) -> Iterator[slice]:
+        """Blocks of genes of a size that suits so many cells."""
+        m = len(self.mean)
+        width = m if self.mean.is_cuda else max(256, ENTRIES_PER_BLOCK // max(n_cells, 1))
+        for start in range(0, m, width):
+            yield slice(start, min(start + width, m))
+
+    def linear(self, cell_mean: Tensor, genes: slice) -> Tensor:
+        """`b_j + (a_i, A_i) . v_j`, (cells, genes)."""
+        return torch.addmm(self.mean[genes, 0], cell_mean, self.slopes[genes].T)
+
+    def half_variance(self, cell_features: Tensor, genes: slice) -> Tensor:
+        """`var_ij / 2`, (cells, genes), from :func:`cell_features`."""
+        return cell_features @ self.moments[genes, : 2 * self.packed_size].T
+
+
+def _first_column(k: int, device: torch.device) -> Tensor:
+    steps = torch.arange(k, device=device)
+    return steps * (steps + 1) // 2
+
+
+def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
+    """What cells bring to half the variance, (cells, 2p): packed `u u'` and S, both over 2."""
+    weights = doubled(mean.shape[1], mean) / 2
+    return torch.cat([outer(extend(mean)) * weights, cov * weights], dim=1)
+
+
+def rates(linear: Tensor, half_variance: Tensor, offset: Tensor) -> Tensor:
+    """Expected rates, (cells, genes), from log size factor plus mu as `offset` (cells,)."""
+    return (linear + half_variance).add_(offset[:, None]).clamp_(max=MAX_LOG_RATE).exp_()

@@ -1,0 +1,126 @@
+r"""Covariances of cells under a count likelihood that were too large to store, computed anew block by block.
+
+.. math:: S_i^{-1} = P^{-1} + \sum_j w_{ij} E[v_j v_j']
+
+The Fisher weights need no counts, only rates, which S_i enters in turn: the fixed point is reached in a few rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import COUNTS
+from .covariances import Packed
+from .packed import pack, unpack
+from .rates import GeneFeatures, cell_features, rates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model import Gaussian
+    from .posterior import CountNoise
+
+CELLS_PER_BLOCK = 512
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A covariance of its own for each cell, made when it is asked for."""
+
+    cell_mean: Tensor  # (n, r+1)
+    offset: Tensor  # (n,): log size factor plus mu
+    features: GeneFeatures
+    dispersion: Tensor  # (m,)
+    likelihood: str
+    prior: Gaussian
+    family: str
+
+    @classmethod
+    def of(
+        cls,
+        mu: float,
+        cell_mean: Tensor,
+        gene_mean: Tensor,
+        gene_cov: Packed,
+        noise: CountNoise,
+        prior: Gaussian,
+        family: str,
+    ) -> Recomputed:
+        """From the parts of a posterior."""
+        return cls(
+            cell_mean.float(),
+            (noise.log_size + mu).float(),
+            GeneFeatures.of(gene_mean.float(), gene_cov.values.float()),
+            noise.dispersion.float(),
+            noise.likelihood,
+            prior,
+            family,
+        )
+
+    def at(self, rows: Tensor | slice) -> Recomputed:
+        """The covariances of some rows: a boolean mask, positions or a slice."""
+        return replace(self, cell_mean=self.cell_mean[rows], offset=self.offset[rows])
+
+    def blocks(self) -> list[Packed]:
+        """All covariances, in blocks of rows."""
+        parts = zip(self.cell_mean.split(CELLS_PER_BLOCK), self.offset.split(CELLS_PER_BLOCK), strict=True)
+        return [Packed(self._solve(mean, offset)) for mean, offset in parts]
+
+    def _solve(self, mean: Tensor, offset: Tensor) -> Tensor:
+        p = self.features.packed_size
+        likelihood = COUNTS[self.likelihood]
+        prior_precision = torch.linalg.inv(self.prior.cov)
+        cov = mean.new_zeros(len(mean), p)
+        for _ in range(ROUNDS):
+            left = cell_features(mean, cov)
+            information = mean.new_zeros(len(mean), p)
+            for genes in self.features.blocks(len(mean)):
+                rate = rates(self.features.linear(mean, genes), self.features.half_variance(left, genes), offset)
+                weight = likelihood.fisher_weight(rate, self.dispersion[genes])
+                information.addmm_(weight, self.features.moments[genes, p : 2 * p])
+            precision = unpack(information.double()) + prior_precision
+            if self.family == "mean_field":
+                precision = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1))
+            cov = pack(torch.linalg.inv(precision)).to(mean.dtype)
+        return cov
+
+    def moved(self, linear: Tensor) -> Packed:
+        """F C F', made for every cell."""
+        return Packed(self.packed()).moved(linear)
+
+    def packed(self) -> Tensor:
+        """Lower triangles, (rows, p)."""
+        return torch.cat([block.values for block in self.blocks()])
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """x_i' C_i x_i, (rows,), for one x (rows, k) of each row."""
+        return Packed(self.packed()).quadratic(x)
+
+    def quadratics(self, x: Tensor) -> Tensor:
+        """x_l' C_i x_l of each x (l, k) with each row, (l, rows)."""
+        return Packed(self.packed()).quadratics(x)
+
+    def diagonals(self) -> Tensor:
+        """Variances, (rows, k)."""
+        return torch.cat([block.diagonals() for block in self.blocks()])
+
+    def total(self) -> Tensor:
+        """Sum over rows, (k, k) in float64."""
+        return torch.stack([block.total() for block in self.blocks()]).sum(0)
+
+    def inner(self, matrix: Tensor) -> Tensor:
+        """tr(C_i M) for each row, (rows,)."""
+        return torch.cat([block.inner(matrix) for block in self.blocks()])
+
+    def spread(self, noise: Tensor) -> Tensor:
+        """Standard Normal draws (rows, k) turned into draws with these covariances."""
+        drawn, start = [], 0
+        for block in self.blocks():
+            stop = start + len(block.values)
+            drawn.append(block.spread(noise[start:stop]))
+            start = stop
+        return torch.cat(drawn)

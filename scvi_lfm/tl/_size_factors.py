@@ -1,0 +1,92 @@
+"""Size factors of cells, for count likelihoods: how many times the average depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._validate import near_matches
+from ..posterior.posterior import extend
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from torch import Tensor
+
+    from ..data import CellMatrix
+    from ..posterior import Posterior, StoredFit
+
+
+# in uns: total count of a cell with size factor one
+TOTAL = "total_counts"
+
+
+def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> np.ndarray:
+    """Size factors (n,), float64: those given, or total counts over their mean.
+
+    Raises
+    ------
+    KeyError
+        There is no such column of obs.
+    TypeError, ValueError
+        They are not one positive number for each cell, or a cell has no count.
+    """
+    if given is None:
+        totals = total_counts(adata, matrix)
+        return totals / totals.mean()
+    if isinstance(given, str):
+        if given not in adata.obs:
+            msg = f"`size_factors`: obs has no column {given!r}. {near_matches(given, adata.obs.columns)}"
+            raise KeyError(msg)
+        given = adata.obs[given].to_numpy()
+    values = np.asarray(given)
+    if values.dtype.kind not in "fiu":
+        msg = f"`size_factors` must be numbers or the name of a column of obs, found dtype {values.dtype}."
+        raise TypeError(msg)
+    if values.shape != (adata.n_obs,):
+        msg = f"`size_factors` must hold one number for each of {adata.n_obs} cells, found shape {values.shape}."
+        raise ValueError(msg)
+    bad = ~((values > 0) & np.isfinite(values))
+    if bad.any():
+        msg = (
+            f"`size_factors` must be positive and finite: {int(bad.sum())} are not, first {values[bad][0]} of cell "
+            f"{adata.obs_names[bad][0]!r}."
+        )
+        raise ValueError(msg)
+    return values.astype(np.float64)
+
+
+def new_size_factors(
+    adata: AnnData, given: object, matrix: CellMatrix, stored: StoredFit, total: float | None, kept: Tensor
+) -> np.ndarray:
+    """Size factors of new cells on the scale of a reference, which counted the genes `kept` among others."""
+    if given is None and "size_factors" in stored.params:
+        taken = str(stored.params["size_factors"])
+        if taken == "array":
+            msg = "The reference was fitted with size factors of its own: pass those of the new cells as size_factors=."
+            raise ValueError(msg)
+        given = taken
+    if given is not None or total is None:
+        return resolve_size_factors(adata, given, matrix)
+    expected = expected_rates(stored.posterior)
+    return total_counts(adata, matrix) / (total * float(expected[kept].sum() / expected.sum()))
+
+
+def expected_rates(q: Posterior) -> Tensor:
+    """Rate of each gene in the average cell of size factor one, (m,)."""
+    v = extend(q.gene_mean)
+    mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
+    return (mean + 0.5 * ((v @ q.cell_prior.cov) * v).sum(1)).exp()
+
+
+def total_counts(adata: AnnData, matrix: CellMatrix) -> np.ndarray:
+    """Counts of each cell, (n,); a cell without any raises."""
+    totals = np.asarray(matrix.values.sum(axis=1, dtype=np.float64)).ravel()
+    empty = totals == 0
+    if empty.any():
+        msg = (
+            f"{int(empty.sum())} cell(s) have no counts, first {adata.obs_names[empty][0]!r}, and so no size factor. "
+            "Call sc.pp.filter_cells(adata, min_counts=1) first, or pass size_factors=."
+        )
+        raise ValueError(msg)
+    return totals
