@@ -14,11 +14,10 @@ from .other_cells import fit_share, from_others, other_cells
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .anomaly_scan_counts import CountAnomalyScan
     from .posterior import NormalPosterior
-    from .predictive import Moments
 
-# histograms: standardised distance in [0, 40), log ratio in [-50, 50]
-DISTANCE_BINS, DISTANCE_MAX = 8000, 40.0
+# histogram of log ratios in [-50, 50]
 RATIO_BINS, RATIO_MAX = 4000, 50.0
 
 
@@ -26,7 +25,7 @@ RATIO_BINS, RATIO_MAX = 4000, 50.0
 class Scores:
     """Scores of a block of entries, (cells, m)."""
 
-    predictive: Moments
+    expected: Tensor  # mean of the predictive
     distance: Tensor  # standardised, in the direction asked for; negative: not of that direction
     log_ratio: Tensor  # log p(y | other cells) - log p(y | own); -inf: not of that direction
 
@@ -38,24 +37,36 @@ class Thresholds:
     share: float
     min_distance: float  # Benjamini-Hochberg at the level asked for; inf: nothing passes
     min_log_ratio: float  # local false discovery rate at that level
-    q_values: Tensor  # (DISTANCE_BINS,): q at the lower edge of each bin
+    q_values: Tensor  # (bins,): q at the lower edge of each bin of distance
+    distance_max: float
     n_by_tail: int
     n_by_ratio: int
 
     def q_of(self, distance: Tensor) -> Tensor:
         """Benjamini-Hochberg q-values of entries at some distances."""
-        bins = (distance * (DISTANCE_BINS / DISTANCE_MAX)).long().clamp(0, DISTANCE_BINS - 1)
+        n_bins = len(self.q_values)
+        bins = (distance * (n_bins / self.distance_max)).long().clamp(0, n_bins - 1)
         return self.q_values[bins]
 
 
 class AnomalyScan:
-    """Scores of entries under their leave-one-out predictives."""
+    """Scores of entries under their leave-one-out predictives; the distance is in standard deviations."""
+
+    distance_max, distance_bins = 40.0, 8000
 
     def __init__(self, q: NormalPosterior, direction: str) -> None:
         self._loo = LeaveOneOut(q)
         others = other_cells(q)
         self._mean, self._var = others.mean.float(), others.var.float()
         self._direction = direction
+
+    def tail(self, distance: Tensor) -> Tensor:
+        """Tail probability at a distance."""
+        return normal.upper_tail(distance) * (2 if self._direction == "both" else 1)
+
+    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
+        """Tail probabilities of some entries."""
+        return self.tail(scores.distance[at].double())
 
     def score(self, y: Tensor, cells: slice) -> Scores:
         """Both scores of the entries `y` (cells, m)."""
@@ -64,32 +75,33 @@ class AnomalyScan:
         log_ratio = normal.log_density(y, self._mean, self._var)
         log_ratio -= normal.log_density(y, predictive.mean, predictive.var)
         if self._direction == "both":
-            return Scores(predictive, signed.abs_(), log_ratio)
+            return Scores(predictive.mean, signed.abs_(), log_ratio)
         distance = signed if self._direction == "up" else signed.neg_()
-        return Scores(predictive, distance, log_ratio.masked_fill_(distance <= 0, -torch.inf))
+        return Scores(predictive.mean, distance, log_ratio.masked_fill_(distance <= 0, -torch.inf))
 
 
 class Histograms:
     """Counts of all entries by distance and by log ratio."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.distance = torch.zeros(DISTANCE_BINS, dtype=torch.float64, device=device)
+    def __init__(self, scan: AnomalyScan | CountAnomalyScan, device: torch.device) -> None:
+        self._scan = scan
+        self.distance = torch.zeros(scan.distance_bins, dtype=torch.float64, device=device)
         self.ratio = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
         self.total = 0
 
     def add(self, scores: Scores) -> None:
         """Count a block."""
-        far = scores.distance.clamp(max=DISTANCE_MAX * (1 - 1e-6))
-        self.distance += torch.histc(far, DISTANCE_BINS, 0, DISTANCE_MAX)
+        far = scores.distance.clamp(max=self._scan.distance_max * (1 - 1e-6))
+        self.distance += torch.histc(far, self._scan.distance_bins, 0, self._scan.distance_max)
         ratio = scores.log_ratio.clamp(-RATIO_MAX, RATIO_MAX)
         self.ratio += torch.histc(ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
         self.total += scores.distance.numel()
 
-    def thresholds(self, fdr: float, direction: str) -> Thresholds:
+    def thresholds(self, fdr: float) -> Thresholds:
         """Levels at which an entry passes."""
-        edges = torch.arange(DISTANCE_BINS, dtype=torch.float64, device=self.distance.device)
-        edges *= DISTANCE_MAX / DISTANCE_BINS
-        tail = normal.upper_tail(edges) * (2 if direction == "both" else 1)
+        edges = torch.arange(self._scan.distance_bins, dtype=torch.float64, device=self.distance.device)
+        edges *= self._scan.distance_max / self._scan.distance_bins
+        tail = self._scan.tail(edges)
         beyond = self.distance.flip(0).cumsum(0).flip(0)
         raw = torch.where(beyond > 0, self.total * tail / beyond.clamp_min(1), 1.0)
         q_values = raw.cummin(0).values.clamp(max=1)
@@ -103,6 +115,7 @@ class Histograms:
             min_distance=float(edges[passing[0]]) if len(passing) else float("inf"),
             min_log_ratio=float(centers[likely][0] - width / 2) if likely.any() else float("inf"),
             q_values=q_values,
+            distance_max=self._scan.distance_max,
             n_by_tail=int(beyond[passing[0]]) if len(passing) else 0,
             n_by_ratio=int(self.ratio[likely].sum()),
         )

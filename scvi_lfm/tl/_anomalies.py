@@ -12,11 +12,12 @@ import torch
 from .._context import resolve_device
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..data import read_matrix
-from ..model.likelihoods.normal import upper_tail
-from ..posterior import read_fit
+from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
+from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.other_cells import evidence, from_others
 from ._common import check_result_key, layer_of_fit
+from ._fit_arguments import check_count_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
+    from ..posterior import StoredFit
 
 
 @dataclass(frozen=True)
@@ -139,15 +141,15 @@ def anomalies(
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
 
-    scan = AnomalyScan(stored.posterior, direction)
-    histograms = Histograms(where)
+    scan = _scan(matrix, stored, direction, fdr, layer, adata)
+    histograms = Histograms(scan, where)
     for cells, y in _blocks(matrix, where):
         histograms.add(scan.score(y, cells))
-    thresholds = histograms.thresholds(fdr, direction)
+    thresholds = histograms.thresholds(fdr)
     found = _collect(matrix, scan, thresholds, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
-    entries = _table(found.rows, direction, adata.obs_names.to_numpy(), gene_names)
+    entries = _table(found.rows, adata.obs_names.to_numpy(), gene_names)
     gene_score = np.full(adata.n_vars, np.nan, dtype=np.float32)
     gene_score[stored.fitted] = found.gene_score
     params = {"key": key, "direction": direction, "fdr": fdr, "max_entries": max_entries}
@@ -165,6 +167,17 @@ def anomalies(
     return adata if copy else None
 
 
+def _scan(
+    matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, layer: str | None, adata: AnnData
+) -> AnomalyScan | CountAnomalyScan:
+    q = stored.posterior
+    if not isinstance(q, CountPosterior):
+        return AnomalyScan(q, direction)
+    genes = adata.var_names[stored.fitted]
+    check_count_values(matrix, layer, q.noise.likelihood, adata.obs_names, genes)
+    return CountAnomalyScan(q, direction, fdr)
+
+
 def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
     n_cells, n_genes = matrix.shape
     step = max(1, ENTRIES_PER_BLOCK // n_genes)
@@ -174,7 +187,11 @@ def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, T
 
 
 def _collect(
-    matrix: CellMatrix, scan: AnomalyScan, thresholds: Thresholds, max_entries: int, device: torch.device
+    matrix: CellMatrix,
+    scan: AnomalyScan | CountAnomalyScan,
+    thresholds: Thresholds,
+    max_entries: int,
+    device: torch.device,
 ) -> Found:
     best: dict[str, np.ndarray] | None = None
     cell_scores, depths = [], []
@@ -187,13 +204,19 @@ def _collect(
         gene_score += nats.sum(0)
         depths.append((y != 0).sum(1).cpu().numpy())
         passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
-        rows = _rows(y, scores, others, thresholds, torch.nonzero(passing), cells.start)
+        rows = _rows(scan, y, scores, others, thresholds, torch.nonzero(passing), cells.start)
         best = _best(rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}, max_entries)
     return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
 
 
 def _rows(
-    y: Tensor, scores: Scores, others: Tensor, thresholds: Thresholds, where: Tensor, start: int
+    scan: AnomalyScan | CountAnomalyScan,
+    y: Tensor,
+    scores: Scores,
+    others: Tensor,
+    thresholds: Thresholds,
+    where: Tensor,
+    start: int,
 ) -> dict[str, np.ndarray]:
     cell, gene = where.unbind(1)
     distance = scores.distance[cell, gene].double()
@@ -201,8 +224,8 @@ def _rows(
         "cell": cell + start,
         "gene": gene,
         "y": y[cell, gene],
-        "expected": scores.predictive.mean[cell, gene],
-        "p": upper_tail(distance),
+        "expected": scores.expected[cell, gene],
+        "p": scan.p_of(y, scores, (cell, gene)),
         "q": thresholds.q_of(distance),
         "log_ratio": scores.log_ratio[cell, gene],
         "lfdr": 1 - others[cell, gene].double(),
@@ -215,10 +238,8 @@ def _best(rows: dict[str, np.ndarray], max_entries: int) -> dict[str, np.ndarray
     return {name: values[order] for name, values in rows.items()}
 
 
-def _table(rows: dict[str, np.ndarray], direction: str, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+def _table(rows: dict[str, np.ndarray], cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
     table = pd.DataFrame(rows)
-    if direction == "both":
-        table["p"] *= 2
     table = table.sort_values(["log_ratio", "p"], ascending=[False, True], kind="stable", ignore_index=True)
     table["cell"], table["gene"] = cells[table["cell"]], genes[table["gene"]]
     table["direction"] = np.where(table["y"] > table["expected"], "up", "down").astype(object)

@@ -24,6 +24,7 @@ from ._fit_arguments import (
     check_options_of_likelihood,
     check_shape,
     check_values,
+    check_variation,
     choose_batch_size,
     choose_likelihood,
     choose_max_epochs,
@@ -201,6 +202,7 @@ def fit(
         check_values(matrix, layer)
     else:
         check_count_values(matrix, layer, likelihood, adata.obs_names, adata.var_names[fitted])
+        check_variation(matrix, layer)
         warn_about_empty_genes(matrix, layer)
         log_size = np.log(resolve_size_factors(adata, size_factors, matrix))
     size = choose_batch_size(batch_size, adata.n_obs, n_factors, counts=likelihood != "normal")

@@ -120,8 +120,12 @@ def check_count_values(
     """Raise unless the values suit a count likelihood."""
     where = "X" if layer is None else f"layers[{layer!r}]"
     check_counts(matrix.values, where, cells, genes, likelihood=likelihood, maximum=COUNTS[likelihood].MAXIMUM)
+
+
+def check_variation(matrix: CellMatrix, layer: str | None) -> None:
+    """Raise if every value is the same."""
     if is_constant(matrix.values):
-        msg = f"Every value of {where} is the same: there is nothing to fit."
+        msg = f"Every value of {'X' if layer is None else f'layers[{layer!r}]'} is the same: there is nothing to fit."
         raise ValueError(msg)
 
 
@@ -136,10 +140,8 @@ def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int |
 
 def check_values(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
+    check_variation(matrix, layer)
     where = "X" if layer is None else f"layers[{layer!r}]"
-    if is_constant(matrix.values):
-        msg = f"Every value of {where} is the same: there is nothing to fit."
-        raise ValueError(msg)
     warn_about_counts(matrix, layer, stacklevel=4)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:

@@ -1,17 +1,18 @@
-r"""Dispersion of each gene, :math:`\phi_j = 1 / \theta_j`, from squared scores, shrunk towards that of other genes.
+r"""Dispersion of each gene, :math:`\phi_j = 1 / \theta_j`: likelihood scoring, shrunk towards other genes.
 
-A count with rate lambda has, with :math:`d = w / \lambda`,
+One scoring step on averages over cells, with :math:`K_j = \sum_i w_{ij}^2`:
 
-.. math:: E\left[g^2 - d^2 y\right] = \phi_j w^2
+.. math::
 
-so :math:`\hat\phi_j = \sum_i (g_{ij}^2 / (1 - h_{ij}) - d_{ij}^2 y_{ij}) / K_j` with :math:`K_j = \sum_i w_{ij}^2` is
-the fixed point of weighted moments. The leverage :math:`h = w \, \mathrm{var}(\eta)` gives back what the fit has taken
-from the residuals.
+    \hat\phi_j = \phi_j + \frac{1}{K_j} \sum_i \left( 2 (1 + \phi_j) \frac{\partial \log p_{ij}}{\partial \phi_j}
+        + h_{ij} w_{ij} \right)
+
+The leverage :math:`h = w \, \mathrm{var}(\eta)` gives back what the fit has taken from the residuals.
 
 The estimate in effect counts pairs of molecules in a cell, :math:`x_j = (1 + \hat\phi_j) K_j / 2`, of which a rare gene
 has few or none. Its noise is taken for that of a Poisson count with mean :math:`(1 + \phi_j) K_j / 2`, the dispersions
 of genes for log-normal, with location and scale by empirical Bayes (EM on a grid), and each dispersion is replaced by
-its posterior mean.
+its posterior mean on the log scale.
 """
 
 from __future__ import annotations
@@ -45,4 +46,4 @@ def update_dispersion(statistics: Statistics, n_cells: int) -> Tensor:
         share = torch.softmax(evidence - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
         centre = (share @ log_phi).mean()
         spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
-    return (share @ phi).to(statistics.square.dtype)
+    return (share @ log_phi).exp().to(statistics.square.dtype)

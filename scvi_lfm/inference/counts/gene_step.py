@@ -46,9 +46,10 @@ def cell_statistics(problem: Problem, g: Globals, features: GeneFeatures, y: Ten
         weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
         if likelihood.LEARNS_DISPERSION:
             leverage = half_variance.mul_(2).mul_(weight).clamp_(max=MOST_LEVERAGE)
-            singles = y[:, genes] * (weight / rate).square_()
-            excess[genes] = score.square().div_(leverage.neg_().add_(1)).sub_(singles).sum(0)
+            phi = g.dispersion[genes]
             square[genes] = weight.square().sum(0)
+            pull = 2 * (1 + phi) * likelihood.dispersion_score(y[:, genes], rate, phi).to(phi)
+            excess[genes] = phi * square[genes] + pull + leverage.mul_(weight).sum(0)
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
     mean_xx = unpack(xx.double().mean(0))
@@ -70,7 +71,8 @@ def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> Globals:
     solved = solve_rows(information, target, prior, g.gene_mean, problem.family)
     g = replace(g, gene_mean=solved.mean, gene_cov=solved.cov)
     if problem.likelihood.LEARNS_DISPERSION:
-        g = replace(g, dispersion=update_dispersion(statistics, problem.n_cells))
+        # half way, on the log scale: a gene's loadings answer its dispersion, and in full steps both swing for ever
+        g = replace(g, dispersion=(g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt())
     scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.noise_var)
     return replace(g, scales=scales)
 

@@ -74,7 +74,7 @@ class Statistics:
     xx: Tensor  # (r+2, r+2): mean E[x x']
     weighted: Tensor  # (m, packed): mean w_ij E[x x']
     response: Tensor  # (m, r+2): mean w_ij z_ij E[x]
-    excess: Tensor  # (m,): mean of what the dispersion adds to squared scores
+    excess: Tensor  # (m,): mean of what each cell says of the dispersion, times what it knows
     square: Tensor  # (m,): mean w_ij^2
 
     def blend(self, new: Statistics, rate: float) -> Statistics:

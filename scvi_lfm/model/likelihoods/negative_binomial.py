@@ -26,6 +26,9 @@ MAXIMUM = None
 VALUES = "non-negative whole numbers"
 # below this dispersion nothing differs from the Poisson, and sums of log gamma functions would lose their digits
 LEAST_DISPERSION = 1e-8
+# below this, log(1 + x) - x / (1 + x) is x^2 / 2 in float32
+SMALL = 1e-3
+MOST_SCORE = 2.0
 
 
 def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -51,6 +54,30 @@ def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tenso
 def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
     """Fisher information with respect to eta."""
     return rate / (1 + dispersion * rate)
+
+
+def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
+    r"""Derivative of the log density with respect to phi, summed over cells, (m,), no count's above `2 / phi`.
+
+    .. math::
+
+        \frac{\partial \log p}{\partial \phi} = \sum_{k < y} \frac{k}{1 + \phi k} - \frac{y \lambda}{1 + \phi \lambda}
+            + \frac{\log(1 + \phi\lambda)}{\phi^2} - \frac{\lambda}{\phi (1 + \phi\lambda)}
+
+    The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
+    dispersion by which they are judged.
+    """
+    x = rate * dispersion
+    zero = (torch.log1p(x) - x / (1 + x)) / dispersion.square()
+    zero = torch.where(x < SMALL, rate.square() / 2, zero)
+    total = zero.sum(0, dtype=torch.float64)
+    cell, gene = torch.nonzero(y, as_tuple=True)
+    phi, counts, at = dispersion[gene].double(), y[cell, gene].double(), rate[cell, gene].double()
+    theta = 1 / phi
+    pairs = (counts - theta * (torch.digamma(counts + theta) - torch.digamma(theta))) / phi
+    added = pairs - counts * at / (1 + phi * at)
+    itself = zero[cell, gene].double()
+    return total.index_add_(0, gene, torch.minimum(added, MOST_SCORE / phi - itself))
 
 
 def mean(rate: Tensor, dispersion: Tensor) -> Tensor:
