@@ -1,10 +1,11 @@
 """Plots: one public function a file, each drawing a table of `lfm.get`."""
 
 from ._anomalies import anomalies
+from ._calibration import calibration
 from ._elbo import elbo
 from ._factors import factors
 from ._loadings import loadings
 from ._rank_genes import rank_genes
 from ._variance import variance
 
-__all__ = ["anomalies", "elbo", "factors", "loadings", "rank_genes", "variance"]
+__all__ = ["anomalies", "calibration", "elbo", "factors", "loadings", "rank_genes", "variance"]

@@ -89,7 +89,7 @@ class CountAnomalyScan:
         return (distance - np.log(2)).clamp(min=0) if self._direction == "both" else distance
 
     def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
-        """Mid p-values of some entries: half the probability of the count itself is left out."""
+        """Tail probabilities of some entries: half the probability of the count itself is left out."""
         scores = cast("CountScores", scores)
         values, rate, phi = y[at], scores.rate[at], scores.dispersion[at]
         arrays = tuple(part.double().cpu().numpy() for part in (values, rate, phi))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .posterior import CountNoise
 
 CELLS_PER_BLOCK = 512
-ROUNDS = 5
+ROUNDS = 12
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from .._validate import check_key, near_matches
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Common, Eigenbasis, Packed
-from .packed import packed_size
 from .posterior import CountNoise, CountPosterior, NormalNoise, NormalPosterior
 from .recomputed import Recomputed
+from .stored_covariances import padded_packed, read_packed, stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +48,8 @@ def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarr
     if isinstance(q, CountPosterior):
         adata.obs[keys.size_factor] = _numpy(q.noise.log_size.exp()).astype(np.float32)
     adata.obsm.pop(keys.cell_cov, None)
-    if isinstance(q.cell_cov, Packed) and _packed_bytes(len(active), adata.n_obs) <= settings.max_cov_bytes:
-        adata.obsm[keys.cell_cov] = _pad_packed(q.cell_cov, active)
+    if isinstance(q.cell_cov, Packed) and stored_bytes(len(active), adata.n_obs) <= settings.max_cov_bytes:
+        adata.obsm[keys.cell_cov] = padded_packed(q.cell_cov, active)
 
 
 def write_fit(
@@ -97,7 +97,7 @@ def write_fit(
         keys.gene_abundance_sd: per_gene(_numpy(gene_sd[:, 0])),
     }
     if isinstance(posterior, CountPosterior):
-        varm[keys.gene_cov] = per_gene(_pad_packed(posterior.gene_cov, active))
+        varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov, active))
         if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
             var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
     else:
@@ -121,10 +121,11 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
     """Remove what a fit with another likelihood left under the same key, and this one does not write."""
     if keys.gene_cov not in written:
         adata.varm.pop(keys.gene_cov, None)
-        adata.obs = adata.obs.drop(columns=keys.size_factor, errors="ignore")
-    stale = [name for name in (keys.gene_sigma, keys.gene_theta) if name in adata.var and name not in written]
-    if stale:
-        adata.var = adata.var.drop(columns=stale)
+        if keys.size_factor in adata.obs:
+            del adata.obs[keys.size_factor]
+    for name in (keys.gene_sigma, keys.gene_theta):
+        if name in adata.var and name not in written:
+            del adata.var[name]
 
 
 def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, cells: bool = True) -> StoredFit:
@@ -191,7 +192,7 @@ def _count_posterior(
 ) -> CountPosterior:
     """The posterior of a count likelihood, whose covariances differ by row."""
     device, likelihood = rows.device, str(params["likelihood"])
-    gene_cov = Packed(_packed(_find(adata, "varm", keys.gene_cov)[fitted], rows))
+    gene_cov = Packed(read_packed(_find(adata, "varm", keys.gene_cov)[fitted], rows))
     if COUNTS[likelihood].LEARNS_DISPERSION:
         theta = np.asarray(_find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
         dispersion = torch.as_tensor(1 / theta, device=device)
@@ -204,7 +205,7 @@ def _count_posterior(
     size = np.asarray(_find(adata, "obs", keys.size_factor), dtype=np.float64)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
     if keys.cell_cov in adata.obsm:
-        cell_cov: Packed | Recomputed = Packed(_packed(adata.obsm[keys.cell_cov], rows))
+        cell_cov: Packed | Recomputed = Packed(read_packed(adata.obsm[keys.cell_cov], rows))
     else:
         cell_cov = Recomputed.of(
             common["mu"],
@@ -227,30 +228,6 @@ def _entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
         msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
         raise KeyError(msg)
     return uns[name]
-
-
-def _packed_bytes(n_factors: int, n_rows: int) -> int:
-    return packed_size(n_factors + 1) * n_rows * np.dtype(np.float32).itemsize
-
-
-def _kept(rows: Tensor) -> Tensor:
-    """Positions in a packed matrix of the rows and columns that are kept."""
-    first, second = torch.tril_indices(len(rows), len(rows), device=rows.device)
-    return rows[first] & rows[second]
-
-
-def _packed(values: Any, rows: Tensor) -> Tensor:
-    """Packed covariances of the active factors."""
-    stored = torch.as_tensor(np.asarray(values, dtype=np.float32), device=rows.device)
-    return stored if bool(rows.all()) else stored[:, _kept(rows)]
-
-
-def _pad_packed(cov: Packed, active: np.ndarray) -> np.ndarray:
-    """Packed covariances with zeros for factors that are off, float32."""
-    kept = _kept(torch.from_numpy(np.concatenate([[True], active]))).numpy()
-    full = np.zeros((len(cov.values), len(kept)), dtype=np.float32)
-    full[:, kept] = _numpy(cov.values)
-    return full
 
 
 def _find(adata: AnnData, container: str, name: str) -> Any:

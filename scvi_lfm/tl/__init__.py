@@ -1,6 +1,7 @@
 """Tools: one public function a file."""
 
 from ._anomalies import anomalies
+from ._check import CheckReport, check
 from ._fit import fit
 from ._predict import predict
 from ._project import project
@@ -9,4 +10,15 @@ from ._rank_genes import rank_genes
 from ._sample_posterior import sample_posterior
 from ._similar_genes import similar_genes
 
-__all__ = ["anomalies", "fit", "predict", "project", "rank_cells", "rank_genes", "sample_posterior", "similar_genes"]
+__all__ = [
+    "CheckReport",
+    "anomalies",
+    "check",
+    "fit",
+    "predict",
+    "project",
+    "rank_cells",
+    "rank_genes",
+    "sample_posterior",
+    "similar_genes",
+]

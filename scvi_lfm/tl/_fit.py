@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..model.likelihoods import COUNTS
 from ..model.priors import check_prior_scales
 from ..posterior import write_fit
-from ..posterior.posterior import CountNoise
 from ._fit_arguments import (
     check_count_values,
     check_engine_options,
@@ -30,16 +28,15 @@ from ._fit_arguments import (
     choose_max_epochs,
     warn_about_empty_genes,
 )
-from ._size_factors import TOTAL, resolve_size_factors
+from ._fit_result import check_finite, record_of, scale_of_sizes, warn_not_converged
+from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pandas as pd
     from anndata import AnnData
 
     from ..data import CellMatrix
-    from ..posterior import Posterior
 
 LIKELIHOODS = ("auto", "normal", *COUNTS)
 NOISES = ("shared", "gene")
@@ -226,9 +223,9 @@ def fit(
     logger.info("likelihood %r, %s cells x %s genes, on %s", likelihood, *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
-    _check_finite(result.posterior, adata.obs_names, adata.var_names[fitted])
+    check_finite(result.posterior, adata.obs_names, adata.var_names[fitted])
     if not result.converged:
-        _warn_not_converged(result, options)
+        warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
     arguments = {
         "n_factors": int(n_factors),
@@ -255,7 +252,7 @@ def fit(
         result.posterior,
         n_factors=int(n_factors),
         fitted=fitted,
-        record=_record(arguments, result, int(n_factors), seconds) | _scale_of_sizes(matrix, likelihood, size_factors),
+        record=record_of(arguments, result, int(n_factors), seconds) | scale_of_sizes(matrix, likelihood, size_factors),
     )
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
@@ -275,50 +272,3 @@ def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
             "Nothing was stored."
         )
         raise FloatingPointError(msg) from error
-
-
-def _record(arguments: Mapping[str, Any], result: FitResult, n_factors: int, seconds: float) -> dict[str, Any]:
-    from .. import __version__
-
-    epochs, values = zip(*result.elbo, strict=True)
-    ratio = np.zeros(n_factors)
-    ratio[: len(result.variance_ratio)] = result.variance_ratio
-    return {
-        # absent rather than None: older readers of h5ad cannot hold it
-        "params": {name: value for name, value in arguments.items() if value is not None},
-        # above 1 only where nothing varies
-        "variance_ratio": ratio.clip(max=1).astype(np.float32),
-        "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
-        "converged": result.converged,
-        "seconds": seconds,
-        "version": __version__,
-    }
-
-
-def _scale_of_sizes(matrix: CellMatrix, likelihood: str, size_factors: object) -> dict[str, float]:
-    """The total count of a cell with size factor one, where size factors are totals."""
-    if likelihood == "normal" or size_factors is not None:
-        return {}
-    return {TOTAL: float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]}
-
-
-def _check_finite(q: Posterior, cells: pd.Index, genes: pd.Index) -> None:
-    """Raise unless float32, in which the fit will be stored, can hold it."""
-    noise = q.noise.dispersion if isinstance(q.noise, CountNoise) else q.noise.predictive
-    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), noise[:, None]], dim=1)
-    for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):
-        bad = (~values.float().isfinite().all(dim=1)).cpu().numpy()
-        if bad.any():
-            msg = (
-                f"The fit of {int(bad.sum())} {what}(s) is not finite, first {what} {names[bad][0]!r}. "
-                "Look at its values: they may differ from the others by many orders of magnitude. Nothing was stored."
-            )
-            raise FloatingPointError(msg)
-
-
-def _warn_not_converged(result: FitResult, options: FitOptions) -> None:
-    msg = (
-        f"The fit did not converge to tol={options.tol:g} in {options.max_epochs} epoch(s): results are usable but can "
-        "be improved. Pass a larger max_epochs, or a larger tol to accept this."
-    )
-    warnings.warn(msg, UserWarning, stacklevel=3)

@@ -39,11 +39,21 @@ def update_dispersion(statistics: Statistics, n_cells: int) -> Tensor:
     known = n_cells * statistics.square.double()
     pairs = (known + n_cells * statistics.excess.double()).clamp_min(0) / 2
     log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
-    phi = log_phi.exp()
-    evidence = pairs[:, None] * torch.log1p(phi) - (known / 2)[:, None] * phi
+    evidence = _evidence(pairs, known, log_phi)
     centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
     for _ in range(ROUNDS):
         share = torch.softmax(evidence - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
         centre = (share @ log_phi).mean()
         spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
-    return (share @ log_phi).exp().to(statistics.square.dtype)
+    # what many counts know lies between two points of the grid: once more, close by
+    mean, step = share @ log_phi, log_phi[1] - log_phi[0]
+    sd = (share @ log_phi.square() - mean.square()).clamp_min(0).sqrt()
+    near = mean[:, None] + (3 * sd).clamp_min(1.5 * step)[:, None] * torch.linspace(-1, 1, GRID).to(log_phi)
+    share = torch.softmax(_evidence(pairs, known, near) - 0.5 * ((near - centre) / spread).square(), dim=1)
+    return (share * near).sum(1).exp().clamp(LEAST, MOST).to(statistics.square.dtype)
+
+
+def _evidence(pairs: Tensor, known: Tensor, log_phi: Tensor) -> Tensor:
+    """Log density of pairs of molecules, (m, points), at dispersions (points,) or (m, points)."""
+    phi = log_phi.exp()
+    return pairs[:, None] * torch.log1p(phi) - (known / 2)[:, None] * phi

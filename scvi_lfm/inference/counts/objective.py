@@ -47,7 +47,7 @@ class EntrySample:
         row, col = torch.nonzero(counts, as_tuple=True)
         values = counts[row, col].cpu()
         stored = (row * m + col).cpu()
-        half = ENTRIES // 2
+        half = min(ENTRIES // 2, n * m)
         some = torch.randperm(len(stored), generator=generator)[:half]
         zeros = torch.randint(n * m, (half,), generator=generator)
         zeros = zeros[~torch.isin(zeros, stored)]

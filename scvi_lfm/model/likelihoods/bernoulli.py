@@ -87,7 +87,9 @@ def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.nd
 
 def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y <= y)."""
-    return np.where(y > 0, 1.0, 1 - _presence(rate, dispersion))
+    phi = np.maximum(dispersion, LEAST_DISPERSION)
+    absence = np.exp(-np.log1p(phi * rate) / phi)
+    return np.where(y > 0, 1.0, np.where(y < 0, 0.0, absence))
 
 
 def _presence(rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:

@@ -1,0 +1,86 @@
+r"""Calibration of the leave-one-out predictives: probability integral transforms, counted by stratum.
+
+.. math:: u_{ij} = P(Y < y_{ij}) + V_{ij} P(Y = y_{ij}), \qquad V_{ij} \sim \mathrm{Uniform}(0, 1)
+
+is uniform where the predictive is right (Smith 1985, J Forecast 4:283; randomised for counts by Brockwell 2007, Stat
+Probab Lett 77:1473). Each entry is predicted without itself, on the side of its cell and of its gene.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import COUNTS, normal
+from .leave_one_out import LeaveOneOut
+from .leave_one_out_counts import CountLeaveOneOut
+from .posterior import CountPosterior
+from .predictive_counts import mixed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .posterior import NormalPosterior
+
+BINS = 1000
+
+
+class Transform:
+    """Expected values of a block of entries, and their probability integral transforms."""
+
+    def __init__(self, q: NormalPosterior | CountPosterior, generator: torch.Generator) -> None:
+        self._generator = generator
+        self._q = q
+        self._loo = CountLeaveOneOut(q) if isinstance(q, CountPosterior) else LeaveOneOut(q)
+
+    def __call__(self, y: Tensor, cells: slice) -> tuple[Tensor, Tensor]:
+        """Both for `y` (cells, m)."""
+        if isinstance(self._loo, LeaveOneOut):
+            predictive = self._loo.predictive(y, cells)
+            return predictive.mean, 1 - normal.upper_tail((y - predictive.mean) / predictive.var.sqrt())
+        likelihood = COUNTS[self._q.noise.likelihood]  # type: ignore[union-attr]
+        eta, _ = self._loo.eta(y, cells)
+        rate, dispersion = mixed(eta.mean, eta.var, self._loo.dispersion)
+        uniform = torch.rand(y.shape, generator=self._generator).to(y)
+        pit = likelihood.log_zero(rate, dispersion).exp() * uniform
+        at = torch.nonzero(y, as_tuple=True)
+        counts, rates, phi = y[at], rate[at], dispersion[at]
+        below = 1 - likelihood.upper_tail(*(part.double().cpu().numpy() for part in (counts, rates, phi)))
+        itself = likelihood.log_density(counts, rates, phi).exp()
+        pit[at] = (torch.from_numpy(below).to(itself) + uniform[at] * itself).to(pit)
+        return likelihood.mean(rate, dispersion), pit
+
+
+@dataclass
+class TransformCounts:
+    """Numbers of entries by depth of the cell, expected value and transform."""
+
+    edges: Tensor  # (strata - 1,): of the expected value, increasing
+    counts: Tensor  # (depths, strata, BINS)
+
+    @classmethod
+    def empty(cls, edges: Tensor, n_depths: int) -> TransformCounts:
+        """Nothing counted yet."""
+        return cls(edges, torch.zeros(n_depths, len(edges) + 1, BINS, dtype=torch.int64, device=edges.device))
+
+    def add(self, expected: Tensor, transform: Tensor, depth: Tensor) -> None:
+        """Count a block; `depth` (cells,) holds the stratum of each cell."""
+        stratum = torch.bucketize(expected, self.edges)
+        bins = (transform * BINS).long().clamp_(0, BINS - 1)
+        place = (depth[:, None] * (len(self.edges) + 1) + stratum) * BINS + bins
+        self.counts += torch.bincount(place.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+
+
+def coverage(counts: Tensor, level: float = 0.9) -> float:
+    """Share of transforms in the central interval that should hold `level` of them, from counts (BINS,)."""
+    tail = round(BINS * (1 - level) / 2)
+    return float(counts[tail : BINS - tail].sum() / counts.sum().clamp_min(1))
+
+
+def kolmogorov_smirnov(counts: Tensor) -> float:
+    """Largest distance between the transforms' distribution function and that of a uniform, at edges of bins."""
+    total = counts.sum().clamp_min(1)
+    uniform = torch.arange(1, BINS + 1, dtype=torch.float64, device=counts.device) / BINS
+    return float((counts.cumsum(0) / total - uniform).abs().max())

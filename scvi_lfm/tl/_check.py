@@ -1,0 +1,300 @@
+"""`tl.check`: whether a fit has converged, and whether its predictions can be trusted."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._context import resolve_device, resolve_rng
+from .._validate import check_anndata, check_not_empty
+from ..data import read_matrix
+from ..posterior import CountPosterior, read_fit
+from ..posterior.calibration import BINS, Transform, TransformCounts, coverage, kolmogorov_smirnov
+from ..posterior.predictive import eta_of_pairs
+from ._common import layer_of_fit
+from ._fit import fit
+from ._fit_arguments import check_count_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from torch import Tensor
+
+    from ..data import CellMatrix
+    from ..posterior import StoredFit
+
+ENTRIES_PER_BLOCK = 4_000_000
+COUNT_EDGES = (0.01, 0.1, 1.0, 10.0)
+N_STRATA, N_DEPTHS = 5, 4
+# what coverage of 90 % intervals passes, overall and in a stratum with enough entries
+OVERALL, STRATUM, ENOUGH = (0.88, 0.92), (0.85, 0.95), 2000
+# fits that differ by less than this, in posterior standard deviations of eta, are close
+CLOSE = 0.3
+PAIRS = 20_000
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What :func:`scvi_lfm.tl.check` found.
+
+    Attributes
+    ----------
+    summary
+        Plain sentences: whether fit and predictive can be trusted, and where not.
+    calibration
+        A row for each stratum: `by` (`"all"`, `"expected"` or `"depth"`), `stratum`, `n` entries, `coverage` of 90 %
+        intervals, `ks` (Kolmogorov-Smirnov distance of the transforms from a uniform) and `ok`.
+    histogram
+        Share of transforms in each of 20 equal bins, a row for each stratum of `calibration`, (strata, 20).
+    convergence
+        A row for each fit, the checked one first: `fit`, `seed`, `batch_size`, `elbo` per entry, `gap` (what it lies
+        below the best, as a share of what factors gain) and `eta_difference` (root mean square difference of eta
+        from the checked fit, in posterior standard deviations).
+    trusted
+        Whether every part passed.
+    """
+
+    summary: str
+    calibration: pd.DataFrame
+    histogram: np.ndarray
+    convergence: pd.DataFrame
+    trusted: bool
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+def check(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    refit: bool = True,
+    device: str = "auto",
+    rng: int | np.random.Generator = 0,
+    key: str = "lfm",
+) -> CheckReport:
+    r"""Check convergence and calibration of a fit.
+
+    Calibration: every entry is predicted as if neither its cell nor its gene had seen it, and
+
+    .. math:: u_{ij} = P(Y < y_{ij}) + V_{ij} P(Y = y_{ij}), \qquad V_{ij} \sim \mathrm{Uniform}(0, 1)
+
+    should be uniform. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
+    depth of the cell: pooled over all entries of counts, even a model without factors passes, because almost all are
+    zeros. Values far out in the tails are few and say little; variational intervals are too narrow there.
+
+    Convergence: the fit is repeated with another seed and with batches of half the size, and the three are compared.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
+    layer
+        Layer to read; None means the one that the fit read.
+    refit
+        Repeat the fit, at its price each time. False leaves out what needs it.
+    device
+        As in :func:`scvi_lfm.tl.fit`.
+    rng
+        Seed or generator, for the randomised transforms and the other seed.
+    key
+        Stem under which the fit is stored.
+
+    Returns
+    -------
+    A :class:`~scvi_lfm.tl.CheckReport`: print it, or draw it with :func:`scvi_lfm.pl.calibration`. Nothing is written
+    into `adata`.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit or layer.
+    TypeError, ValueError
+        An argument or the data cannot be used.
+
+    References
+    ----------
+    Brockwell (2007), Universal residuals: a multivariate transformation, Stat Probab Lett 77:1473.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=400, n_genes=100, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> report = lfm.tl.check(adata)
+    >>> report.trusted
+    True
+    """
+    check_anndata(adata)
+    check_not_empty(adata)
+    if not isinstance(refit, bool | np.bool_):
+        msg = f"`refit` must be True or False, found {refit!r}."
+        raise TypeError(msg)
+    where = resolve_device(device)
+    seed = int(resolve_rng(rng).integers(2**31))
+    stored = read_fit(adata, key, device=where)
+    layer = layer_of_fit(adata, stored, layer)
+    matrix = read_matrix(adata, layer, genes=stored.fitted)
+    if isinstance(stored.posterior, CountPosterior):
+        genes = adata.var_names[stored.fitted]
+        check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
+    transforms = _transforms(matrix, stored, where, seed)
+    calibration, histogram = _tables(transforms)
+    convergence = _convergence(adata, matrix, stored, key, seed, str(where), refit=bool(refit))
+    words = [*_on_calibration(calibration), *_on_convergence(convergence, bool(adata.uns[key]["converged"]))]
+    trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
+    return CheckReport(" ".join(words), calibration, histogram, convergence, trusted)
+
+
+def _transforms(matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int) -> TransformCounts:
+    transform = Transform(stored.posterior, torch.Generator().manual_seed(seed))
+    depth = torch.as_tensor(_depth_strata(matrix), device=device)
+    counted: TransformCounts | None = None
+    for cells, y in _blocks(matrix, device):
+        expected, pit = transform(y, cells)
+        if counted is None:
+            counted = TransformCounts.empty(_edges(expected, stored), int(depth.max()) + 1)
+        counted.add(expected, pit, depth[cells])
+    assert counted is not None  # there is at least one cell
+    return counted
+
+
+def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+    n_cells, n_genes = matrix.shape
+    step = max(1, ENTRIES_PER_BLOCK // n_genes)
+    for start in range(0, n_cells, step):
+        cells = slice(start, min(start + step, n_cells))
+        yield cells, matrix.batch(cells, device).dense()
+
+
+def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
+    if isinstance(stored.posterior, CountPosterior):
+        return torch.tensor(COUNT_EDGES, device=expected.device)
+    some = expected.flatten()[:: max(1, expected.numel() // 1_000_000)]
+    return torch.quantile(some, torch.arange(1, N_STRATA, device=expected.device) / N_STRATA)
+
+
+def _depth_strata(matrix: CellMatrix) -> np.ndarray:
+    totals = np.asarray(matrix.values.sum(axis=1)).ravel()
+    return np.searchsorted(np.quantile(totals, np.arange(1, N_DEPTHS) / N_DEPTHS), totals)
+
+
+def _tables(transforms: TransformCounts) -> tuple[pd.DataFrame, np.ndarray]:
+    counts = transforms.counts.cpu()
+    edges = [f"{edge:.3g}" for edge in transforms.edges.tolist()]
+    strata = [f"< {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
+    strata.append(f"> {edges[-1]}")
+    parts = [("all", "all", counts.sum((0, 1)))]
+    parts += [("expected", name, counts[:, k].sum(0)) for k, name in enumerate(strata)]
+    parts += [("depth", f"quarter {k + 1}", counts[k].sum(0)) for k in range(len(counts))]
+    rows, histogram = [], []
+    for by, stratum, of in parts:
+        n, held = int(of.sum()), coverage(of)
+        low, high = OVERALL if by == "all" else STRATUM
+        ok = n < ENOUGH or low <= held <= high
+        rows.append({"by": by, "stratum": stratum, "n": n, "coverage": held, "ks": kolmogorov_smirnov(of), "ok": ok})
+        histogram.append(of.view(20, BINS // 20).sum(1).double() / max(n, 1))
+    return pd.DataFrame(rows), torch.stack(histogram).numpy()
+
+
+def _convergence(
+    adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
+) -> pd.DataFrame:
+    params, trace = stored.params, adata.uns[key]["elbo"]
+    rank0 = float(trace["rank0"])
+    rows = [_row("this one", params.get("rng"), int(params["batch_size"]), float(trace["value"][-1]), 0.0)]
+    if refit and params["engine"] == "natural_gradient":
+        half = max(int(params["n_factors"]), -(-int(params["batch_size"]) // 2), 2)
+        for name, other, size in (("other seed", seed, int(params["batch_size"])), ("half the batch", seed, half)):
+            again = _fit_again(matrix, stored, other, size, device)
+            value = float(again.uns["lfm"]["elbo"]["value"][-1])
+            rows.append(_row(name, other, size, value, _difference(stored, read_fit(again, "lfm"), seed)))
+    table = pd.DataFrame(rows)
+    best = table["elbo"].max()
+    gained = best - rank0
+    table["gap"] = (best - table["elbo"]) / gained if gained > 0 and len(table) > 1 else np.nan
+    return table[["fit", "seed", "batch_size", "elbo", "gap", "eta_difference"]]
+
+
+def _row(name: str, seed: object, batch_size: int, value: float, difference: float) -> dict[str, Any]:
+    return {"fit": name, "seed": seed, "batch_size": batch_size, "elbo": value, "eta_difference": difference}
+
+
+def _fit_again(matrix: CellMatrix, stored: StoredFit, seed: int, batch_size: int, device: str) -> AnnData:
+    import anndata
+
+    params, q = stored.params, stored.posterior
+    again = anndata.AnnData(matrix.values)
+    options: dict[str, Any] = {
+        name: params[name] for name in ("likelihood", "noise", "family", "prior_scales") if name in params
+    }
+    if isinstance(q, CountPosterior):
+        options["size_factors"] = q.noise.log_size.exp().cpu().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there was to say was said by the fit itself
+        fit(
+            again,
+            int(params["n_factors"]),
+            batch_size=min(batch_size, again.n_obs),
+            max_epochs=int(params["max_epochs"]),
+            tol=float(params["tol"]),
+            device=device,
+            rng=seed,
+            progress=False,
+            **options,
+        )
+    return again
+
+
+def _difference(stored: StoredFit, other: StoredFit, seed: int) -> float:
+    """Root mean square difference of eta over some entries, in posterior standard deviations."""
+    q, again = stored.posterior, other.posterior
+    rng = np.random.default_rng(seed)
+    cells = torch.from_numpy(rng.integers(len(q.cell_mean), size=PAIRS))
+    genes = torch.from_numpy(rng.integers(len(q.gene_mean), size=PAIRS))
+    device = q.cell_mean.device
+    mine, theirs = eta_of_pairs(q, cells.to(device), genes.to(device)), eta_of_pairs(again, cells, genes)
+    return float(((mine.mean.cpu() - theirs.mean).square() / mine.var.cpu()).mean().sqrt())
+
+
+def _on_calibration(table: pd.DataFrame) -> list[str]:
+    overall = table.iloc[0]
+    enough = table[(table["n"] >= ENOUGH) & (table["by"] != "all")]
+    words = [f"90 % intervals hold {overall['coverage']:.1%} of the values, each predicted without itself."]
+    bad = enough[~enough["ok"]]
+    if overall["ok"] and bad.empty:
+        low, high = (enough["coverage"].min(), enough["coverage"].max()) if len(enough) else (np.nan, np.nan)
+        spread = f" (between {low:.1%} and {high:.1%} by expected value and by depth)" if len(enough) else ""
+        words.append(f"The predictive can be trusted{spread}, but not far out in its tails, which are too thin.")
+        return words
+    where = ", ".join(
+        f"{'expected value' if row.by == 'expected' else 'depth'} {row.stratum} ({row.coverage:.1%})"
+        for row in bad.itertuples()
+    )
+    words.append(f"The predictive cannot be trusted where: {where}." if where else "The predictive cannot be trusted.")
+    return words
+
+
+def _on_convergence(table: pd.DataFrame, converged: bool) -> list[str]:  # noqa: FBT001
+    words = [
+        "The fit stopped by its tolerance." if converged else "The fit stopped at max_epochs before its tolerance."
+    ]
+    gaps = table["gap"].dropna()
+    if gaps.empty:
+        return words
+    mine, largest = gaps.iloc[0], table["eta_difference"].max()
+    verdict = "close to" if largest <= CLOSE else "apart from"
+    words.append(
+        f"Fits with another seed and with smaller batches end {verdict} each other: this one misses {mine:.2%} of what "
+        f"factors gain beside the best of them, and eta differs by up to {largest:.2f} posterior "
+        "standard deviations (root mean square)."
+    )
+    if largest > CLOSE:
+        words.append("Pass a smaller tol or a larger max_epochs.")
+    return words
