@@ -8,7 +8,7 @@ import numpy as np
 
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
-from ._figure import GREY, SMALL, finish, one_axes
+from ._figure import GREY, SMALL, finish, of_counts, one_axes
 from ._points import label_points
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def anomalies(
 ) -> Axes | None:
     """Anomalous entries: the value observed against the one expected from all other values.
 
-    Entries above the dashed diagonal are higher than expected, entries below it lower. The line above the plot gives
-    their number and the correlation of the cells' scores with depth: far from zero, the table finds shallow or deep
-    cells.
+    Entries above the dashed diagonal are higher than expected, entries below it lower; counts are drawn on logarithmic
+    axes. The line above the plot gives their number and the correlation of the cells' scores with depth: far from zero,
+    the table finds shallow or deep cells.
 
     Parameters
     ----------
@@ -87,17 +87,34 @@ def anomalies(
     check_count("n_labels", n_labels, minimum=0)
     table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
     axes = one_axes(ax, size=(5.6, 4.4))
-    axes.set(xlabel="expected value", ylabel="observed value")
+    counts = of_counts(adata, adata.uns[key]["params"].get("key", "lfm"))
+    what = "count" if counts else "value"
+    axes.set(xlabel=f"expected {what}", ylabel=f"observed {what}")
     axes.set_title(title or "", pad=16)
     _add_note(axes, table)
     if table.empty:
         axes.text(0.5, 0.5, "no anomalous entries", transform=axes.transAxes, ha="center", color=GREY)
         return finish(axes, show=show)
+    if counts:
+        _scale_for_counts(axes, table)
     _draw_entries(axes, table, color)
     top = table.head(n_labels)
     names = top["cell" if isinstance(gene, str) else "gene"]
     label_points(axes, top[["expected", "y"]].to_numpy(), list(names))
     return finish(axes, show=show)
+
+
+def _scale_for_counts(axes: Axes, table: pd.DataFrame) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.set_xscale("log")
+    if (table["y"] > 0).all():
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=1)
+    axes.yaxis.set_major_locator(FixedLocator([0, *(digit * 10.0**power for power in range(8) for digit in (1, 2, 5))]))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
@@ -115,7 +132,7 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
         linewidths=0,
         rasterized=len(rows) > 5_000,
     )
-    axes.axline((0, 0), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
+    axes.axline((1, 1), (2, 2), color=GREY, linestyle="--", linewidth=1, zorder=0)
     # negative ratios, of entries that were listed for their tail alone, share the lightest colour
     extend = "neither" if color == "lfdr" else "both"
     axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30, extend=extend)

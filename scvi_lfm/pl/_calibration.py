@@ -12,13 +12,16 @@ from ._figure import BLUE, GREY, ORANGE, SMALL, finish, many_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# entries below which a stratum says little
+ENOUGH = 2000
+
 
 def calibration(report: CheckReport, *, title: str | None = None, show: bool | None = None) -> list[Axes] | None:
     """Coverage of 90 % intervals by stratum, and the distribution of all transforms.
 
     Left: the share of values inside, by expected value and by depth of the cell, with the range that passes. Strata
-    with fewer than 2,000 entries are drawn hollow. Right: a histogram of the transforms, flat where the predictive is
-    right, high at both ends where it is too narrow.
+    with fewer than 2,000 entries are drawn hollow. Right: histograms of the transforms by expected value, flat where
+    the predictive is right, high at both ends where it is too narrow.
 
     Parameters
     ----------
@@ -56,17 +59,28 @@ def calibration(report: CheckReport, *, title: str | None = None, show: bool | N
     strata.axvline(90, color=GREY, lw=1)
     for y, row in zip(place, table.itertuples(), strict=True):
         colour = BLUE if row.ok else ORANGE
-        strata.plot(100 * row.coverage, y, "o", color=colour, mfc=colour if row.n >= 2000 else "white")
+        strata.plot(100 * row.coverage, y, "o", color=colour, mfc=colour if row.n >= ENOUGH else "white")
     names = [
         "all" if row.by == "all" else f"{'expected' if row.by == 'expected' else 'depth'} {row.stratum}"
         for row in table.itertuples()
     ]
     strata.set_yticks(place, names, fontsize=SMALL)
     strata.set(xlabel="values inside 90 % intervals (%)", xlim=(min(70, 100 * table["coverage"].min() - 3), 101))
-    share = report.histogram[0] * len(report.histogram[0])
-    edges = np.linspace(0, 1, len(share) + 1)
-    bars.stairs(share, edges, fill=True, color=BLUE, alpha=0.6)
-    bars.axhline(1, color=GREY, lw=1)
-    bars.set(xlabel="transform of the value left out", ylabel="density", xlim=(0, 1), ylim=(0, None))
+    _draw_transforms(bars, report)
     strata.set_title(title or "")
     return finish([strata, bars], show=show)
+
+
+def _draw_transforms(axes: Axes, report: CheckReport) -> None:
+    import matplotlib as mpl
+
+    n_bins = report.histogram.shape[1]
+    edges = np.linspace(0, 1, n_bins + 1)
+    rows = [row for row in report.calibration.itertuples() if row.by == "expected" and row.n >= ENOUGH]
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(rows), 1)))
+    for row, colour in zip(rows, colours, strict=False):
+        axes.stairs(report.histogram[row.Index] * n_bins, edges, color=colour, lw=1.5, label=row.stratum)
+    axes.axhline(1, color=GREY, lw=1)
+    axes.set(xlabel="transform of the value left out", ylabel="density", xlim=(0, 1), ylim=(0, None))
+    if rows:
+        axes.legend(title="expected value", frameon=False, fontsize=SMALL, title_fontsize=SMALL, loc="lower center")

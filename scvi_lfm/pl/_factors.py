@@ -11,7 +11,7 @@ import pandas as pd
 from .._keys import fit_keys
 from .._validate import near_matches
 from ..get import _check_factors, variance_df
-from ._figure import finish, one_axes
+from ._figure import finish, of_counts, one_axes
 from ._points import draw_cells
 
 if TYPE_CHECKING:
@@ -81,9 +81,10 @@ def factors(
     axes = one_axes(ax, size=(6.4, 4.2) if color else (4.6, 4.2))
     xy = np.asarray(adata.obsm[keys.cell_factors])[:, [across, up]]
     draw_cells(axes, xy, values, palette=list(adata.uns.get(f"{color}_colors", [])), cmap=cmap)
+    whole = "factors' variance" if of_counts(adata, key) else "variance"
     axes.set(
-        xlabel=f"factor {across} ({shares[across]:.1%} of variance)",
-        ylabel=f"factor {up} ({shares[up]:.1%} of variance)",
+        xlabel=f"factor {across} ({shares[across]:.1%} of {whole})",
+        ylabel=f"factor {up} ({shares[up]:.1%} of {whole})",
         title=title or "",
     )
     return finish(axes, show=show)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from anndata import AnnData
     from matplotlib.axes import Axes
 
     Drawn = TypeVar("Drawn", Axes, list[Axes])
@@ -17,6 +18,11 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 SMALL = 8
 # half the width of a 95 % interval of a Normal, in standard deviations
 WHISKER = 1.96
+
+
+def of_counts(adata: AnnData, key: str) -> bool:
+    """Whether the fit under `key` is one of counts; a fit that is there no more passes for a Normal."""
+    return adata.uns.get(key, {}).get("params", {}).get("likelihood", "normal") != "normal"
 
 
 def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._validate import check_count
 from ..get import rank_genes_df
-from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, row_panels
+from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,8 @@ def rank_genes(
     panels = row_panels(len(tables), max(map(len, tables.values())), ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
-    xlabel = f"score: difference in expected expression\nfrom {others}, with 95% posterior interval"
+    what = "log rate" if of_counts(adata, adata.uns[key]["params"].get("key", "lfm")) else "expected expression"
+    xlabel = f"score: difference in {what}\nfrom {others}, with 95% posterior interval"
     describe(panels, list(tables), xlabel, title)
     return finish(panels, show=show)
 

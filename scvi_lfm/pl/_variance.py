@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..get import variance_df
-from ._figure import BLUE, ORANGE, finish, one_axes
+from ._figure import BLUE, ORANGE, finish, of_counts, one_axes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,7 +17,8 @@ def variance(
 ) -> Axes | None:
     """Variance explained by each factor (bars), and by all factors up to it (line).
 
-    Factors that the data did not need are off, and have no bar.
+    For counts these are shares of the factors' own variance. Factors that the data did not need are off, and have no
+    bar.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def variance(
     axes = one_axes(ax)
     axes.bar(table["factor"], 100 * table["variance_ratio"], color=BLUE, label="each factor")
     axes.plot(table["factor"], 100 * table["cumulative"], color=ORANGE, marker="o", markersize=3, label="cumulative")
-    axes.set(xlabel="factor", ylabel="variance explained (%)", title=title or "")
+    ylabel = "share of the factors' variance (%)" if of_counts(adata, key) else "variance explained (%)"
+    axes.set(xlabel="factor", ylabel=ylabel, title=title or "")
     axes.locator_params(axis="x", integer=True)
     axes.set(xlim=(-0.8, len(table) - 0.2), ylim=(0, None))
     axes.legend(frameon=False)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from ..posterior import StoredFit
+    from ..posterior import NormalPosterior, StoredFit
     from ..posterior.predictive import Moments
 
 MAX_LAYER_BYTES = 2**30
@@ -44,7 +44,8 @@ def predict(
         E[\eta_{ij}] = \mu + a_i + b_j + A_i \cdot B_j, \qquad
         \mathrm{var}(y_{ij}) = u_i' T_j u_i + v_j' S v_j + \mathrm{tr}(S_{AA} T_{BB,j}) + s_j^2
 
-    with u = (1, A), v = (1, B) at their means.
+    with u = (1, A), v = (1, B) at their means. For counts eta is the log of the rate, the size factor in it, and the
+    predictive is the negative binomial with the moments that the uncertainty of eta and the dispersion give together.
 
     Parameters
     ----------
@@ -59,18 +60,18 @@ def predict(
     quantiles
         Quantiles of the predictive distribution to give, each between 0 and 1.
     layer_added
-        Instead of a table: write expected eta of every cell and gene into this layer, dense float32. Refused where it
-        would take more than 1 GiB.
+        Instead of a table: write the expected value of every cell and gene into this layer, dense float32. Refused
+        where it would take more than 1 GiB.
     key
         Stem under which the fit is stored.
 
     Returns
     -------
-    A data frame with columns `cell`, `gene`, `expected`, `sd` (of eta), `predictive_sd` (of the value) and one for
-    each quantile (`q0.05`, `q0.95`). With `layer_added`, None, and
+    A data frame with columns `cell`, `gene`, `expected` (the value: eta, or a count), `sd` (of eta), `predictive_sd`
+    (of the value) and one for each quantile of the value (`q0.05`, `q0.95`). With `layer_added`, None, and
 
     `.layers[layer_added]` : (n, m)
-        Expected eta; NaN for genes that were left out of the fit.
+        Expected values: eta, or counts. NaN for genes that were left out of the fit.
 
     Raises
     ------
@@ -162,5 +163,12 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
-        layer[cells, stored.fitted] = predictor.mean(cells).numpy()
+        layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy()
     return layer
+
+
+def _expected(q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: slice) -> torch.Tensor:
+    if not isinstance(q, CountPosterior):
+        return predictor.mean(cells)
+    every = torch.arange(len(q.gene_mean))
+    return predictive_counts(q, predictor.moments(cells), every).mean().float()

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
-from ..posterior import read_fit
+from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ._common import check_result_key
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from ..posterior import Posterior
+    from ..posterior import NormalPosterior
 
 SELECTED = "selected"
 
@@ -78,8 +78,9 @@ def rank_genes(
         Local false sign rate: posterior probability that the true score has the other sign. It speaks about these
         cells, not about donors, and falls as cells are added.
     `.uns['rank_genes_lfm']['logfoldchanges']` : (m,)
-        Approximate log2 fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the
-        mean expected eta, clipped at 0.
+        For counts the score over log 2, a difference of log2 rates. For the Normal likelihood an approximate log2
+        fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the mean expected eta,
+        clipped at 0.
     `.uns['rank_genes_lfm']['params']` : dict
         `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
 
@@ -169,13 +170,18 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
-def _rank(q: Posterior, labels: np.ndarray, group: str, reference: str | None) -> tuple[Contrast, np.ndarray]:
+def _rank(
+    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
+) -> tuple[Contrast, np.ndarray]:
     cells = torch.as_tensor(labels == group)
     others: Tensor | None = None
     if reference is not None:
         others = ~cells if reference == "rest" else torch.as_tensor(labels == reference)
+    contrast = contrast_genes(q, cells, others)
+    if isinstance(q, CountPosterior):
+        return contrast, (contrast.score / math.log(2)).numpy()
     fold = _log2_expm1(expected_eta(q, cells)) - _log2_expm1(expected_eta(q, others))
-    return contrast_genes(q, cells, others), fold.numpy()
+    return contrast, fold.numpy()
 
 
 def _log2_expm1(eta: Tensor) -> Tensor:
