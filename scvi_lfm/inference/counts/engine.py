@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,12 +27,10 @@ from .cell_step import cell_step
 from .gene_step import cell_statistics, gene_step
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
-from .start import add_factors, average_statistics, first_factors, fit_margins, log_values, with_factors
+from .start import add_factors, first_factors, fit_margins, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tqdm.std import tqdm
 
     from ...data import CellMatrix
@@ -44,6 +43,8 @@ START_CELLS = 4096
 FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
+# one in so many cells of a minibatch tells about dispersions
+DISPERSION_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,10 @@ class CountEngine:
     def start(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
-        whole = self._matrix.batch(some, options.device)
-        self._sample = EntrySample.draw(whole.dense(), torch.Generator().manual_seed(options.seed))
+        rng = np.random.default_rng(options.seed)
+        self._sample = EntrySample.draw(self._matrix.values[some], options.device, rng)
         parts = np.array_split(np.arange(len(some)), -(-len(some) // options.batch_size))
-        y = [self._matrix.batch(some[part], options.device).dense() for part in parts]
+        y = [partial(self._read, some[part]) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, y, sizes, options.prior_scales)
         rank0 = elbo_per_entry(problem, g, activity, (cell_prior(g), gene_prior(g)), self._sample, options.seed)
@@ -89,7 +90,7 @@ class CountEngine:
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])
         g, statistics = add_factors(
-            problem, g, factors[first], y[0], activity.rows(first.to(factors.device)), options.prior_scales
+            problem, g, factors[first], y[0](), activity.rows(first.to(factors.device)), options.prior_scales
         )
         mean = factors.new_zeros(n, r + 1)
         cov = begun.cov.mean(0, keepdim=True)
@@ -98,6 +99,10 @@ class CountEngine:
         where = torch.from_numpy(some).to(mean.device)
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
+
+    def _read(self, rows: np.ndarray) -> torch.Tensor:
+        """Counts of some cells, dense on the device."""
+        return self._matrix.batch(rows, self._options.device).dense()
 
     def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
@@ -123,7 +128,8 @@ class CountEngine:
             cells, _ = cell_step(
                 y, cells, features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family
             )
-        new = cell_statistics(problem, g, features, y, cells)
+        every = 1 if self.n_batches == 1 else DISPERSION_EVERY
+        new = cell_statistics(problem, g, features, y, cells, every)
         rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)
@@ -157,8 +163,7 @@ class CountEngine:
         q = CountPosterior(
             mu=float(g.mu),
             cell_mean=state.cells.mean.double(),
-            # found below, in the gauge in which they are stored
-            cell_cov=Packed(state.cells.cov[:0]),
+            cell_cov=Packed(state.cells.cov),
             gene_mean=g.gene_mean.double(),
             gene_cov=Packed(g.gene_cov),
             noise=CountNoise(options.likelihood, g.dispersion.double(), self._log_size.double()),
@@ -166,27 +171,25 @@ class CountEngine:
             gene_prior=gene_prior(g),
         )
         q = to_stored_gauge(q).rounded()
-        q = project_counts(self._matrix, q, options.family, q.cell_mean)
+        q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, self._stored_elbo(q))]
         spread = q.cell_mean[:, 1:].square().sum(0)
         ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
         return FitResult(q, values, trace.rank0, ratio, trace.converged)
 
     def _step_of_all(self, state: State) -> State:
-        problem, g = self._problem, state.globals
-        features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells
-
-        def blocks() -> Iterator[tuple[torch.Tensor, Cells]]:
-            nonlocal cells
-            for rows, batch in self._batches.numbered_epoch():
-                y = batch.dense()
-                some, _ = cell_step(
-                    y, cells.rows(rows), features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family
-                )
-                cells = cells.put(rows, some)
-                yield y, some
-
-        statistics = average_statistics(problem, g, features, blocks())
+        """Coordinate ascent: every cell, then the genes from all of them."""
+        problem, g, cells = self._problem, state.globals, state.cells
+        features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+        statistics = state.statistics.scaled(0)
+        for rows, batch in self._batches.numbered_epoch():
+            y = batch.dense()
+            some, _ = cell_step(
+                y, cells.rows(rows), features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family
+            )
+            cells = cells.put(rows, some)
+            part = cell_statistics(problem, g, features, y, some)
+            statistics = statistics.plus(part, len(y) / problem.n_cells)
         return State(gene_step(problem, g, statistics), statistics, cells, state.steps + 1)
 
     def _stored_elbo(self, q: CountPosterior) -> float:

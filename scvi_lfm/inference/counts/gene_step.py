@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 MOST_LEVERAGE = 0.9
 
 
-def cell_statistics(problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cells: Cells) -> Statistics:
-    """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'."""
+def cell_statistics(
+    problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cells: Cells, every: int = 1
+) -> Statistics:
+    """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
+
+    What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest.
+    """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu
@@ -45,11 +50,12 @@ def cell_statistics(problem: Problem, g: Globals, features: GeneFeatures, y: Ten
         rate = rates(linear, half_variance, offset)
         weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
         if likelihood.LEARNS_DISPERSION:
-            leverage = half_variance.mul_(2).mul_(weight).clamp_(max=MOST_LEVERAGE)
-            phi = g.dispersion[genes]
-            square[genes] = weight.square().sum(0)
-            pull = 2 * (1 + phi) * likelihood.dispersion_score(y[:, genes], rate, phi).to(phi)
-            excess[genes] = phi * square[genes] + pull + leverage.mul_(weight).sum(0)
+            phi, some = g.dispersion[genes], weight[::every]
+            share = n / len(some)
+            square[genes] = some.square().sum(0) * share
+            leverage = (2 * half_variance[::every] * some).clamp_(max=MOST_LEVERAGE)
+            pull = likelihood.dispersion_score(y[::every, genes], rate[::every], phi).to(phi)
+            excess[genes] = phi * square[genes] + share * (2 * (1 + phi) * pull + leverage.mul_(some).sum(0))
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
     mean_xx = unpack(xx.double().mean(0))

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ...model.priors import MU_SCALE
@@ -22,6 +23,7 @@ from ...posterior.posterior import extend
 from .cell_step import kl_rows
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
     from torch import Tensor
 
     from ...model import Gaussian
@@ -41,27 +43,22 @@ class EntrySample:
     weight: Tensor  # (s,): sums to 1
 
     @classmethod
-    def draw(cls, counts: Tensor, generator: torch.Generator) -> EntrySample:
-        """Draw from a (cells, m) block."""
-        n, m = counts.shape
-        row, col = torch.nonzero(counts, as_tuple=True)
-        values = counts[row, col].cpu()
-        stored = (row * m + col).cpu()
+    def draw(cls, values: sp.csr_array | np.ndarray, device: torch.device, rng: np.random.Generator) -> EntrySample:
+        """Draw from the counts (cells, m) of a block, in memory."""
+        n, m = values.shape
         half = min(ENTRIES // 2, n * m)
-        some = torch.randperm(len(stored), generator=generator)[:half]
-        zeros = torch.randint(n * m, (half,), generator=generator)
-        zeros = zeros[~torch.isin(zeros, stored)]
-        place = torch.cat([stored[some], zeros])
-        share = torch.tensor([len(stored), n * m - len(stored)], dtype=torch.float64) / (n * m)
-        weight = torch.cat(
-            [
-                (share[0] / max(len(some), 1)).expand(len(some)),
-                (share[1] / max(len(zeros), 1)).expand(len(zeros)),
-            ]
+        row, col = values.nonzero()
+        some = rng.permutation(len(row))[:half]
+        cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
+        zero = np.asarray(values[cell, gene]).ravel() == 0
+        cell, gene = np.append(row[some], cell[zero]), np.append(col[some], gene[zero])
+        n_zero = int(zero.sum())
+        share = len(row) / (n * m)
+        weight = np.append(np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1)))
+        y = np.asarray(values[cell, gene], dtype=np.float32).ravel()
+        return cls(
+            *(torch.from_numpy(part).to(device) for part in (cell.astype(np.int64), gene.astype(np.int64), y, weight))
         )
-        y = torch.cat([values[some], values.new_zeros(len(zeros))])
-        device = counts.device
-        return cls(*(part.to(device) for part in (place // m, place % m, y, weight)))
 
 
 def expected_log_density(

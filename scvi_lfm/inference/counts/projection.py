@@ -28,31 +28,32 @@ STEPS = 50
 ENOUGH = 1e-4
 
 
-def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Tensor | None = None) -> CountPosterior:
+def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Cells | None = None) -> CountPosterior:
     """The posterior with (a, A) of the cells of `matrix`, whose columns are the genes of q, from its stored prior.
 
-    `start` holds means (n, r+1) to begin with; None begins at the prior's.
+    `start` holds q to begin with; None begins at the prior's.
     """
     device = q.gene_mean.device
     n = matrix.shape[0]
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     if start is None:
-        start = q.cell_prior.mean.expand(n, -1)
-    prior_cov = pack(q.cell_prior.cov).float() / 100
+        cov = pack(q.cell_prior.cov)[None].float() / 100
+        start = Cells(q.cell_prior.mean.float().expand(n, -1), cov, q.noise.log_size)
     means, covs = [], []
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
     for begin in range(0, n, CELLS_PER_BLOCK):
         rows = slice(begin, min(begin + CELLS_PER_BLOCK, n))
         y = matrix.batch(rows, device).dense()
-        cells = Cells(start[rows].float(), prior_cov.expand(len(y), -1), q.noise.log_size[rows].float())
+        cells = start.rows(torch.arange(rows.start, rows.stop, device=device))
+        cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
         cells = _converge(y, cells, features, q, family)
         means.append(cells.mean.double())
         covs += [cells.cov] if keep else []
     mean = torch.cat(means)
     if keep:
         return replace(q, cell_mean=mean, cell_cov=Packed(torch.cat(covs)))
-    cov = Recomputed.of(q.mu, mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, family)
-    return replace(q, cell_mean=mean, cell_cov=cov)
+    recomputed = Recomputed.of(q.mu, mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, family)
+    return replace(q, cell_mean=mean, cell_cov=recomputed)
 
 
 def _converge(y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior, family: str) -> Cells:

@@ -20,14 +20,14 @@ from .gene_step import cell_statistics, gene_step
 from .state import Cells, Globals, cell_prior
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import scipy.sparse as sp
     from torch import Tensor
 
     from .state import Problem, Statistics
 
-MARGIN_SWEEPS = 4
+MARGIN_SWEEPS = 2
 GENE_STEPS = 3
 # spread of log rates over genes and cells, and of one factor, before anything is learned
 SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
@@ -36,11 +36,11 @@ START_VAR = 0.05
 
 
 def fit_margins(
-    problem: Problem, y: list[Tensor], log_size: list[Tensor], prior_scales: Mapping[str, object]
+    problem: Problem, y: Sequence[Callable[[], Tensor]], log_size: list[Tensor], prior_scales: Mapping[str, object]
 ) -> tuple[Globals, Cells]:
-    """The model without factors on some blocks of cells: q(b) and q(a)."""
-    device = y[0].device
-    total = torch.stack([block.sum(0, dtype=torch.float64) for block in y]).sum(0)
+    """The model without factors on some blocks of cells, each read when it is called: q(b) and q(a)."""
+    device = log_size[0].device
+    total = torch.stack([block().sum(0, dtype=torch.float64) for block in y]).sum(0)
     size = torch.cat(log_size).double().exp().sum()
     # half a molecule: a gene that was not seen has a finite rate
     log_rate = ((total + 0.5) / size).log()
@@ -55,32 +55,26 @@ def fit_margins(
     g = Globals(
         mu=mu,
         gene_mean=(log_rate - mu).float()[:, None],
-        gene_cov=torch.full((problem.n_genes, 1), START_VAR, device=device),
-        dispersion=torch.full((problem.n_genes,), start, device=device),
+        gene_cov=torch.full((problem.n_genes, 1), START_VAR, dtype=torch.float32, device=device),
+        dispersion=torch.full((problem.n_genes,), start, dtype=torch.float32, device=device),
         scales=scales,
     )
     cells = [Cells(s.new_zeros(len(s), 1), s.new_full((len(s), 1), START_VAR), s) for s in log_size]
     for _ in range(MARGIN_SWEEPS):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        cells = [
-            cell_step(block, part, features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family)[0]
-            for block, part in zip(y, cells, strict=True)
-        ]
-        g = gene_step(problem, g, average_statistics(problem, g, features, zip(y, cells, strict=True)))
+        visited = [_visit(problem, g, features, read(), part) for read, part in zip(y, cells, strict=True)]
+        cells = [part for part, _ in visited]
+        whole = visited[0][1].scaled(len(cells[0].mean))
+        for part, statistics in visited[1:]:
+            whole = whole.plus(statistics, len(part.mean))
+        g = gene_step(problem, g, whole.scaled(1 / sum(len(part.mean) for part in cells)))
     everyone = Cells(*(torch.cat(parts) for parts in zip(*((c.mean, c.cov, c.log_size) for c in cells), strict=True)))
     return g, everyone
 
 
-def average_statistics(
-    problem: Problem, g: Globals, features: GeneFeatures, blocks: Iterable[tuple[Tensor, Cells]]
-) -> Statistics:
-    """Averages over several blocks of (counts, cells), each by its share of the cells."""
-    shares = ((len(y), cell_statistics(problem, g, features, y, cells)) for y, cells in blocks)
-    n, part = next(shares)
-    total = part.scaled(n)
-    for size, part in shares:
-        n, total = n + size, total.plus(part, size)
-    return total.scaled(1 / n)
+def _visit(problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cells: Cells) -> tuple[Cells, Statistics]:
+    cells, _ = cell_step(y, cells, features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family)
+    return cells, cell_statistics(problem, g, features, y, cells)
 
 
 def log_values(values: sp.csr_array | np.ndarray, log_size: np.ndarray) -> CellMatrix:
