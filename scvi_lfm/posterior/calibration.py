@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .posterior import NormalPosterior
 
 BINS = 1000
+MOST_GENES = 1000
+NEAR_ZERO = 1e-12
 
 
 class Transform:
@@ -84,3 +86,40 @@ def kolmogorov_smirnov(counts: Tensor) -> float:
     total = counts.sum().clamp_min(1)
     uniform = torch.arange(1, BINS + 1, dtype=torch.float64, device=counts.device) / BINS
     return float((counts.cumsum(0) / total - uniform).abs().max())
+
+
+@dataclass
+class SharedResiduals:
+    r"""Correlations between genes of Normal scores of the transforms, for structure that the fit has left over.
+
+    Noise alone gives a correlation matrix of g genes over n cells a largest eigenvalue near
+    :math:`(1 + \sqrt{g / n})^2` (Marchenko & Pastur 1967, Math USSR Sb 1:457).
+    """
+
+    genes: Tensor  # (g,): positions
+    n_cells: int
+    total: Tensor  # (g,)
+    product: Tensor  # (g, g)
+
+    @classmethod
+    def empty(cls, abundance: Tensor) -> SharedResiduals:
+        """For the most abundant genes, by some measure (m,)."""
+        genes = abundance.argsort(descending=True)[:MOST_GENES]
+        zero = torch.zeros(len(genes), len(genes), dtype=torch.float64, device=abundance.device)
+        return cls(genes, 0, zero[0].clone(), zero)
+
+    def add(self, transform: Tensor) -> None:
+        """Add the transforms of a block, (cells, m)."""
+        inside = transform[:, self.genes].double().clamp(NEAR_ZERO, 1 - NEAR_ZERO)
+        score = torch.special.ndtri(inside)
+        self.n_cells += len(score)
+        self.total += score.sum(0)
+        self.product += score.T @ score
+
+    def excess(self) -> float:
+        """The largest eigenvalue of the correlations over what noise gives."""
+        mean = self.total / self.n_cells
+        cov = self.product / self.n_cells - torch.outer(mean, mean)
+        sd = cov.diagonal().clamp_min(NEAR_ZERO).sqrt()
+        largest = torch.linalg.eigvalsh(cov / torch.outer(sd, sd))[-1]
+        return float(largest) / (1 + (len(self.genes) / self.n_cells) ** 0.5) ** 2

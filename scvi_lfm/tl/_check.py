@@ -14,8 +14,9 @@ from .._context import resolve_device, resolve_rng
 from .._validate import check_anndata, check_not_empty
 from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
-from ..posterior.calibration import BINS, Transform, TransformCounts, coverage, kolmogorov_smirnov
+from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.predictive import eta_of_pairs
+from ._check_words import CLOSE, ENOUGH, MOST_LEFTOVER, OVERALL, STRATUM, on_calibration, on_convergence, on_leftover
 from ._common import layer_of_fit
 from ._fit import fit
 from ._fit_arguments import check_count_values
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 4_000_000
 COUNT_EDGES = (0.01, 0.1, 1.0, 10.0)
 N_STRATA, N_DEPTHS = 5, 4
-# what coverage of 90 % intervals passes, overall and in a stratum with enough entries
-OVERALL, STRATUM, ENOUGH = (0.88, 0.92), (0.85, 0.95), 2000
-# fits that differ by less than this, in posterior standard deviations of eta, are close
-CLOSE = 0.3
 PAIRS = 20_000
 
 
@@ -56,6 +53,9 @@ class CheckReport:
         A row for each fit, the checked one first: `fit`, `seed`, `batch_size`, `elbo` per entry, `gap` (what it lies
         below the best, as a share of what factors gain) and `eta_difference` (root mean square difference of eta
         from the checked fit, in posterior standard deviations).
+    leftover
+        Largest eigenvalue of the correlations between residuals of the 1,000 most abundant genes, over what noise
+        alone gives: well above 1, cells share structure that the fit has not seen.
     trusted
         Whether every part passed.
     """
@@ -64,6 +64,7 @@ class CheckReport:
     calibration: pd.DataFrame
     histogram: np.ndarray
     convergence: pd.DataFrame
+    leftover: float
     trusted: bool
 
     def __str__(self) -> str:
@@ -87,7 +88,8 @@ def check(
 
     should be uniform. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
     depth of the cell: pooled over all entries of counts, even a model without factors passes, because almost all are
-    zeros. Values far out in the tails are few and say little; variational intervals are too narrow there.
+    zeros. Values far out in the tails are few and say little; variational intervals are too narrow there. Dispersions
+    can make up for missing factors there, so residuals are also asked whether they go together between genes.
 
     Convergence: the fit is repeated with another seed and with batches of half the size, and the three are compared.
 
@@ -144,25 +146,34 @@ def check(
     if isinstance(stored.posterior, CountPosterior):
         genes = adata.var_names[stored.fitted]
         check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
-    transforms = _transforms(matrix, stored, where, seed)
+    transforms, leftover = _transforms(matrix, stored, where, seed)
     calibration, histogram = _tables(transforms)
     convergence = _convergence(adata, matrix, stored, key, seed, str(where), refit=bool(refit))
-    words = [*_on_calibration(calibration), *_on_convergence(convergence, bool(adata.uns[key]["converged"]))]
+    words = [
+        *on_calibration(calibration),
+        *on_leftover(leftover),
+        *on_convergence(convergence, bool(adata.uns[key]["converged"])),
+    ]
     trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
-    return CheckReport(" ".join(words), calibration, histogram, convergence, trusted)
+    trusted &= leftover <= MOST_LEFTOVER
+    return CheckReport(" ".join(words), calibration, histogram, convergence, leftover, trusted)
 
 
-def _transforms(matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int) -> TransformCounts:
+def _transforms(
+    matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
+) -> tuple[TransformCounts, float]:
     transform = Transform(stored.posterior, torch.Generator().manual_seed(seed))
     depth = torch.as_tensor(_depth_strata(matrix), device=device)
+    shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
     counted: TransformCounts | None = None
     for cells, y in _blocks(matrix, device):
         expected, pit = transform(y, cells)
         if counted is None:
             counted = TransformCounts.empty(_edges(expected, stored), int(depth.max()) + 1)
         counted.add(expected, pit, depth[cells])
+        shared.add(pit)
     assert counted is not None  # there is at least one cell
-    return counted
+    return counted, shared.excess()
 
 
 def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
@@ -261,40 +272,3 @@ def _difference(stored: StoredFit, other: StoredFit, seed: int) -> float:
     device = q.cell_mean.device
     mine, theirs = eta_of_pairs(q, cells.to(device), genes.to(device)), eta_of_pairs(again, cells, genes)
     return float(((mine.mean.cpu() - theirs.mean).square() / mine.var.cpu()).mean().sqrt())
-
-
-def _on_calibration(table: pd.DataFrame) -> list[str]:
-    overall = table.iloc[0]
-    enough = table[(table["n"] >= ENOUGH) & (table["by"] != "all")]
-    words = [f"90 % intervals hold {overall['coverage']:.1%} of the values, each predicted without itself."]
-    bad = enough[~enough["ok"]]
-    if overall["ok"] and bad.empty:
-        low, high = (enough["coverage"].min(), enough["coverage"].max()) if len(enough) else (np.nan, np.nan)
-        spread = f" (between {low:.1%} and {high:.1%} by expected value and by depth)" if len(enough) else ""
-        words.append(f"The predictive can be trusted{spread}, but not far out in its tails, which are too thin.")
-        return words
-    where = ", ".join(
-        f"{'expected value' if row.by == 'expected' else 'depth'} {row.stratum} ({row.coverage:.1%})"
-        for row in bad.itertuples()
-    )
-    words.append(f"The predictive cannot be trusted where: {where}." if where else "The predictive cannot be trusted.")
-    return words
-
-
-def _on_convergence(table: pd.DataFrame, converged: bool) -> list[str]:  # noqa: FBT001
-    words = [
-        "The fit stopped by its tolerance." if converged else "The fit stopped at max_epochs before its tolerance."
-    ]
-    gaps = table["gap"].dropna()
-    if gaps.empty:
-        return words
-    mine, largest = gaps.iloc[0], table["eta_difference"].max()
-    verdict = "close to" if largest <= CLOSE else "apart from"
-    words.append(
-        f"Fits with another seed and with smaller batches end {verdict} each other: this one misses {mine:.2%} of what "
-        f"factors gain beside the best of them, and eta differs by up to {largest:.2f} posterior "
-        "standard deviations (root mean square)."
-    )
-    if largest > CLOSE:
-        words.append("Pass a smaller tol or a larger max_epochs.")
-    return words

@@ -28,7 +28,7 @@ VALUES = "non-negative whole numbers"
 LEAST_DISPERSION = 1e-8
 # below this, log(1 + x) - x / (1 + x) is x^2 / 2 in float32
 SMALL = 1e-3
-MOST_SCORE = 5.0
+MOST_SCORE = 3.0
 
 
 def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
