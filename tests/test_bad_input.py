@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference import loop
+from scvi_lfm.inference import normal_engine
 from scvi_lfm.tl import _predict
 
 N, M = 30, 20
@@ -133,17 +133,34 @@ def test_values_beyond_float32(clean, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64, bool])
-@pytest.mark.parametrize("likelihood", ["auto", "normal"])
-def test_raw_counts_warn_and_name_both_calls(clean, dtype, likelihood):
+def test_raw_counts_warn_and_name_both_calls(clean, dtype):
     counts = np.random.default_rng(0).poisson(np.exp(np.maximum(clean.X, -1) / 2)) + 1
     adata = with_values(clean, (counts > 2 if dtype is bool else counts).astype(dtype))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(adata, likelihood=likelihood)
+        fit(adata, likelihood="normal")
     words = [str(warning.message) for warning in caught if "whole numbers" in str(warning.message)]
     assert len(words) == 1
+    assert "likelihood='negative_binomial'" in words[0]
     assert "sc.pp.normalize_total(adata) and sc.pp.log1p(adata)" in words[0]
     assert all(warning.filename == __file__ for warning in caught)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.float32, np.float64, bool])
+def test_where_the_choice_is_left_open_counts_are_fitted_as_counts(clean, dtype):
+    counts = np.random.default_rng(0).poisson(np.exp(np.maximum(clean.X, -1) / 2))
+    adata = with_values(clean, (counts > 2 if dtype is bool else counts).astype(dtype))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(adata, max_epochs=2, tol=1e6)
+    assert not any("whole numbers" in str(warning.message) for warning in caught)
+    assert adata.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+    for values in (counts - 5.0, counts + 0.5):
+        adata = with_values(clean, values.astype(np.float32))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            fit(adata)
+        assert adata.uns["lfm"]["params"]["likelihood"] == "normal"
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
@@ -294,7 +311,11 @@ BAD_ARGUMENTS = [
     ({"n_factors": "2"}, TypeError, "`n_factors` must be a whole number, found '2' of type str."),
     ({"layer": "lognrm"}, KeyError, "There is no layer 'lognrm'. There are none."),
     ({"layer": 1}, TypeError, "`layer` must be the name of a layer or None, found 1."),
-    ({"likelihood": "gamma"}, ValueError, "`likelihood` must be one of 'auto', 'normal', found 'gamma'."),
+    (
+        {"likelihood": "gamma"},
+        ValueError,
+        "`likelihood` must be one of 'auto', 'normal', 'poisson', 'negative_binomial', 'bernoulli', found 'gamma'.",
+    ),
     ({"noise": "none"}, ValueError, "`noise` must be one of 'shared', 'gene', found 'none'."),
     ({"family": "full"}, ValueError, "`family` must be one of 'row_block', 'mean_field', found 'full'."),
     ({"engine": "svi"}, ValueError, "`engine` must be one of 'natural_gradient', 'pyro', found 'svi'."),
@@ -403,7 +424,7 @@ def test_interrupted_by_the_user(clean, monkeypatch, moment):
         calls.append(args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, moment, interrupted)
+    monkeypatch.setattr(normal_engine, moment, interrupted)
     before = clean.copy()
     with pytest.raises(KeyboardInterrupt):
         fit(clean)

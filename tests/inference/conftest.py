@@ -131,6 +131,7 @@ def fit_options():
     """Options of a quiet fit in float64, with changes."""
     base = FitOptions(
         n_factors=3,
+        likelihood="normal",
         noise="shared",
         family="row_block",
         prior_scales={},

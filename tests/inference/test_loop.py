@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_one_batch_is_coordinate_ascent(whole_batch, first_step, fit_options, fa
     eta = g.mu + cells[:, :1] + g.gene_mean[:, 0] + cells[:, 1:] @ g.gene_mean[:, 1:].T
     # the last pass reads the cells in float32, from genes as they will be stored
     np.testing.assert_allclose(eta_of(result.posterior), eta, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(result.posterior.sigma, g.precision.rsqrt(), rtol=1e-6)
+    np.testing.assert_allclose(result.posterior.noise.sigma, g.precision.rsqrt(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
@@ -66,15 +67,15 @@ def test_the_last_elbo_is_that_of_the_stored_posterior(fit_options, eta_moments,
     options = fit_options(n_factors=2, family=family, noise="gene", batch_size=batch_size, max_epochs=3, tol=NEVER)
     q = fit_natural_gradient(matrix_of(adata), options)
     value, q = q.elbo[-1][1] * 90 * 60, q.posterior
-    diagonal = q.gene_diagonal(q.sigma)
-    gene_covs = torch.einsum("ik,jk,lk->jil", q.gene_basis, diagonal, q.gene_basis)
-    mean, var = eta_moments(q.mu, q.cell_mean.numpy(), q.cell_cov.numpy(), q.gene_mean.numpy(), gene_covs.numpy())
-    w = q.sigma.numpy() ** -2
+    S, T = q.cell_cov.matrix, q.gene_cov.under(q.noise.sigma)
+    gene_covs = torch.einsum("ik,jk,lk->jil", T.basis, T.diagonal, T.basis)
+    mean, var = eta_moments(q.mu, q.cell_mean.numpy(), S.numpy(), q.gene_mean.numpy(), gene_covs.numpy())
+    w = q.noise.sigma.numpy() ** -2
     mu_var = 1 / (1e-4 + 90 * w.sum())
     squares = (adata.X - mean) ** 2 + var + mu_var
     expected = 0.5 * (np.log(w / (2 * np.pi)) - w * squares).sum()
     for means, covs, prior in (
-        (q.cell_mean, q.cell_cov.expand(90, -1, -1), q.cell_prior),
+        (q.cell_mean, S.expand(90, -1, -1), q.cell_prior),
         (q.gene_mean, gene_covs, q.gene_prior),
     ):
         expected -= float(
@@ -100,7 +101,7 @@ def test_truth_is_recovered_to_the_information_limit(fit_options, true_eta):
         found = (q.cell_mean[:, 1:] @ q.gene_mean[:, 1:].T).numpy()
         assert np.corrcoef(interaction.ravel(), found.ravel())[0, 1] > 0.98
         # four standard errors of a standard deviation
-        assert float(q.sigma[0]) == pytest.approx(sigma, rel=4 / np.sqrt(2 * (n * m - free)))
+        assert float(q.noise.sigma[0]) == pytest.approx(sigma, rel=4 / np.sqrt(2 * (n * m - free)))
     # unbiased estimation would give 1; shrinkage gains a little
     assert 0.85 < np.mean(ratios) < 1.03
 
@@ -111,11 +112,11 @@ def test_noise_of_each_gene_is_recovered(fit_options):
     shared = fit_natural_gradient(matrix_of(adata), fit_options()).posterior
     by_gene = fit_natural_gradient(matrix_of(adata), fit_options(noise="gene")).posterior
     # relative standard errors of 1 / sqrt(2 * 500) = 0.03, on average 0.025
-    assert np.abs(by_gene.sigma.numpy() / sigma - 1).mean() < 0.035
+    assert np.abs(by_gene.noise.sigma.numpy() / sigma - 1).mean() < 0.035
     # with one sigma for all, a quiet gene's expected squares hold some of the noise of the others
-    assert np.abs(shared.predictive_sigma.numpy() / sigma - 1).mean() < 0.05
-    assert torch.equal(by_gene.sigma, by_gene.predictive_sigma)
-    assert float(shared.sigma[0] ** 2) == pytest.approx(float(np.mean(sigma**2)), rel=0.02)
+    assert np.abs(shared.noise.predictive.numpy() / sigma - 1).mean() < 0.05
+    assert torch.equal(by_gene.noise.sigma, by_gene.noise.predictive)
+    assert float(shared.noise.sigma[0] ** 2) == pytest.approx(float(np.mean(sigma**2)), rel=0.02)
 
 
 @pytest.mark.parametrize("batch_size", [400, 100])
@@ -216,7 +217,7 @@ def test_float32_data_give_the_float64_answer(fit_options, noise):
         fit_natural_gradient(matrix, fit_options(noise=noise, dtype=dtype, max_epochs=5, tol=NEVER))
         for dtype in (torch.float32, torch.float64)
     ]
-    sd = float(fits[1].posterior.sigma.mean()) * np.sqrt(4 / 200)
+    sd = float(fits[1].posterior.noise.sigma.mean()) * np.sqrt(4 / 200)
     assert np.abs(eta_of(fits[0].posterior) - eta_of(fits[1].posterior)).max() < 0.001 * sd
     assert fits[0].elbo[-1][1] == pytest.approx(fits[1].elbo[-1][1], abs=1e-5)
 
@@ -243,9 +244,9 @@ def test_data_almost_free_of_noise_keep_what_there_is(fit_options, sigma):
     adata = lfm.datasets.simulate(300, 100, 2, sigma=sigma)
     options = fit_options(n_factors=2, dtype=torch.float32, tol=0.01)
     q = fit_natural_gradient(CellMatrix(adata.X), options).posterior
-    assert float(q.sigma[0]) == pytest.approx(sigma, rel=0.03)
+    assert float(q.noise.sigma[0]) == pytest.approx(sigma, rel=0.03)
     # each from 300 cells: five standard errors
-    np.testing.assert_allclose(q.predictive_sigma, sigma, rtol=5 / np.sqrt(2 * 300))
+    np.testing.assert_allclose(q.noise.predictive, sigma, rtol=5 / np.sqrt(2 * 300))
 
 
 @pytest.mark.parametrize("batch_size", [300, 75])
@@ -253,8 +254,9 @@ def test_same_seed_same_bits_and_another_seed_others(fit_options, batch_size):
     matrix = CellMatrix(lfm.datasets.simulate(300, 120, 3).X)
     options = fit_options(dtype=torch.float32, batch_size=batch_size, max_epochs=3, tol=NEVER)
     first, again, other = (fit_natural_gradient(matrix, replace(options, seed=seed)) for seed in (4, 4, 5))
-    for name in ("cell_mean", "cell_cov", "gene_mean", "gene_basis", "gene_eig", "sigma", "predictive_sigma"):
-        assert torch.equal(getattr(first.posterior, name), getattr(again.posterior, name))
+    small = ("cell_cov.matrix", "gene_cov.basis", "gene_cov.eig", "noise.sigma", "noise.predictive")
+    for name in ("cell_mean", "gene_mean", *small):
+        assert torch.equal(attrgetter(name)(first.posterior), attrgetter(name)(again.posterior))
     assert first.elbo == again.elbo
     assert first.elbo != other.elbo
     assert not torch.equal(first.posterior.cell_mean, other.posterior.cell_mean)

@@ -31,7 +31,8 @@ def moved(state, move):
 
 def best(state, kind):
     zz = state.globals.weighted_moment(torch.ones_like(state.globals.precision))
-    return kind(state.globals, state.statistics, zz, N_CELLS)
+    g = state.globals
+    return kind(g.mu, g.scales, state.statistics.xx, zz, N_CELLS)
 
 
 def generic_move(r):

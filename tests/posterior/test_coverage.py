@@ -15,8 +15,8 @@ N, M, R = 600, 400, 4
 def coverage(adata, true_eta, eta_moments, dense_gene_covs, *, fit_noise=False):
     """Share of entries of each gene whose true eta lies in the central 90 % of its posterior."""
     q = read_fit(adata, "lfm").posterior
-    covs = dense_gene_covs(q, q.sigma if fit_noise else q.predictive_sigma).numpy()
-    mean, var = eta_moments(q.mu, q.cell_mean.numpy(), q.cell_cov.numpy(), q.gene_mean.numpy(), covs)
+    covs = dense_gene_covs(q, q.noise.sigma if fit_noise else q.noise.predictive).numpy()
+    mean, var = eta_moments(q.mu, q.cell_mean.numpy(), q.cell_cov.matrix.numpy(), q.gene_mean.numpy(), covs)
     return (np.abs(true_eta(adata) - mean) < norm.ppf(0.95) * np.sqrt(var)).mean(0)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 
 import anndata as ad
 import numpy as np
@@ -10,12 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from scvi_lfm.model import Gaussian
-from scvi_lfm.posterior import Posterior, read_fit, to_stored_gauge, write_fit
+from scvi_lfm.posterior import NormalPosterior, read_fit, to_stored_gauge, write_fit
 
 N, M = 12, 9
 ALL = np.ones(M, dtype=bool)
-SMALL = ("cell_cov", "gene_basis", "gene_eig")
+SMALL = {"cell_cov": "cell_cov.matrix", "gene_basis": "gene_cov.basis", "gene_eig": "gene_cov.eig"}
 
 
 def empty(n=N, m=M):
@@ -35,18 +35,20 @@ def posterior(draw_posterior):
     def make(n=N, m=M, r=3, noise="gene"):
         q = to_stored_gauge(draw_posterior(n, m, r))
         if noise == "shared":
-            return replace(q, sigma=torch.full((m,), 0.7, dtype=torch.float64))
-        return replace(q, predictive_sigma=q.sigma)
+            return replace(q, noise=replace(q.noise, sigma=torch.full((m,), 0.7, dtype=torch.float64)))
+        return replace(q, noise=replace(q.noise, predictive=q.noise.sigma), gene_cov=q.gene_cov.under(q.noise.sigma))
 
     return make
 
 
 def parts(value):
-    return [value.mean, value.cov] if isinstance(value, Gaussian) else [value]
+    if not is_dataclass(value):
+        return [value]
+    return [part for field in fields(value) for part in parts(getattr(value, field.name))]
 
 
-def assert_same(actual: Posterior, expected: Posterior, *, rtol=0.0):
-    for field in fields(Posterior):
+def assert_same(actual: NormalPosterior, expected: NormalPosterior, *, rtol=0.0):
+    for field in fields(NormalPosterior):
         values = parts(getattr(actual, field.name)), parts(getattr(expected, field.name))
         for mine, other in zip(*values, strict=True):
             assert np.asarray(mine).dtype == np.asarray(other).dtype
@@ -61,8 +63,8 @@ def test_reads_what_was_written(posterior, noise, n_factors):
     stored = read_fit(adata, "fit")
     # means are stored in float32, small matrices in float64
     assert_same(stored.posterior, q, rtol=2e-7 * float(q.cell_mean.abs().max()))
-    for name in SMALL:
-        assert torch.equal(getattr(stored.posterior, name), getattr(q, name))
+    for name in SMALL.values():
+        assert torch.equal(attrgetter(name)(stored.posterior), attrgetter(name)(q))
     for name in ("cell_prior", "gene_prior"):
         assert torch.equal(getattr(stored.posterior, name).cov, getattr(q, name).cov)
     assert stored.posterior.mu == q.mu
@@ -128,10 +130,10 @@ def test_a_fit_with_every_factor_off_can_be_read(posterior):
 def test_standard_deviations_are_roots_of_the_diagonals(posterior, dense_gene_covs, noise):
     adata, q = empty(), posterior(noise=noise)
     write_fit(adata, "lfm", q, n_factors=3, fitted=ALL, record=record(noise))
-    gene_sd = dense_gene_covs(q, q.predictive_sigma).diagonal(dim1=1, dim2=2).sqrt()
+    gene_sd = dense_gene_covs(q, q.noise.predictive).diagonal(dim1=1, dim2=2).sqrt()
     np.testing.assert_allclose(adata.var["lfm_b_sd"], gene_sd[:, 0], rtol=1e-6)
     np.testing.assert_allclose(adata.varm["lfm_sd"], gene_sd[:, 1:], rtol=1e-6)
-    cell_sd = q.cell_cov.diagonal().sqrt()
+    cell_sd = q.cell_cov.matrix.diagonal().sqrt()
     np.testing.assert_allclose(adata.obs["lfm_a_sd"], np.full(N, cell_sd[0]), rtol=1e-6)
     np.testing.assert_allclose(adata.obsm["X_lfm_sd"], np.tile(cell_sd[1:], (N, 1)), rtol=1e-6)
 
@@ -146,7 +148,7 @@ def test_genes_that_were_not_fitted_are_missing(posterior):
     stored = read_fit(adata, "lfm")
     np.testing.assert_array_equal(stored.fitted, mask)
     np.testing.assert_allclose(stored.posterior.gene_mean, q.gene_mean, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(stored.posterior.sigma, q.sigma, rtol=1e-6)
+    np.testing.assert_allclose(stored.posterior.noise.sigma, q.noise.sigma, rtol=1e-6)
 
 
 @pytest.mark.parametrize("copy", [False, True])

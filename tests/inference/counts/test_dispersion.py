@@ -1,0 +1,202 @@
+"""Dispersions: their scores, what they recover, and what they are where there is nothing to learn from."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+import scvi_lfm as lfm
+from scvi_lfm.inference.counts.dispersion import LEAST, MOST, update_dispersion
+from scvi_lfm.inference.counts.state import Statistics
+from scvi_lfm.model.likelihoods import negative_binomial as NB
+
+
+def statistics(y, rate, phi):
+    """Statistics at known rates: nothing was fitted, so no leverage."""
+    y, rate, phi = (torch.as_tensor(np.asarray(part, dtype=np.float64)) for part in (y, rate, phi))
+    weight, _ = NB.weight_and_score(y, rate, phi)
+    square = weight.square().mean(0)
+    excess = phi * square + 2 * (1 + phi) * NB.dispersion_score(y, rate, phi) / len(y)
+    nothing = torch.zeros(0)
+    return Statistics(nothing, nothing, nothing, excess.float(), square.float())
+
+
+def fixed_point(y, rate, start=0.1, rounds=40):
+    """Half way on the log scale in every round, as the engine goes."""
+    phi = np.full(y.shape[1], start)
+    for _ in range(rounds):
+        phi = np.sqrt(phi * update_dispersion(statistics(y, rate, phi), len(y)).numpy())
+    return phi
+
+
+def draw(rng, rate, theta):
+    return rng.poisson(rate * rng.gamma(theta, 1 / theta, size=rate.shape)).astype(float)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_the_score_is_the_derivative_of_the_log_density(dtype):
+    rng = np.random.default_rng(0)
+    phi = torch.tensor([1e-4, 0.01, 0.3, 2.0, 50.0], dtype=torch.float64)
+    rate = torch.from_numpy(rng.gamma(1, 3, (40, 5)))
+    y = torch.from_numpy(rng.poisson(rate.numpy()).clip(max=6).astype(float))
+    free = phi.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(NB.log_density(y, rate, free).sum(), free)
+    found = NB.dispersion_score(y.to(dtype), rate.to(dtype), phi.to(dtype))
+    # of terms about rate^2 / 2 in size, which cancel; beyond the third gene, some counts pass the bound
+    size = rate.square().sum(0) / 2
+    assert ((found - expected).abs() / size)[:3].max() < 2e-3
+
+
+def test_an_odd_count_says_no_more_than_the_bound():
+    rate, phi = torch.ones(50, 3).double(), torch.tensor([0.05, 0.5, 5.0]).double()
+    y = torch.ones(50, 3).double()
+    before = NB.dispersion_score(y, rate, phi)
+    last = NB.dispersion_score(y[:1], rate[:1], phi)
+    y[0] = 1e6
+    odd = NB.dispersion_score(y, rate, phi)
+    torch.testing.assert_close(odd - (before - last), NB.MOST_SCORE / phi, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.05, 1.0, 30.0])
+@pytest.mark.parametrize("phi", [1e-3, 0.1, 0.3])
+def test_at_the_true_dispersion_nothing_pulls(rate, phi):
+    """The expected score, summed over all counts, is zero but for what the bound takes from rare ones."""
+    y = torch.arange(3000.0, dtype=torch.float64)
+    probability = scipy.stats.nbinom.pmf(y.numpy(), 1 / phi, 1 / (1 + phi * rate))
+    assert probability.sum() == pytest.approx(1, abs=1e-12)
+    phis = torch.full((1,), phi, dtype=torch.float64)
+    scores = [NB.dispersion_score(one.reshape(1, 1), torch.full((1, 1), rate).double(), phis)[0] for one in y]
+    scores = torch.stack(scores).numpy()
+    information = (probability * scores**2).sum()
+    assert abs((probability * scores).sum()) < 0.03 * np.sqrt(information)
+
+
+def test_is_the_posterior_mean_under_a_learned_log_normal():
+    """The estimate again, on a grid of thousands and with EM run to its end."""
+    rng = np.random.default_rng(0)
+    phi = np.exp(rng.normal(-1, 0.8, 400))
+    rate = rng.gamma(2, 2, size=(300, 400))
+    s = statistics(draw(rng, rate, 1 / phi), rate, phi)
+    found = np.log(update_dispersion(s, 300).numpy())
+    known, excess = 300 * s.square.double().numpy(), 300 * s.excess.double().numpy()
+    pairs = np.maximum(known + excess, 0) / 2
+    grid = np.linspace(np.log(1e-4), np.log(1e2), 2000)
+    evidence = pairs[:, None] * np.log1p(np.exp(grid)) - known[:, None] / 2 * np.exp(grid)
+    centre, spread = np.log(0.2), 1.5
+    for _ in range(100):
+        share = evidence - 0.5 * ((grid - centre) / spread) ** 2
+        share = np.exp(share - share.max(1, keepdims=True))
+        share /= share.sum(1, keepdims=True)
+        centre = (share @ grid).mean()
+        spread = np.sqrt((share @ (grid - centre) ** 2).mean())
+    np.testing.assert_allclose(found, share @ grid, atol=0.03)
+    assert centre == pytest.approx(-1, abs=0.15)
+    assert spread == pytest.approx(0.8, abs=0.15)
+
+
+def test_is_recovered_where_rates_are_known_and_depth_is_ample():
+    rng = np.random.default_rng(1)
+    theta = np.geomspace(0.3, 30, 60)
+    rate = rng.gamma(4, 5, size=(2000, 60))
+    y = draw(rng, rate, theta)
+    found = fixed_point(y, rate)
+    # 2,000 counts of about 20 know log theta to about 0.05
+    error = np.log(found) + np.log(theta)
+    assert np.sqrt(np.mean(error**2)) < 0.07
+    assert np.abs(error).max() < 0.25
+    np.testing.assert_allclose(fixed_point(y, rate, start=5.0), found, rtol=0.05)
+
+
+def test_lies_between_the_points_of_the_grid():
+    """Where much is known, genes that differ by a tenth do not get one value."""
+    rng = np.random.default_rng(2)
+    theta = np.geomspace(2, 3, 5)
+    rate = np.full((50_000, 5), 10.0)
+    found = fixed_point(draw(rng, rate, theta), rate, rounds=30)
+    np.testing.assert_allclose(found * theta, 1, atol=0.04)
+    assert (np.diff(found) < 0).all()
+
+
+def test_is_the_poissons_where_counts_are():
+    rng = np.random.default_rng(2)
+    rate = rng.gamma(4, 5, size=(1000, 60))
+    found = fixed_point(rng.poisson(rate).astype(float), rate)
+    assert np.isfinite(found).all()
+    assert ((found >= LEAST) & (found < 5e-3)).all()
+
+
+def test_rare_genes_take_the_dispersion_of_the_others():
+    rng = np.random.default_rng(3)
+    rate = np.repeat([20.0, 1e-3, 1e-9], [60, 5, 5]) * rng.gamma(5, 0.2, size=(1000, 70))
+    found = fixed_point(draw(rng, rate, 2), rate)
+    np.testing.assert_allclose(found[:60], 0.5, rtol=0.3)
+    np.testing.assert_allclose(found[60:], np.exp(np.log(found[:60]).mean()), rtol=0.3)
+
+
+@pytest.mark.parametrize("excess", [0.0, -1e6, 1e30])
+@pytest.mark.parametrize("square", [0.0, 1e-30, 1e12])
+def test_is_always_a_dispersion(excess, square):
+    nothing = torch.zeros(0)
+    found = update_dispersion(
+        Statistics(nothing, nothing, nothing, torch.full((4,), excess), torch.full((4,), square)), 100
+    )
+    assert found.isfinite().all()
+    assert ((found >= LEAST) & (found <= MOST * 1.0001)).all()
+
+
+def fitted_theta(n, m, theta, seed=0, **options):
+    adata = lfm.datasets.simulate(
+        n, m, 3, likelihood="negative_binomial", mu=1.5, theta=theta, factor_scales=[0.6, 0.45, 0.35], rng=seed
+    )
+    lfm.tl.fit(adata, 3, progress=False, **options)
+    return np.log(adata.var["lfm_theta"].to_numpy() / theta)
+
+
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_is_recovered_by_a_fit(batch_size):
+    theta = np.random.default_rng(0).permutation(np.geomspace(0.3, 30, 100))
+    error = fitted_theta(400, 100, theta, batch_size=batch_size)
+    # measured: 0.27 and 0.25; the standard error of 400 counts is about 0.2
+    assert np.sqrt(np.mean(error**2)) < 0.33
+    assert abs(error.mean()) < 0.1
+    assert np.corrcoef(error, np.log(theta))[0, 1] > -0.8
+
+
+@pytest.mark.slow
+def test_is_recovered_by_a_fit_at_scale():
+    theta = np.random.default_rng(0).permutation(np.geomspace(0.3, 30, 400))
+    error = fitted_theta(4000, 400, theta)
+    assert np.sqrt(np.mean(error**2)) < 0.12
+    assert abs(error.mean()) < 0.05
+    for part in (theta < 1, (theta > 1) & (theta < 10), theta > 10):
+        assert abs(error[part].mean()) < 0.08
+
+
+def poisson_fits(n, m, mu, seed, scale, batch_size):
+    adata = lfm.datasets.simulate(
+        n, m, 3, likelihood="poisson", mu=mu, cell_scale=0.3, depth_spread=0.3, rng=seed,
+        factor_scales=scale / np.sqrt([1, 2, 3]),
+    )  # fmt: skip
+    fits = {}
+    for likelihood in ("poisson", "negative_binomial"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* are all zero")
+            fits[likelihood] = lfm.tl.fit(
+                adata, 3, likelihood=likelihood, batch_size=batch_size, progress=False, copy=True
+            ).uns["lfm"]
+    return fits["poisson"]["elbo"], fits["negative_binomial"]
+
+
+@pytest.mark.parametrize("batch_size", [None, 50])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_genes_loadings_and_its_dispersion_do_not_swing(seed, batch_size):
+    """Poisson counts of strong factors: full steps of the dispersion went back and forth here, and never converged."""
+    poisson, other = poisson_fits(200, 70, 1.0, seed, 0.8, batch_size)
+    assert other["converged"]
+    gain = poisson["value"][-1] - poisson["rank0"]
+    # as good as if it had been known that there is no dispersion
+    assert other["elbo"]["value"][-1] > poisson["value"][-1] - 0.01 * gain

@@ -1,0 +1,224 @@
+"""The recorded ELBO against quadrature on tiny data, and its sample of entries."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import scipy.stats
+import torch
+from torch.distributions import MultivariateNormal, kl_divergence
+
+from scvi_lfm.inference.counts import objective
+from scvi_lfm.inference.counts.objective import EntrySample, elbo_per_entry, expected_log_density, kl_mu
+from scvi_lfm.inference.counts.state import Cells, cell_prior, gene_prior
+from scvi_lfm.model.likelihoods import COUNTS
+
+COPIES = 4000
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def whole_sample(state, copies=1):
+    """Every entry once for each copy of the data set; copies share no cell and no gene."""
+    n, m = state.y.shape
+    cell, gene = torch.meshgrid(torch.arange(n), torch.arange(m), indexing="ij")
+    place = torch.arange(copies)[:, None]
+    total = copies * n * m
+    return EntrySample(
+        cell=(place * n + cell.flatten()).flatten(),
+        gene=(place * m + gene.flatten()).flatten(),
+        y=state.y.flatten().repeat(copies),
+        weight=torch.full((total,), 1 / total, dtype=torch.float64),
+    )
+
+
+def copied(state, copies):
+    """The data set many times over, as so many independent draws."""
+    g, cells = state.globals, state.cells
+    many = Cells(cells.mean.repeat(copies, 1), cells.cov.repeat(copies, 1), cells.log_size.repeat(copies))
+    genes = replace(
+        g,
+        gene_mean=g.gene_mean.repeat(copies, 1),
+        gene_cov=g.gene_cov.repeat(copies, 1),
+        dispersion=g.dispersion.repeat(copies),
+    )
+    return genes, many
+
+
+def log_probability(likelihood, y, rate, phi):
+    """By scipy, entry by entry."""
+    if likelihood == "poisson":
+        return scipy.stats.poisson.logpmf(y, rate)
+    if likelihood == "negative_binomial":
+        return scipy.stats.nbinom.logpmf(y, 1 / phi, 1 / (1 + phi * rate))
+    return np.log(-np.expm1(-rate)) if y else -rate
+
+
+def by_quadrature(state, nodes=24):
+    """Mean over entries of E log p: over (a, A) and (b, B) of one factor, a + b in one."""
+    x, w = np.polynomial.hermite_e.hermegauss(nodes)
+    w = w / w.sum()
+    g, cells, total = state.globals, state.cells, 0.0
+    n, m = state.y.shape
+    # standardised A, B and the rest of a + b
+    zA, zB, zr = np.meshgrid(x, x, x, indexing="ij")
+    weight = w[:, None, None] * w[None, :, None] * w[None, None, :]
+    for i in range(n):
+        for j in range(m):
+            (a, A), (b, B), S, T = cells.mean[i].numpy(), g.gene_mean[j].numpy(), state.S[i], state.T[j]
+            eA, eB = math.sqrt(S[1, 1]) * zA, math.sqrt(T[1, 1]) * zB
+            rest = S[0, 0] - S[0, 1] ** 2 / S[1, 1] + T[0, 0] - T[0, 1] ** 2 / T[1, 1]
+            margins = a + S[0, 1] / S[1, 1] * eA + b + T[0, 1] / T[1, 1] * eB + math.sqrt(rest) * zr
+            eta = float(g.mu + cells.log_size[i]) + margins + (A + eA) * (B + eB)
+            y, phi = float(state.y[i, j]), float(g.dispersion[j])
+            total += (weight * log_probability(state.likelihood, y, np.exp(eta), phi)).sum()
+    return total / (n * m)
+
+
+@pytest.mark.parametrize("likelihood", COUNTS)
+def test_the_expected_log_density_is_that_of_quadrature(draw_state, likelihood):
+    state = draw_state(3, 4, 1, likelihood=likelihood)
+    exact = by_quadrature(state)
+    assert by_quadrature(state, 16) == pytest.approx(exact, abs=1e-5)
+    g, cells = copied(state, COPIES)
+    sample = whole_sample(state, COPIES)
+    found = [float(expected_log_density(state.problem, g, cells, sample, generator(seed))) for seed in range(5)]
+    error = np.std(found, ddof=1) / math.sqrt(5)
+    assert error < 0.005
+    assert np.mean(found) == pytest.approx(exact, abs=5 * error)
+    # what the variances are worth is far more than that
+    certain = replace(cells, cov=1e-12 * cells.cov), replace(g, gene_cov=1e-12 * g.gene_cov)
+    at_means = float(expected_log_density(state.problem, certain[1], certain[0], sample, generator()))
+    assert abs(at_means - exact) > 20 * error
+
+
+@pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.parametrize("family", ["row_block", "mean_field"])
+def test_the_elbo_is_its_parts(draw_state, general_prior, likelihood, family):
+    state = draw_state(4, 5, 2, likelihood=likelihood, family=family)
+    g, cells, sample = state.globals, state.cells, whole_sample(state)
+    data = float(expected_log_density(state.problem, g, cells, sample, generator(3)))
+    for priors in ((cell_prior(g), gene_prior(g)), (general_prior(3, seed=2), general_prior(3, seed=3))):
+        divergence = 0.5 * float(g.mu / 100) ** 2
+        for means, covs, prior in ((cells.mean, state.S, priors[0]), (g.gene_mean, state.T, priors[1])):
+            q = MultivariateNormal(means, torch.from_numpy(covs))
+            divergence += float(kl_divergence(q, MultivariateNormal(prior.mean, prior.cov)).sum())
+        found = elbo_per_entry(state.problem, g, cells, priors, sample, 3)
+        assert found == pytest.approx(data - divergence / 20, rel=1e-9)
+    assert float(kl_mu(g)) == pytest.approx(0.5 * (float(g.mu) / 100) ** 2, rel=1e-12)
+
+
+def test_cells_of_a_block_stand_for_all(draw_state):
+    """Of n cells the block holds some: their divergence counts by its share, that of genes over all entries."""
+    state = draw_state(4, 5, 2)
+    priors, sample = (cell_prior(state.globals), gene_prior(state.globals)), whole_sample(state)
+    values = {
+        n: elbo_per_entry(replace(state.problem, n_cells=n), state.globals, state.cells, priors, sample, 0)
+        for n in (4, 8, 10**9)
+    }
+    T = MultivariateNormal(state.globals.gene_mean, torch.from_numpy(state.T))
+    genes = float(kl_divergence(T, MultivariateNormal(priors[1].mean, priors[1].cov)).sum()) + float(
+        kl_mu(state.globals)
+    )
+    assert values[8] - values[4] == pytest.approx(genes / 40, rel=1e-9)
+    assert values[10**9] - values[4] == pytest.approx(genes / 20, rel=1e-6)
+
+
+def test_same_seed_same_value_and_another_seed_another(draw_state):
+    state = draw_state(6, 5, 2)
+    priors, sample = (cell_prior(state.globals), gene_prior(state.globals)), whole_sample(state)
+    first, again, other = (
+        elbo_per_entry(state.problem, state.globals, state.cells, priors, sample, seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert first == pytest.approx(other, abs=0.5)
+
+
+def test_draws_come_in_pairs_of_opposites(draw_state):
+    """What is linear in the draws has no noise at all."""
+    state = draw_state(6, 5, 0, likelihood="poisson")
+    sample = whole_sample(state)
+    # without product and dispersion, y eta is linear in eta, and at no depth nothing else is left
+    cells = replace(state.cells, log_size=torch.full((6,), -60.0, dtype=torch.float64))
+    found = {float(expected_log_density(state.problem, state.globals, cells, sample, generator(s))) for s in range(3)}
+    eta = -60 + state.globals.mu + cells.mean + state.globals.gene_mean.T
+    expected = (state.y * eta - torch.lgamma(state.y + 1)).mean()
+    for value in found:
+        assert value == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.fixture(params=[np.asarray, sp.csr_array], ids=["dense", "sparse"])
+def counts(request):
+    return request.param(np.random.default_rng(0).poisson(0.3, (40, 30)).astype(np.float32))
+
+
+def draw(values, seed=0):
+    return EntrySample.draw(values, torch.device("cpu"), np.random.default_rng(seed))
+
+
+def test_the_sample_takes_every_nonzero_where_there_are_few(counts):
+    sample, dense = draw(counts), np.asarray(counts if isinstance(counts, np.ndarray) else counts.toarray())
+    assert float(sample.weight.sum()) == pytest.approx(1, rel=1e-9)
+    np.testing.assert_array_equal(dense[sample.cell, sample.gene], sample.y)
+    assert sample.y.dtype == torch.float32
+    stored = sample.y > 0
+    assert int(stored.sum()) == int((dense > 0).sum())
+    # exact in what zeros say nothing about
+    for function in (np.asarray, np.square, np.sign):
+        estimate = float(sample.weight.numpy() @ function(sample.y.numpy().astype(float)))
+        assert estimate == pytest.approx(function(dense.astype(float)).mean(), rel=1e-9)
+    assert float(sample.weight[~stored].sum()) == pytest.approx((dense == 0).mean(), rel=1e-9)
+
+
+def test_zeros_are_drawn_evenly(counts):
+    dense = np.asarray(counts if isinstance(counts, np.ndarray) else counts.toarray()).ravel()
+    drawn = np.zeros(1200)
+    for seed in range(40):
+        sample = draw(counts, seed)
+        zeros = sample.y == 0
+        np.add.at(drawn, (sample.cell * 30 + sample.gene)[zeros].numpy(), 1)
+    assert not drawn[dense > 0].any()
+    rate = drawn.sum() / (dense == 0).sum()
+    assert np.abs(drawn[dense == 0] - rate).max() < 5 * math.sqrt(rate)
+
+
+def test_the_sample_takes_half_its_entries_from_many_nonzeros(counts, monkeypatch):
+    monkeypatch.setattr(objective, "ENTRIES", 100)
+    sample = draw(counts)
+    stored = sample.y > 0
+    assert int(stored.sum()) == 50
+    assert len(set((sample.cell * 30 + sample.gene)[stored].tolist())) == 50
+    assert float(sample.weight[stored].sum()) == pytest.approx(float((counts > 0).sum()) / 1200, rel=1e-9)
+    many = [draw(counts, seed) for seed in range(200)]
+    estimates = [float(one.weight @ one.y.double()) for one in many]
+    assert np.mean(estimates) == pytest.approx(float(counts.mean()), abs=5 * np.std(estimates) / math.sqrt(200))
+
+
+def test_explicit_zeros_are_zeros():
+    values = sp.csr_array(np.eye(6, dtype=np.float32))
+    values.data[2] = 0
+    sample = draw(values)
+    assert int((sample.y > 0).sum()) == 5
+    assert float(sample.weight.sum()) == pytest.approx(1, rel=1e-9)
+    assert float(sample.weight @ sample.y.double()) == pytest.approx(5 / 36, rel=1e-9)
+
+
+def test_same_seed_same_entries(counts):
+    first, again, other = (draw(counts, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.cell, again.cell)
+    assert torch.equal(first.gene, again.gene)
+    assert not torch.equal(first.gene[-50:], other.gene[-50:])
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_a_sample_of_nothing_but_zeros_or_without_any(value):
+    sample = draw(np.full((5, 4), value))
+    assert float(sample.weight.sum()) == pytest.approx(1, rel=1e-9)
+    assert (sample.y == value).all()

@@ -1,0 +1,213 @@
+"""The three forms of covariances answer every question as dense matrices do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_lfm.posterior import CountPosterior, covariances, predictive, to_stored_gauge
+from scvi_lfm.posterior.covariances import (
+    Common,
+    Eigenbasis,
+    Packed,
+    product_variance,
+    product_variance_of_pairs,
+)
+from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
+from scvi_lfm.posterior.predictive import BlockPredictor, eta_of_pairs
+
+N, K = 11, 4
+FORMS = ("Common", "Eigenbasis", "Packed")
+ROWS = {
+    "mask": torch.arange(N) % 3 == 1,
+    "positions": torch.tensor([7, 0, 7, 10]),
+    "slice": slice(3, 8),
+    "none": torch.zeros(N, dtype=torch.bool),
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def draw(form, n=N, k=K, seed=0):
+    factor = normal(n, k, k, seed=seed)
+    if form == "Eigenbasis":
+        return Eigenbasis(factor[0], factor[1, 0].square(), 0.5 + factor[:, -1, -1].abs())
+    matrices = factor @ factor.mT + 0.1 * torch.eye(k, dtype=torch.float64)
+    if form == "Common":
+        return Common(matrices[0], n)
+    rows, columns = np.tril_indices(k)
+    return Packed(matrices[:, rows, columns])
+
+
+def product(S, T):
+    """tr(S_AA T_BB), entry by entry."""
+    return torch.tensor([[float((s[1:, 1:] @ t[1:, 1:]).trace()) for t in T] for s in S], dtype=torch.float64)
+
+
+@pytest.fixture(params=FORMS)
+def cov(request, monkeypatch):
+    """Covariances of each form, worked on in blocks of a few rows."""
+    monkeypatch.setattr(covariances, "ROWS_PER_BLOCK", 4)
+    return draw(request.param)
+
+
+def test_diagonals(cov, dense):
+    torch.testing.assert_close(cov.diagonals(), dense(cov).diagonal(dim1=1, dim2=2))
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_at_some_rows(cov, dense, rows):
+    part = cov.at(rows)
+    assert type(part) is type(cov)
+    torch.testing.assert_close(part.diagonals(), dense(cov).diagonal(dim1=1, dim2=2)[rows])
+    torch.testing.assert_close(part.total(), dense(cov)[rows].sum(0))
+
+
+def test_total(cov, dense):
+    torch.testing.assert_close(cov.total(), dense(cov).sum(0))
+
+
+def test_inner(cov, dense):
+    matrix = normal(K, K, seed=1)
+    matrix = matrix + matrix.T
+    torch.testing.assert_close(cov.inner(matrix), torch.stack([(C @ matrix).trace() for C in dense(cov)]))
+
+
+def test_quadratic_of_each_row_with_its_own_x(cov, dense):
+    x = normal(N, K, seed=1)
+    torch.testing.assert_close(cov.quadratic(x), torch.stack([y @ C @ y for y, C in zip(x, dense(cov), strict=True)]))
+
+
+def test_quadratics_of_each_x_with_each_row(cov, dense):
+    x = normal(5, K, seed=1)
+    expected = torch.stack([torch.stack([y @ C @ y for C in dense(cov)]) for y in x])
+    torch.testing.assert_close(cov.quadratics(x).expand(5, N), expected)
+
+
+def test_moved(cov, dense):
+    linear = normal(K, K, seed=1)
+    moved = cov.moved(linear)
+    assert type(moved) is type(cov)
+    torch.testing.assert_close(dense(moved), torch.stack([linear @ C @ linear.T for C in dense(cov)]))
+
+
+def test_spread_is_by_a_root(cov, dense):
+    root = torch.stack([cov.spread(unit.expand(N, K)) for unit in torch.eye(K, dtype=torch.float64)], dim=2)
+    torch.testing.assert_close(root @ root.mT, dense(cov))
+    noise = normal(N, K, seed=1)
+    torch.testing.assert_close(cov.spread(noise), torch.einsum("ikl,il->ik", root, noise))
+
+
+def test_packed(cov, dense):
+    rows, columns = np.tril_indices(K)
+    lower = dense(cov)[:, rows, columns]
+    torch.testing.assert_close(cov.packed().expand(lower.shape), lower)
+
+
+def test_an_eigenbasis_under_another_noise(dense):
+    cov, sigma = draw("Eigenbasis"), 0.2 + normal(N, seed=3).abs()
+    other = cov.under(sigma)
+    torch.testing.assert_close(other.diagonal, 1 / (cov.eig / sigma[:, None] ** 2 + 1))
+    torch.testing.assert_close(other.total(), dense(replace(cov, sigma=sigma)).sum(0))
+
+
+def test_float32_packed_with_float64_small_matrices(dense):
+    cov = draw("Packed")
+    single, matrix = Packed(cov.values.float()), normal(K, K, seed=1)
+    matrix = matrix @ matrix.T
+    assert single.total().dtype == torch.float64
+    torch.testing.assert_close(single.total(), cov.total(), rtol=1e-6, atol=1e-6)
+    assert single.inner(matrix).dtype == torch.float64
+    torch.testing.assert_close(single.inner(matrix), cov.inner(matrix), rtol=1e-6, atol=1e-6)
+    assert single.moved(matrix).values.dtype == torch.float32
+    torch.testing.assert_close(dense(single.moved(matrix)).double(), dense(cov.moved(matrix)), rtol=1e-5, atol=1e-4)
+    x = normal(N, K, seed=2)
+    torch.testing.assert_close(single.quadratic(x).double(), cov.quadratic(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.quadratics(x).double(), cov.quadratics(x), rtol=1e-5, atol=1e-5)
+    genes = draw("Eigenbasis", seed=5)
+    torch.testing.assert_close(
+        product_variance(single, genes).double(), product_variance(cov, genes), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("of_genes", FORMS)
+@pytest.mark.parametrize("of_cells", FORMS)
+@pytest.mark.parametrize("k", [K, 1])
+def test_product_variance(dense, of_cells, of_genes, k):
+    cells, genes = draw(of_cells, k=k), draw(of_genes, n=7, k=k, seed=1)
+    found = product_variance(cells, genes).expand(N, 7)
+    torch.testing.assert_close(found, product(dense(cells), dense(genes)))
+
+
+@pytest.mark.parametrize("of_genes", FORMS)
+@pytest.mark.parametrize("of_cells", FORMS)
+def test_product_variance_of_pairs(dense, of_cells, of_genes):
+    cells, genes = draw(of_cells), draw(of_genes, seed=1)
+    found = product_variance_of_pairs(cells, genes).expand(N)
+    torch.testing.assert_close(found, product(dense(cells), dense(genes)).diagonal())
+
+
+# what they are for: the variance of eta, under every form and in every gauge
+
+
+@pytest.fixture(params=["normal", "counts"])
+def posterior(request, draw_posterior, draw_count_posterior):
+    return (draw_posterior if request.param == "normal" else draw_count_posterior)(9, 6, 3)
+
+
+def test_moments_of_eta(posterior, predictions, monkeypatch):
+    q, counts = posterior, isinstance(posterior, CountPosterior)
+    expected = predictions(q if counts else replace(q, noise=replace(q.noise, sigma=q.noise.predictive)))
+    mean = expected["mean"] + (q.noise.log_size.numpy()[:, None] if counts else 0)
+    found = BlockPredictor(q, dtype=torch.float64).moments(slice(2, 7))
+    np.testing.assert_allclose(found.mean, mean[2:7], rtol=1e-10)
+    np.testing.assert_allclose(found.var, expected["var"][2:7], rtol=1e-10)
+    monkeypatch.setattr(predictive, "PAIRS_PER_BLOCK", 4)
+    cells, genes = torch.tensor([0, 8, 3, 3, 5, 1]), torch.tensor([5, 0, 2, 3, 3, 1])
+    pairs = eta_of_pairs(q, cells, genes)
+    np.testing.assert_allclose(pairs.mean, mean[cells, genes], rtol=1e-10)
+    np.testing.assert_allclose(pairs.var, expected["var"][cells, genes], rtol=1e-10)
+
+
+def test_genes_alone_keep_their_moments(posterior):
+    rows = torch.tensor([4, 1])
+    part = BlockPredictor(posterior.at_genes(rows), dtype=torch.float64).moments(slice(None))
+    whole = BlockPredictor(posterior, dtype=torch.float64).moments(slice(None))
+    torch.testing.assert_close(part.mean, whole.mean[:, rows])
+    torch.testing.assert_close(part.var, whole.var[:, rows])
+
+
+GENERAL = (
+    translate_cells(normal(3, seed=6))
+    .then(rotate(normal(3, 3, seed=7)))
+    .then(translate_genes(normal(3, seed=8)))
+    .then(shift_constants(*normal(2, seed=9), 3))
+)
+
+
+@pytest.mark.parametrize("move", [GENERAL.posterior, to_stored_gauge], ids=["a move", "the stored gauge"])
+def test_no_gauge_changes_what_counts_say(draw_count_posterior, predictions, move):
+    q = draw_count_posterior(9, 6, 3)
+    moved = move(q)
+    before, after = predictions(q), predictions(moved)
+    for what in before:
+        np.testing.assert_allclose(after[what], before[what], rtol=1e-9, atol=1e-9, err_msg=what)
+    # and the package's own predictions agree
+    moments = [BlockPredictor(p, dtype=torch.float64).moments(slice(None)) for p in (q, moved)]
+    torch.testing.assert_close(moments[1].mean, moments[0].mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moments[1].var, moments[0].var, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(moved.cell_cov.values, q.cell_cov.values)
+    assert not torch.allclose(moved.gene_cov.values, q.gene_cov.values)
+    assert moved.noise is q.noise
+
+
+def test_the_stored_gauge_of_counts_without_factors(draw_count_posterior, predictions):
+    q = draw_count_posterior(6, 5, 0)
+    before, after = predictions(q), predictions(to_stored_gauge(q))
+    for what in before:
+        np.testing.assert_allclose(after[what], before[what], rtol=1e-10, atol=1e-10, err_msg=what)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import bernoulli, nbinom, poisson
+
+from scvi_lfm.posterior.predictive import Moments, eta_of_pairs
+from scvi_lfm.posterior.predictive_counts import MAX_VARIANCE, CountPredictive, mixed, predictive_counts
+
+LEVELS = (0.001, 0.025, 0.05, 0.5, 0.95, 0.999)
+
+
+def tensor(values):
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def simulated(mean, var, phi, *, n=400_000, seed=0):
+    """Counts whose log rate is Normal, at one mean, variance and dispersion."""
+    rng = np.random.default_rng(seed)
+    rate = np.exp(mean + np.sqrt(var) * rng.standard_normal(n))
+    return rng.poisson(rate * rng.gamma(1 / phi, phi, n)) if phi else rng.poisson(rate)
+
+
+def predictive(likelihood, mean, var, phi):
+    return CountPredictive(likelihood, *mixed(tensor([mean]), tensor([var]), tensor([phi])))
+
+
+@pytest.mark.parametrize(("mean", "var"), [(-2.0, 0.01), (0.5, 0.1), (2.0, 0.3)])
+@pytest.mark.parametrize(("likelihood", "phi"), [("negative_binomial", 0.2), ("negative_binomial", 2.0), ("poisson", 0)])
+def test_moments_are_those_of_simulated_counts(likelihood, mean, var, phi):
+    y = simulated(mean, var, phi)
+    found = predictive(likelihood, mean, var, phi)
+    assert float(found.mean()) == pytest.approx(y.mean(), rel=0.02)
+    assert float(found.variance()) == pytest.approx(y.var(), rel=0.06)
+
+
+@pytest.mark.parametrize(("mean", "var"), [(-3.0, 0.3), (-0.5, 0.1), (0.5, 0.3)])
+def test_presence_is_that_of_simulated_counts(mean, var):
+    present = simulated(mean, var, 0) > 0
+    found = predictive("bernoulli", mean, var, 0.0)
+    assert float(found.mean()) == pytest.approx(present.mean(), abs=0.004)
+    assert float(found.variance()) == pytest.approx(present.var(), abs=0.004)
+
+
+def test_certain_rates_leave_the_likelihood_as_it_is():
+    eta, phi = tensor([-1.0, 0.0, 3.0]), tensor([0.0, 0.5, 2.0])
+    rate, dispersion = mixed(eta, torch.zeros(3, dtype=torch.float64), phi)
+    np.testing.assert_allclose(rate, np.exp(eta))
+    np.testing.assert_allclose(dispersion, phi)
+
+
+def test_small_variances_keep_their_digits():
+    rate, dispersion = mixed(torch.zeros(1), torch.tensor([1e-6]), torch.zeros(1))
+    assert float(dispersion) == pytest.approx(1e-6, rel=1e-5)
+    assert float(rate) == pytest.approx(1, abs=1e-5)
+
+
+def test_variances_without_bound_stay_finite():
+    rate, dispersion = mixed(torch.tensor([0.0, -50.0]), torch.tensor([1e6, torch.inf]), torch.ones(2))
+    assert torch.isfinite(rate).all()
+    np.testing.assert_allclose(dispersion, np.expm1(MAX_VARIANCE) * 2 + 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_quantiles_of_the_negative_binomial(level):
+    rate, phi = np.meshgrid([1e-3, 0.3, 4.0, 70.0, 3000.0], [0.05, 1.0, 8.0])
+    found = CountPredictive("negative_binomial", tensor(rate), tensor(phi)).quantile(level)
+    np.testing.assert_array_equal(found, nbinom.ppf(level, 1 / phi, 1 / (1 + phi * rate)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_quantiles_of_certain_poisson_rates(level):
+    rate = np.array([1e-3, 0.3, 4.0, 70.0, 3000.0])
+    found = CountPredictive("poisson", tensor(rate), tensor(0 * rate)).quantile(level)
+    np.testing.assert_array_equal(found, poisson.ppf(level, rate))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_quantiles_of_presence(level):
+    rate, phi = np.meshgrid([1e-4, 0.05, 0.7, 9.0], [0.0, 0.5])
+    absence = np.where(phi > 0, (1 + phi * rate) ** (-1 / np.maximum(phi, 0.1)), np.exp(-rate))
+    found = CountPredictive("bernoulli", tensor(rate), tensor(phi)).quantile(level)
+    np.testing.assert_array_equal(found, bernoulli.ppf(level, 1 - absence))
+
+
+@pytest.mark.parametrize(("likelihood", "phi"), [("negative_binomial", 0.5), ("poisson", 0.0), ("bernoulli", 0.0)])
+def test_quantiles_hold_what_they_promise_of_simulated_counts(likelihood, phi):
+    y = simulated(1.0, 0.2, phi)
+    y = np.minimum(y, 1) if likelihood == "bernoulli" else y
+    found = predictive(likelihood, 1.0, 0.2, phi)
+    for level in (0.05, 0.5, 0.95):
+        quantile = found.quantile(level)
+        # the mixture is not exactly the law that has its moments
+        assert (y <= quantile).mean() > level - 0.01
+        assert (y < quantile).mean() < level + 0.01
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "bernoulli"])
+def test_entries_take_the_dispersion_of_their_gene(draw_count_posterior, likelihood):
+    q = draw_count_posterior(6, 5, 2, likelihood=likelihood)
+    cells, genes = torch.tensor([0, 3, 5]), torch.tensor([4, 0, 4])
+    eta = eta_of_pairs(q, cells, genes)
+    found = predictive_counts(q, eta, genes)
+    assert found.likelihood == likelihood
+    np.testing.assert_allclose(found.rate, np.exp(eta.mean + eta.var / 2))
+    np.testing.assert_allclose(1 + found.dispersion, np.exp(eta.var) * (1 + q.noise.dispersion[genes]))
+
+
+def test_moments_in_float32_give_quantiles():
+    eta = Moments(torch.tensor([[0.1, 2.0]]), torch.tensor([[0.2, 0.1]]))
+    found = CountPredictive("negative_binomial", *mixed(eta.mean, eta.var, torch.tensor([0.1, 0.3])))
+    assert found.quantile(0.5).shape == (1, 2)

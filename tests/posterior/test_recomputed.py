@@ -1,0 +1,112 @@
+"""Covariances of cells that were not stored: the fixed point, found cell by cell with dense matrices."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_lfm.model.likelihoods import COUNTS
+from scvi_lfm.posterior import recomputed
+from scvi_lfm.posterior.covariances import Packed, product_variance
+from scvi_lfm.posterior.recomputed import Recomputed
+
+N, M, R = 11, 60, 2
+
+
+def record(q, family="row_block"):
+    return Recomputed.of(q.mu, q.cell_mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, family)
+
+
+@pytest.fixture
+def posterior(draw_count_posterior):
+    def make(likelihood="negative_binomial"):
+        q = draw_count_posterior(N, M, R, likelihood=likelihood)
+        dispersion = q.noise.dispersion * COUNTS[likelihood].LEARNS_DISPERSION
+        return replace(q, mu=0.5, noise=replace(q.noise, dispersion=dispersion))
+
+    return make
+
+
+def fixed_point(q, T, family):
+    """S_i of every cell, iterated until nothing changes."""
+    weight_of = COUNTS[q.noise.likelihood].fisher_weight
+    prior_precision = np.linalg.inv(q.cell_prior.cov.numpy())
+    T, found = T.numpy(), []
+    v = np.column_stack([np.ones(M), q.gene_mean[:, 1:]])
+    vv = v[:, :, None] * v[:, None, :]
+    vv[:, 1:, 1:] += T[:, 1:, 1:]
+    for cell, log_size in zip(q.cell_mean.numpy(), q.noise.log_size.numpy(), strict=True):
+        u = np.array([1, *cell[1:]])
+        S, before = np.zeros((R + 1, R + 1)), None
+        while before is None or np.abs(S - before).max() > 1e-12:
+            var = np.array([v[j] @ S @ v[j] + u @ T[j] @ u + (S[1:, 1:] * T[j, 1:, 1:]).sum() for j in range(M)])
+            log_rate = log_size + q.mu + q.gene_mean[:, 0].numpy() + v @ cell + var / 2
+            weight = weight_of(torch.from_numpy(np.exp(log_rate)), q.noise.dispersion).numpy()
+            precision = prior_precision + np.einsum("j,jkl->kl", weight, vv)
+            if family == "mean_field":
+                precision = np.diag(precision.diagonal())
+            before, S = S, np.linalg.inv(precision)
+        found.append(S)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("family", ["row_block", "mean_field"])
+@pytest.mark.parametrize("likelihood", COUNTS)
+def test_is_the_fixed_point(posterior, dense, likelihood, family):
+    q = posterior(likelihood)
+    expected = fixed_point(q, dense(q.gene_cov), family)
+    found = record(q, family).packed()
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(
+        dense(Packed(found)), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max((1, 2)).min()
+    )
+    rows = torch.tensor([9, 2, 2])
+    np.testing.assert_allclose(dense(Packed(record(q, family).at(rows).packed())), expected[rows], rtol=1e-3, atol=1e-4)
+
+
+def test_is_the_fixed_point_for_cells_with_few_counts_too(posterior, dense):
+    """A wide S raises the rates that make it narrow: the rounds swing about the fixed point before they reach it."""
+    q = posterior()
+    unit = torch.eye(R + 1, dtype=torch.float64)
+    q = replace(q, mu=-3.0, gene_mean=2 * q.gene_mean, cell_prior=replace(q.cell_prior, cov=unit))
+    expected = fixed_point(q, dense(q.gene_cov), "row_block")
+    assert expected.diagonal(axis1=1, axis2=2).max() > 0.2
+    found = record(q).diagonals()
+    np.testing.assert_allclose(found, expected.diagonal(axis1=1, axis2=2), rtol=0.01)
+
+
+def test_does_not_depend_on_the_blocks(posterior, monkeypatch):
+    q = posterior()
+    at_once = record(q).packed()
+    monkeypatch.setattr(recomputed, "CELLS_PER_BLOCK", 4)
+    assert len(record(q).blocks()) == 3
+    torch.testing.assert_close(record(q).packed(), at_once, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [slice(3, 8), torch.tensor([7, 0, 7]), torch.arange(N) % 3 == 1],
+    ids=["slice", "positions", "mask"],
+)
+def test_answers_as_if_it_were_stored(posterior, monkeypatch, rows):
+    monkeypatch.setattr(recomputed, "CELLS_PER_BLOCK", 4)
+    q = posterior()
+    lazy = record(q).at(rows)
+    stored = Packed(record(q).packed()).at(rows)
+    generator = torch.Generator().manual_seed(0)
+    n = len(stored.values)
+    x, noise, one = (torch.randn(shape, generator=generator) for shape in ((5, R + 1), (n, R + 1), (R + 1, R + 1)))
+    for found, expected in (
+        (lazy.packed(), stored.packed()),
+        (lazy.diagonals(), stored.diagonals()),
+        (lazy.total(), stored.total()),
+        (lazy.inner(one + one.T), stored.inner(one + one.T)),
+        (lazy.quadratic(noise), stored.quadratic(noise)),
+        (lazy.quadratics(x), stored.quadratics(x)),
+        (lazy.spread(noise), stored.spread(noise)),
+        (product_variance(lazy, q.gene_cov), product_variance(stored, q.gene_cov)),
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
