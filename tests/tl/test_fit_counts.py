@@ -1,0 +1,476 @@
+"""`tl.fit` with count likelihoods: what it stores, what it reads, and what it leaves alone."""
+
+# ruff: noqa: NPY002 - the global generator of numpy is looked at
+
+from __future__ import annotations
+
+import logging
+import random
+import warnings
+
+import anndata as ad
+import numpy as np
+import pyro
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scvi_lfm as lfm
+
+N, M, R = 120, 60, 2
+COUNTS = ("negative_binomial", "poisson", "bernoulli")
+PACKED = (R + 1) * (R + 2) // 2
+
+
+def simulate(likelihood="negative_binomial", n=N, m=M, **options):
+    return lfm.datasets.simulate(
+        n, m, R, likelihood=likelihood, mu=0.3, factor_scales=[0.8, 0.6], depth_spread=0.3, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Counts of 120 cells. Shared: copy before writing into it."""
+    return simulate()
+
+
+def fit(adata, n_factors=R, **options):
+    return lfm.tl.fit(adata, n_factors, **{"copy": True, "progress": False} | options)
+
+
+@pytest.fixture(scope="module", params=COUNTS)
+def fitted(request):
+    adata = simulate(request.param)
+    adata.uns["likelihood"] = request.param
+    lfm.tl.fit(adata, R, likelihood=request.param, progress=False)
+    return adata
+
+
+def keys_of_fit(adata, key="lfm"):
+    """What is stored under a stem."""
+    return {
+        container: {name for name in getattr(adata, container) if key in name.split("_")}
+        for container in ("obs", "var", "obsm", "varm", "uns", "layers", "obsp", "varp")
+    }
+
+
+def same_result(one, other, key="lfm"):
+    """Whether two fits of counts hold the same bits."""
+    pairs = [(one.obsm[name], other.obsm[name]) for name in (f"X_{key}", f"X_{key}_sd", f"{key}_cov")]
+    pairs += [(one.varm[name], other.varm[name]) for name in (key, f"{key}_sd", f"{key}_cov")]
+    pairs += [(one.obs[name], other.obs[name]) for name in (f"{key}_a", f"{key}_a_sd", f"{key}_size_factor")]
+    pairs += [(one.var[name], other.var[name]) for name in (f"{key}_b", f"{key}_b_sd")]
+    return all(np.array_equal(left, right, equal_nan=True) for left, right in pairs)
+
+
+def same_matrix(one, other):
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
+
+
+# what is stored
+
+
+def expected_keys(likelihood, key="lfm"):
+    return {
+        "obs": {f"{key}_a", f"{key}_a_sd", f"{key}_size_factor"},
+        "var": {f"{key}_b", f"{key}_b_sd"} | ({f"{key}_theta"} if likelihood == "negative_binomial" else set()),
+        "obsm": {f"X_{key}", f"X_{key}_sd", f"{key}_cov"},
+        "varm": {key, f"{key}_sd", f"{key}_cov"},
+        "uns": {key},
+        "layers": set(),
+        "obsp": set(),
+        "varp": set(),
+    }
+
+
+def test_stores_float32_fields_of_the_documented_shapes(fitted):
+    assert keys_of_fit(fitted) == expected_keys(fitted.uns["likelihood"])
+    shapes = {"obs": {(N,)}, "var": {(M,)}, "obsm": {(N, R), (N, PACKED)}, "varm": {(M, R), (M, PACKED)}}
+    for container, names in expected_keys(fitted.uns["likelihood"]).items():
+        for name in names if container in shapes else ():
+            field = np.asarray(getattr(fitted, container)[name])
+            assert field.shape in shapes[container]
+            assert field.dtype == np.float32, name
+            assert np.isfinite(field).all()
+    for container, size in (("obsm", N), ("varm", M)):
+        assert getattr(fitted, container)["lfm_cov"].shape == (size, PACKED)
+
+
+def test_what_belongs_to_neither_axis_is_in_uns(fitted):
+    uns = fitted.uns["lfm"]
+    assert set(uns) == {
+        "params",
+        "variance_ratio",
+        "elbo",
+        "converged",
+        "seconds",
+        "version",
+        "total_counts",
+        "mu",
+        "prior_cell_mean",
+        "prior_cell_cov",
+        "prior_gene_mean",
+        "prior_gene_cov",
+    }
+    for name in ("cell", "gene"):
+        assert uns[f"prior_{name}_mean"].shape == (R + 1,)
+        assert uns[f"prior_{name}_cov"].shape == (R + 1, R + 1)
+        assert uns[f"prior_{name}_cov"].dtype == np.float64
+        assert (np.linalg.eigvalsh(uns[f"prior_{name}_cov"]) > 0).all()
+    assert isinstance(uns["mu"], float)
+    assert uns["total_counts"] == pytest.approx(float(fitted.X.sum()) / N)
+    assert uns["variance_ratio"].shape == (R,)
+    assert uns["variance_ratio"].dtype == np.float32
+    assert uns["variance_ratio"].sum() == pytest.approx(1, abs=1e-6)
+    assert set(uns["elbo"]) == {"epoch", "value", "rank0"}
+    assert len(uns["elbo"]["epoch"]) == len(uns["elbo"]["value"])
+    assert uns["elbo"]["value"][-1] > uns["elbo"]["rank0"]
+    assert uns["converged"]
+    lengths = {np.shape(value) for value in uns.values() if not isinstance(value, dict)}
+    assert not any({N, M} & set(shape) for shape in lengths)
+
+
+def test_params_say_what_was_done(fitted):
+    params = fitted.uns["lfm"]["params"]
+    assert params["likelihood"] == fitted.uns["likelihood"]
+    # all cells of a small data set make one batch
+    assert params["batch_size"] == N
+    assert params["max_epochs"] == 100
+    assert not {"noise", "size_factors", "layer", "mask_var", "prior_scales", "guide"} & set(params)
+
+
+def test_follows_the_conventions_of_pca(fitted):
+    A, B = fitted.obsm["X_lfm"].astype(float), fitted.varm["lfm"].astype(float)
+    np.testing.assert_allclose(B.mean(0), 0, atol=1e-6)
+    assert abs(fitted.var["lfm_b"].mean()) < 1e-5
+    # the last pass moves each cell to its own optimum, after the gauge was chosen
+    assert abs(fitted.obs["lfm_a"].mean()) < 0.1 * fitted.obs["lfm_a"].std()
+    np.testing.assert_allclose(B.T @ B, np.eye(R), atol=1e-5)
+    lengths = np.linalg.norm(A, axis=0)
+    assert (np.diff(lengths) < 0).all()
+    np.testing.assert_allclose(A.mean(0) / lengths * np.sqrt(N), 0, atol=0.02)
+    np.testing.assert_allclose((A / lengths).T @ (A / lengths), np.eye(R), atol=0.02)
+    assert (B[np.abs(B).argmax(0), np.arange(R)] > 0).all()
+    np.testing.assert_allclose(fitted.uns["lfm"]["variance_ratio"], lengths**2 / (lengths**2).sum(), rtol=1e-5)
+
+
+def test_standard_deviations_are_those_of_the_stored_covariances(fitted):
+    diagonal = [k * (k + 3) // 2 for k in range(R + 1)]
+    for packed, margin, factors in (
+        (fitted.obsm["lfm_cov"], fitted.obs["lfm_a_sd"], fitted.obsm["X_lfm_sd"]),
+        (fitted.varm["lfm_cov"], fitted.var["lfm_b_sd"], fitted.varm["lfm_sd"]),
+    ):
+        sd = np.sqrt(packed[:, diagonal])
+        np.testing.assert_allclose(margin, sd[:, 0], rtol=1e-5)
+        np.testing.assert_allclose(factors, sd[:, 1:], rtol=1e-5)
+        assert len(np.unique(factors[:, 0])) == len(factors)
+
+
+def test_deep_cells_and_abundant_genes_are_known_better():
+    result = fit(lfm.datasets.simulate(N, M, R, likelihood="poisson", mu=0.3, depth_spread=1.0))
+    assert np.corrcoef(np.log(result.obs["lfm_size_factor"]), np.log(result.obsm["X_lfm_sd"][:, 0]))[0, 1] < -0.9
+    assert np.corrcoef(result.var["lfm_b"], np.log(result.varm["lfm_sd"][:, 0]))[0, 1] < -0.8
+
+
+def test_what_the_fit_says_is_near_the_truth(fitted, true_eta):
+    adata = fitted.copy()
+    lfm.tl.predict(adata, layer_added="expected")
+    rate = np.exp(true_eta(adata)) * adata.obs["size_factor"].to_numpy()[:, None]
+    expected = adata.layers["expected"]
+    if adata.uns["likelihood"] == "bernoulli":
+        assert np.corrcoef(expected.ravel(), -np.expm1(-rate.ravel()))[0, 1] > 0.9
+    else:
+        assert np.corrcoef(np.log(expected.ravel()), np.log(rate.ravel()))[0, 1] > 0.96
+
+
+# which likelihood
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8, bool])
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_whole_numbers_are_counts_and_others_are_not(data, form, dtype, caplog):
+    values = data.X.toarray().clip(max=200)
+    options = {"tol": 1e6, "batch_size": 60}
+    with caplog.at_level(logging.INFO, logger="scvi_lfm"):
+        result = fit(ad.AnnData(form(values.astype(dtype))), **options)
+    assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+    assert "likelihood 'negative_binomial', 120 cells x 60 genes" in caplog.text
+    if np.dtype(dtype).kind == "f":
+        for other in (np.log1p(values), values - 1):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                result = fit(ad.AnnData(form(other.astype(dtype))), **options)
+            assert result.uns["lfm"]["params"]["likelihood"] == "normal"
+
+
+@pytest.mark.parametrize("given", COUNTS)
+def test_a_likelihood_that_is_asked_for_is_taken(given):
+    adata = simulate("bernoulli")
+    result = fit(adata, likelihood=given, tol=1e6, batch_size=60)
+    assert result.uns["lfm"]["params"]["likelihood"] == given
+    assert fit(adata, tol=1e6, batch_size=60).uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+
+
+def test_a_fit_with_another_likelihood_leaves_nothing_stale(data):
+    """Under one key, in any order; another key keeps what it has."""
+    adata = data.copy()
+    adata.X = (adata.X > 0).astype(np.float32)
+    adata.obs["batch"], adata.var["length"] = "one", 1.0
+    before = {name: set(getattr(adata, name)) for name in ("obs", "var", "obsm", "varm", "uns")}
+    lfm.tl.fit(adata, R, key_added="other", progress=False)
+    other = {name: set(getattr(adata, name)) - before[name] for name in before}
+    normal = {
+        "obs": {"lfm_a", "lfm_a_sd"},
+        "var": {"lfm_b", "lfm_b_sd", "lfm_sigma"},
+        "obsm": {"X_lfm", "X_lfm_sd"},
+        "varm": {"lfm", "lfm_sd"},
+        "uns": {"lfm"},
+    }
+    for likelihood in ("normal", "negative_binomial", "bernoulli", "normal", "poisson", "negative_binomial", "poisson"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*holds whole numbers")
+            warnings.filterwarnings("ignore", message=".*did not converge")
+            lfm.tl.fit(adata, R, likelihood=likelihood, max_epochs=3, progress=False)
+        stored = normal if likelihood == "normal" else expected_keys(likelihood)
+        for name, already in before.items():
+            assert set(getattr(adata, name)) == already | other[name] | stored[name], (likelihood, name)
+        assert ("total_counts" in adata.uns["lfm"]) == (likelihood != "normal")
+        assert ("cell_cov" in adata.uns["lfm"]) == (likelihood == "normal")
+        lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1")
+    lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1", key="other")
+
+
+# what is read
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, sp.csc_matrix, sp.csr_array, sp.csc_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.uint16])
+def test_neither_form_nor_dtype_of_the_matrix_matters(data, form, dtype):
+    options = {"batch_size": 60, "max_epochs": 4, "tol": 0.05}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*did not converge")
+        expected = fit(data, **options)
+        adata = ad.AnnData(form(data.X.toarray().astype(dtype)), obs=data.obs, var=data.var)
+        result = fit(adata, **options)
+    distance = np.abs(result.obsm["X_lfm"] - expected.obsm["X_lfm"]) / expected.obsm["X_lfm_sd"]
+    assert distance.max() < 0.05
+    assert type(result.X) is type(adata.X)
+    assert result.X.dtype == dtype
+
+
+def test_a_layer_is_read_instead_of_x(data):
+    adata = data.copy()
+    adata.layers["counts"] = data.X
+    adata.X = data.X * 0.5
+    result = fit(adata, layer="counts")
+    assert result.uns["lfm"]["params"]["layer"] == "counts"
+    assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+    assert same_result(result, fit(data))
+
+
+def test_a_view_becomes_actual_and_its_parent_stays_as_it_was(data):
+    parent = data.copy()
+    view = parent[10:90]
+    with pytest.warns(ad.ImplicitModificationWarning):
+        lfm.tl.fit(view, R, progress=False)
+    assert same_result(view, fit(data[10:90].copy()))
+    assert "lfm" not in parent.uns
+    assert not any("lfm" in name for name in (*parent.obs, *parent.obsm))
+
+
+def test_copy_leaves_the_original_alone_and_the_values_are_not_altered(data):
+    before = data.X.copy()
+    in_place = data.copy()
+    assert lfm.tl.fit(in_place, R, progress=False) is None
+    result = fit(data)
+    assert "lfm" not in data.uns
+    assert same_result(result, in_place)
+    for adata in (data, in_place, result):
+        same_matrix(adata.X, before)
+        assert adata.X.dtype == before.dtype
+
+
+@pytest.mark.parametrize("given", ["array", "column"])
+def test_mask_var_leaves_genes_out(data, given):
+    adata = data.copy()
+    mask = np.arange(M) % 4 > 0
+    adata.var["chosen"] = mask
+    result = fit(adata, mask_var=mask if given == "array" else "chosen")
+    for name in ("lfm_b", "lfm_b_sd", "lfm_theta"):
+        assert (np.isfinite(result.var[name].to_numpy()) == mask).all()
+    for name in ("lfm", "lfm_sd", "lfm_cov"):
+        assert (np.isfinite(result.varm[name]) == mask[:, None]).all()
+    subset = fit(adata[:, mask].copy())
+    # totals are those of the genes that are fitted
+    np.testing.assert_array_equal(result.obs["lfm_size_factor"], subset.obs["lfm_size_factor"])
+    np.testing.assert_array_equal(result.obsm["X_lfm"], subset.obsm["X_lfm"])
+    assert result.uns["lfm"]["total_counts"] == subset.uns["lfm"]["total_counts"]
+    lfm.tl.predict(result, layer_added="eta")
+    assert (np.isfinite(result.layers["eta"]) == mask).all()
+
+
+# size factors
+
+
+def test_size_factors_are_totals_over_their_mean(data):
+    totals = np.asarray(data.X.sum(axis=1)).ravel()
+    np.testing.assert_allclose(fit(data).obs["lfm_size_factor"], totals / totals.mean(), rtol=1e-6)
+
+
+def test_size_factors_can_be_given(data, true_eta):
+    adata = data.copy()
+    size = np.linspace(0.5, 2, N)
+    adata.obs["depth"] = size
+    column, array, series, whole = (
+        fit(adata, size_factors=given) for given in ("depth", size, adata.obs["depth"], 2 * np.ones(N, dtype=int))
+    )
+    assert column.uns["lfm"]["params"]["size_factors"] == "depth"
+    assert array.uns["lfm"]["params"]["size_factors"] == "array"
+    for result in (column, array, series):
+        np.testing.assert_allclose(result.obs["lfm_size_factor"], size, rtol=1e-6)
+        assert "total_counts" not in result.uns["lfm"]
+        assert same_result(result, column)
+    np.testing.assert_array_equal(whole.obs["lfm_size_factor"], 2)
+    # activity makes up for what size factors leave out
+    margin = true_eta(data).mean(1) + np.log(data.obs["size_factor"])
+    assert np.corrcoef(whole.obs["lfm_a"], margin)[0, 1] > 0.9
+
+
+def test_cells_without_counts_can_be_fitted_where_size_factors_are_given(data):
+    adata = data.copy()
+    values = adata.X.toarray()
+    values[[3, 8]] = 0
+    adata.X = sp.csr_matrix(values)
+    result = fit(adata, size_factors=np.ones(N))
+    assert np.isfinite(result.obsm["X_lfm"]).all()
+    # seen at some depth and found empty: less active than any other
+    assert set(result.obs["lfm_a"].nsmallest(2).index) == {"cell_3", "cell_8"}
+
+
+# options
+
+
+def test_same_seed_same_bits(data):
+    options = {"batch_size": 40}
+    assert same_result(fit(data, rng=4, **options), fit(data, rng=4, **options))
+    assert not same_result(fit(data, rng=4, **options), fit(data, rng=5, **options))
+    generators = [np.random.default_rng(7), np.random.default_rng(7)]
+    assert same_result(*(fit(data, rng=generator) for generator in generators))
+
+
+def test_params_reproduce_the_fit(data):
+    options = {"likelihood": "poisson", "family": "mean_field", "batch_size": 40, "max_epochs": 7, "tol": 0.5, "rng": 3}
+    result = fit(data, prior_scales={"b": 0.5}, **options)
+    params = result.uns["lfm"]["params"]
+    assert {name: params[name] for name in options} == options
+    assert params["prior_scales"] == {"b": 0.5}
+    assert same_result(result, fit(data, **{name: params[name] for name in (*options, "prior_scales")}))
+
+
+def test_mean_field_has_no_covariance_in_a_cell(data):
+    result = fit(data, family="mean_field")
+    off = [1, 3, 4]
+    assert not result.obsm["lfm_cov"][:, off].any()
+    block = fit(data)
+    assert block.obsm["lfm_cov"][:, off].any(axis=0).all()
+    # each is surer of itself than it should be
+    assert np.mean(np.log(result.obsm["X_lfm_sd"] / block.obsm["X_lfm_sd"])) < -0.02
+
+
+def test_two_fits_live_side_by_side(data):
+    both = fit(fit(data), key_added="other", likelihood="poisson")
+    assert same_result(both, fit(data))
+    assert keys_of_fit(both, "other") == expected_keys("poisson", "other")
+    lfm.tl.rank_cells(both, "gene_0", key="other", key_added="by_other")
+    np.testing.assert_allclose(both.obs["by_other"], both.obsm["X_other"] @ both.varm["other"][0], rtol=1e-5, atol=1e-6)
+
+
+def test_factors_that_are_off_are_zero_everywhere():
+    adata = ad.AnnData(np.random.default_rng(0).poisson(1.0, (100, 60)).astype(np.float32))
+    adata.obs_names = "c" + adata.obs_names
+    result = fit(adata, 4)
+    for field in (result.obsm["X_lfm"], result.obsm["X_lfm_sd"], result.varm["lfm"], result.varm["lfm_sd"]):
+        assert field.shape[1] == 4
+        assert not field.any()
+    assert not result.uns["lfm"]["variance_ratio"].any()
+    for packed in (result.obsm["lfm_cov"], result.varm["lfm_cov"]):
+        assert packed.shape[1] == 15
+        assert (packed[:, 0] > 0).all()
+        assert not packed[:, 1:].any()
+    assert len(lfm.get.factors_df(result)) == 0
+    lfm.tl.rank_genes(result, mask_obs=np.arange(100) < 9)
+    assert not lfm.tl.sample_posterior(result, 2)["A"].any()
+    assert len(lfm.tl.predict(result, obs_names="c3", var_names=["5", "6"])) == 2
+    new = lfm.tl.project(ad.AnnData(adata.X[:20]), result, copy=True)
+    np.testing.assert_allclose(new.obs["lfm_a"], result.obs["lfm_a"][:20], atol=0.01)
+
+
+def test_says_when_it_did_not_converge(data):
+    with pytest.warns(UserWarning, match=r"did not converge to tol=1e-09 in 2 epoch\(s\)"):
+        result = fit(data, tol=1e-9, max_epochs=2)
+    assert not result.uns["lfm"]["converged"]
+
+
+def test_genes_without_counts_are_fitted_and_named(data):
+    values = data.X.toarray()
+    values[:, [5, 9]] = 0
+    adata = ad.AnnData(values)
+    with pytest.warns(UserWarning, match=r"2 gene\(s\) of X are all zero; they are fitted and get B near zero"):
+        result = fit(adata)
+    others = np.setdiff1d(np.arange(M), [5, 9])
+    b = result.var["lfm_b"].to_numpy()
+    assert b[[5, 9]].max() < b[others].min()
+    assert np.linalg.norm(result.varm["lfm"], axis=1)[[5, 9]].max() < 0.1
+
+
+def test_progress_follows_the_argument(data, capsys):
+    fit(data, progress=True)
+    assert "fit" in capsys.readouterr().err
+    fit(data)
+    assert not capsys.readouterr().err
+
+
+def state():
+    numpy_state = np.random.get_state()
+    logger = logging.getLogger("scvi_lfm")
+    return {
+        "python random": random.getstate(),
+        "numpy random": (numpy_state[1].tobytes(), *numpy_state[2:]),
+        "torch random": torch.get_rng_state().numpy().tobytes(),
+        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
+        "pyro parameters": dict(pyro.get_param_store().items()),
+        "pyro settings": repr(pyro.settings.get()),
+        "warning filters": list(warnings.filters),
+        "numpy errors": np.geterr(),
+        "logger": (logger.level, list(logger.handlers)),
+        "our settings": {name: getattr(lfm.settings, name) for name in ("device", "progress", "max_cov_bytes")},
+    }
+
+
+@pytest.mark.parametrize("likelihood", COUNTS)
+def test_nothing_global_is_changed(likelihood):
+    adata = simulate(likelihood, 40, 30)
+    np.random.seed(123)
+    random.seed(123)
+    torch.manual_seed(123)
+    before = state()
+    lfm.tl.fit(adata, R, likelihood=likelihood, batch_size=20, tol=1.0, progress=False)
+    lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0)
+    lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1")
+    lfm.tl.sample_posterior(adata, 2)
+    lfm.tl.project(adata.copy(), adata)
+    after = state()
+    for what, value in before.items():
+        assert after[what] == value, what
+
+
+def test_the_sessions_dtype_does_not_reach_a_fit(data):
+    expected = fit(data, batch_size=60, tol=0.1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = fit(data, batch_size=60, tol=0.1)
+    finally:
+        torch.set_default_dtype(before)
+    assert same_result(result, expected)
