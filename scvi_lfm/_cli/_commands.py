@@ -11,6 +11,7 @@ import scvi_lfm as lfm
 from .._validate import near_matches
 from ..data import read_matrix
 from ..data._checks import all_integers
+from ..model.likelihoods import COUNTS
 from ._demo import run_demo
 from ._files import DATA, TABLE, check_space, new_file, read_data, write_data
 from ._messages import CommandError, say
@@ -31,15 +32,20 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
+    likelihood = _likelihood(arguments)
     with new_file(arguments.out, DATA) as draft:
         adata = read_data(arguments.data)
         check_space(adata, draft)
-        layer = _layer_to_read(adata, arguments)
+        layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
+        if arguments.likelihood == "normal" and all_integers(read_matrix(adata, layer).values):
+            say("the values look like counts: leave --likelihood out to fit them as such, or pass --normalize")
         lfm.tl.fit(
             adata,
             arguments.n_factors,
             layer=layer,
+            likelihood=likelihood,
             noise=arguments.noise,
+            size_factors=arguments.size_factors,
             mask_var=arguments.mask_var,
             family=arguments.family,
             engine=arguments.engine,
@@ -52,11 +58,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             key_added=arguments.key,
         )
         write_data(adata, draft)
-    stored = adata.uns[arguments.key]
-    say(
-        f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {arguments.n_factors} factors "
-        f"in {stored['seconds']:.1f} s; they explain {stored['variance_ratio'].sum():.1%} of the variance"
-    )
+    say(_summary(adata, arguments.key))
     say(f"wrote {arguments.out}")
 
 
@@ -117,13 +119,23 @@ def _project(arguments: argparse.Namespace) -> None:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
         layer = arguments.layer
+        fitted = reference.uns[arguments.key]["params"]
+        if arguments.normalize and fitted["likelihood"] in COUNTS:
+            msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
+            raise CommandError(msg)
         if arguments.normalize:
             layer = log_normalise(adata, layer)
-        elif layer is None and reference.uns[arguments.key]["params"].get("layer") == LOGNORM not in adata.layers:
+        elif layer is None and fitted.get("layer") == LOGNORM not in adata.layers:
             msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
             raise CommandError(msg)
         lfm.tl.project(
-            adata, reference, layer=layer, device=arguments.device, key=arguments.key, key_added=arguments.key_added
+            adata,
+            reference,
+            layer=layer,
+            size_factors=arguments.size_factors,
+            device=arguments.device,
+            key=arguments.key,
+            key_added=arguments.key_added,
         )
         write_data(adata, draft)
     say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
@@ -139,12 +151,32 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _layer_to_read(adata: ad.AnnData, arguments: argparse.Namespace) -> str | None:
-    if arguments.normalize:
-        return log_normalise(adata, arguments.layer)
-    if all_integers(read_matrix(adata, arguments.layer).values):
-        say("the values look like counts: --normalize log-normalises them first")
-    return arguments.layer
+def _likelihood(arguments: argparse.Namespace) -> str:
+    """The likelihood to ask for; log-normalised values have one only."""
+    if not arguments.normalize:
+        return str(arguments.likelihood)
+    for option, given in (
+        (f"--likelihood {arguments.likelihood}", arguments.likelihood in COUNTS),
+        ("--size-factors", arguments.size_factors is not None),
+    ):
+        if given:
+            msg = f"{option} is for counts, and --normalize fits their logarithms: leave one of them out"
+            raise CommandError(msg)
+    return "normal"
+
+
+def _summary(adata: ad.AnnData, key: str) -> str:
+    stored = adata.uns[key]
+    likelihood, ratio = stored["params"]["likelihood"], stored["variance_ratio"]
+    found = (
+        f"{(ratio > 0).sum()} of them are on"
+        if likelihood in COUNTS
+        else f"they explain {ratio.sum():.1%} of the variance"
+    )
+    return (
+        f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {len(ratio)} factors "
+        f"(likelihood {likelihood}) in {stored['seconds']:.1f} s; {found}"
+    )
 
 
 def _read_fitted(path: Path, key: str) -> ad.AnnData:

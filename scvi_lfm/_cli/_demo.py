@@ -8,7 +8,6 @@ import scvi_lfm as lfm
 
 from ._files import DATA, new_file, write_data
 from ._messages import CommandError, say
-from ._normalize import log_normalise
 from ._tables import as_text
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 TYPE = "facs_celltype"
 SHOWN = "CD56+ NK"
 N_GENES, N_ENTRIES, MAX_ENTRIES = 7, 12, 1_000
+MOST = 0.9
 
 _ABOUT_DATA = """\
 {n_obs:,} blood cells x {n_vars:,} genes (Zheng et al. 2017): ten types, each purified with antibodies
@@ -29,46 +29,47 @@ before sequencing. Each was a sequencing library of its own, so type and library
 """
 
 _ABOUT_GENES = """
-TOP GENES OF EACH SORTED TYPE, against all other cells, best first
+TOP GENES OF EACH SORTED TYPE, by how far their log rate is above that of all other cells, best first
 """
 
 _ABOUT_ANOMALIES = """
-VALUES THAT SHOULD NOT BE THERE: higher than expected in their cell, most telling first
+COUNTS THAT SHOULD NOT BE THERE: higher than expected in their cell, most telling first
 """
 
 _COLUMNS = """
   cell        barcode and library that the cell was sorted into
   usual_in    sorted type in which the gene is highest on average
-  y           value observed, log(1 + counts per 10,000)
-  expected    value expected from everything else that is known about the cell and the gene
-  log_ratio   log likelihood that it came from other cells over that it came from this one
-  lfdr        local false discovery rate: probability that it belongs to this cell after all
+  y           molecules counted
+  expected    number expected from everything else that is known about the cell and the gene
+  q           how improbable so many are here, adjusted for looking at every cell and gene
+  log_ratio   log likelihood that they came from other cells over that they came from this one
+  lfdr        local false discovery rate: probability that they belong to this cell after all
 """
 
 _DEPTH = """\
-Read a row as: this cell shows a gene that belongs to other cells. Their RNA was in the droplet, or the cell was sorted
-wrongly. The cells' total scores correlate {depth:+.2f} with the number of genes detected: far from zero, they tell deep
-cells from shallow ones, so read single rows and do not choose cells by their total.
+A row with a small lfdr says: this cell shows a gene that belongs to other cells. Their RNA was in the droplet, or the
+cell was sorted wrongly. A small q alone says that so many molecules are odd here, wherever they came from. The cells'
+total scores correlate {depth:+.2f} with the number of genes detected: far from zero, they tell deep cells from shallow
+ones, so read single rows and do not choose cells by their total.
 """
 
 _NEXT = """
 Next, look at the figures, ask the fit something else, or fit your own counts (an AnnData, genes in columns):
 
   scvi-lfm rank {data} --groupby facs_subpop
-  scvi-lfm fit your_counts.h5ad fitted.h5ad --normalize
+  scvi-lfm fit your_counts.h5ad fitted.h5ad
 """
 
 
 def run_demo(folder: Path) -> None:
-    """Normalise, fit, rank, find anomalies; print them and write everything into `folder`."""
+    """Fit, rank, find anomalies; print them and write everything into `folder`."""
     _make(folder)
     path = folder / "pbmc_sorted.h5ad"
     with new_file(path, DATA) as draft:
         adata = lfm.datasets.pbmc_sorted()
         print(_ABOUT_DATA.format(n_obs=adata.n_obs, n_vars=adata.n_vars), flush=True)
-        layer = log_normalise(adata)
-        say(f"fitting 30 factors to layers[{layer!r}] ...")
-        lfm.tl.fit(adata, layer=layer, progress=False)
+        say("fitting 30 factors to the counts ...")
+        lfm.tl.fit(adata, likelihood="negative_binomial", progress=False)
         _print_fit(adata)
         lfm.tl.rank_genes(adata, groupby=TYPE)
         _print_genes(adata)
@@ -95,11 +96,8 @@ def _make(folder: Path) -> None:
 
 def _print_fit(adata: ad.AnnData) -> None:
     stored = adata.uns["lfm"]
-    share = stored["variance_ratio"].sum()
-    print(
-        f"Fitted in {stored['seconds']:.1f} s. The factors explain {share:.1%} of the variance of the values around "
-        "their genes'\nmeans; most of the rest is the noise of counting molecules."
-    )
+    n_most = int((stored["variance_ratio"].cumsum() < MOST).sum()) + 1
+    print(f"Fitted in {stored['seconds']:.1f} s. {n_most} factors carry {MOST:.0%} of what separates the cells.")
 
 
 def _print_genes(adata: ad.AnnData) -> None:
@@ -111,7 +109,7 @@ def _print_genes(adata: ad.AnnData) -> None:
 
 def _print_anomalies(adata: ad.AnnData) -> None:
     entries = lfm.get.anomalies_df(adata)
-    top = entries[["cell", "gene", "y", "expected", "log_ratio", "lfdr"]].head(N_ENTRIES)
+    top = entries[["cell", "gene", "y", "expected", "q", "log_ratio", "lfdr"]].head(N_ENTRIES)
     top.insert(2, "usual_in", _usual_types(adata, top["gene"]))
     print(_ABOUT_ANOMALIES)
     print(as_text(top))
@@ -120,7 +118,8 @@ def _print_anomalies(adata: ad.AnnData) -> None:
 
 
 def _usual_types(adata: ad.AnnData, genes: pd.Series) -> list[str]:
-    means = adata[:, genes.unique()].to_df("lognorm").groupby(adata.obs[TYPE], observed=True).mean()
+    rates = adata[:, genes.unique()].to_df().div(adata.obs["lfm_size_factor"], axis=0)
+    means = rates.groupby(adata.obs[TYPE], observed=True).mean()
     return [str(means[gene].idxmax()) for gene in genes]
 
 
@@ -133,7 +132,7 @@ def _draw(adata: ad.AnnData, folder: Path) -> dict[str, str]:
         "overview.png": (_overview(adata), "cells, the genes of one type, and the anomalies"),
         "rank_genes.png": (_figure(lfm.pl.rank_genes(adata, show=False)), "top genes of each type, with intervals"),
         "loadings.png": (_figure(lfm.pl.loadings(adata, show=False)), "genes that make up the first factors"),
-        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "variance that each factor explains"),
+        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "how much each factor separates the cells"),
         "elbo.png": (_figure(lfm.pl.elbo(adata, show=False)), "how the fit converged"),
     }
     for name, (figure, _) in figures.items():
@@ -151,7 +150,7 @@ def _overview(adata: ad.AnnData) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     lfm.pl.factors(adata, TYPE, factors=(0, 2), title=f"{adata.n_obs:,} cells", ax=cells, show=False)
     lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
-    lfm.pl.anomalies(adata, title="values that should not be there", ax=entries, show=False)
+    lfm.pl.anomalies(adata, title="counts that should not be there", ax=entries, show=False)
     return figure
 
 

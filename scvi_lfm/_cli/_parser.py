@@ -10,6 +10,7 @@ from .. import __version__
 from ._messages import PROGRAM, CommandError
 
 # as in `tl.fit` and `tl.anomalies`, which take seconds to import; a test compares them
+LIKELIHOODS = ("auto", "normal", "poisson", "negative_binomial", "bernoulli")
 NOISES = ("shared", "gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
@@ -25,30 +26,33 @@ Results go to standard output, messages to standard error."""
 _EXAMPLES = """\
 examples:
   scvi-lfm demo
-  scvi-lfm fit counts.h5ad fitted.h5ad --normalize
+  scvi-lfm fit counts.h5ad fitted.h5ad
   scvi-lfm rank fitted.h5ad --groupby leiden --csv genes.csv
   scvi-lfm anomalies fitted.h5ad --direction up
-  scvi-lfm project new.h5ad fitted.h5ad placed.h5ad --normalize
+  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
 
 scvi-lfm COMMAND --help says more about each."""
 
 _FIT = """\
 Fit the model and write the data with the embeddings of cells and genes in it.
 
-Reads log-normalised values, or counts with --normalize."""
+Whole numbers are fitted as the counts that they are (negative binomial), other
+values with a Normal. --normalize log-normalises counts first and fits a Normal,
+which is faster."""
 
 _FIT_EXAMPLES = """\
 examples:
-  scvi-lfm fit counts.h5ad fitted.h5ad --normalize
-  scvi-lfm fit lognorm.zarr fitted.zarr --n-factors 50
-  scvi-lfm fit data.h5ad fitted.h5ad --layer lognorm --noise gene --seed 1"""
+  scvi-lfm fit counts.h5ad fitted.h5ad
+  scvi-lfm fit data.zarr fitted.zarr --layer counts --n-factors 50
+  scvi-lfm fit peaks.h5ad fitted.h5ad --likelihood bernoulli
+  scvi-lfm fit counts.h5ad fitted.h5ad --normalize --noise gene --seed 1"""
 
 _RANK = """\
 Rank genes by how well they align with groups of cells, from a stored fit.
 
-Prints the top genes of each group: score (difference of expected values), sd
-(its posterior standard deviation), lfsr (local false sign rate) and approximate
-log2 fold change."""
+Prints the top genes of each group: score (difference of expected values, for
+counts of log rates), sd (its posterior standard deviation), lfsr (local false
+sign rate) and log2 fold change (approximate for log-normalised values)."""
 
 _RANK_EXAMPLES = """\
 examples:
@@ -71,16 +75,17 @@ examples:
 _PROJECT = """\
 Place new cells in the embedding of a fitted reference, without a refit.
 
-Genes are matched by name. The values must be normalised as the reference's."""
+Genes are matched by name. The values must be of the reference's kind: counts for
+a reference fitted to counts, else normalised as those were."""
 
 _PROJECT_EXAMPLES = """\
 examples:
-  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --normalize
-  scvi-lfm project new.h5ad fitted.h5ad placed.h5ad --layer lognorm"""
+  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
+  scvi-lfm project new_counts.h5ad normal.h5ad placed.h5ad --normalize"""
 
 _DEMO = """\
-Run everything on 1,200 sorted blood cells that ship with the package: normalise,
-fit, rank the genes of each type, find anomalies, write the data and figures."""
+Run everything on 1,200 sorted blood cells that ship with the package: fit their
+counts, rank the genes of each type, find anomalies, write the data and figures."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -118,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         return command
 
     _add_demo(add("demo", "run everything on data that ship with the package", _DEMO))
-    _add_fit(add("fit", "fit the model to counts or log-normalised values", _FIT, _FIT_EXAMPLES))
+    _add_fit(add("fit", "fit the model to counts, or to log-normalised values", _FIT, _FIT_EXAMPLES))
     _add_rank(add("rank", "rank genes for groups of cells", _RANK, _RANK_EXAMPLES))
     _add_anomalies(add("anomalies", "list values that should not be there", _ANOMALIES, _ANOMALIES_EXAMPLES))
     _add_project(add("project", "place new cells in a fitted embedding", _PROJECT, _PROJECT_EXAMPLES))
@@ -134,14 +139,18 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="where to write them with the fit (.h5ad or .zarr)")
     _add_layer(command, "layer to read (default: X)")
     _add_normalize(command)
+    command.add_argument("--likelihood", choices=LIKELIHOODS, default="auto", help="'auto' goes by the values")
+    _add_size_factors(command, "default: total counts over their mean")
     command.add_argument("--n-factors", type=int, default=30, metavar="N", help="number of factors")
-    command.add_argument("--noise", choices=NOISES, default="shared", help="one noise level, or one for each gene")
+    command.add_argument(
+        "--noise", choices=NOISES, default="shared", help="of a Normal: one level, or one for each gene"
+    )
     command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
     command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")
     command.add_argument("--mask-var", metavar="COLUMN", help="boolean column of var: the genes to fit (default: all)")
     command.add_argument("--batch-size", type=int, metavar="N", help="cells in a minibatch (default: chosen)")
     command.add_argument("--max-epochs", type=int, metavar="N", help="passes over the cells at most (default: chosen)")
-    command.add_argument("--tol", type=float, default=0.01, help="share of the gain that may be missing at the end")
+    command.add_argument("--tol", type=float, default=0.005, help="share of the gain that may be missing at the end")
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
     _add_device(command)
     command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
@@ -175,6 +184,7 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="where to write the new cells (.h5ad or .zarr)")
     _add_layer(command, "layer of IN to read (default: the one that was fitted)")
     _add_normalize(command)
+    _add_size_factors(command, "default: as the reference's, on their scale")
     _add_device(command)
     command.add_argument("--key", default="lfm", help="name of the reference's fit")
     command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
@@ -193,7 +203,13 @@ def _add_normalize(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--normalize",
         action="store_true",
-        help="the values are counts: write log1p of counts per 10,000 into the layer 'lognorm' and read that",
+        help="write log1p of counts per 10,000 into the layer 'lognorm', and read that instead of the counts",
+    )
+
+
+def _add_size_factors(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--size-factors", metavar="COLUMN", help=f"for counts: column of obs with the cells' size factors ({default})"
     )
 
 

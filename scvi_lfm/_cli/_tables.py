@@ -13,6 +13,15 @@ def _rate(value: float) -> str:
     return "<1e-06" if value < 1e-6 else f"{value:.1e}"
 
 
+def _count(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def _expected_count(value: float) -> str:
+    # mostly below one
+    return "<0.001" if value < 1e-3 else f"{value:.3f}"
+
+
 _FORMATS = {
     "scores": "{:.3f}".format,
     "sd": "{:.3f}".format,
@@ -26,13 +35,18 @@ _FORMATS = {
 }
 
 
+_COUNT_FORMATS = {"y": _count, "expected": _expected_count}
+
+
 def as_text(table: pd.DataFrame) -> str:
     """Columns side by side: words begin below each other, numbers have the digits that mean something."""
     header, formats = [], {}
+    counts = "y" in table and bool((table["y"] == table["y"].round()).all())
+    known = _FORMATS | _COUNT_FORMATS if counts else _FORMATS
     for name in table:
-        if name in _FORMATS:
+        if name in known:
             header.append(name)
-            formats[name] = _FORMATS[name]
+            formats[name] = known[name]
         else:
             width = max(len(name), *table[name].astype(str).str.len(), 0)
             header.append(name.ljust(width))

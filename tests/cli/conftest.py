@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import scvi_lfm as lfm
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data to fit, the same data fitted, counts, and files that are no data. Not to be written into."""
+    """A folder with data and counts, the same fitted, and files that are no data. Not to be written into."""
     folder = tmp_path_factory.mktemp("cli")
     adata = lfm.datasets.simulate(n_cells=120, n_genes=60, n_factors=3, rng=1)
     adata.obs["group"] = pd.Categorical(np.repeat(["one", "two", "three"], 40))
@@ -24,7 +25,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adata.X[5, 7] += 30
     adata.write_h5ad(folder / "data.h5ad")
     adata.write_zarr(folder / "data.zarr")
-    lfm.datasets.pbmc_sorted()[::6, :300].copy().write_h5ad(folder / "counts.h5ad")
+    counts = lfm.datasets.simulate(120, 60, 3, likelihood="poisson", depth_spread=0.2, rng=1)
+    counts.obs["depth"] = counts.obs["size_factor"]
+    counts.obs["chosen"] = counts.obsm["A"][:, 0] > 0
+    values = counts.X.toarray()
+    values[5, 7] += 10
+    counts.X = sp.csr_matrix(values)
+    counts.write_h5ad(folder / "counts.h5ad")
+    lfm.tl.fit(counts, 3, progress=False)
+    counts.write_h5ad(folder / "fitted_counts.h5ad")
     lfm.tl.fit(adata, 3, progress=False)
     adata.write_h5ad(folder / "fitted.h5ad")
     adata.X *= np.where(np.arange(60) < 30, 1e-30, 1e37).astype(np.float32)

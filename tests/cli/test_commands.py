@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -57,10 +58,25 @@ def test_help_does_not_wait_for_libraries() -> None:
 
 def test_choices_are_those_of_the_package() -> None:
     fit, anomalies = import_module("scvi_lfm.tl._fit"), import_module("scvi_lfm.tl._anomalies")
+    assert parser.LIKELIHOODS == fit.LIKELIHOODS
     assert parser.NOISES == fit.NOISES
     assert parser.FAMILIES == fit.FAMILIES
     assert parser.ENGINES == fit.ENGINES
     assert parser.DIRECTIONS == anomalies.DIRECTIONS
+
+
+def test_defaults_are_those_of_the_package() -> None:
+    for function, line in (
+        (lfm.tl.fit, "fit in out"),
+        (lfm.tl.rank_genes, "rank in --mask m"),
+        (lfm.tl.anomalies, "anomalies in"),
+        (lfm.tl.project, "project in ref out"),
+    ):
+        defaults = {name: value.default for name, value in inspect.signature(function).parameters.items()}
+        options = vars(parser.build_parser().parse_args(line.split()))
+        shared = options.keys() & defaults.keys() - {"reference"}
+        assert len(shared) >= 4
+        assert {name: options[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
 @pytest.mark.parametrize(("source", "target"), [("data.h5ad", "out.zarr"), ("data.zarr", "out.h5ad")])
@@ -86,15 +102,61 @@ def test_fit_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.Capt
     sc.pp.log1p(counts)
     assert abs(fitted.layers["lognorm"] - counts.X).max() < 1e-6
     assert fitted.uns["lfm"]["params"]["layer"] == "lognorm"
+    assert fitted.uns["lfm"]["params"]["likelihood"] == "normal"
 
 
-def test_fit_of_counts_says_what_to_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 2) == 0
+def test_fit_takes_counts_as_they_are(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 3) == 0
+    fitted, expected = ad.read_h5ad(tmp_path / "out.h5ad"), ad.read_h5ad(folder / "fitted_counts.h5ad")
+    assert fitted.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+    assert "lognorm" not in fitted.layers
+    np.testing.assert_array_equal(fitted.obsm["X_lfm"], expected.obsm["X_lfm"])
+    np.testing.assert_array_equal(fitted.obsm["lfm_cov"], expected.obsm["lfm_cov"])
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "scvi-lfm: the values look like counts: --normalize log-normalises them first"
+    assert re.fullmatch(
+        r"scvi-lfm: fitted 120 cells x 60 genes with 3 factors \(likelihood negative_binomial\) in .* s; "
+        r"\d of them are on",
+        lines[0],
+    )
+    assert len(lines) == 2
+
+
+def test_fit_takes_likelihood_and_size_factors(folder: Path, tmp_path: Path) -> None:
+    options = ["--n-factors", 3, "--likelihood", "poisson", "--size-factors", "depth", "--tol", 0.2]
+    assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", *options) == 0
+    expected = ad.read_h5ad(folder / "counts.h5ad")
+    lfm.tl.fit(expected, 3, likelihood="poisson", size_factors="depth", tol=0.2, progress=False)
+    assert_same_fit(ad.read_h5ad(tmp_path / "out.h5ad"), expected)
+
+
+def test_normal_fit_of_counts_says_what_to_do(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts, out = folder / "counts.h5ad", tmp_path / "out.h5ad"
+    assert run("fit", counts, out, "--n-factors", 2, "--likelihood", "normal") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        "scvi-lfm: the values look like counts: leave --likelihood out to fit them as such, or pass --normalize"
+    )
     assert re.match("scvi-lfm: warning: X holds whole numbers", lines[1])
     assert all(line.startswith("scvi-lfm: ") for line in lines)
     assert not any(".py" in line for line in lines)
+
+
+def test_rank_and_anomalies_of_a_fit_to_counts(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, table = folder / "fitted_counts.h5ad", tmp_path / "table.csv"
+    assert run("rank", data, "--mask", "chosen", "--csv", table) == 0
+    adata = ad.read_h5ad(data)
+    lfm.tl.rank_genes(adata, mask_obs="chosen")
+    assert table.read_text() == lfm.get.rank_genes_df(adata).to_csv(index=False)
+    capsys.readouterr()
+    assert run("anomalies", data, "--direction", "up", "--fdr", 0.2, "--csv", table) == 0
+    lfm.tl.anomalies(adata, direction="up", fdr=0.2)
+    entries = lfm.get.anomalies_df(adata)
+    assert table.read_text() == entries.to_csv(index=False)
+    top = capsys.readouterr().out.splitlines()[1].split()
+    assert top[:3] == ["cell_5", "gene_7", f"{entries['y'][0]:.0f}"]
+    assert top[3] == f"{entries['expected'][0]:.3f}"
 
 
 def test_rank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,3 +213,17 @@ def test_project_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.
     assert run("project", counts, fitted, placed, "--normalize") == 0
     one, other = ad.read_h5ad(fitted).obsm["X_lfm"], ad.read_h5ad(placed).obsm["X_lfm"]
     np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def test_project_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts, fitted, placed = folder / "counts.h5ad", folder / "fitted_counts.h5ad", tmp_path / "placed.h5ad"
+    assert run("project", counts, fitted, placed) == 0
+    adata = ad.read_h5ad(counts)
+    lfm.tl.project(adata, ad.read_h5ad(fitted))
+    assert_same_fit(ad.read_h5ad(placed), adata)
+    assert run("project", counts, fitted, placed, "--size-factors", "depth") == 0
+    by_depth = ad.read_h5ad(placed)
+    np.testing.assert_allclose(by_depth.obs["lfm_size_factor"], by_depth.obs["depth"], rtol=1e-6)
+    capsys.readouterr()
+    assert run("project", counts, fitted, placed, "--normalize") == 2
+    assert "was fitted to counts, so new cells bring counts: leave --normalize out" in capsys.readouterr().err

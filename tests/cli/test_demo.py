@@ -32,12 +32,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
 def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
     printed, out = demo
     adata = ad.read_h5ad(out / "pbmc_sorted.h5ad")
-    assert adata.uns["lfm"]["params"]["layer"] == "lognorm"
+    assert adata.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+    assert not adata.layers
     for group in adata.obs["facs_celltype"].cat.categories:
         best = " ".join(lfm.get.rank_genes_df(adata, group)["names"].head(3))
         assert re.search(rf"^  {re.escape(group)} +{re.escape(best)} ", printed, re.MULTILINE)
     for entry in lfm.get.anomalies_df(adata).head(5).itertuples():
-        assert re.search(rf"^{entry.cell} +{re.escape(entry.gene)} ", printed, re.MULTILINE)
+        assert re.search(rf"^{entry.cell} +{re.escape(entry.gene)} .* {entry.y:.0f} ", printed, re.MULTILINE)
     assert f"correlate {adata.uns['lfm_anomaly']['depth_correlation']:+.2f} with" in printed
     figures = {path.name for path in out.glob("*.png")}
     assert figures == {"overview.png", "rank_genes.png", "loadings.png", "variance.png", "elbo.png"}

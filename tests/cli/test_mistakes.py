@@ -25,6 +25,7 @@ def run(*arguments: object) -> int:
 
 
 IN, OUT, FITTED = "{folder}/data.h5ad", "{tmp}/out.h5ad", "{folder}/fitted.h5ad"
+COUNTS = "{folder}/counts.h5ad"
 
 MISTAKES = {
     "no command": ("", "the following arguments are required: COMMAND"),
@@ -44,6 +45,19 @@ MISTAKES = {
     "layer": (f"fit {IN} {OUT} --layer counts", "no layer 'counts'"),
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
     "no counts": (f"fit {IN} {OUT} --normalize", "X holds negative values"),
+    "likelihood": (f"fit {IN} {OUT} --likelihood nb", "invalid choice: 'nb'"),
+    "counts wanted": (f"fit {IN} {OUT} --likelihood poisson", "likelihood='poisson' is for counts"),
+    "logarithms of counts": (
+        f"fit {COUNTS} {OUT} --likelihood poisson --normalize",
+        "--likelihood poisson is for counts, and --normalize fits their logarithms",
+    ),
+    "size factors of logarithms": (
+        f"fit {COUNTS} {OUT} --size-factors depth --normalize",
+        "--size-factors is for counts, and --normalize fits their logarithms",
+    ),
+    "size factors": (f"fit {COUNTS} {OUT} --size-factors dept", "obs has no column 'dept'. Did you mean 'depth'?"),
+    "size factors of a Normal": (f"fit {IN} {OUT} --size-factors a", "`size_factors` belong to count likelihoods"),
+    "noise of counts": (f"fit {COUNTS} {OUT} --noise gene", "`noise` belongs to likelihood='normal'"),
     "extreme values": (f"fit {{folder}}/extreme.h5ad {OUT} --n-factors 2", "by too many orders"),
     "number of factors": (f"fit {IN} {OUT} --n-factors 61", "allow at most 60"),
     "device": (f"fit {IN} {OUT} --device tpu", "'tpu' is not"),
