@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     import torch
@@ -30,7 +30,7 @@ class FitOptions:
     dtype: torch.dtype
     seed: int
     progress: bool
-    guide: str = "row_block"
+    guide: str | Callable[..., Any] = "row_block"
     learning_rate: float = 0.02
     log_size: np.ndarray | None = None  # (n,): log size factors, for counts
 

@@ -8,14 +8,25 @@ from . import likelihoods
 from .priors import Gaussian, PriorScales
 
 if TYPE_CHECKING:
-    from .program import GuideParameters, Scales, guide, mean_field_guide, model
+    from .program import GuideParameters, Scales, flow_guide, guide, mean_field_guide, model
 
-__all__ = ["Gaussian", "GuideParameters", "PriorScales", "Scales", "guide", "likelihoods", "mean_field_guide", "model"]
+PROGRAM = ("GuideParameters", "Scales", "flow_guide", "guide", "mean_field_guide", "model")
+__all__ = [
+    "Gaussian",
+    "GuideParameters",
+    "PriorScales",
+    "Scales",
+    "flow_guide",
+    "guide",
+    "likelihoods",
+    "mean_field_guide",
+    "model",
+]
 
 
 def __getattr__(name: str) -> object:
     # Pyro takes a second to import, and only the program needs it
-    if name in {"GuideParameters", "Scales", "guide", "mean_field_guide", "model"}:
+    if name in PROGRAM:
         from . import program
 
         return getattr(program, name)

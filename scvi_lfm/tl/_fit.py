@@ -19,6 +19,7 @@ from ..posterior import write_fit
 from ._fit_arguments import (
     check_count_values,
     check_engine_options,
+    check_guide_of_normal,
     check_options_of_likelihood,
     check_shape,
     check_values,
@@ -32,7 +33,7 @@ from ._fit_result import check_finite, record_of, scale_of_sizes, warn_not_conve
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
 
@@ -42,6 +43,7 @@ LIKELIHOODS = ("auto", "normal", *COUNTS)
 NOISES = ("shared", "gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
+GUIDES = (*FAMILIES, "low_rank", "flow")
 
 
 def fit(
@@ -55,7 +57,7 @@ def fit(
     mask_var: np.ndarray | str | None = None,
     family: str = "row_block",
     engine: str = "natural_gradient",
-    guide: str | None = None,
+    guide: str | Callable[..., Any] | None = None,
     learning_rate: float | None = None,
     prior_scales: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
@@ -73,11 +75,12 @@ def fit(
 
     .. math::
 
-        y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2), \qquad \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j
+        \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j, \qquad y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2)
+        \quad \text{or, for counts,} \quad y_{ij} \sim p(\lambda_{ij}), \; \lambda_{ij} = s_i e^{\eta_{ij}}
 
-    with Normal priors on all latents and their scales learned. Run it on log-normalised values
-    (:func:`scanpy.pp.normalize_total`, then :func:`scanpy.pp.log1p`), on all genes: there is no need to select or to
-    scale any.
+    with Normal priors on all latents and their scales learned. Run it on raw counts or, which is faster, on
+    log-normalised values (:func:`scanpy.pp.normalize_total`, then :func:`scanpy.pp.log1p`), and on all genes: there is
+    no need to select or to scale any.
 
     Parameters
     ----------
@@ -89,9 +92,15 @@ def fit(
     layer
         Layer to read; None reads `X`.
     likelihood
-        `"normal"`, or `"auto"`, which takes `"normal"` too.
+        `"normal"`: log-normalised values. `"negative_binomial"`: counts with mean :math:`\lambda` and variance
+        :math:`\lambda + \lambda^2 / \theta_j`, theta learned for each gene. `"poisson"`: counts with variance
+        :math:`\lambda`. `"bernoulli"`: zeros and ones, :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`:
+        `"negative_binomial"` if all values are whole and none is negative, else `"normal"`.
     noise
-        `"shared"`: one sigma for all genes, which gives the better embedding. `"gene"`: one sigma for each.
+        For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
+    size_factors
+        For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
+        over their mean.
     mask_var
         Genes to fit: a boolean array (m,) or the name of a boolean column of `var`. None fits all. The others get NaN.
     family
@@ -101,14 +110,20 @@ def fit(
         `"natural_gradient"`: closed-form steps. `"pyro"`: black-box stochastic gradients through Pyro, slower by
         orders of magnitude, for reference.
     guide
-        Guide of the Pyro engine: `"row_block"` or `"mean_field"`; None takes the one named by `family`.
+        Guide of the Pyro engine; None takes the one named by `family`. For counts also `"low_rank"` (covariances of
+        rows are a diagonal plus rank 3), `"flow"` (one normalising flow bends the Normals of all cells, one those of
+        all genes), or a Pyro program with the sites of `lfm.model.model`. It is called as
+        `guide(y, n_cells=..., rows=...)`, with what `lfm.model.guide` takes under these names; its parameters, made by
+        :func:`pyro.param`, live for this fit alone, and all of them move in every step, so that all cells should be
+        one batch. Of a flow or such a program the means and covariances of rows are kept, those of 65,536 or 1,000
+        draws.
     learning_rate
         Step size of the Pyro engine's optimiser; None takes 0.02.
     prior_scales
-        Standard deviations to hold fixed, from `"a"`, `"A"`, `"b"`, `"B"` and `"sigma"`; `"A"` and `"B"` take one
-        number or r. Whatever is not named is learned, except `"A"`, which is 1.
+        Standard deviations to hold fixed, from `"a"`, `"A"`, `"b"`, `"B"` and (Normal) `"sigma"`; `"A"` and `"B"` take
+        one number or r. Whatever is not named is learned, except `"A"`, which is 1.
     batch_size
-        Cells in a minibatch; None takes 2,048, or all cells where there are at most 4,096.
+        Cells in a minibatch; None takes 512 for counts, and 2,048 or all of at most 4,096 cells for the Normal.
     max_epochs
         Passes over the cells at the most; None takes 100 (coordinate ascent), 20 (minibatches), or as many as make
         6,000 steps (Pyro).
@@ -131,7 +146,7 @@ def fit(
 
     `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
         Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
-        With this likelihood the standard deviation is the same for every cell.
+        Normal: the standard deviation is the same for every cell.
     `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
         Mean and standard deviation of the cell's activity a; its mean over cells is zero.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
@@ -139,13 +154,21 @@ def fit(
     `.var['lfm_b']`, `.var['lfm_b_sd']` : (m,)
         Mean and standard deviation of the gene's abundance b; its mean over genes is zero.
     `.var['lfm_sigma']` : (m,)
-        Noise of each gene for predicting and scoring: the root mean expected squared residual after the fit. All
-        standard deviations of genes use it.
+        Normal: noise of each gene for predicting and scoring, the root mean expected squared residual after the fit.
+        All standard deviations of genes use it.
+    `.var['lfm_theta']` : (m,)
+        Negative binomial: dispersion of each gene.
+    `.obs['lfm_size_factor']` : (n,)
+        Counts: size factors.
+    `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
+        Counts: lower triangles of the covariance of each (a, A) and (b, B). Those of cells are left out where they
+        would pass `settings.max_cov_bytes`, and are then computed anew when they are needed.
     `.uns['lfm']` : dict
-        `params` (the arguments), `mu`, `sigma` (the fit's noise), `variance_ratio` (r,), `elbo` (`epoch`, `value` per
-        entry, and `rank0`, its value without factors), `converged`, `seconds`, `version`, and in float64 the prior
-        in the stored gauge (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`) and the
-        covariances (`cell_cov`, `gene_basis`, `gene_eig`).
+        `params` (the arguments), `mu`, `variance_ratio` (r,), `elbo` (`epoch`, `value` per entry, and `rank0`, its
+        value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
+        (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
+        noise) and the covariances (`cell_cov`, `gene_basis`, `gene_eig`). Counts: `total_counts` of a cell with size
+        factor one, unless size factors were given.
 
     Factors that are off are zero in all of them.
 
@@ -168,6 +191,7 @@ def fit(
     ----------
     Hoffman et al. (2013), Stochastic variational inference, JMLR 14:1303, section 2.
     Blei et al. (2017), Variational inference: a review for statisticians, JASA 112:859, section 2.
+    Khan & Lin (2017), Conjugate-computation variational inference, AISTATS 54:878, section 3 (counts).
 
     Examples
     --------
@@ -187,13 +211,15 @@ def fit(
         ("engine", engine, ENGINES),
     ):
         check_choice(name, value, choices)
-    check_engine_options(engine, guide, learning_rate, FAMILIES)
+    check_engine_options(engine, guide, learning_rate, GUIDES)
     scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
     fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
     check_shape(n_factors, adata.n_obs, int(fitted.sum()))
     matrix = read_matrix(adata, layer, genes=fitted)
     likelihood = choose_likelihood(likelihood, matrix)
     check_options_of_likelihood(likelihood, noise, scales, size_factors)
+    if likelihood == "normal":
+        check_guide_of_normal(guide, FAMILIES)
     log_size = None
     if likelihood == "normal":
         check_values(matrix, layer)
@@ -236,7 +262,7 @@ def fit(
         "mask_var": mask_var if mask_var is None or isinstance(mask_var, str) else "array",
         "family": family,
         "engine": engine,
-        "guide": options.guide if engine == "pyro" else None,
+        "guide": None if engine != "pyro" else "callable" if callable(options.guide) else options.guide,
         "learning_rate": options.learning_rate if engine == "pyro" else None,
         "prior_scales": {name: np.array(value, dtype=float)[()] for name, value in scales.items()} or None,
         "batch_size": size,

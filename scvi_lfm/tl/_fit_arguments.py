@@ -28,10 +28,20 @@ def check_engine_options(engine: str, guide: object, learning_rate: object, guid
             if value is not None:
                 msg = f"`{name}` belongs to engine='pyro', and engine is {engine!r}. Leave it out, or pass the engine."
                 raise ValueError(msg)
-    if guide is not None:
+    if guide is not None and not callable(guide):
         check_choice("guide", guide, guides)
     if learning_rate is not None:
         check_positive("learning_rate", learning_rate)
+
+
+def check_guide_of_normal(guide: object, families: Sequence[str]) -> None:
+    """Raise if a guide was asked for that the Normal likelihood has no use for."""
+    if guide is not None and guide not in families:
+        msg = (
+            f"`guide` must be one of {', '.join(map(repr, families))}, found {guide!r} with likelihood='normal', under "
+            "which the best q of a row is a Normal, as in 'row_block'. Other guides are for counts."
+        )
+        raise ValueError(msg)
 
 
 def check_shape(n_factors: int, n_cells: int, n_genes: int) -> None:

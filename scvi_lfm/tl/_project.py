@@ -59,14 +59,15 @@ def project(
         S^{-1} = P^{-1} + \sum_j w_j E[v_j v_j'], \qquad
         (a_i, A_i) = S \left( P^{-1} p + \sum_j w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \right)
 
-    with (p, P) the prior of (a, A) in the stored gauge. The genes of the reference come along, so every tool works on
-    the result. Batches are not corrected.
+    with (p, P) the prior of (a, A) in the stored gauge. For counts this is one step, with the Fisher weights of the
+    entries, and steps are made until no cell has anything to gain. The genes of the reference come along, so every tool
+    works on the result. Batches are not corrected.
 
     Parameters
     ----------
     adata
-        New cells, normalised as the reference was. Genes are matched by name; those of the reference that are absent
-        are taken as unobserved, which warns.
+        New cells: counts for a reference fitted to counts, else normalised as the reference was. Genes are matched by
+        name; those of the reference that are absent are taken as unobserved, which warns.
     reference
         Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
     layer
@@ -94,10 +95,12 @@ def project(
         Mean and standard deviation of their activity a, relative to the reference's average.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
         Those of the reference; NaN for genes that it did not fit.
-    `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` : (m,)
+    `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` or `.var['lfm_theta']` : (m,)
         Those of the reference; NaN for genes that it did not fit.
+    `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
+        Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
-        That of the reference, with `cell_cov` of the new cells.
+        That of the reference; for the Normal with `cell_cov` of the new cells.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from .._validate import near_matches
 from ..posterior.posterior import extend
@@ -39,6 +40,9 @@ def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> n
             msg = f"`size_factors`: obs has no column {given!r}. {near_matches(given, adata.obs.columns)}"
             raise KeyError(msg)
         given = adata.obs[given].to_numpy()
+    if isinstance(given, pd.Series) and not given.index.equals(adata.obs_names):
+        msg = "`size_factors` is a Series whose index is not obs_names. Reorder it, or pass its .to_numpy() if it fits."
+        raise ValueError(msg)
     values = np.asarray(given)
     if values.dtype.kind not in "fiu":
         msg = f"`size_factors` must be numbers or the name of a column of obs, found dtype {values.dtype}."

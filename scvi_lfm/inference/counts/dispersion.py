@@ -48,7 +48,8 @@ def update_dispersion(statistics: Statistics, n_cells: int) -> Tensor:
     # what many counts know lies between two points of the grid: once more, close by
     mean, step = share @ log_phi, log_phi[1] - log_phi[0]
     sd = (share @ log_phi.square() - mean.square()).clamp_min(0).sqrt()
-    near = mean[:, None] + (3 * sd).clamp_min(1.5 * step)[:, None] * torch.linspace(-1, 1, GRID).to(log_phi)
+    across = torch.linspace(-1, 1, GRID, dtype=torch.float64, device=known.device)
+    near = mean[:, None] + (3 * sd).clamp_min(1.5 * step)[:, None] * across
     share = torch.softmax(_evidence(pairs, known, near) - 0.5 * ((near - centre) / spread).square(), dim=1)
     return (share * near).sum(1).exp().clamp(LEAST, MOST).to(statistics.square.dtype)
 

@@ -1,0 +1,91 @@
+"""The Pyro engine under the Normal likelihood: one covariance for all cells, one eigenbasis for all genes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..model import guide, mean_field_guide, model
+from ..model.priors import initial_scales
+from .elbo import elbo
+from .finish import summarise, to_result
+from .initialisation import fit_without_factors, location_and_spread
+from .minibatches import Minibatches
+from .pyro_parameters import CellParameters, SharedParameters
+from .sweep import CellBlock, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from ..data import Batch, CellMatrix
+    from .finish import Trace
+    from .options import FitOptions, FitResult
+
+
+class NormalProgram:
+    """The program with its parameters, from means of the data, small random factors and wide noise."""
+
+    def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
+        from pyro.infer import TraceMeanField_ELBO
+
+        n_cells, n_genes = matrix.shape
+        self._options = options
+        self._problem = problem = Problem(n_cells, n_genes, str(options.guide), options.noise)
+        rng = np.random.default_rng(options.seed)
+        self.batches = Minibatches(matrix, options.batch_size, options.device, options.dtype, rng)
+        base = fit_without_factors(problem, self.batches.first(), options.prior_scales)
+        self.rank0 = float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
+        self._cells, self._shared = _start(problem, self.batches.first(), options)
+        self._guide = guide if options.guide == "row_block" else mean_field_guide
+        self._objective = TraceMeanField_ELBO()
+
+    def optimisers(self) -> list[torch.optim.Optimizer]:
+        """One for what cells share, and a sparse one for their means."""
+        rate = self._options.learning_rate
+        return [
+            torch.optim.Adam([p for p in self._shared.parameters() if p.requires_grad], lr=rate),
+            torch.optim.SparseAdam(self._cells.parameters(), lr=rate),
+        ]
+
+    def loss(self, rows: Tensor, batch: Batch) -> Tensor:
+        """The negative ELBO of all cells, estimated from a batch by one draw."""
+        shared, n_cells = self._shared, self._problem.n_cells
+        return self._objective.differentiable_loss(
+            partial(model, scales=shared.scales(), n_cells=n_cells, rows=rows),
+            partial(self._guide, q=shared.guide(self._cells(rows)), n_cells=n_cells, rows=rows),
+            batch.dense(),
+        )
+
+    def finish(self, trace: Trace) -> FitResult:
+        """The result; its last ELBO is the exact one."""
+        return to_result(summarise(self._problem, self._shared.globals(), self._blocks()), trace)
+
+    def _blocks(self) -> Iterator[tuple[Batch, CellBlock]]:
+        start, cov = 0, self._shared.cell_cov()
+        for batch in self.batches.in_order():
+            mean = self._cells.loc.detach()[start : start + batch.n_cells].double()
+            yield batch, CellBlock(mean, cov, cov.new_zeros(()))
+            start += batch.n_cells
+
+
+def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
+    ones = torch.ones(first.n_cells, 1, device=options.device)
+    gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
+    mean, spread = location_and_spread(first, problem)
+    mu, spread = mean.float(), spread.float()
+    generator = torch.Generator().manual_seed(options.seed)
+    size = options.n_factors + 1
+    cell_loc = 0.1 * torch.randn(problem.n_cells, size, generator=generator)
+    gene_loc = 0.1 * torch.randn(problem.n_genes, size, generator=generator)
+    gene_loc = torch.cat([(gene_means - mu).cpu()[:, None], gene_loc[:, 1:]], dim=1)
+    given = options.prior_scales
+    sigma = torch.as_tensor(given["sigma"]).to(spread) if "sigma" in given else spread
+    sigma = sigma.expand(problem.n_genes if options.noise == "gene" else 1)
+    scales = initial_scales(options.n_factors, given, spread.double())
+    shared = SharedParameters(gene_loc.to(options.device), mu, sigma, scales, problem.family)
+    return CellParameters(cell_loc.to(options.device)), shared
