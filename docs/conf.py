@@ -73,10 +73,13 @@ FOREIGN_PAGES = {
 FOREIGN_EXCEPTIONS = {
     "numpy.random.Generator": "https://numpy.org/doc/stable/reference/random/generator.html",
     "scanpy.settings.autoshow": "https://scanpy.readthedocs.io/en/stable/api/settings.html",
+    "pyro.param": "https://docs.pyro.ai/en/stable/primitives.html",
     "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
+    "collections.abc.Callable": "https://docs.python.org/3/library/collections.abc.html",
     "collections.abc.Mapping": "https://docs.python.org/3/library/collections.abc.html",
     "collections.abc.Sequence": "https://docs.python.org/3/library/collections.abc.html",
     "pathlib.Path": "https://docs.python.org/3/library/pathlib.html",
+    "Ellipsis": "https://docs.python.org/3/library/constants.html",
     "typing.Any": "https://docs.python.org/3/library/typing.html",
 }
 # Annotations whose imports could not be followed keep their short names.
