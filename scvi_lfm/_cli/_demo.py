@@ -38,7 +38,7 @@ COUNTS THAT SHOULD NOT BE THERE: higher than expected in their cell, most tellin
 
 _COLUMNS = """
   cell        barcode and library that the cell was sorted into
-  usual_in    sorted type in which the gene is highest on average
+  usual_in    sorted type in which the gene is highest on average, this cell left out
   y           molecules counted
   expected    number expected from everything else that is known about the cell and the gene
   q           how improbable so many are here, adjusted for looking at every cell and gene
@@ -110,17 +110,18 @@ def _print_genes(adata: ad.AnnData) -> None:
 def _print_anomalies(adata: ad.AnnData) -> None:
     entries = lfm.get.anomalies_df(adata)
     top = entries[["cell", "gene", "y", "expected", "q", "log_ratio", "lfdr"]].head(N_ENTRIES)
-    top.insert(2, "usual_in", _usual_types(adata, top["gene"]))
+    top.insert(2, "usual_in", _usual_types(adata, top))
     print(_ABOUT_ANOMALIES)
     print(as_text(top))
     print(_COLUMNS)
     print(_DEPTH.format(depth=entries.attrs["depth_correlation"]), end="")
 
 
-def _usual_types(adata: ad.AnnData, genes: pd.Series) -> list[str]:
-    rates = adata[:, genes.unique()].to_df().div(adata.obs["lfm_size_factor"], axis=0)
-    means = rates.groupby(adata.obs[TYPE], observed=True).mean()
-    return [str(means[gene].idxmax()) for gene in genes]
+def _usual_types(adata: ad.AnnData, entries: pd.DataFrame) -> list[str]:
+    """Type with the highest mean rate of each entry's gene, without the entry, which may be most of the mean."""
+    rates = adata[:, entries["gene"].unique()].to_df().div(adata.obs["lfm_size_factor"], axis=0)
+    of_others = (rates[entry.gene].drop(entry.cell) for entry in entries.itertuples())
+    return [str(rate.groupby(adata.obs[TYPE], observed=True).mean().idxmax()) for rate in of_others]
 
 
 def _draw(adata: ad.AnnData, folder: Path) -> dict[str, str]:

@@ -38,7 +38,8 @@ class CountAnomalyScan:
     distance_max, distance_bins = 160.0, 8000
 
     def __init__(self, q: CountPosterior, direction: str, fdr: float) -> None:
-        self._loo, self._likelihood = CountLeaveOneOut(q), COUNTS[q.noise.likelihood]
+        self._loo, self._name = CountLeaveOneOut(q), q.noise.likelihood
+        self._likelihood = COUNTS[self._name]
         self._log_size, self._direction, self._fdr = q.noise.log_size, direction, fdr
         self._others = other_cells_counts(q)
 
@@ -50,7 +51,7 @@ class CountAnomalyScan:
     def score(self, y: Tensor, cells: slice) -> CountScores:
         """Both scores of the entries `y` (cells, m)."""
         eta, fitted = self._loo.eta(y, cells)
-        rate, dispersion = mixed(eta.mean, eta.var, self._loo.dispersion)
+        rate, dispersion = mixed(self._name, eta.mean, eta.var, self._loo.dispersion)
         expected = self._likelihood.mean(rate, dispersion)
         size = self._log_size[cells, None].exp().float()
         average, others_dispersion = self._others.without(fitted / size)

@@ -44,7 +44,7 @@ class Transform:
             return predictive.mean, 1 - normal.upper_tail((y - predictive.mean) / predictive.var.sqrt())
         likelihood = COUNTS[self._q.noise.likelihood]  # type: ignore[union-attr]
         eta, _ = self._loo.eta(y, cells)
-        rate, dispersion = mixed(eta.mean, eta.var, self._loo.dispersion)
+        rate, dispersion = mixed(self._q.noise.likelihood, eta.mean, eta.var, self._loo.dispersion)
         uniform = torch.rand(y.shape, generator=self._generator).to(y)
         pit = likelihood.log_zero(rate, dispersion).exp() * uniform
         at = torch.nonzero(y, as_tuple=True)

@@ -1,7 +1,8 @@
 """Tools: one public function a file."""
 
 from ._anomalies import anomalies
-from ._check import CheckReport, check
+from ._check import CheckReport as CheckReport
+from ._check import check
 from ._fit import fit
 from ._predict import predict
 from ._project import project
@@ -11,7 +12,6 @@ from ._sample_posterior import sample_posterior
 from ._similar_genes import similar_genes
 
 __all__ = [
-    "CheckReport",
     "anomalies",
     "check",
     "fit",

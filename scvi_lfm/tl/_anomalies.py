@@ -198,13 +198,12 @@ def _collect(
     gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
     for cells, y in _blocks(matrix, device):
         scores = scan.score(y, cells)
-        others = from_others(scores.log_ratio, thresholds.share)
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())
         gene_score += nats.sum(0)
         depths.append((y != 0).sum(1).cpu().numpy())
         passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
-        rows = _rows(scan, y, scores, others, thresholds, torch.nonzero(passing), cells.start)
+        rows = _rows(scan, y, scores, thresholds, torch.nonzero(passing), cells.start)
         best = _best(rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}, max_entries)
     return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
 
@@ -213,13 +212,12 @@ def _rows(
     scan: AnomalyScan | CountAnomalyScan,
     y: Tensor,
     scores: Scores,
-    others: Tensor,
     thresholds: Thresholds,
     where: Tensor,
     start: int,
 ) -> dict[str, np.ndarray]:
     cell, gene = where.unbind(1)
-    distance = scores.distance[cell, gene].double()
+    distance, log_ratio = scores.distance[cell, gene].double(), scores.log_ratio[cell, gene]
     columns = {
         "cell": cell + start,
         "gene": gene,
@@ -227,8 +225,8 @@ def _rows(
         "expected": scores.expected[cell, gene],
         "p": scan.p_of(y, scores, (cell, gene)),
         "q": thresholds.q_of(distance),
-        "log_ratio": scores.log_ratio[cell, gene],
-        "lfdr": 1 - others[cell, gene].double(),
+        "log_ratio": log_ratio,
+        "lfdr": 1 - from_others(log_ratio.double(), thresholds.share),
     }
     return {name: values.cpu().numpy() for name, values in columns.items()}
 

@@ -165,14 +165,16 @@ def _transforms(
     transform = Transform(stored.posterior, torch.Generator().manual_seed(seed))
     depth = torch.as_tensor(_depth_strata(matrix), device=device)
     shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
-    counted: TransformCounts | None = None
-    for cells, y in _blocks(matrix, device):
+    blocks = _blocks(matrix, device)
+    cells, y = next(blocks)
+    expected, pit = transform(y, cells)
+    counted = TransformCounts.empty(_edges(expected, stored), int(depth.max()) + 1)
+    counted.add(expected, pit, depth[cells])
+    shared.add(pit)
+    for cells, y in blocks:
         expected, pit = transform(y, cells)
-        if counted is None:
-            counted = TransformCounts.empty(_edges(expected, stored), int(depth.max()) + 1)
         counted.add(expected, pit, depth[cells])
         shared.add(pit)
-    assert counted is not None  # there is at least one cell
     return counted, shared.excess()
 
 

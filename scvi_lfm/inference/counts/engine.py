@@ -45,6 +45,7 @@ FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 TOO_LITTLE = 1e-3
 # one in so many cells of a minibatch tells about dispersions
 DISPERSION_EVERY = 4
+WHOLE_BATCH_RATE = 0.7
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class CountEngine:
             )
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
         new = cell_statistics(problem, g, features, y, cells, every)
-        rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
+        # undamped, coordinate ascent on few counts can swing between two states
+        rate = WHOLE_BATCH_RATE if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)
         return State(g, statistics, state.cells.put(rows, cells), state.steps + 1)
