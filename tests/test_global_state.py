@@ -103,6 +103,13 @@ def slow_fit(adata, **options):
         lfm.tl.fit(adata, 2, engine="pyro", max_epochs=3, progress=False, **options)
 
 
+def fit_counts(adata):
+    counts = adata.copy()
+    counts.X = np.rint(np.exp(counts.X.clip(-2, 2)))
+    lfm.tl.fit(counts, 2, max_epochs=3, tol=10.0, progress=False)
+    lfm.tl.anomalies(counts)
+
+
 CALLS = {
     "tl.fit": lambda adata: lfm.tl.fit(adata, 2, progress=False),
     "tl.fit, progress": lambda adata: lfm.tl.fit(adata, 2, progress=True),
@@ -114,6 +121,8 @@ CALLS = {
     "tl.rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "tl.similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
     "tl.anomalies": lfm.tl.anomalies,
+    "tl.fit, counts": lambda adata: fit_counts(adata),
+    "tl.check": lambda adata: lfm.tl.check(adata),
     "tl.predict": lambda adata: lfm.tl.predict(adata, layer_added="eta"),
     "tl.predict, pairs": lambda adata: lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1", pairs=True),
     "tl.project": lambda adata: lfm.tl.project(adata, adata),
@@ -124,6 +133,7 @@ CALLS = {
     "get.variance_df": lfm.get.variance_df,
     "get.elbo_df": lfm.get.elbo_df,
     "pl.anomalies": lambda adata: lfm.pl.anomalies(adata, show=False),
+    "pl.calibration": lambda adata: lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False),
     "pl.elbo": lambda adata: lfm.pl.elbo(adata, show=False),
     "pl.factors": lambda adata: lfm.pl.factors(adata, "type", show=False),
     "pl.loadings": lambda adata: lfm.pl.loadings(adata, show=False),
@@ -155,9 +165,9 @@ def test_is_as_it_was_after_an_error(complete, monkeypatch, options):
         torch.rand(3)
         raise KeyboardInterrupt
 
-    from scvi_lfm.inference import loop, pyro_engine
+    from scvi_lfm.inference import normal_engine, pyro_engine
 
-    monkeypatch.setattr(loop, "sweep", broken)
+    monkeypatch.setattr(normal_engine, "sweep", broken)
     monkeypatch.setattr(pyro_engine, "progress_bar", broken)
     adata = complete.copy()
     before = state()

@@ -119,8 +119,22 @@ def has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "_keys.py"], ids=name_of)
 def test_keys_of_a_fit_are_spelled_in_one_place(path):
-    spelled = {"X_", "_a", "_a_sd", "_b", "_b_sd", "_sigma", "X_lfm", "X_lfm_sd", "lfm_sd"}
-    spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma"}
+    spelled = {
+        "X_",
+        "_a",
+        "_a_sd",
+        "_b",
+        "_b_sd",
+        "_sigma",
+        "_theta",
+        "_size_factor",
+        "_cov",
+        "X_lfm",
+        "X_lfm_sd",
+        "lfm_sd",
+    }
+    spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma", "lfm_theta"}
+    spelled |= {"lfm_size_factor", "lfm_cov"}
     assert not spelled & string_parts(ast.parse(path.read_text()))
 
 

@@ -223,8 +223,10 @@ def _convergence(
     rank0 = float(trace["rank0"])
     rows = [_row("this one", params.get("rng"), int(params["batch_size"]), float(trace["value"][-1]), 0.0)]
     if refit and params["engine"] == "natural_gradient":
-        half = max(int(params["n_factors"]), -(-int(params["batch_size"]) // 2), 2)
-        for name, other, size in (("other seed", seed, int(params["batch_size"])), ("half the batch", seed, half)):
+        n, size = len(stored.posterior.cell_mean), int(params["batch_size"])
+        # twice the batches, where each still holds as many cells as there are factors
+        half = -(-n // max(1, min(2 * -(-n // size), n // max(int(params["n_factors"]), 2))))
+        for name, other, size in (("other seed", seed, size), ("half the batch", seed, half)):
             again = _fit_again(matrix, stored, other, size, device)
             value = float(again.uns["lfm"]["elbo"]["value"][-1])
             rows.append(_row(name, other, size, value, _difference(stored, read_fit(again, "lfm"), seed)))

@@ -24,6 +24,7 @@ Without COUNTS the data set that ships with the package is used.
 import argparse
 import time
 import warnings
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -108,7 +109,7 @@ def structure_left(adata: ad.AnnData) -> float:
     return float(np.linalg.eigvalsh(gram)[-1] / (np.sqrt(adata.n_obs) + np.sqrt(len(genes))) ** 2)
 
 
-def report(name: str, adata: ad.AnnData, *, bounded: bool = True, **options: object) -> bool:
+def report(name: str, adata: ad.AnnData, *, bounded: bool = True, **options: Any) -> bool:
     """Fit, check and print; whether every bound held, where there are any."""
     start = time.perf_counter()
     lfm.tl.fit(adata, likelihood="negative_binomial", progress=False, **options)

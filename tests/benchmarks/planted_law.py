@@ -109,10 +109,9 @@ def main() -> None:
     mean["held"] = mean["false"] <= FALSE_SHARE
     print(f"\nmean over seeds; at most {FALSE_SHARE:.0%} false wanted")
     print(mean.to_string(float_format=lambda value: f"{value:.3f}"))
-    print(
-        f"\nwithout plants: q at most {FDR} in {false_alarms} of {args.seeds} seeds (at most {FALSE_RUNS} of 20 wanted);"
-    )
-    print(f"entries listed, mean over seeds, by {', '.join(found)}: {np.mean(without, axis=0).tolist()}")
+    allowed = f"at most {FALSE_RUNS} of 20 wanted"
+    print(f"\nwithout plants: q at most {FDR} in {false_alarms} of {args.seeds} seeds ({allowed})")
+    print(f"entries listed without plants, mean over seeds, by {', '.join(found)}: {np.mean(without, axis=0).tolist()}")
 
 
 if __name__ == "__main__":

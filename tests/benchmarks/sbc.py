@@ -25,6 +25,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import anndata as ad
 import numpy as np
@@ -32,7 +33,7 @@ import scipy.stats
 
 import scvi_lfm as lfm
 
-SCALES = {"a": 0.3, "A": 1.0, "b": 0.7, "B": np.array([0.8, 0.5])}
+SCALES: dict[str, Any] = {"a": 0.3, "A": 1.0, "b": 0.7, "B": np.array([0.8, 0.5])}
 MU, SIGMA, THETA, DEPTH_SPREAD = 1.0, 1.0, 5.0, 0.3
 N_EACH, N_OF_SET = 10, 20
 BINS, TOL, MAX_EPOCHS = 20, 1e-5, 1000
@@ -56,26 +57,23 @@ def draw_data(likelihood: str, n_cells: int, n_genes: int, seed: int) -> ad.AnnD
 
 
 def fit(adata: ad.AnnData, likelihood: str, family: str) -> None:
-    scales, options = dict(SCALES), {}
-    if likelihood == "normal":
-        scales["sigma"] = SIGMA
-    else:
-        options["size_factors"] = "size_factor"
+    normal = likelihood == "normal"
     lfm.tl.fit(
         adata,
         len(SCALES["B"]),
         likelihood=likelihood,
         family=family,
-        prior_scales=scales,
+        prior_scales=SCALES | ({"sigma": SIGMA} if normal else {}),
+        size_factors=None if normal else "size_factor",
         tol=TOL,
         max_epochs=MAX_EPOCHS,
         progress=False,
-        **options,
     )
 
 
-def quantities(mu: float, a: np.ndarray, A: np.ndarray, b: np.ndarray, B: np.ndarray) -> Iterator[np.ndarray]:
+def quantities(latents: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
     """Entries of eta and scores, (..., N_EACH) each, from latents with any leading axes."""
+    mu, a, A, b, B = (np.asarray(latents[name], dtype=float) for name in ("mu", "a", "A", "b", "B"))
     some, others = slice(0, N_EACH), slice(N_EACH, 2 * N_EACH)
     yield mu + a[..., some] + b[..., some] + (A[..., some, :] * B[..., some, :]).sum(-1)
     members = np.arange(a.shape[-1]) < N_OF_SET
@@ -85,10 +83,15 @@ def quantities(mu: float, a: np.ndarray, A: np.ndarray, b: np.ndarray, B: np.nda
 
 def one_repetition(adata: ad.AnnData, n_draws: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Place of each truth among the draws, in (0, 1), and its distance from their mean in their standard deviations."""
-    truth = adata.uns["mu"], *(np.asarray(part) for part in (adata.obs["a"], adata.obsm["A"], adata.var["b"]))
-    draws = lfm.tl.sample_posterior(adata, n_draws, rng=seed)
-    drawn = quantities(*(draws[name].astype(float) for name in ("mu", "a", "A", "b", "B")))
-    for true, several in zip(quantities(*truth, np.asarray(adata.varm["B"])), drawn, strict=True):
+    truth = {
+        "mu": adata.uns["mu"],
+        "a": adata.obs["a"],
+        "A": adata.obsm["A"],
+        "b": adata.var["b"],
+        "B": adata.varm["B"],
+    }
+    drawn = quantities(lfm.tl.sample_posterior(adata, n_draws, rng=seed))
+    for true, several in zip(quantities(truth), drawn, strict=True):
         rank = (several < true).sum(0)
         yield (rank + 0.5) / (n_draws + 1), (true - several.mean(0)) / several.std(0)
 

@@ -336,15 +336,15 @@ def fit_program(matrix, options, theta=None):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("likelihood", "shape", "scales", "most"),
+    ("likelihood", "shape", "scales", "most_sd", "most_share"),
     [
-        ("poisson", (80, 50), {}, 0.2),
-        ("negative_binomial", (80, 50), {"theta": 4.0}, 0.2),
-        # the plug-in rate of the closed form is crudest where the score bends most
-        ("bernoulli", (80, 60), {"mu": -0.5, "factor_scales": [1.2, 0.9]}, 0.35),
+        ("poisson", (80, 50), {}, 0.1, 0.005),
+        ("negative_binomial", (80, 50), {"theta": 4.0}, 0.2, 0.01),
+        # the rate that the closed form plugs in is crudest where the score bends most
+        ("bernoulli", (80, 60), {"mu": -0.5, "factor_scales": [1.2, 0.9]}, 0.4, 0.03),
     ],
 )
-def test_closed_form_agrees_with_the_program(counts, likelihood, shape, scales, most):
+def test_closed_form_agrees_with_the_program(counts, likelihood, shape, scales, most_sd, most_share):
     matrix, options = counts(likelihood, *shape, **scales)
     closed = fit_natural_gradient(matrix, replace(options, tol=1e-5, max_epochs=200))
     # dispersions are held: the closed form shrinks them, the program takes those of highest ELBO
@@ -353,8 +353,8 @@ def test_closed_form_agrees_with_the_program(counts, likelihood, shape, scales, 
     assert reference.converged
     y = torch.from_numpy(matrix.values).double()
     rms, elbo, ratio = compare(likelihood, closed.posterior, reference.posterior, y, closed.elbo_rank0)
-    assert rms < most
-    assert abs(elbo) < 0.01
+    assert rms < most_sd
+    assert abs(elbo) < most_share
     assert 0.9 < ratio.median() < 1.1
 
 

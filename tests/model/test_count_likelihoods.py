@@ -230,8 +230,12 @@ def public_functions(unit):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_unit_has_the_same_functions_and_facts(name):
     first, unit = COUNTS[NAMES[0]], COUNTS[name]
-    assert public_functions(unit) == public_functions(first)
-    assert set(public_functions(unit)) == {
+    functions = public_functions(unit)
+    # a unit with a dispersion to learn has one function more
+    assert (functions.pop("dispersion_score", None) is not None) == unit.LEARNS_DISPERSION
+    shared = {key: value for key, value in public_functions(first).items() if key != "dispersion_score"}
+    assert functions == shared
+    assert set(functions) == {
         "fisher_weight",
         "log_density",
         "log_zero",
@@ -267,10 +271,10 @@ def names_in(node):
 
 @pytest.mark.parametrize("room", ["data", "model", "posterior", "inference", "tl", "get.py", "pl"])
 def test_no_other_file_knows_a_unit_by_name(room):
-    """Inference and scoring know the table alone; only what `likelihood="auto"` means is said elsewhere, once."""
+    """Inference and scoring know the table alone; what `likelihood="auto"` means and the Pyro program name units."""
     path = Path(lfm.__file__).parent / room
     for file in [path] if path.is_file() else path.rglob("*.py"):
-        if file.parent.name == "likelihoods" or file.name == "_fit_arguments.py":
+        if file.parent.name == "likelihoods" or file.name in {"_fit_arguments.py", "program.py"}:
             continue
         for node in ast.walk(ast.parse(file.read_text())):
             assert not set(NAMES) & names_in(node), f"{file}:{getattr(node, 'lineno', 0)}"

@@ -44,7 +44,9 @@ class State:
 
     @classmethod
     def of(cls, q, dense):
-        return cls(*(part.double().numpy() for part in (q.cell_mean, dense(q.cell_cov), q.gene_mean, dense(q.gene_cov))))
+        return cls(
+            *(part.double().numpy() for part in (q.cell_mean, dense(q.cell_cov), q.gene_mean, dense(q.gene_cov)))
+        )
 
     def into(self, q):
         """The posterior with these means and covariances."""
@@ -127,44 +129,54 @@ def solve(weight, pull, others, other_covs, prior_mean, prior_cov):
     return np.einsum("ikl,il->ik", cov, target), cov
 
 
-def values(adata):
-    return adata.X.toarray().astype(float)
-
-
 # the formula
 
 
+@pytest.fixture
+def drawn(draw_count_posterior, dense):
+    """A posterior as it is stored, covariances in float32, and counts."""
+
+    def draw(likelihood="negative_binomial"):
+        q = draw_count_posterior(12, 9, 3, likelihood=likelihood)
+        q = State.of(q, dense).into(q)
+        y = np.random.default_rng(0).poisson(2.0, (12, 9)).astype(float)
+        return q, np.minimum(y, 1) if likelihood == "bernoulli" else y
+
+    return draw
+
+
+def tensor(y):
+    return torch.as_tensor(y, dtype=torch.float32)
+
+
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_moments_are_the_formula(draw_count_posterior, dense, likelihood):
-    q = draw_count_posterior(12, 9, 3, likelihood=likelihood)
-    y = np.random.default_rng(0).poisson(2.0, (12, 9)).clip(max=1 if likelihood == "bernoulli" else None)
+def test_moments_are_the_formula(drawn, dense, likelihood):
+    q, y = drawn(likelihood)
     state, refit = State.of(q, dense), Refit.of(q, y)
     by_cell, by_gene, by_both = state.variances()
     eta, (weight, score) = refit.eta(state), refit.weights(state)
-    assert ((weight * by_cell > 0.9) | (weight * by_gene > 0.9)).any()  # leverages that no fit would have are held
-    ratio = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
-    moments, rate = CountLeaveOneOut(q).eta(torch.as_tensor(y).float(), slice(0, 12))
+    assert (weight * by_gene > 0.999).any()  # leverages that no fit would have are held below 1
+    spread = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
+    moments, rate = CountLeaveOneOut(q).eta(tensor(y), slice(0, 12))
     np.testing.assert_allclose(rate, np.exp(eta + (by_cell + by_gene + by_both) / 2), rtol=1e-4)
-    np.testing.assert_allclose(moments.var, ratio + by_both, rtol=2e-3)
-    np.testing.assert_allclose(moments.mean, (eta - ratio * score).clip(-50, 30), rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(moments.var, spread + by_both, rtol=2e-3)
+    np.testing.assert_allclose(moments.mean, (eta - spread * score).clip(-50, 30), rtol=5e-3, atol=1e-3)
 
 
-def test_blocks_of_cells_change_nothing(draw_count_posterior):
-    q = draw_count_posterior(12, 9, 3)
-    y = torch.arange(12 * 9).reshape(12, 9) % 4.0
+def test_blocks_of_cells_change_nothing(drawn):
+    q, y = drawn()
     loo = CountLeaveOneOut(q)
-    whole, rate = loo.eta(y, slice(0, 12))
-    part, some = loo.eta(y[5:9], slice(5, 9))
-    for all_of_them, few in ((whole.mean, part.mean), (whole.var, part.var), (rate, some)):
-        torch.testing.assert_close(all_of_them[5:9], few)
+    whole, rate = loo.eta(tensor(y), slice(0, 12))
+    part, some = loo.eta(tensor(y[5:9]), slice(5, 9))
+    for everything, few in ((whole.mean, part.mean), (whole.var, part.var), (rate, some)):
+        torch.testing.assert_close(everything[5:9], few)
 
 
-def test_covariances_may_be_computed_anew(draw_count_posterior):
-    q = draw_count_posterior(12, 9, 3)
+def test_covariances_may_be_computed_anew(drawn):
+    q, y = drawn()
     anew = Recomputed.of(q.mu, q.cell_mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, "row_block")
-    y = torch.arange(12 * 9).reshape(12, 9) % 4.0
-    kept, _ = CountLeaveOneOut(replace(q, cell_cov=Packed(anew.packed()))).eta(y[3:8], slice(3, 8))
-    made, _ = CountLeaveOneOut(replace(q, cell_cov=anew)).eta(y[3:8], slice(3, 8))
+    kept, _ = CountLeaveOneOut(replace(q, cell_cov=Packed(anew.packed()))).eta(tensor(y[3:8]), slice(3, 8))
+    made, _ = CountLeaveOneOut(replace(q, cell_cov=anew)).eta(tensor(y[3:8]), slice(3, 8))
     torch.testing.assert_close(made.mean, kept.mean)
     torch.testing.assert_close(made.var, kept.var)
 
@@ -176,75 +188,93 @@ def test_covariances_may_be_computed_anew(draw_count_posterior):
 class Problem:
     q: object
     refit: Refit
-    state: State  # at the fixed point
+    state: State  # at the fixed point of all entries
+
+    def moments(self):
+        return CountLeaveOneOut(self.q).eta(tensor(self.refit.y), slice(0, len(self.refit.y)))[0]
 
     def compared(self, entries):
-        """For each entry: its shift, the error of the prediction and of one that forgets the gene's side; variances."""
-        q = self.state.into(self.q)
-        moments, _ = CountLeaveOneOut(q).eta(torch.as_tensor(self.refit.y).float(), slice(0, len(self.refit.y)))
-        eta, (weight, score) = self.refit.eta(self.state), self.refit.weights(self.state)
+        """By how much refits move entries, the error of that, the same without the gene's side, and of the variance."""
+        moments, eta, (weight, score) = self.moments(), self.refit.eta(self.state), self.refit.weights(self.state)
         by_cell = self.state.variances()[0]
         of_cell = eta - by_cell / (1 - by_cell * weight) * score
         rows = []
-        for i, j in entries:
+        for i, j in zip(*np.unravel_index(entries, eta.shape), strict=True):
             refit = self.refit.without(i, j)
             state = refit.run(self.state)
             true = refit.eta(state)[i, j]
-            ratio = float(moments.var[i, j]) / sum(state.variances())[i, j]
-            rows.append((eta[i, j] - true, float(moments.mean[i, j]) - true, of_cell[i, j] - true, ratio))
-        return np.transpose(rows)
+            log_ratio = np.log(float(moments.var[i, j]) / sum(state.variances())[i, j])
+            rows.append((eta[i, j] - true, float(moments.mean[i, j]) - true, of_cell[i, j] - true, log_ratio))
+        shift, error, of_cell, log_ratio = np.transpose(rows)
+        share = np.linalg.norm(error) / np.linalg.norm(shift)
+        return share, np.linalg.norm(of_cell) / np.linalg.norm(shift), log_ratio
 
     def outlying(self, count):
         """Entries that move their own prediction most."""
-        moments, _ = CountLeaveOneOut(self.q).eta(torch.as_tensor(self.refit.y).float(), slice(0, len(self.refit.y)))
-        return self._places(np.argsort(-np.abs(moments.mean.numpy() - self.refit.eta(self.state)), axis=None)[:count])
+        return np.argsort(-np.abs(self.moments().mean.numpy() - self.refit.eta(self.state)), axis=None)[:count]
 
     def at_random(self, count):
-        return self._places(np.random.default_rng(0).choice(self.refit.y.size, count, replace=False))
-
-    def _places(self, flat):
-        return list(zip(*np.unravel_index(flat, self.refit.y.shape), strict=True))
+        return np.random.default_rng(0).choice(self.refit.y.size, count, replace=False)
 
 
 @pytest.fixture(scope="module")
 def problem_of(dense):
     def problem(likelihood, shape, **options):
         adata = lfm.datasets.simulate(*shape, 2, likelihood=likelihood, **options)
-        lfm.tl.fit(adata, 2, likelihood=likelihood, tol=1e-4, max_epochs=500, progress=False)
+        lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False)
         q = read_fit(adata, "lfm").posterior
         assert q.n_factors == 2
-        refit = Refit.of(q, values(adata))
-        start = State.of(q, dense)
-        state = refit.run(start)
-        # the fit was there already
-        assert np.sqrt(np.mean((refit.eta(start) - refit.eta(state)) ** 2)) < 0.01
-        return Problem(q, refit, state)
+        refit = Refit.of(q, adata.X.toarray().astype(float))
+        state = refit.run(State.of(q, dense))
+        return Problem(state.into(q), refit, state)
 
     return problem
 
 
-def size(x):
-    return np.linalg.norm(x)
+SMALL = {
+    "negative_binomial": ((40, 30), {"mu": 0.5, "factor_scales": [0.5, 0.4]}),
+    "poisson": ((40, 30), {"mu": 0.5, "factor_scales": [0.5, 0.4]}),
+    "bernoulli": ((80, 60), {"mu": -0.5, "factor_scales": [1.2, 1.0]}),
+}
 
 
-@pytest.mark.parametrize(
-    ("likelihood", "shape", "options"),
-    [
-        ("negative_binomial", (40, 30), {"mu": 0.5, "factor_scales": [0.5, 0.4]}),
-        ("poisson", (40, 30), {"mu": 0.5, "factor_scales": [0.5, 0.4]}),
-        ("bernoulli", (80, 60), {"mu": -0.5, "factor_scales": [1.2, 1.0]}),
-    ],
-)
-def test_agrees_with_refits_that_do_not_see_the_entry(problem_of, likelihood, shape, options):
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_agrees_with_refits_that_do_not_see_the_entry(problem_of, likelihood):
+    shape, options = SMALL[likelihood]
     problem = problem_of(likelihood, shape, **options)
-    shift, error, of_cell, ratio = problem.compared(problem.at_random(12))
-    print(likelihood, size(error)/size(shift), size(of_cell)/size(shift), ratio)
-    shift, error, of_cell, ratio = problem.compared(problem.outlying(12))
-    print(likelihood, size(error)/size(shift), size(of_cell)/size(shift), ratio, shift)
+    # one Newton step of the way, 85 per cent of it with so few genes; measured: 0.15, 0.12, 0.17 and 0.12, 0.15, 0.27
+    for entries, most in ((problem.at_random(8), 0.25), (problem.outlying(8), 0.35)):
+        share, of_cell, log_ratio = problem.compared(entries)
+        assert share < most
+        assert share < 0.6 * of_cell
+        assert abs(log_ratio.mean()) < 0.3
+        assert np.abs(log_ratio).max() < 0.5
 
-def test_large(problem_of):
-    problem = problem_of("negative_binomial", (150, 200), mu=0.5, factor_scales=[0.5,0.4])
-    shift, error, of_cell, ratio = problem.compared(problem.at_random(10))
-    print( size(error)/size(shift), size(of_cell)/size(shift), ratio)
-    shift, error, of_cell, ratio = problem.compared(problem.outlying(10))
-    print( size(error)/size(shift), size(of_cell)/size(shift), ratio, shift)
+
+def test_agrees_closely_where_a_cell_has_many_genes(problem_of):
+    problem = problem_of("negative_binomial", (150, 200), mu=0.5, factor_scales=[0.5, 0.4])
+    # measured: 0.034 and 0.080, and 0.93 without the gene's side
+    for entries, most in ((problem.at_random(5), 0.06), (problem.outlying(5), 0.12)):
+        share, of_cell, log_ratio = problem.compared(entries)
+        assert share < most < 0.5 < of_cell
+        assert np.abs(log_ratio).max() < 0.25
+
+
+# the odd entry
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
+def test_an_entry_that_owns_a_factor_stays_finite(likelihood):
+    adata = lfm.datasets.simulate(60, 40, 1, likelihood=likelihood, mu=1)
+    values = adata.X.toarray()
+    values[:, 7] = 0
+    values[11, 7] = 20_000
+    adata.X = values
+    lfm.tl.fit(adata, 4, likelihood=likelihood, size_factors="size_factor", progress=False)
+    q = read_fit(adata, "lfm").posterior
+    moments, rate = CountLeaveOneOut(q).eta(tensor(values), slice(0, 60))
+    assert torch.isfinite(moments.mean).all()
+    assert torch.isfinite(moments.var).all()
+    assert (moments.var > 0).all()
+    # under the Poisson, which has no room for it, the first step away from it goes half of the way alone
+    assert moments.mean[11, 7].exp() < 0.6 * rate[11, 7]

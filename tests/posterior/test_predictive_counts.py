@@ -23,11 +23,13 @@ def simulated(mean, var, phi, *, n=400_000, seed=0):
 
 
 def predictive(likelihood, mean, var, phi):
-    return CountPredictive(likelihood, *mixed(tensor([mean]), tensor([var]), tensor([phi])))
+    return CountPredictive(likelihood, *mixed(likelihood, tensor([mean]), tensor([var]), tensor([phi])))
 
 
 @pytest.mark.parametrize(("mean", "var"), [(-2.0, 0.01), (0.5, 0.1), (2.0, 0.3)])
-@pytest.mark.parametrize(("likelihood", "phi"), [("negative_binomial", 0.2), ("negative_binomial", 2.0), ("poisson", 0)])
+@pytest.mark.parametrize(
+    ("likelihood", "phi"), [("negative_binomial", 0.2), ("negative_binomial", 2.0), ("poisson", 0)]
+)
 def test_moments_are_those_of_simulated_counts(likelihood, mean, var, phi):
     y = simulated(mean, var, phi)
     found = predictive(likelihood, mean, var, phi)
@@ -35,29 +37,54 @@ def test_moments_are_those_of_simulated_counts(likelihood, mean, var, phi):
     assert float(found.variance()) == pytest.approx(y.var(), rel=0.06)
 
 
-@pytest.mark.parametrize(("mean", "var"), [(-3.0, 0.3), (-0.5, 0.1), (0.5, 0.3)])
-def test_presence_is_that_of_simulated_counts(mean, var):
-    present = simulated(mean, var, 0) > 0
-    found = predictive("bernoulli", mean, var, 0.0)
-    assert float(found.mean()) == pytest.approx(present.mean(), abs=0.004)
-    assert float(found.variance()) == pytest.approx(present.var(), abs=0.004)
+def presence(mean, var):
+    """P(y = 1) and P(y = 0) where the log rate is Normal, by the trapezoid rule."""
+    z = np.linspace(-12, 12, 4001)
+    weight = np.exp(-(z**2) / 2)
+    rate = np.exp(np.add.outer(mean, np.sqrt(var) * z))
+    return -np.expm1(-rate) @ weight / weight.sum(), np.exp(-rate) @ weight / weight.sum()
+
+
+@pytest.mark.parametrize(("var", "close"), [(0.0, 1e-6), (0.3, 1e-3), (1.0, 3e-3), (4.0, 0.05), (20.0, 0.15)])
+def test_presence_has_its_probability(var, close):
+    mean = np.linspace(-15, 6, 43)
+    found = CountPredictive("bernoulli", *mixed("bernoulli", tensor(mean), tensor(0 * mean + var), tensor(0 * mean)))
+    present, absent = presence(mean, var)
+    np.testing.assert_allclose(found.mean(), present, rtol=close)
+    likely = absent > 1e-5
+    np.testing.assert_allclose((1 - found.mean())[likely], absent[likely], rtol=close)
+    np.testing.assert_allclose(found.variance()[likely], (present * absent)[likely], rtol=2 * close)
+
+
+def test_what_is_always_there_is_expected_to_be_there():
+    # a rate of 150 known to a factor of 7: moments of the rate say 0.18
+    found = CountPredictive("bernoulli", *mixed("bernoulli", torch.tensor([5.0]), torch.tensor([4.0]), torch.zeros(1)))
+    assert float(found.mean()) > 0.99
+
+
+def test_rates_beyond_float32_are_certain():
+    mean, var = torch.tensor([-200.0, 200.0, 200.0]), torch.tensor([1.0, 0.0, 1e6])
+    found = CountPredictive("bernoulli", *mixed("bernoulli", mean, var, torch.zeros(3)))
+    np.testing.assert_allclose(found.mean(), [0, 1, 1], atol=1e-6)
+    assert torch.isfinite(found.rate).all()
 
 
 def test_certain_rates_leave_the_likelihood_as_it_is():
     eta, phi = tensor([-1.0, 0.0, 3.0]), tensor([0.0, 0.5, 2.0])
-    rate, dispersion = mixed(eta, torch.zeros(3, dtype=torch.float64), phi)
-    np.testing.assert_allclose(rate, np.exp(eta))
+    rate, dispersion = mixed("negative_binomial", eta, torch.zeros(3, dtype=torch.float64), phi)
+    np.testing.assert_allclose(rate, eta.exp())
     np.testing.assert_allclose(dispersion, phi)
 
 
 def test_small_variances_keep_their_digits():
-    rate, dispersion = mixed(torch.zeros(1), torch.tensor([1e-6]), torch.zeros(1))
+    rate, dispersion = mixed("poisson", torch.zeros(1), torch.tensor([1e-6]), torch.zeros(1))
     assert float(dispersion) == pytest.approx(1e-6, rel=1e-5)
     assert float(rate) == pytest.approx(1, abs=1e-5)
 
 
 def test_variances_without_bound_stay_finite():
-    rate, dispersion = mixed(torch.tensor([0.0, -50.0]), torch.tensor([1e6, torch.inf]), torch.ones(2))
+    mean, var = torch.tensor([0.0, -50.0]), torch.tensor([1e6, torch.inf])
+    rate, dispersion = mixed("negative_binomial", mean, var, torch.ones(2))
     assert torch.isfinite(rate).all()
     np.testing.assert_allclose(dispersion, np.expm1(MAX_VARIANCE) * 2 + 1, rtol=1e-5)
 
@@ -103,11 +130,14 @@ def test_entries_take_the_dispersion_of_their_gene(draw_count_posterior, likelih
     eta = eta_of_pairs(q, cells, genes)
     found = predictive_counts(q, eta, genes)
     assert found.likelihood == likelihood
-    np.testing.assert_allclose(found.rate, np.exp(eta.mean + eta.var / 2))
-    np.testing.assert_allclose(1 + found.dispersion, np.exp(eta.var) * (1 + q.noise.dispersion[genes]))
+    rate, dispersion = mixed(likelihood, eta.mean, eta.var, q.noise.dispersion[[4, 0, 4]])
+    torch.testing.assert_close(found.rate, rate)
+    torch.testing.assert_close(found.dispersion, dispersion)
+    if likelihood != "bernoulli":
+        torch.testing.assert_close(1 + found.dispersion, eta.var.exp() * (1 + q.noise.dispersion[[4, 0, 4]]))
 
 
 def test_moments_in_float32_give_quantiles():
-    eta = Moments(torch.tensor([[0.1, 2.0]]), torch.tensor([[0.2, 0.1]]))
-    found = CountPredictive("negative_binomial", *mixed(eta.mean, eta.var, torch.tensor([0.1, 0.3])))
+    eta, phi = Moments(torch.tensor([[0.1, 2.0]]), torch.tensor([[0.2, 0.1]])), torch.tensor([0.1, 0.3])
+    found = CountPredictive("negative_binomial", *mixed("negative_binomial", eta.mean, eta.var, phi))
     assert found.quantile(0.5).shape == (1, 2)

@@ -4,12 +4,17 @@ from dataclasses import dataclass
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
+from scipy import optimize
 from scipy.special import expit, logit
 from scipy.stats import false_discovery_control, nbinom, spearmanr
 
 import scvi_lfm as lfm
+from scvi_lfm.posterior import read_fit
+from scvi_lfm.posterior.anomaly_scan_counts import CountAnomalyScan
 from scvi_lfm.tl import _anomalies
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -43,6 +48,22 @@ def law(rate, phi):
     return nbinom(1 / phi, 1 / (1 + phi * rate))
 
 
+def presence(mean, var):
+    """P(y = 1) and P(y = 0) where the log rate is Normal, by the trapezoid rule."""
+    present, absent, total = np.zeros_like(mean), np.zeros_like(mean), 0.0
+    for z in np.linspace(-8, 8, 161):
+        rate, weight = np.exp(mean + np.sqrt(var) * z), np.exp(-(z**2) / 2)
+        present -= weight * np.expm1(-rate)
+        absent += weight * np.exp(-rate)
+        total += weight
+    return present / total, absent / total
+
+
+def without_own(values):
+    """Mean over all other cells, for each cell."""
+    return (values.sum(0) - values) / (len(values) - 1)
+
+
 @dataclass(frozen=True)
 class Dense:
     """Every score of every entry, computed at once in float64 from the stored fields."""
@@ -73,21 +94,21 @@ class Dense:
         by_both = np.einsum("ikl,jkl->ij", S[:, 1:, 1:], T[:, 1:, 1:])
         rate = np.exp(eta + (by_cell + by_gene + by_both) / 2)
         if likelihood == "bernoulli":
-            weight, score = rate**2 / np.expm1(rate), y * rate / -np.expm1(-rate) - rate
+            weight, score = rate**2 / np.expm1(np.minimum(rate, 500)), y * rate / -np.expm1(-rate) - rate
         else:
             weight, score = rate / (1 + phi * rate), (y - rate) / (1 + phi * rate)
-        spread = by_cell / (1 - by_cell * weight) + by_gene / (1 - by_gene * weight)
-        spread_of_eta = spread + by_both
-        here = law(np.exp(eta - spread * score + spread_of_eta / 2), np.exp(spread_of_eta) * (1 + phi) - 1)
-        others = (rate / size).sum(0) - rate / size
-        average = others / (len(y) - 1)
-        square = (((rate / size) ** 2).sum(0) - (rate / size) ** 2) / (len(y) - 1)
-        relative = square / average**2
-        elsewhere = law(size * average, relative * (1 + phi) - 1)
+        spread = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
+        mean, var = (eta - spread * score).clip(-50, 30), spread + by_both
+        unscaled = rate / size
         if likelihood == "bernoulli":
-            presence = 1 - here.pmf(0)
-            own, other = (np.where(y > 0, np.log1p(-of.pmf(0)), of.logpmf(0)) for of in (here, elsewhere))
-            return cls(y, presence, np.where(y > 0, presence, 1 - presence), own, other - own)
+            present, absent = presence(mean, var)
+            presences = -np.expm1(-unscaled)
+            absent_elsewhere = (1 - without_own(presences)) ** size
+            own, other = np.where(y > 0, present, absent), np.where(y > 0, 1 - absent_elsewhere, absent_elsewhere)
+            return cls(y, present, own, np.log(own), np.log(other / own))
+        here = law(np.exp(mean + var / 2), np.exp(var) * (1 + phi) - 1)
+        average = without_own(unscaled)
+        elsewhere = law(size * average, without_own(unscaled**2) / average**2 * (1 + phi) - 1)
         tail = np.where(y > here.mean(), here.sf(y - 1), here.cdf(y))
         return cls(y, here.mean(), tail, here.logpmf(y), elsewhere.logpmf(y) - here.logpmf(y))
 
@@ -115,82 +136,342 @@ def listed(adata, **options):
     return result, entries, where
 
 
-def draw(likelihood, rate, rng):
-    if likelihood == "negative_binomial":
-        return nbinom.rvs(20, 20 / (20 + rate), random_state=rng)
-    counts = rng.poisson(rate)
-    return np.minimum(counts, 1) if likelihood == "bernoulli" else counts
+@pytest.fixture(scope="module", params=LIKELIHOODS)
+def simulated(request):
+    """120 x 80 of one likelihood, some values of which were changed after they were drawn."""
+    binary = request.param == "bernoulli"
+    adata = lfm.datasets.simulate(120, 80, 2, likelihood=request.param, mu=-0.5 if binary else 0.3)
+    rng = np.random.default_rng(1)
+    values = adata.X.toarray()
+    rows, columns = rng.integers(120, size=20), rng.integers(80, size=20)
+    values[rows, columns] = 1 - values[rows, columns] if binary else values[rows, columns] * 2 + 8
+    adata.X = sp.csr_matrix(values)
+    lfm.tl.fit(adata, 2, likelihood=request.param, progress=False)
+    return adata
+
+
+@pytest.fixture(scope="module")
+def dense(simulated):
+    return Dense.of(simulated)
+
+
+def drawn(likelihood, rate, rng):
+    return nbinom.rvs(20, 20 / (20 + rate), random_state=rng) if likelihood != "poisson" else rng.poisson(rate)
 
 
 def two_types(likelihood):
     """Two types of 150 cells with 30 markers each, 60 common genes and 60 rare ones, and 28 planted values.
 
-    Markers have a mean of 30 in their type (presence: a rate of 9) and 0.05 in the other. `uns["planted"]` names 14
-    markers counted in the wrong type ("up") and 14 missing from their own ("down").
+    Markers have a mean of 30 in their type and 0.05 in the other. `uns["planted"]` names 14 markers counted in the
+    wrong type ("up") and 14 missing from their own ("down").
     """
     rng = np.random.default_rng(0)
-    n, k, high = 300, 30, 9 if likelihood == "bernoulli" else 30
+    n, k = 300, 30
     second = np.arange(n) >= n // 2
-    rate = np.full((n, 2 * k + 120), 0.002 if likelihood == "bernoulli" else 0.05)
-    rate[~second, :k] = rate[second, k : 2 * k] = high
-    rate[:, 2 * k : 2 * k + 60] = rng.lognormal(-1 if likelihood == "bernoulli" else 1, 0.5, 60)
+    rate = np.full((n, RARE + 60), 0.05)
+    rate[~second, :k] = rate[second, k : 2 * k] = 30
+    rate[:, 2 * k : RARE] = rng.lognormal(1, 0.5, 60)
     rate[:, RARE:] = 0.01
     size = rng.lognormal(0, 0.1, (n, 1))
-    counts = draw(likelihood, size * rate, rng).astype(np.float32)
+    counts = drawn(likelihood, size * rate, rng).astype(np.float32)
     singles = RARE + np.flatnonzero(counts[:, RARE:].sum(0) == 0)
     counts[rng.integers(n, size=len(singles)), singles] = 1
-    adata = ad.AnnData(sp.csr_matrix(counts), obs={"depth": size[:, 0]})
-    adata.uns["planted"] = {}
+    planted = {}
     for direction in ("up", "down"):
         for cell in rng.choice(n, 14, replace=False):
             own, other = rng.integers(k) + k * second[cell], rng.integers(k) + k * ~second[cell]
             gene = other if direction == "up" else own
-            counts[cell, gene] = counts[:, gene].max() if direction == "up" else 0
-            adata.uns["planted"][adata.obs_names[cell], adata.var_names[gene]] = direction
-    adata.X = sp.csr_matrix(counts)
-    lfm.tl.fit(adata, 3, likelihood=likelihood, size_factors="depth", progress=False)
+            counts[cell, gene] = 30 if direction == "up" else 0
+            planted[f"cell_{cell}", f"gene_{gene}"] = direction
+    adata = ad.AnnData(sp.csr_matrix(counts), obs={"depth": size[:, 0]}, uns={"planted": planted})
+    adata.obs_names, adata.var_names = [f"cell_{i}" for i in range(n)], [f"gene_{j}" for j in range(RARE + 60)]
+    lfm.tl.fit(adata, 1, likelihood=likelihood, size_factors="depth", progress=False)
     return adata
 
 
-@pytest.fixture(scope="module", params=LIKELIHOODS)
+@pytest.fixture(scope="module", params=["negative_binomial", "poisson"])
 def types(request):
     return two_types(request.param)
 
 
 @pytest.fixture(scope="module")
 def planted():
-    """Negative binomial counts alone."""
     return two_types("negative_binomial")
 
 
-def test_finds_what_was_planted(types):
-    planted = types.uns["planted"]
-    result, entries, _ = listed(types)
-    found = dict(zip(zip(entries["cell"], entries["gene"], strict=True), entries["direction"], strict=True))
-    assert planted.items() <= found.items()
-    print(len(entries), [pair in planted for pair in found], entries)
+def pairs(entries):
+    return list(zip(entries["cell"], entries["gene"], strict=True))
+
+
+# every entry, against a dense computation
+
+
+@pytest.mark.parametrize("direction", ["both", "up", "down"])
+def test_scores_of_every_entry(simulated, dense, direction):
+    y = torch.from_numpy(dense.y).float()
+    scan = CountAnomalyScan(read_fit(simulated, "lfm").posterior, direction, 0.1)
+    scores = scan.score(y, slice(0, len(y)))
+    above = dense.y > dense.expected
+    asked = {"both": above | ~above, "up": above, "down": ~above}[direction]
+    np.testing.assert_allclose(scores.expected, dense.expected, rtol=1e-4)
+    np.testing.assert_allclose(scores.log_ratio[asked], dense.log_ratio[asked], rtol=1e-3, atol=1e-3)
+    assert (scores.log_ratio[~asked] == -torch.inf).all()
+    assert (scores.distance[~asked] < 0).all()
+    sides = 2 if direction == "both" else 1
+    np.testing.assert_allclose(
+        scan.p_of(y, scores, torch.nonzero(torch.ones_like(y), as_tuple=True)).reshape(y.shape)[asked],
+        dense.p(sides)[asked],
+        rtol=2e-3,
+    )
+    # the probability of the value alone stands in where it is above the level asked for
+    rare = asked & (dense.own < np.log(0.1))
+    tail = np.minimum(sides * dense.tail, 1)
+    np.testing.assert_allclose((-scores.distance[rare]).exp(), tail[rare], rtol=2e-3)
+    assert ((-scores.distance[asked & ~rare]).exp() > 0.0999).all()
+
+
+def test_columns_equal_a_dense_computation(simulated, dense):
+    result, entries, where = listed(simulated, fdr=0.9)
+    share = dense.share()
+    if simulated.uns["lfm"]["params"]["likelihood"] != "bernoulli":  # two values leave little room to be odd
+        assert len(entries) >= 14
+    np.testing.assert_array_equal(entries["y"], dense.y[where])
+    np.testing.assert_allclose(entries["expected"], dense.expected[where], rtol=1e-4)
+    np.testing.assert_allclose(entries["p"], dense.p()[where], rtol=2e-3)
+    np.testing.assert_allclose(entries["log_ratio"], dense.log_ratio[where], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(entries["lfdr"], expit(-dense.log_ratio[where] - logit(share)), rtol=0.03, atol=1e-4)
+    nats = np.log(1 - share + share * np.exp(dense.log_ratio))
+    np.testing.assert_allclose(result.obs["lfm_anomaly"], nats.sum(1), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(result.var["lfm_anomaly"], nats.sum(0), rtol=0.02, atol=0.02)
+    depth = (dense.y > 0).sum(1)
+    expected = spearmanr(result.obs["lfm_anomaly"], depth).statistic
+    assert result.uns["lfm_anomaly"]["depth_correlation"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("fdr", [0.05, 0.3])
+def test_false_discovery_rates_by_histogram_equal_those_of_all_entries(simulated, dense, fdr):
+    result, entries, where = listed(simulated, fdr=fdr)
+    exact = dense.q()
+    q = entries["q"].to_numpy()
+    passing = q <= fdr
+    # bins of 0.02 in minus log p make q at most 2 per cent larger, and never smaller
+    assert (q >= 0.999 * exact[where])[passing].all()
+    assert (q <= 1.021 * exact[where])[passing & (exact[where] > 1e-60)].all()
+    n_by_tail = result.uns["lfm_anomaly"]["params"]["n_by_tail"]
+    assert passing.sum() == n_by_tail
+    assert (exact <= fdr / 1.021).sum() <= n_by_tail <= (exact <= fdr).sum()
+    lfdr = expit(-dense.log_ratio - logit(dense.share()))
+    assert result.uns["lfm_anomaly"]["params"]["n_by_ratio"] == pytest.approx((lfdr <= fdr).sum(), abs=1)
+    assert len(entries) == ((entries["q"] <= fdr) | (entries["lfdr"] <= 1.03 * fdr)).sum()
+
+
+def test_p_and_log_ratio_of_one_entry_by_hand(planted):
+    """From what `expected` says of the rate, and the law of the gene over the other cells."""
+    _, entries, _ = listed(planted)
+    row = entries[entries["direction"] == "down"].iloc[0]
+    assert row["y"] == 0
+    # all of a zero's tail is its own probability
+    p = row["p"]
+    phi = optimize.brentq(lambda phi: law(row["expected"], phi).pmf(0) - p, 1e-6, 10)
+    theta = planted.var["lfm_theta"][row["gene"]]
+    assert 1 / theta < phi < 1 / theta + 0.1
+    marked = np.isin(planted.X[:, planted.var_names.get_loc(row["gene"])].toarray()[:, 0] > 5, True)
+    rates = np.where(marked, row["expected"], 0.1)
+    relative = rates.var() / rates.mean() ** 2
+    elsewhere = law(rates.mean(), (1 + relative) * (1 + 1 / theta) - 1)
+    assert row["log_ratio"] == pytest.approx(elsewhere.logpmf(0) - np.log(p), abs=1)
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial"])
+def test_scores_far_out_keep_their_digits(likelihood):
+    adata = lfm.datasets.simulate(80, 50, 1, likelihood=likelihood, mu=1)
+    values = adata.X.toarray()
+    values[:, 7] = 0
+    values[11, 7] = 20_000
+    values[12, 8] = 500
+    adata.X = sp.csr_matrix(values)
+    lfm.tl.fit(adata, 2, likelihood=likelihood, size_factors="size_factor", progress=False)
+    dense = Dense.of(adata)
+    scan = CountAnomalyScan(read_fit(adata, "lfm").posterior, "both", 0.1)
+    scores = scan.score(torch.from_numpy(values), slice(0, 80))
+    for part in (scores.expected, scores.distance, scores.log_ratio):
+        assert torch.isfinite(part).all()
+    odd = [11, 12], [7, 8]
+    np.testing.assert_allclose(scores.expected[odd], dense.expected[odd], rtol=0.01)
+    np.testing.assert_allclose(scores.log_ratio[odd], dense.log_ratio[odd], rtol=0.01, atol=0.02)
+    # a gene of which one cell has everything is rare everywhere else
+    assert scores.log_ratio[11, 7] < 2
+
+
+# what is found
+
+
+@pytest.mark.parametrize("direction", ["both", "up", "down"])
+def test_finds_what_was_planted(types, direction):
+    _, entries, where = listed(types, direction=direction)
+    wanted = {pair: of for pair, of in types.uns["planted"].items() if direction in {"both", of}}
+    found = dict(zip(pairs(entries), entries["direction"], strict=True))
+    assert wanted.items() <= found.items()
+    top = entries.iloc[: len(wanted)]
+    assert set(pairs(top)) == set(wanted)
+    assert (top["lfdr"] < 0.05).all()
+    assert (top["q"] < 0.05).all()
+    assert (entries["log_ratio"].diff().dropna() <= 0).all()
+    missing = top[top["direction"] == "down"]
+    assert (missing["expected"] > 8).all()
+    assert len(entries) <= len(wanted) + 5
+    if direction != "both":
+        assert set(entries["direction"]) == {direction}
+
+
+def test_cells_and_genes_of_what_was_planted_score_highest(types):
+    result, _, _ = listed(types)
+    cells, genes = (set(names) for names in zip(*types.uns["planted"], strict=True))
+    assert set(result.obs["lfm_anomaly"].nlargest(len(cells)).index) == cells
+    assert set(result.var["lfm_anomaly"].nlargest(len(genes)).index) == genes
 
 
 def test_a_gene_does_not_score_for_being_rare(types):
     _, entries, where = listed(types, fdr=0.99)
-    planted = types.uns["planted"]
     rare = where[1] >= RARE
-    is_planted = np.array([pair in planted for pair in zip(entries["cell"], entries["gene"], strict=True)])
-    print(rare.sum(), len(entries), entries[rare].head(5), entries[is_planted].tail(3), entries["p"][rare].min(), entries["p"][is_planted].max())
+    chosen = entries.index.isin([i for i, pair in enumerate(pairs(entries)) if pair in types.uns["planted"]])
+    assert entries["log_ratio"][chosen].min() > 8
+    assert not (entries["log_ratio"][rare] > 2.5).any()
+    assert not rare[:30].any()
 
 
-def test_columns_equal_a_dense_computation(types):
-    dense = Dense.of(types)
-    _, entries, where = listed(types, fdr=0.9)
-    print(len(entries), entries.head(20))
-    np.testing.assert_array_equal(entries["y"], dense.y[where])
-    for name, ref in (("expected", dense.expected), ("log_ratio", dense.log_ratio), ("p", dense.p()), ("q", dense.q())):
-        d = entries[name].to_numpy() / ref[where]
-        print(name, np.abs(entries[name].to_numpy() - ref[where]).max(), np.nanmin(d), np.nanmax(d))
-    share = dense.share()
-    ref = expit(-dense.log_ratio[where] - logit(share))
-    print("lfdr", np.abs(entries["lfdr"] - ref).max(), share, entries["lfdr"].to_numpy()[:5], ref[:5], where)
-    nats = np.log(1 - share + share * np.exp(dense.log_ratio))
-    res, _, _ = listed(types)
-    print("cell", np.abs(res.obs["lfm_anomaly"]-nats.sum(1)).max(), nats.sum(1).max(), "gene", np.abs(res.var["lfm_anomaly"]-nats.sum(0)).max())
-    print(res.uns["lfm_anomaly"]["params"], (dense.q()<=.1).sum(), (expit(-dense.log_ratio-logit(share))<=.1).sum(), spearmanr(nats.sum(1), (dense.y>0).sum(1)).statistic, res.uns["lfm_anomaly"]["depth_correlation"])
+def test_planted_presence_and_absence_look_like_other_cells():
+    adata = two_types("poisson")
+    adata.X = (adata.X > 0).astype(np.float32)
+    lfm.tl.fit(adata, 1, likelihood="bernoulli", size_factors="depth", progress=False)
+    dense = Dense.of(adata)
+    cells, genes = zip(*adata.uns["planted"], strict=True)
+    planted = dense.log_ratio[adata.obs_names.get_indexer(cells), adata.var_names.get_indexer(genes)]
+    assert planted.min() > 1
+    assert np.mean(dense.log_ratio > planted.min()) < 0.02
+    # two values leave little room to be odd: none passes
+    result, entries, _ = listed(adata, fdr=0.5)
+    assert len(entries) == 0
+    assert np.isfinite(result.obs["lfm_anomaly"]).all()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_nothing_is_listed_where_nothing_is_odd(likelihood):
+    adata = lfm.datasets.simulate(200, 150, 2, likelihood=likelihood, mu=-1)
+    lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False)
+    result, entries, _ = listed(adata)
+    params = result.uns["lfm_anomaly"]["params"]
+    assert len(entries) == params["n_by_tail"] == params["n_by_ratio"] == 0
+    assert np.isfinite(result.obs["lfm_anomaly"]).all()
+    assert np.isfinite(result.var["lfm_anomaly"]).all()
+    assert abs(result.uns["lfm_anomaly"]["depth_correlation"]) < 0.4
+
+
+# what is stored
+
+
+def test_fields(planted):
+    result, entries, _ = listed(planted, fdr=0.2, max_entries=20)
+    assert {name: dtype.type for name, dtype in entries.dtypes.items()} == {
+        name: np.dtype(dtype).type for name, dtype in COLUMNS.items()
+    }
+    assert entries.columns.tolist() == list(COLUMNS)
+    assert result.obs["lfm_anomaly"].dtype == result.var["lfm_anomaly"].dtype == np.float32
+    assert set(result.uns["lfm_anomaly"]) == {"params", "entries", "depth_correlation"}
+    params = result.uns["lfm_anomaly"]["params"]
+    found = {"n_by_tail": params["n_by_tail"], "n_by_ratio": params["n_by_ratio"]}
+    assert params == {"key": "lfm", "direction": "both", "fdr": 0.2, "max_entries": 20, **found}
+    assert min(found.values()) >= 28
+    assert "lfm_anomaly" not in planted.uns
+
+
+def test_tables_survive_a_file(planted, tmp_path):
+    result, entries, _ = listed(planted)
+    result.uns["planted"] = {}
+    result.write_h5ad(tmp_path / "counts.h5ad")
+    again = ad.read_h5ad(tmp_path / "counts.h5ad")
+    pd.testing.assert_frame_equal(lfm.get.anomalies_df(again), entries, check_dtype=False)
+    lfm.tl.anomalies(again, key_added="again")
+    pd.testing.assert_frame_equal(lfm.get.anomalies_df(again, key="again"), entries)
+    np.testing.assert_array_equal(again.obs["again"], result.obs["lfm_anomaly"])
+
+
+def test_max_entries_keeps_the_top(planted, monkeypatch):
+    _, everything, _ = listed(planted, fdr=0.9)
+    assert len(everything) > 28
+    monkeypatch.setattr(_anomalies, "ENTRIES_PER_BLOCK", 180 * 40)
+    for max_entries in (1, 28):
+        _, entries, _ = listed(planted, fdr=0.9, max_entries=max_entries)
+        expected = everything.head(max_entries)
+        assert pairs(entries) == pairs(expected)
+        np.testing.assert_allclose(entries["log_ratio"], expected["log_ratio"], rtol=1e-4)
+
+
+def test_a_wider_rate_lists_more(planted):
+    narrow, wide = (set(pairs(listed(planted, fdr=fdr)[1])) for fdr in (0.01, 0.9))
+    assert narrow < wide
+
+
+def test_blocks_dense_values_and_covariances_made_anew_change_nothing(planted, monkeypatch):
+    result, entries, _ = listed(planted, fdr=0.5)
+    other = planted.copy()
+    other.X = planted.X.toarray()
+    del other.obsm["lfm_cov"]
+    monkeypatch.setattr(_anomalies, "ENTRIES_PER_BLOCK", 180 * 70)
+    changed, same, _ = listed(other, fdr=0.5)
+    assert pairs(same) == pairs(entries)
+    for name in ("expected", "p", "log_ratio"):
+        np.testing.assert_allclose(same[name], entries[name], rtol=0.01)
+    np.testing.assert_allclose(changed.obs["lfm_anomaly"], result.obs["lfm_anomaly"], rtol=0.01, atol=1e-3)
+
+
+def test_some_of_the_cells_are_compared_among_themselves(planted):
+    _, entries, _ = listed(planted)
+    part = planted[np.arange(300) % 3 > 0].copy()
+    _, some, _ = listed(part)
+    kept = entries[entries["cell"].isin(part.obs_names)]
+    both = some.merge(kept, on=["cell", "gene"], suffixes=("", "_of_all"))
+    assert len(both) >= len(kept) - 2
+    for name in ("y", "expected", "p"):
+        np.testing.assert_allclose(both[name], both[f"{name}_of_all"], rtol=1e-3)
+    np.testing.assert_allclose(both["log_ratio"], both["log_ratio_of_all"], atol=0.5)
+    assert not np.array_equal(both["log_ratio"], both["log_ratio_of_all"])
+
+
+def test_genes_that_were_not_fitted_have_no_score(planted):
+    adata = planted.copy()
+    lfm.tl.fit(adata, 1, mask_var=np.arange(180) != 5, size_factors="depth", progress=False)
+    result, entries, _ = listed(adata, fdr=0.9)
+    assert np.isnan(result.var["lfm_anomaly"].iloc[5])
+    assert np.isfinite(result.var["lfm_anomaly"].drop("gene_5")).all()
+    assert "gene_5" not in set(entries["gene"])
+
+
+def test_a_layer_of_counts(planted):
+    adata = planted.copy()
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X.log1p()
+    lfm.tl.fit(adata, 1, layer="counts", likelihood="negative_binomial", size_factors="depth", progress=False)
+    result, entries, _ = listed(adata)
+    pd.testing.assert_frame_equal(entries, listed(planted)[1])
+    assert result.uns["lfm_anomaly"]["params"]["layer"] == "counts"
+    adata.layers["more"] = adata.layers["counts"] * 2
+    with pytest.warns(UserWarning, match="layer='more' is not what the fit read"):
+        lfm.tl.anomalies(adata, layer="more")
+    assert adata.uns["lfm_anomaly"]["params"]["layer"] == "more"
+
+
+@pytest.mark.parametrize(("likelihood", "value"), [("negative_binomial", 0.5), ("poisson", -1), ("bernoulli", 2)])
+def test_values_that_are_no_counts_are_refused(likelihood, value):
+    adata = lfm.datasets.simulate(30, 20, 1, likelihood=likelihood, mu=0, gene_scale=0.5)
+    lfm.tl.fit(adata, 1, likelihood=likelihood, progress=False)
+    values = adata.X.toarray()
+    values[3, 4] = value
+    adata.X = values
+    before = adata.copy()
+    with pytest.raises(ValueError, match=rf"'{likelihood}' is for .* 1 value.* in cell 'cell_3', gene 'gene_4'"):
+        lfm.tl.anomalies(adata)
+    assert set(adata.uns) == set(before.uns)
+    pd.testing.assert_frame_equal(adata.obs, before.obs)
+    pd.testing.assert_frame_equal(adata.var, before.var)
+    np.testing.assert_array_equal(adata.X, before.X)

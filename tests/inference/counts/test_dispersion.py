@@ -25,7 +25,7 @@ def statistics(y, rate, phi):
     return Statistics(nothing, nothing, nothing, excess.float(), square.float())
 
 
-def fixed_point(y, rate, start=0.1, rounds=40):
+def fixed_point(y, rate, start=0.1, rounds=25):
     """Half way on the log scale in every round, as the engine goes."""
     phi = np.full(y.shape[1], start)
     for _ in range(rounds):
@@ -76,15 +76,15 @@ def test_at_the_true_dispersion_nothing_pulls(rate, phi):
 
 
 def test_is_the_posterior_mean_under_a_learned_log_normal():
-    """The estimate again, on a grid of thousands and with EM run to its end."""
+    """The estimate again, on a fine grid and with EM run to its end."""
     rng = np.random.default_rng(0)
-    phi = np.exp(rng.normal(-1, 0.8, 400))
-    rate = rng.gamma(2, 2, size=(300, 400))
+    phi = np.exp(rng.normal(-1, 0.8, 300))
+    rate = rng.gamma(2, 2, size=(300, 300))
     s = statistics(draw(rng, rate, 1 / phi), rate, phi)
     found = np.log(update_dispersion(s, 300).numpy())
     known, excess = 300 * s.square.double().numpy(), 300 * s.excess.double().numpy()
     pairs = np.maximum(known + excess, 0) / 2
-    grid = np.linspace(np.log(1e-4), np.log(1e2), 2000)
+    grid = np.linspace(np.log(1e-4), np.log(1e2), 800)
     evidence = pairs[:, None] * np.log1p(np.exp(grid)) - known[:, None] / 2 * np.exp(grid)
     centre, spread = np.log(0.2), 1.5
     for _ in range(100):
@@ -115,9 +115,9 @@ def test_lies_between_the_points_of_the_grid():
     """Where much is known, genes that differ by a tenth do not get one value."""
     rng = np.random.default_rng(2)
     theta = np.geomspace(2, 3, 5)
-    rate = np.full((50_000, 5), 10.0)
-    found = fixed_point(draw(rng, rate, theta), rate, rounds=30)
-    np.testing.assert_allclose(found * theta, 1, atol=0.04)
+    rate = np.full((20_000, 5), 10.0)
+    found = fixed_point(draw(rng, rate, theta), rate, rounds=15)
+    np.testing.assert_allclose(found * theta, 1, atol=0.05)
     assert (np.diff(found) < 0).all()
 
 
