@@ -34,7 +34,6 @@ class Transform:
 
     def __init__(self, q: NormalPosterior | CountPosterior, generator: torch.Generator) -> None:
         self._generator = generator
-        self._q = q
         self._loo = CountLeaveOneOut(q) if isinstance(q, CountPosterior) else LeaveOneOut(q)
 
     def __call__(self, y: Tensor, cells: slice) -> tuple[Tensor, Tensor]:
@@ -42,9 +41,9 @@ class Transform:
         if isinstance(self._loo, LeaveOneOut):
             predictive = self._loo.predictive(y, cells)
             return predictive.mean, 1 - normal.upper_tail((y - predictive.mean) / predictive.var.sqrt())
-        likelihood = COUNTS[self._q.noise.likelihood]  # type: ignore[union-attr]
+        likelihood = COUNTS[self._loo.name]
         eta, _ = self._loo.eta(y, cells)
-        rate, dispersion = mixed(self._q.noise.likelihood, eta.mean, eta.var, self._loo.dispersion)
+        rate, dispersion = mixed(self._loo.name, eta.mean, eta.var, self._loo.dispersion)
         uniform = torch.rand(y.shape, generator=self._generator).to(y)
         pit = likelihood.log_zero(rate, dispersion).exp() * uniform
         at = torch.nonzero(y, as_tuple=True)

@@ -38,7 +38,8 @@ class CountLeaveOneOut:
     """Leave-one-out moments of eta, the size factor in it, for blocks of cells with all genes."""
 
     def __init__(self, q: CountPosterior) -> None:
-        self._q, self._likelihood = q, COUNTS[q.noise.likelihood]
+        self._q, self.name = q, q.noise.likelihood
+        self._likelihood = COUNTS[self.name]
         gene_mean = q.gene_mean.float()
         self._slopes, self._abundance = extend(gene_mean), gene_mean[:, 0]
         weights = doubled(gene_mean.shape[1], gene_mean)

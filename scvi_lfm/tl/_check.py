@@ -226,10 +226,10 @@ def _convergence(
         n, size = len(stored.posterior.cell_mean), int(params["batch_size"])
         # twice the batches, where each still holds as many cells as there are factors
         half = -(-n // max(1, min(2 * -(-n // size), n // max(int(params["n_factors"]), 2))))
-        for name, other, size in (("other seed", seed, size), ("half the batch", seed, half)):
-            again = _fit_again(matrix, stored, other, size, device)
+        for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
+            again = _fit_again(matrix, stored, other, cells, device)
             value = float(again.uns["lfm"]["elbo"]["value"][-1])
-            rows.append(_row(name, other, size, value, _difference(stored, read_fit(again, "lfm"), seed)))
+            rows.append(_row(name, other, cells, value, _difference(stored, read_fit(again, "lfm"), seed)))
     table = pd.DataFrame(rows)
     best = table["elbo"].max()
     gained = best - rank0
