@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import scvi_lfm as lfm
 
+from .._keys import fit_keys
 from ._files import DATA, new_file, write_data
 from ._messages import CommandError, say
 from ._tables import as_text
@@ -119,7 +120,7 @@ def _print_anomalies(adata: ad.AnnData) -> None:
 
 def _usual_types(adata: ad.AnnData, entries: pd.DataFrame) -> list[str]:
     """Type with the highest mean rate of each entry's gene, without the entry, which may be most of the mean."""
-    rates = adata[:, entries["gene"].unique()].to_df().div(adata.obs["lfm_size_factor"], axis=0)
+    rates = adata[:, entries["gene"].unique()].to_df().div(adata.obs[fit_keys("lfm").size_factor], axis=0)
     of_others = (rates[entry.gene].drop(entry.cell) for entry in entries.itertuples())
     return [str(rate.groupby(adata.obs[TYPE], observed=True).mean().idxmax()) for rate in of_others]
 

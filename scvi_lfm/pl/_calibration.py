@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..tl import CheckReport
 from ._figure import BLUE, GREY, ORANGE, SMALL, finish, many_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from ..tl import CheckReport
 
 # entries below which a stratum says little
 ENOUGH = 2000
@@ -49,6 +50,8 @@ def calibration(report: CheckReport, *, title: str | None = None, show: bool | N
     >>> len(lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False))
     2
     """
+    from ..tl import CheckReport
+
     if not isinstance(report, CheckReport):
         msg = f"`report` must be what lfm.tl.check(adata) returns, found {type(report).__name__}."
         raise TypeError(msg)

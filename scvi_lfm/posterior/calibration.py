@@ -75,16 +75,21 @@ class TransformCounts:
 
 
 def coverage(counts: Tensor, level: float = 0.9) -> float:
-    """Share of transforms in the central interval that should hold `level` of them, from counts (BINS,)."""
+    """Share of transforms in the central interval that should hold `level` of them, from counts (BINS,).
+
+    NaN where there are none.
+    """
     tail = round(BINS * (1 - level) / 2)
-    return float(counts[tail : BINS - tail].sum() / counts.sum().clamp_min(1))
+    return float(counts[tail : BINS - tail].sum() / counts.sum())
 
 
 def kolmogorov_smirnov(counts: Tensor) -> float:
-    """Largest distance between the transforms' distribution function and that of a uniform, at edges of bins."""
-    total = counts.sum().clamp_min(1)
+    """Largest distance between the transforms' distribution function and that of a uniform, at edges of bins.
+
+    NaN where there are none.
+    """
     uniform = torch.arange(1, BINS + 1, dtype=torch.float64, device=counts.device) / BINS
-    return float((counts.cumsum(0) / total - uniform).abs().max())
+    return float((counts.cumsum(0) / counts.sum() - uniform).abs().max())
 
 
 @dataclass
