@@ -5,45 +5,22 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from .._context import resolve_device, resolve_rng
-from .._settings import logger, settings
-from .._validate import check_anndata, check_choice, check_count, check_key, check_positive, resolve_mask
-from ..data import read_matrix
+from .._settings import logger
+from .._validate import check_anndata, check_key
 from ..inference import FitOptions, FitResult, fit_natural_gradient
-from ..model.likelihoods import COUNTS
-from ..model.priors import check_prior_scales
 from ..posterior import write_fit
-from ._fit_arguments import (
-    check_count_values,
-    check_engine_options,
-    check_guide_of_normal,
-    check_options_of_likelihood,
-    check_shape,
-    check_values,
-    check_variation,
-    choose_batch_size,
-    choose_likelihood,
-    choose_max_epochs,
-    warn_about_empty_genes,
-)
+from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_not_converged
-from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
     from anndata import AnnData
 
     from ..data import CellMatrix
-
-LIKELIHOODS = ("auto", "normal", *COUNTS)
-NOISES = ("shared", "gene")
-FAMILIES = ("row_block", "mean_field")
-ENGINES = ("natural_gradient", "pyro")
-GUIDES = (*FAMILIES, "low_rank", "flow")
 
 
 def fit(
@@ -204,82 +181,37 @@ def fit(
     started = time.perf_counter()
     check_anndata(adata)
     check_key("key_added", key_added)
-    for name, value, choices in (
-        ("likelihood", likelihood, LIKELIHOODS),
-        ("noise", noise, NOISES),
-        ("family", family, FAMILIES),
-        ("engine", engine, ENGINES),
-    ):
-        check_choice(name, value, choices)
-    check_engine_options(engine, guide, learning_rate, GUIDES)
-    scales = check_prior_scales(prior_scales, check_count("n_factors", n_factors))
-    fitted = np.ones(adata.n_vars, dtype=bool) if mask_var is None else resolve_mask("mask_var", mask_var, adata.var)
-    check_shape(n_factors, adata.n_obs, int(fitted.sum()))
-    matrix = read_matrix(adata, layer, genes=fitted)
-    likelihood = choose_likelihood(likelihood, matrix)
-    check_options_of_likelihood(likelihood, noise, scales, size_factors)
-    if likelihood == "normal":
-        check_guide_of_normal(guide, FAMILIES)
-    log_size = None
-    if likelihood == "normal":
-        check_values(matrix, layer)
-    else:
-        check_count_values(matrix, layer, likelihood, adata.obs_names, adata.var_names[fitted])
-        check_variation(matrix, layer)
-        warn_about_empty_genes(matrix, layer)
-        log_size = np.log(resolve_size_factors(adata, size_factors, matrix))
-    size = choose_batch_size(batch_size, adata.n_obs, n_factors, counts=likelihood != "normal")
-    options = FitOptions(
-        n_factors=int(n_factors),
+    arguments = FitArguments(
+        n_factors=n_factors,
+        layer=layer,
         likelihood=likelihood,
         noise=noise,
+        size_factors=size_factors,
+        mask_var=mask_var,
         family=family,
-        prior_scales=scales,
-        batch_size=size,
-        max_epochs=choose_max_epochs(max_epochs, engine, -(-adata.n_obs // size)),
-        tol=check_positive("tol", tol),
-        device=resolve_device(device),
-        dtype=torch.float32,
-        seed=int(resolve_rng(rng).integers(2**31)),
-        progress=progress and settings.progress,
-        guide=guide or family,
-        learning_rate=0.02 if learning_rate is None else learning_rate,
-        log_size=log_size,
+        engine=engine,
+        guide=guide,
+        learning_rate=learning_rate,
+        prior_scales=prior_scales,
+        batch_size=batch_size,
+        max_epochs=max_epochs,
+        tol=tol,
+        device=device,
+        rng=rng,
+        progress=progress,
     )
-    logger.info("likelihood %r, %s cells x %s genes, on %s", likelihood, *matrix.shape, options.device)
+    plan = plan_fit(adata, arguments)
+    matrix, options = plan.matrix, plan.options
+    logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
 
     result = _run(engine, matrix, options)
-    check_finite(result.posterior, adata.obs_names, adata.var_names[fitted])
+    check_finite(result.posterior, adata.obs_names, adata.var_names[plan.fitted])
     if not result.converged:
         warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
-    arguments = {
-        "n_factors": int(n_factors),
-        "layer": layer,
-        "likelihood": likelihood,
-        "noise": noise if likelihood == "normal" else None,
-        "size_factors": size_factors if size_factors is None or isinstance(size_factors, str) else "array",
-        "mask_var": mask_var if mask_var is None or isinstance(mask_var, str) else "array",
-        "family": family,
-        "engine": engine,
-        "guide": None if engine != "pyro" else "callable" if callable(options.guide) else options.guide,
-        "learning_rate": options.learning_rate if engine == "pyro" else None,
-        "prior_scales": {name: np.array(value, dtype=float)[()] for name, value in scales.items()} or None,
-        "batch_size": size,
-        "max_epochs": options.max_epochs,
-        "tol": float(tol),
-        "device": str(options.device),
-        "rng": None if isinstance(rng, np.random.Generator) else int(rng),
-    }
     seconds = time.perf_counter() - started
-    write_fit(
-        adata,
-        key_added,
-        result.posterior,
-        n_factors=int(n_factors),
-        fitted=fitted,
-        record=record_of(arguments, result, int(n_factors), seconds) | scale_of_sizes(matrix, likelihood, size_factors),
-    )
+    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, options.likelihood, size_factors)
+    write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
 

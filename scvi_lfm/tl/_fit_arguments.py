@@ -139,22 +139,24 @@ def check_variation(matrix: CellMatrix, layer: str | None) -> None:
         raise ValueError(msg)
 
 
-def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int | None = None) -> None:
+def warn_about_empty_genes(
+    matrix: CellMatrix, layer: str | None, n_empty: int | None = None, *, stacklevel: int
+) -> None:
     """Warn about genes without a value other than zero."""
     n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
     if n_empty:
         where = "X" if layer is None else f"layers[{layer!r}]"
         msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warnings.warn(msg, UserWarning, stacklevel=4)
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
 
 
-def check_values(matrix: CellMatrix, layer: str | None) -> None:
+def check_values(matrix: CellMatrix, layer: str | None, *, stacklevel: int) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
     check_variation(matrix, layer)
     where = "X" if layer is None else f"layers[{layer!r}]"
-    warn_about_counts(matrix, layer, stacklevel=4)
+    warn_about_counts(matrix, layer, stacklevel=stacklevel)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
-        warnings.warn(msg, UserWarning, stacklevel=3)
-    warn_about_empty_genes(matrix, layer, empty_genes)
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel - 1)
+    warn_about_empty_genes(matrix, layer, empty_genes, stacklevel=stacklevel)

@@ -12,25 +12,24 @@ from ..posterior.posterior import CountNoise
 from ._size_factors import TOTAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
     from ..data import CellMatrix
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
+    from ._fit_plan import FitArguments
 
 
-def record_of(arguments: Mapping[str, Any], result: FitResult, n_factors: int, seconds: float) -> dict[str, Any]:
+def record_of(given: FitArguments, options: FitOptions, result: FitResult, seconds: float) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
 
     epochs, values = zip(*result.elbo, strict=True)
-    ratio = np.zeros(n_factors)
+    ratio = np.zeros(options.n_factors)
     ratio[: len(result.variance_ratio)] = result.variance_ratio
     return {
         # absent rather than None: older readers of h5ad cannot hold it
-        "params": {name: value for name, value in arguments.items() if value is not None},
+        "params": {name: value for name, value in _params(given, options).items() if value is not None},
         # above 1 only where nothing varies
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
@@ -38,6 +37,34 @@ def record_of(arguments: Mapping[str, Any], result: FitResult, n_factors: int, s
         "seconds": seconds,
         "version": __version__,
     }
+
+
+def _params(given: FitArguments, options: FitOptions) -> dict[str, Any]:
+    """Arguments that reproduce the fit, arrays and programs by a word."""
+    black_box = given.engine == "pyro"
+    return {
+        "n_factors": options.n_factors,
+        "layer": given.layer,
+        "likelihood": options.likelihood,
+        "noise": options.noise if options.likelihood == "normal" else None,
+        "size_factors": _name_or(given.size_factors, "array"),
+        "mask_var": _name_or(given.mask_var, "array"),
+        "family": options.family,
+        "engine": given.engine,
+        "guide": _name_or(options.guide, "callable") if black_box else None,
+        "learning_rate": options.learning_rate if black_box else None,
+        "prior_scales": {name: np.array(value, dtype=float)[()] for name, value in options.prior_scales.items()}
+        or None,
+        "batch_size": options.batch_size,
+        "max_epochs": options.max_epochs,
+        "tol": float(options.tol),
+        "device": str(options.device),
+        "rng": None if isinstance(given.rng, np.random.Generator) else int(given.rng),
+    }
+
+
+def _name_or(value: object, otherwise: str) -> str | None:
+    return value if value is None or isinstance(value, str) else otherwise
 
 
 def scale_of_sizes(matrix: CellMatrix, likelihood: str, size_factors: object) -> dict[str, float]:
