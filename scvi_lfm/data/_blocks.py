@@ -80,6 +80,10 @@ class CellMatrix:
         """Number of cells and genes."""
         return self.values.shape
 
+    def at_genes(self, genes: np.ndarray) -> CellMatrix:
+        """The columns of some genes, by position or mask."""
+        return CellMatrix(self.values[:, genes])
+
     def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
         block = _take(self.values, slice(None) if rows is None else rows)

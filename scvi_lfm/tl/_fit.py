@@ -145,7 +145,7 @@ def fit(
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
         noise) and the covariances (`cell_cov`, `gene_basis`, `gene_eig`). Counts: `total_counts` of a cell with size
-        factor one, unless size factors were given.
+        factor one and `expected_counts`, what the prior of (a, A) expects of it, unless size factors were given.
 
     Factors that are off are zero in all of them.
 
@@ -210,7 +210,7 @@ def fit(
         warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, options.likelihood, size_factors)
+    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, result.posterior, size_factors)
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

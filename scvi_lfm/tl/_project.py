@@ -17,7 +17,7 @@ from ..inference import project_cells, project_counts, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
-from ._size_factors import TOTAL, new_size_factors
+from ._size_factors import new_size_factors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -138,8 +138,7 @@ def project(
     if isinstance(whole, CountPosterior):
         names = adata.var_names[shared]
         check_count_values(matrix, layer, whole.noise.likelihood, adata.obs_names, names)
-        total = reference.uns[key].get(TOTAL)
-        size = new_size_factors(adata, size_factors, matrix, stored, None if total is None else float(total), kept)
+        size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
         q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
     else:
