@@ -34,6 +34,8 @@ WRITTEN = (
     "prior_gene_mean",
     "prior_gene_cov",
     "cell_cov",
+    "cell_basis",
+    "cell_eig",
     "gene_basis",
     "gene_eig",
 )
