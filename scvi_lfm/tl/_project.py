@@ -34,6 +34,8 @@ WRITTEN = (
     "prior_gene_mean",
     "prior_gene_cov",
     "cell_cov",
+    "cell_basis",
+    "cell_eig",
     "gene_basis",
     "gene_eig",
 )
@@ -97,10 +99,12 @@ def project(
         Those of the reference; NaN for genes that it did not fit.
     `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` or `.var['lfm_theta']` : (m,)
         Those of the reference; NaN for genes that it did not fit.
+    `.obs['lfm_sigma']` : (n,)
+        Where the reference was fitted with `noise="cell_gene"`: noise of the new cells.
     `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
-        That of the reference; for the Normal with `cell_cov` of the new cells.
+        That of the reference; for the Normal with `cell_cov` (or `cell_basis` and `cell_eig`) of the new cells.
 
     Raises
     ------
