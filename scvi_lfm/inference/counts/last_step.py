@@ -55,15 +55,17 @@ def _settle(
 
     Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
     """
-    genes = torch.arange(problem.n_genes, device=missing.device)
+    genes, matrix = torch.arange(problem.n_genes, device=missing.device), batches.matrix
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
         open_ = missing > ENOUGH
         genes, trust, before = genes[open_], trust[open_], missing[open_]
         if len(genes) == 0:
             break
+        # what is left of the last selection, so that later steps do not read all of the data again
+        matrix = matrix.at_genes(open_.cpu().numpy())
         few, some = replace(problem, n_genes=len(genes)), g.at(genes)
-        fresh = _statistics(few, some, cells, batches.matrix.at_genes(genes.cpu().numpy()))
+        fresh = _statistics(few, some, cells, matrix)
         missing = solve_genes(few, some, fresh).missing
         trust = shortened(trust, missing, before)
         solved = solve_genes(few, some, fresh, trust)
@@ -74,9 +76,13 @@ def _settle(
 
 def _statistics(problem: Problem, g: Globals, cells: Cells, matrix: CellMatrix) -> Statistics:
     """Averages over all cells for the genes of `matrix`."""
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-    parts = []
-    for rows in torch.arange(problem.n_cells, device=g.mu.device).split(CELLS_PER_BLOCK):
-        y = matrix.batch(slice(int(rows[0]), int(rows[-1]) + 1), g.mu.device).dense()
-        parts.append(cell_statistics(problem, g, features, y, cells.rows(rows)).scaled(len(rows) / problem.n_cells))
-    return reduce(lambda total, part: total.plus(part, 1.0), parts)
+    features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
+
+    def share(start: int) -> Statistics:
+        stop = min(start + CELLS_PER_BLOCK, n)
+        y = matrix.batch(slice(start, stop), g.mu.device).dense()
+        some = cells.rows(torch.arange(start, stop, device=g.mu.device))
+        return cell_statistics(problem, g, features, y, some).scaled((stop - start) / n)
+
+    # one block at a time: all of them together grow with the number of cells
+    return reduce(lambda total, part: total.plus(part, 1.0), map(share, range(0, n, CELLS_PER_BLOCK)))
