@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellStatistics:
-    """Averages over cells of all that the gene update needs, with x = (1, a, A)."""
+    """Averages over cells of all that the gene update needs, with x = (1, a, A).
+
+    With p covariates z, here and below, A stands for (z, A) and B for (beta, B): r is then p + r.
+    """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
     yx: Tensor  # (m, r+2): mean y E[x]
@@ -94,7 +97,12 @@ class Globals:
     @property
     def n_factors(self) -> int:
         """Number of factors."""
-        return self.gene_mean.shape[1] - 1
+        return self.gene_mean.shape[1] - 1 - self.n_known
+
+    @property
+    def n_known(self) -> int:
+        """Number of covariates."""
+        return len(self.scales.beta)
 
     @property
     def noise_var(self) -> Tensor:

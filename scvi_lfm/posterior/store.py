@@ -16,7 +16,8 @@ from ..model.likelihoods import COUNTS
 from .covariances import Common, Eigenbasis, Packed
 from .posterior import CountNoise, CountPosterior, NormalNoise, NormalPosterior
 from .recomputed import Recomputed
-from .stored_covariances import padded_packed, read_packed, stored_bytes
+from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
+from .stored_covariates import known_of_cells, n_known
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,15 +42,16 @@ class StoredFit:
 def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
     """Write (a, A) with their standard deviations, and what else belongs to cells, into obs and obsm."""
     sd = np.broadcast_to(_numpy(q.cell_cov.diagonals().sqrt()), q.cell_mean.shape)
-    adata.obsm[keys.cell_factors] = _pad(_numpy(q.cell_mean[:, 1:]), active).astype(np.float32)
-    adata.obsm[keys.cell_factors_sd] = _pad(sd[:, 1:], active).astype(np.float32)
+    adata.obsm[keys.cell_factors] = _pad(_numpy(q.cell_factors), active).astype(np.float32)
+    adata.obsm[keys.cell_factors_sd] = _pad(sd[:, 1 + q.n_known :], active).astype(np.float32)
     adata.obs[keys.cell_activity] = _numpy(q.cell_mean[:, 0]).astype(np.float32)
     adata.obs[keys.cell_activity_sd] = sd[:, 0].astype(np.float32)
     if isinstance(q, CountPosterior):
         adata.obs[keys.size_factor] = _numpy(q.noise.log_size.exp()).astype(np.float32)
     adata.obsm.pop(keys.cell_cov, None)
     if isinstance(q.cell_cov, Packed) and stored_bytes(len(active), adata.n_obs) <= settings.max_cov_bytes:
-        adata.obsm[keys.cell_cov] = padded_packed(q.cell_cov, active)
+        rows = np.concatenate([[True], active])
+        adata.obsm[keys.cell_cov] = padded_packed(packed_of_free(q.cell_cov.values, q.n_known), rows)
 
 
 def write_fit(
@@ -64,10 +66,11 @@ def write_fit(
     """Write a fit under `key`; `record` holds what else belongs into uns, `params` among it."""
     keys = fit_keys(key)
     active = np.arange(n_factors) < posterior.n_factors
-    rows = np.concatenate([[True], active])
+    first = 1 + posterior.n_known
+    rows = np.concatenate([np.ones(first, dtype=bool), active])
 
     def padded(matrix: Tensor) -> np.ndarray:
-        full = np.zeros((n_factors + 1, n_factors + 1))
+        full = np.zeros((len(rows), len(rows)))
         full[np.ix_(rows, rows)] = _numpy(matrix)
         return full
 
@@ -89,15 +92,18 @@ def write_fit(
         "prior_gene_cov": padded(posterior.gene_prior.cov),
     }
     varm = {
-        keys.gene_factors: per_gene(_pad(_numpy(posterior.gene_mean[:, 1:]), active)),
-        keys.gene_factors_sd: per_gene(_pad(_numpy(gene_sd[:, 1:]), active)),
+        keys.gene_factors: per_gene(_pad(_numpy(posterior.gene_factors), active)),
+        keys.gene_factors_sd: per_gene(_pad(_numpy(gene_sd[:, first:]), active)),
     }
+    if posterior.n_known:
+        varm[keys.gene_beta] = per_gene(_numpy(posterior.gene_mean[:, 1:first]))
+        varm[keys.gene_beta_sd] = per_gene(_numpy(gene_sd[:, 1:first]))
     var = {
         keys.gene_abundance: per_gene(_numpy(posterior.gene_mean[:, 0])),
         keys.gene_abundance_sd: per_gene(_numpy(gene_sd[:, 0])),
     }
     if isinstance(posterior, CountPosterior):
-        varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov, active))
+        varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov.values, rows))
         if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
             var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
     else:
@@ -123,6 +129,9 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
         adata.varm.pop(keys.gene_cov, None)
         if keys.size_factor in adata.obs:
             del adata.obs[keys.size_factor]
+    for name in (keys.gene_beta, keys.gene_beta_sd):
+        if name not in written:
+            adata.varm.pop(name, None)
     for name in (keys.gene_sigma, keys.gene_theta):
         if name in adata.var and name not in written:
             del adata.var[name]
@@ -146,21 +155,27 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     small = {
         name: torch.as_tensor(np.asarray(_entry(uns, name, key), dtype=np.float64), device=device) for name in names
     }
-    rows = torch.cat([torch.ones(1, dtype=torch.bool, device=device), small["prior_cell_cov"].diagonal()[1:] > 0])
-    active = rows[1:].cpu().numpy()
+    p = n_known(uns)
+    on = small["prior_cell_cov"].diagonal()[1 + p :] > 0
+    rows, active = torch.cat([on.new_ones(1 + p), on]), on.cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
+    if p:
+        beta = np.asarray(_find(adata, "varm", keys.gene_beta), dtype=np.float64)
+        gene_mean = np.column_stack([gene_mean[:, :1], beta, gene_mean[:, 1:]])
     fitted = np.isfinite(gene_mean[:, 0])
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
         _check_cells(adata, cell_mean, keys)
+        cell_mean = np.column_stack([cell_mean[:, :1], known_of_cells(adata, uns), cell_mean[:, 1:]])
     else:
-        cell_mean = np.empty((0, int(active.sum()) + 1))
+        cell_mean = np.empty((0, len(gene_mean[0])))
     common: dict[str, Any] = {
         "mu": float(_entry(uns, "mu", key)),
         "cell_mean": torch.as_tensor(cell_mean, device=device),
         "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
         "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
         "gene_prior": Gaussian(small["prior_gene_mean"][rows], small["prior_gene_cov"][rows][:, rows]),
+        "n_known": p,
     }
     posterior: AnyPosterior
     if counts:
@@ -205,7 +220,9 @@ def _count_posterior(
     size = np.asarray(_find(adata, "obs", keys.size_factor), dtype=np.float64)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
     if keys.cell_cov in adata.obsm:
-        cell_cov: Packed | Recomputed = Packed(read_packed(adata.obsm[keys.cell_cov], rows))
+        of_cells = torch.cat([rows[:1], rows[1 + common["n_known"] :]])
+        values = read_packed(adata.obsm[keys.cell_cov], of_cells)
+        cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))
     else:
         cell_cov = Recomputed.of(
             common["mu"],
@@ -213,7 +230,7 @@ def _count_posterior(
             common["gene_mean"],
             gene_cov,
             noise,
-            common["cell_prior"],
+            common["cell_prior"].given_known(common["n_known"]),
             str(params["family"]),
         )
     return CountPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from .._context import resolve_device, resolve_rng
 from .._settings import settings
 from .._validate import check_choice, check_count, check_positive, resolve_mask
-from ..data import read_matrix
+from ..data import code, learn_coding, read_matrix
 from ..inference import FitOptions
 from ..model.likelihoods import COUNTS
 from ..model.priors import check_prior_scales
@@ -31,8 +31,9 @@ from ._fit_arguments import (
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -53,6 +54,7 @@ class FitArguments:
     layer: str | None
     likelihood: str
     noise: str
+    covariates: Sequence[str] | str | None
     size_factors: np.ndarray | str | None
     mask_var: np.ndarray | str | None
     family: str
@@ -75,6 +77,7 @@ class FitPlan:
     matrix: CellMatrix
     options: FitOptions
     fitted: np.ndarray  # (m,) bool: genes to fit
+    coding: pd.DataFrame | None = None  # of the covariates
 
 
 def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
@@ -87,7 +90,10 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     """
     scales = _check_arguments(given)
     fitted = _genes_to_fit(adata, given)
+    coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     matrix = read_matrix(adata, given.layer, genes=fitted)
+    if coding is not None:
+        matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, matrix)
     check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
     log_size = None
@@ -117,7 +123,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         learning_rate=LEARNING_RATE if given.learning_rate is None else given.learning_rate,
         log_size=log_size,
     )
-    return FitPlan(matrix, options, fitted)
+    return FitPlan(matrix, options, fitted, coding)
 
 
 def _check_arguments(given: FitArguments) -> dict[str, object]:
@@ -129,6 +135,12 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
         ("engine", given.engine, ENGINES),
     ):
         check_choice(name, value, choices)
+    if given.covariates is not None and given.engine != "natural_gradient":
+        msg = (
+            f"`covariates` belong to engine='natural_gradient', and engine is {given.engine!r}. "
+            "Leave out `covariates`, or the engine."
+        )
+        raise ValueError(msg)
     check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
     return check_prior_scales(given.prior_scales, check_count("n_factors", given.n_factors))
 
