@@ -129,12 +129,14 @@ def test_keys_of_a_fit_are_spelled_in_one_place(path):
         "_theta",
         "_size_factor",
         "_cov",
+        "_beta",
+        "_beta_sd",
         "X_lfm",
         "X_lfm_sd",
         "lfm_sd",
     }
     spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma", "lfm_theta"}
-    spelled |= {"lfm_size_factor", "lfm_cov"}
+    spelled |= {"lfm_size_factor", "lfm_cov", "lfm_beta", "lfm_beta_sd"}
     assert not spelled & string_parts(ast.parse(path.read_text()))
 
 
@@ -267,7 +269,7 @@ def test_examples_run(name):
 # what a call writes, and what its docstring says that it writes
 
 WRITERS = {
-    "fit": lambda adata: lfm.tl.fit(adata, 2, progress=False),
+    "fit": lambda adata: lfm.tl.fit(adata, 2, covariates="a", progress=False),
     "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
     "rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "anomalies": lfm.tl.anomalies,

@@ -46,12 +46,13 @@ def cell_covariance(precision: Tensor, family: str) -> Tensor:
 
 
 def cell_means(
-    mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian, known: Tensor
+    mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian, known: Tensor | None = None
 ) -> Tensor:
     """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`.
 
     With covariates `known` (batch, p), `v = (1, beta, B)`, and what they explain is taken off.
     """
+    known = projected[:, :0] if known is None else known
     after = 2 + known.shape[1]
     constant = mu * _drop(moment[:1], 1, after)[0] + _drop(moment[1:2], 1, after)[0]
     offset = torch.linalg.solve(prior.cov, prior.mean)
