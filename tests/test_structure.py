@@ -269,7 +269,7 @@ def test_examples_run(name):
 # what a call writes, and what its docstring says that it writes
 
 WRITERS = {
-    "fit": lambda adata: lfm.tl.fit(adata, 2, covariates="a", progress=False),
+    "fit": lambda adata: lfm.tl.fit(adata, 2, covariates="odd", progress=False),
     "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
     "rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "anomalies": lfm.tl.anomalies,
@@ -297,6 +297,7 @@ def test_returns_lists_every_field_that_is_written(name):
     written = set()
     for likelihood in ("normal", "negative_binomial"):
         adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
+        adata.obs["odd"] = np.arange(40) % 2 == 1
         if name not in {"fit", "project"}:
             lfm.tl.fit(adata, 2, progress=False)
         before, values = fields(adata), adata.to_df()

@@ -58,7 +58,7 @@ def test_shapes_and_coding(both):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_coefficients_are_recovered_with_their_uncertainty(likelihood, family, batch_size):
     data = lfm.datasets.simulate(400, 80, 2, likelihood=likelihood, mu=0.5)
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(2)  # another than the simulation's, whose draws would come again
     x, beta = rng.normal(5, 3, 400), 0.4 * rng.standard_normal(80)
     eta = (
         data.uns["mu"]
@@ -79,7 +79,7 @@ def test_coefficients_are_recovered_with_their_uncertainty(likelihood, family, b
         covariates="x",
         family=family,
         batch_size=batch_size,
-        tol=1e-4,
+        tol=2e-3,
         max_epochs=40,
         size_factors=None if likelihood == "normal" else np.ones(400),
         progress=False,
