@@ -98,7 +98,7 @@ def _rows(obs: pd.DataFrame, name: str) -> list[dict[str, Hashable]]:
     if kind == CONTINUOUS:
         numbers = np.asarray(values, dtype=np.float64)
         mean, sd = float(numbers.mean()), float(numbers.std())
-        if not sd > COLLINEAR**2 * max(abs(mean), np.finfo(np.float32).tiny):
+        if not sd > COLLINEAR**2 * max(abs(mean), float(np.finfo(np.float32).tiny)):
             _raise_constant(name, numbers[0])
         return [{"column": name, "kind": kind, "level": "", "reference": "", "mean": mean, "sd": sd}]
     levels = _levels(obs[name], values)
