@@ -22,6 +22,8 @@ class FitKeys:
     gene_sigma: str
     gene_theta: str
     size_factor: str
+    gene_beta: str
+    gene_beta_sd: str
     cell_cov: str
     gene_cov: str
 
@@ -42,6 +44,8 @@ def fit_keys(stem: str) -> FitKeys:
         gene_sigma=f"{stem}_sigma",
         gene_theta=f"{stem}_theta",
         size_factor=f"{stem}_size_factor",
+        gene_beta=f"{stem}_beta",
+        gene_beta_sd=f"{stem}_beta_sd",
         cell_cov=f"{stem}_cov",
         gene_cov=f"{stem}_cov",
     )

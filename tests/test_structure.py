@@ -129,12 +129,14 @@ def test_keys_of_a_fit_are_spelled_in_one_place(path):
         "_theta",
         "_size_factor",
         "_cov",
+        "_beta",
+        "_beta_sd",
         "X_lfm",
         "X_lfm_sd",
         "lfm_sd",
     }
     spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma", "lfm_theta"}
-    spelled |= {"lfm_size_factor", "lfm_cov"}
+    spelled |= {"lfm_size_factor", "lfm_cov", "lfm_beta", "lfm_beta_sd"}
     assert not spelled & string_parts(ast.parse(path.read_text()))
 
 
@@ -280,7 +282,12 @@ WRITERS = {
 
 
 # fits that write fields of their own
-KINDS = [("normal", {}), ("normal", {"noise": "cell_gene"}), ("negative_binomial", {})]
+KINDS = [
+    ("normal", {}),
+    ("normal", {"noise": "cell_gene"}),
+    ("normal", {"covariates": "odd"}),
+    ("negative_binomial", {}),
+]
 
 
 def fitted_like(adata: ad.AnnData, **options) -> ad.AnnData:
@@ -299,6 +306,7 @@ def test_returns_lists_every_field_that_is_written(name):
     written = set()
     for likelihood, options in KINDS:
         adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
+        adata.obs["odd"] = np.arange(40) % 2 == 1
         if name not in {"fit", "project"}:
             lfm.tl.fit(adata, 2, progress=False, **options)
         before, values = fields(adata), adata.to_df()

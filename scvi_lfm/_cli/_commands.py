@@ -45,6 +45,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             layer=layer,
             likelihood=likelihood,
             noise=arguments.noise,
+            covariates=arguments.covariates,
             size_factors=arguments.size_factors,
             mask_var=arguments.mask_var,
             family=arguments.family,

@@ -148,6 +148,9 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
         default="shared",
         help="of a Normal: one level, one for each gene, or one for each cell and gene",
     )
+    command.add_argument(
+        "--covariates", nargs="+", metavar="COLUMN", help="columns of obs to tell apart from the cells, such as batch"
+    )
     command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
     command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")
     command.add_argument("--mask-var", metavar="COLUMN", help="boolean column of var: the genes to fit (default: all)")

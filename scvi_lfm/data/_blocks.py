@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ class Batch:
 
     values: sp.csr_array | Tensor  # the block on the host (sparse), or on the device (dense)
     device: torch.device
+    covariates: np.ndarray | None = None  # (cells, p)
 
     @cached_property
     def by_cell(self) -> Tensor:
@@ -44,6 +45,13 @@ class Batch:
     def n_cells(self) -> int:
         """Number of cells in the block."""
         return self.values.shape[0]
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Covariates of the cells, (cells, p) in float64; no column where there are none."""
+        if self.covariates is None:
+            return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
+        return torch.as_tensor(self.covariates, dtype=torch.float64).to(self.device)
 
     def times_genes(self, weights: Tensor) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
@@ -77,23 +85,31 @@ class CellMatrix:
     """Cells by genes in memory: compressed by rows, or dense, in the dtype that the AnnData holds."""
 
     values: sp.csr_array | np.ndarray
+    covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of cells and genes."""
         return self.values.shape
 
+    @property
+    def n_covariates(self) -> int:
+        """Columns of the design matrix."""
+        return 0 if self.covariates is None else self.covariates.shape[1]
+
     def at_genes(self, genes: np.ndarray) -> CellMatrix:
         """The columns of some genes, by position or mask."""
-        return CellMatrix(self.values[:, genes])
+        return replace(self, values=self.values[:, genes])
 
     def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
-        block = _take(self.values, slice(None) if rows is None else rows)
+        rows = slice(None) if rows is None else rows
+        block = _take(self.values, rows)
+        known = None if self.covariates is None else self.covariates[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         if isinstance(block, np.ndarray):
-            return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device)
-        return Batch(block.astype(numpy_dtype, copy=False), device)
+            return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device, known)
+        return Batch(block.astype(numpy_dtype, copy=False), device, known)
 
 
 def _take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:

@@ -100,7 +100,7 @@ class NoisyCellStep:
         inner = torch.cat([moment[:2, :1], moment[:2, 2:]], dim=1)
         self._slope = mu * inner[0] + inner[1]
         self._intercept = moment[0, 0] * (mu.square() + mu_var) + 2 * mu * moment[0, 1] + moment[1, 1]
-        information = cell_information(moment)
+        information = cell_information(moment, len(prior.mean))
         self._basis, self._eig = cell_basis(information, prior, "row_block")
         self._offset = torch.linalg.solve(self._basis, prior.mean)
         # tr(sum_j w_j E[v_j v_j'] S_i) is the sum of these over omega_i eig + 1

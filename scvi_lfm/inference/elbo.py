@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.likelihoods import normal
-from ..model.priors import MU_SCALE
+from ..model.priors import MU_SCALE, free_coordinates
 from .natural_gradient import expected_squares
 from .state import is_constant
 
@@ -43,8 +43,9 @@ def kl_mu(g: Globals) -> Tensor:
 def kl_cell(g: Globals, statistics: CellStatistics, cell_cov: Tensor) -> Tensor:
     """Mean over cells of the KL of q(a, A) from its prior."""
     prior_var = g.scales.cell_var
-    second_moment = statistics.xx.diagonal()[1:]
-    return 0.5 * ((second_moment / prior_var - 1 + prior_var.log()).sum() - torch.logdet(cell_cov))
+    free = free_coordinates(len(cell_cov), g.n_known, cell_cov.device)
+    second_moment = statistics.xx.diagonal()[1:][free]
+    return 0.5 * ((second_moment / prior_var - 1 + prior_var.log()).sum() - torch.logdet(cell_cov[free][:, free]))
 
 
 def kl_genes(g: Globals) -> Tensor:

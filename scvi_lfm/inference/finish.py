@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model import Gaussian
+from ..model.priors import with_known
 from ..posterior import NormalPosterior, to_stored_gauge
 from ..posterior.covariances import Common, Eigenbasis
 from ..posterior.posterior import NormalNoise
@@ -39,8 +40,9 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
     g = step.globals
     if g.n_factors == 0:
         return keep_factors(problem, step, torch.arange(0, device=g.mu.device))
-    norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:]
-    explained = step.statistics.xx.diagonal()[2:] * g.gene_mean[:, 1:].square().sum(0)
+    p = g.n_known
+    norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2 + p :]
+    explained = step.statistics.xx.diagonal()[2 + p :] * g.gene_mean[:, 1 + p :].square().sum(0)
     least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
     on = (norms > OFF * norms.amax()) & (explained > least)
     return keep_factors(problem, step, torch.nonzero(on).flatten())
@@ -104,7 +106,7 @@ def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBl
 def to_result(summary: Summary, trace: Trace) -> FitResult:
     """The result of a fit; its last ELBO is the exact one."""
     last = trace.values[-1][0] if trace.values else 0.0
-    explained = summary.posterior.cell_mean[:, 1:].square().mean(0) / max(summary.total_variance, 1e-300)
+    explained = summary.posterior.cell_factors.square().mean(0) / max(summary.total_variance, 1e-300)
     values = [*trace.values, (last, summary.elbo)]
     return FitResult(summary.posterior, values, trace.rank0, explained.tolist(), trace.converged)
 
@@ -122,7 +124,6 @@ def _to_posterior(
     if noise == "shared":
         squares = expected_squares(g, statistics)
         predictive = squares.clamp_min(noise_floor(statistics)).sqrt()
-    zero = torch.zeros_like(g.scales.cell_var)
     return to_stored_gauge(
         NormalPosterior(
             mu=float(g.mu),
@@ -131,7 +132,18 @@ def _to_posterior(
             gene_mean=g.gene_mean,
             gene_cov=Eigenbasis(g.gene_basis, g.gene_eig, predictive),
             noise=NormalNoise(sigma, predictive, of_cells),
-            cell_prior=Gaussian(zero, torch.diag(g.scales.cell_var)),
-            gene_prior=Gaussian(zero, torch.diag(g.scales.gene_var)),
+            cell_prior=population(torch.diag(g.scales.cell_var), statistics.xx, g.n_known),
+            gene_prior=Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var)),
+            n_known=g.n_known,
         )
     )
+
+
+def population(prior_cov: Tensor, cell_moment: Tensor, n_known: int) -> Gaussian:
+    """The prior of (a, A) with the cells' covariates, whose moments are in the mean of x x' with x = (1, a, z, A)."""
+    cov = with_known(prior_cov, n_known)
+    mean = torch.zeros_like(cov[0])
+    known = slice(2, 2 + n_known)
+    mean[1 : 1 + n_known] = cell_moment[0, known]
+    cov[1 : 1 + n_known, 1 : 1 + n_known] = cell_moment[known, known] - torch.outer(*[cell_moment[0, known]] * 2)
+    return Gaussian(mean, cov)

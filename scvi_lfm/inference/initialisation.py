@@ -29,22 +29,23 @@ OVERSAMPLING = 10
 
 
 def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
-    """Coordinate ascent on mu + a_i + b_j alone."""
+    """Coordinate ascent on mu + a_i + b_j alone, and z_i . beta_j where there are covariates."""
     mean, spread = location_and_spread(batch, problem)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = (
         torch.as_tensor(prior_scales["sigma"], dtype=torch.float64).to(spread) if "sigma" in prior_scales else spread
     )
-    one = torch.ones_like(spread)[None]
+    p = batch.known.shape[1]
+    ones = torch.ones(1 + p, dtype=torch.float64, device=batch.device)
     g = Globals(
         mu=mean,
-        mu_var=one[0],
-        gene_mean=torch.zeros(problem.n_genes, 1, dtype=torch.float64, device=batch.device),
-        gene_basis=spread[None, None],
-        gene_eig=one,
-        gene_diagonal=one.expand(problem.n_genes, 1),
+        mu_var=ones[0],
+        gene_mean=torch.zeros(problem.n_genes, 1 + p, dtype=torch.float64, device=batch.device),
+        gene_basis=torch.diag(spread * ones),
+        gene_eig=ones,
+        gene_diagonal=ones.expand(problem.n_genes, 1 + p),
         precision=sigma.square().reciprocal().expand(problem.n_genes),
-        scales=initial_scales(0, margins, spread),
+        scales=initial_scales(0, margins, spread, p),
     )
     for _ in range(RANK0_SWEEPS):
         step = sweep(problem, g, batch)
@@ -73,20 +74,22 @@ def add_random_factors(
     device = batch.device
     n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
     scales = initial_scales(n_drawn, prior_scales, location_and_spread(batch, problem)[1])
-    scales = replace(scales, a=g.scales.a, b=g.scales.b)
+    scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
     factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64).to(device)
-    activity = torch.zeros_like(factors[:, :1])
-    cov = torch.diag(torch.cat([scales.a[None], torch.zeros_like(scales.A)]).square())
-    eye = torch.eye(n_drawn + 1, dtype=torch.float64, device=device)
+    first = torch.cat([torch.zeros_like(factors[:, :1]), batch.known], dim=1)  # (a, z)
+    width = first.shape[1] + n_drawn
+    cov = torch.zeros(width, width, dtype=torch.float64, device=device)
+    cov[0, 0] = scales.a.square()
+    eye = torch.eye(width, dtype=torch.float64, device=device)
     g = replace(
         g,
         gene_mean=torch.cat([g.gene_mean, torch.zeros(problem.n_genes, n_drawn, device=device)], dim=1),
         gene_basis=eye,
         gene_eig=eye.diagonal(),
-        gene_diagonal=torch.ones(problem.n_genes, n_drawn + 1, dtype=torch.float64, device=device),
+        gene_diagonal=torch.ones(problem.n_genes, width, dtype=torch.float64, device=device),
         scales=scales,
     )
-    mean = torch.cat([activity, factors * scales.A], dim=1)
+    mean = torch.cat([first, factors * scales.A], dim=1)
     g, _, _ = gene_step(problem, g, cell_statistics(batch, mean, cov), cov + 1e-6 * eye)
     for number in range(FACTOR_SWEEPS):
         step = sweep(problem, g, batch)

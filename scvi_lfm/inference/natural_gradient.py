@@ -36,12 +36,13 @@ NOISE_FLOOR = 1e-13
 
 def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
     """`S^-1` (r+1, r+1) from the weighted gene moment of :meth:`Globals.weighted_moment`."""
-    return torch.linalg.inv(prior.cov) + cell_information(moment)
+    return torch.linalg.inv(prior.cov) + cell_information(moment, len(prior.mean))
 
 
-def cell_information(moment: Tensor) -> Tensor:
-    """`sum_j w_j E[v_j v_j']`, (r+1, r+1)."""
-    return _drop(_drop(moment, 1).T, 1)
+def cell_information(moment: Tensor, k: int) -> Tensor:
+    """`sum_j w_j E[v_j v_j']` of the k latents of a cell: b and, with covariates, beta are left out."""
+    after = len(moment) - k + 1
+    return _drop(_drop(moment, 1, after).T, 1, after)
 
 
 def cell_covariance(precision: Tensor, family: str) -> Tensor:
@@ -49,23 +50,46 @@ def cell_covariance(precision: Tensor, family: str) -> Tensor:
     return torch.diag(1 / precision.diagonal()) if family == "mean_field" else torch.linalg.inv(precision)
 
 
-def cell_means(mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian) -> Tensor:
-    """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`."""
-    constant = mu * _drop(moment[:1], 1)[0] + _drop(moment[1:2], 1)[0]
+def cell_means(
+    mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian, known: Tensor | None = None
+) -> Tensor:
+    """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`.
+
+    With covariates `known` (batch, p), `v = (1, beta, B)`, and what they explain is taken off.
+    """
+    known = projected[:, :0] if known is None else known
+    after = 2 + known.shape[1]
+    constant = mu * _drop(moment[:1], 1, after)[0] + _drop(moment[1:2], 1, after)[0]
     offset = torch.linalg.solve(prior.cov, prior.mean)
-    return (projected - constant + offset) @ torch.linalg.inv(precision)
+    pull = _drop(projected, 1, after - 1) - constant + offset
+    if known.shape[1]:
+        pull = pull - known @ _drop(moment[2:after], 1, after)
+        pull = pull if prior.slope is None else pull + known @ torch.linalg.solve(prior.cov, prior.slope).T
+    return pull @ torch.linalg.inv(precision)
 
 
 def local_elbo(
-    g: Globals, mean: Tensor, projected: Tensor, square: Tensor, moment: Tensor, precision: Tensor, cov: Tensor
+    g: Globals,
+    mean: Tensor,
+    projected: Tensor,
+    square: Tensor,
+    moment: Tensor,
+    precision: Tensor,
+    cov: Tensor,
+    known: Tensor,
 ) -> Tensor:
     """Mean over cells of the ELBO terms that belong to a cell, when its q is the optimum given the genes.
 
-    `projected` holds `sum_j w_j y_ij (1, b_j)` of each cell, and `square` is the mean over cells of
+    `projected` holds `sum_j w_j y_ij (1, b_j, beta_j)` of each cell, and `square` is the mean over cells of
     `sum_j w_j y_ij^2`.
     """
     intercept = moment[0, 0] * (g.mu.square() + g.mu_var) + 2 * g.mu * moment[0, 1] + moment[1, 1]
     linear = g.mu * projected[:, 0].mean() + projected[:, 1].mean()
+    if p := known.shape[1]:
+        of_beta, average = slice(2, 2 + p), known.mean(0)
+        intercept = intercept + 2 * average @ (g.mu * moment[0, of_beta] + moment[1, of_beta])
+        intercept = intercept + (moment[of_beta, of_beta] * (known.T @ known / len(known))).sum()
+        linear = linear + (projected[:, 2:] * known).sum(1).mean()
     explained = ((mean @ precision) * mean).sum(1).mean()
     noise = g.precision.log().sum() - len(g.precision) * math.log(2 * math.pi)
     entropy = torch.logdet(cov) - g.scales.cell_var.log().sum()
@@ -152,5 +176,5 @@ def _noise_var(g: Globals) -> Tensor:
     return g.precision.reciprocal().mean()
 
 
-def _drop(matrix: Tensor, column: int) -> Tensor:
-    return torch.cat([matrix[:, :column], matrix[:, column + 1 :]], dim=1)
+def _drop(matrix: Tensor, first: int, after: int) -> Tensor:
+    return torch.cat([matrix[:, :first], matrix[:, after:]], dim=1)

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..model.priors import with_known
 from ..posterior.covariances import Eigenbasis
 from ..posterior.posterior import extend
 from .cell_noise import NoisyCellStep, cell_basis
 from .natural_gradient import cell_covariance, cell_information, cell_means, cell_precision
 from .state import weighted_gene_moment
+from .sweep import insert_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +30,14 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     if isinstance(q.cell_cov, Eigenbasis):
         return _project_noisy_cells(matrix, q, q.cell_cov)
     weights, moment, precision = _information(q)
+    prior = q.cell_prior.given_known(q.n_known)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     means = []
     for start in range(0, matrix.shape[0], CELLS_PER_BLOCK):
         batch = matrix.batch(slice(start, start + CELLS_PER_BLOCK), device)
         projected = batch.times_genes(weights[:, None] * extend(q.gene_mean))
-        means.append(cell_means(mu, projected, moment, precision, q.cell_prior))
+        mean = cell_means(mu, projected, moment, precision, prior, batch.known)
+        means.append(insert_known(mean, batch.known))
     mean = torch.cat(means)
     return replace(q, cell_mean=mean, cell_cov=replace(q.cell_cov, n_rows=len(mean)))
 
@@ -54,13 +58,13 @@ def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with S of cells that are observed at the genes of q alone."""
     _, moment, precision = _information(q)
     if isinstance(q.cell_cov, Eigenbasis):
-        basis, eig = cell_basis(cell_information(moment), q.cell_prior, family)
+        basis, eig = cell_basis(cell_information(moment, len(q.cell_prior.mean)), q.cell_prior, family)
         return replace(q, cell_cov=replace(q.cell_cov, basis=basis, eig=eig))
-    return replace(q, cell_cov=replace(q.cell_cov, matrix=cell_covariance(precision, family)))
+    return replace(q, cell_cov=replace(q.cell_cov, matrix=with_known(cell_covariance(precision, family), q.n_known)))
 
 
 def _information(q: NormalPosterior) -> tuple[Tensor, Tensor, Tensor]:
     weights = q.noise.sigma.square().reciprocal()
     gene_cov = q.gene_cov.under(q.noise.sigma)
     moment = weighted_gene_moment(q.gene_mean, gene_cov.basis, gene_cov.diagonal, weights)
-    return weights, moment, cell_precision(moment, q.cell_prior)
+    return weights, moment, cell_precision(moment, q.cell_prior.given_known(q.n_known))

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class CellStatistics:
     """Averages over cells of all that the gene update needs, with x = (1, a, A).
 
-    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2.
+    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates z, here
+    and below, A stands for (z, A) and B for (beta, B): r is then p + r.
     """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
@@ -130,7 +131,12 @@ class Globals:
     @property
     def n_factors(self) -> int:
         """Number of factors."""
-        return self.gene_mean.shape[1] - 1
+        return self.gene_mean.shape[1] - 1 - self.n_known
+
+    @property
+    def n_known(self) -> int:
+        """Number of covariates."""
+        return len(self.scales.beta)
 
     @property
     def noise_var(self) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model import Gaussian
+from ..model.priors import with_known
 from ..posterior.posterior import extend
 from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
 from .moves import improve_gauge
@@ -46,10 +47,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class CellBlock:
-    """q(a, A) for the cells of a batch, optimal given the genes."""
+    """q(a, A) for the cells of a batch, optimal given the genes; covariates stand between a and A, without variance."""
 
-    mean: Tensor  # (batch, r+1)
-    cov: Tensor  # (r+1, r+1): S, or a matrix with the mean of log |S_i|
+    mean: Tensor  # (batch, 1+p+r)
+    cov: Tensor  # (1+p+r, 1+p+r): S, or a matrix with the mean of log |S_i|
     local_elbo: Tensor  # (): mean over the batch
     noisy: NoisyCells | None = None  # where noise differs by cell
 
@@ -77,16 +78,17 @@ class LocalStep:
     """
 
     def __init__(self, problem: Problem, g: Globals) -> None:
-        prior_var = g.scales.cell_var
+        prior_var, p = g.scales.cell_var, g.n_known
         self._g, self._prior = g, Gaussian(torch.zeros_like(prior_var), torch.diag(prior_var))
         self._noisy: NoisyCellStep | None = None
         if problem.noise == "cell_gene":
             moment = g.weighted_moment(g.precision)
-            basis = cell_basis(cell_information(moment), self._prior, problem.family)
+            basis = cell_basis(cell_information(moment, len(prior_var)), self._prior, problem.family)
             self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
             return
         columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
-        self._weighted = g.precision[:, None] * columns  # w_j (1, B_j, b_j)
+        self._weighted = g.precision[:, None] * columns  # w_j (1, beta_j, B_j, b_j)
+        self._ends = [0, -1, *range(1, 1 + p)]  # (1, b_j, beta_j) of them
         self._moment = g.weighted_moment(g.precision)
         self._precision = cell_precision(self._moment, self._prior)
         self._cov = cell_covariance(self._precision, problem.family)
@@ -97,11 +99,17 @@ class LocalStep:
             noisy = self._noisy(batch)
             return CellBlock(noisy.mean, noisy.cov.log_mean(), noisy.local_elbo(self._g.precision), noisy)
         projected = batch.times_genes(self._weighted)
-        mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior)
+        known = batch.known
+        mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior, known)
         square = self._g.precision @ batch.square_sums / batch.n_cells
-        ends = projected[:, [0, -1]]
-        local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov)
-        return CellBlock(mean, self._cov, local)
+        ends = projected[:, self._ends]
+        local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov, known)
+        return CellBlock(insert_known(mean, known), with_known(self._cov, known.shape[1]), local)
+
+
+def insert_known(mean: Tensor, known: Tensor) -> Tensor:
+    """Rows (a, z, A) from (a, A)."""
+    return torch.cat([mean[:, :1], known, mean[:, 1:]], dim=1)
 
 
 def gene_step(
@@ -129,8 +137,9 @@ def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | 
 def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     """The step with the factors at positions `kept` alone, and the genes solved for anew."""
     g, statistics = step.globals, step.statistics
-    rows = torch.cat([kept.new_zeros(1), kept + 1])
-    columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
+    first = torch.arange(1 + g.n_known, device=kept.device)
+    rows = torch.cat([first, kept + 1 + g.n_known])
+    columns = torch.cat([kept.new_zeros(1), rows + 1])
     scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
     g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
     statistics = statistics.at_factors(columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +23,43 @@ NAMES = ("a", "A", "b", "B", "sigma")
 
 @dataclass(frozen=True)
 class Gaussian:
-    """A Normal distribution over one row of (a, A) or (b, B)."""
+    """A Normal distribution over one row of (a, A) or (b, B).
 
-    mean: Tensor  # (r+1,)
-    cov: Tensor  # (r+1, r+1)
+    With p covariates rows are (a, z, A) and (b, beta, B), and that of cells is the joint one of what is known and what
+    is not; :meth:`given_known` is then the prior of (a, A).
+    """
+
+    mean: Tensor  # (k,)
+    cov: Tensor  # (k, k)
+    slope: Tensor | None = None  # (k, p): of the mean on the covariates
+
+    def given_known(self, n_known: int) -> Gaussian:
+        """The first coordinate and those from 1 + p on, given the p between them."""
+        if n_known == 0:
+            return self
+        known = slice(1, 1 + n_known)
+        free = free_coordinates(len(self.mean), n_known, self.mean.device)
+        slope = torch.linalg.solve(self.cov[known, known], self.cov[known][:, free]).T
+        cov = self.cov[free][:, free] - slope @ self.cov[known][:, free]
+        return Gaussian(self.mean[free] - slope @ self.mean[known], (cov + cov.T) / 2, slope)
+
+    def means(self, known: Tensor) -> Tensor:
+        """Means of rows with covariates (rows, p), (rows, k)."""
+        return self.mean.expand(len(known), -1) if self.slope is None else self.mean + known @ self.slope.T
+
+
+def free_coordinates(k: int, n_known: int, device: torch.device) -> Tensor:
+    """Positions of (a, A) in a row (a, z, A) of k coordinates, p of them known."""
+    return torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.arange(1 + n_known, k, device=device)])
+
+
+def with_known(matrix: Tensor, n_known: int) -> Tensor:
+    """A matrix of (a, A) as one of (a, z, A), with zeros for what is known."""
+    k = matrix.shape[-1] + n_known
+    free = free_coordinates(k, n_known, matrix.device)
+    full = matrix.new_zeros(*matrix.shape[:-2], k, k)
+    full[..., free[:, None], free] = matrix
+    return full
 
 
 @dataclass(frozen=True)
@@ -42,6 +75,7 @@ class PriorScales:
     b: Tensor  # ()
     B: Tensor  # (r,)
     fixed: frozenset[str] = frozenset()
+    beta: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))  # (p,): of coefficients
 
     @property
     def cell_var(self) -> Tensor:
@@ -50,21 +84,22 @@ class PriorScales:
 
     @property
     def gene_var(self) -> Tensor:
-        """Prior variances of (b, B), (r+1,)."""
-        return torch.cat([self.b[None], self.B]).square()
+        """Prior variances of (b, beta, B), (1+p+r,)."""
+        return torch.cat([self.b[None], self.beta, self.B]).square()
 
     def learned_from(self, cell_activity: Tensor, gene_squares: Tensor, noise_var: Tensor) -> PriorScales:
-        """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, B)^2]; no variance falls to nothing."""
-        floor = FLOOR * noise_var
+        """Scales at the ELBO's maximum, given mean E[a^2] and mean E[(b, beta, B)^2]; no variance falls to nothing."""
+        floor, p = FLOOR * noise_var, len(self.beta)
         return replace(
             self,
             a=self.a if "a" in self.fixed else cell_activity.clamp_min(floor).sqrt(),
             b=self.b if "b" in self.fixed else gene_squares[0].clamp_min(floor).sqrt(),
-            B=self.B if "B" in self.fixed else gene_squares[1:].clamp_min(floor).sqrt(),
+            B=self.B if "B" in self.fixed else gene_squares[1 + p :].clamp_min(floor).sqrt(),
+            beta=gene_squares[1 : 1 + p].clamp_min(floor).sqrt(),
         )
 
 
-def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor) -> PriorScales:
+def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor, n_covariates: int = 0) -> PriorScales:
     """Starting scales: those of `given` fixed, A at 1 and the others at the spread of the data."""
     start = {"a": spread, "A": torch.ones_like(spread), "b": spread, "B": spread}
     start |= {
@@ -78,6 +113,7 @@ def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor) 
         b=start["b"],
         B=start["B"].expand(n_factors),
         fixed=frozenset(given),
+        beta=spread.expand(n_covariates),
     )
 
 

@@ -48,6 +48,7 @@ class Scales:
     B: Tensor  # (r,)
     sigma: Tensor = torch.ones(())  # () or (m,): noise of the Normal
     theta: Tensor = torch.ones(())  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
+    beta: Tensor = torch.ones(())  # () or (p,): of the coefficients of covariates
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def model(
     log_size: Tensor | None = None,
     n_cells: int | None = None,
     rows: Tensor | None = None,
+    covariates: Tensor | None = None,
 ) -> Tensor:
-    """Draw every latent, then observe `y`.
+    r"""Draw every latent, then observe `y`.
 
     Parameters
     ----------
@@ -90,6 +92,9 @@ def model(
     rows
         Positions of the batch's cells in the data set, (batch,). The log density of the batch is multiplied by
         `n_cells / batch`.
+    covariates
+        Covariates z of the cells in the batch, (batch, p): :math:`z_i \cdot \beta_j` is added to eta, with a site
+        `beta` for the genes. The guides here have no such site.
 
     Returns
     -------
@@ -105,8 +110,13 @@ def model(
     with genes:
         b = pyro.sample("b", Normal(zero, scales.b))
         B = pyro.sample("B", Normal(torch.zeros_like(scales.B), scales.B).to_event(1))
+        if covariates is not None:
+            scale = scales.beta.to(y).expand(covariates.shape[1])
+            beta = pyro.sample("beta", Normal(torch.zeros_like(scale), scale).to_event(1))
     with cells, genes:
         eta = mu + a + b + (A * B).sum(-1)
+        if covariates is not None:
+            eta = eta + (covariates[:, None, :] * beta).sum(-1)
         eta = eta if log_size is None else eta + log_size[:, None]
         return pyro.sample("y", observation(likelihood, eta, scales), obs=y)
 

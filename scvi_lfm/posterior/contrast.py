@@ -47,6 +47,7 @@ def contrast_genes(q: Posterior, cells: Tensor, reference: Tensor | None) -> Con
     if reference is not None:
         other, other_variance = _mean_of(q, reference)
         difference, variance = difference - other, variance + other_variance
+    difference = q.without_known(difference)
     v = extend(q.gene_mean)
     inner = torch.zeros_like(variance)
     inner[1:, 1:] = torch.outer(difference[1:], difference[1:]) + variance[1:, 1:]
@@ -65,12 +66,12 @@ def contrast_cells(q: Posterior, genes: Tensor) -> Contrast:
     direction = q.gene_mean[genes].mean(0)
     inner = gene_cov + torch.outer(direction, direction)
     inner[0], inner[:, 0] = 0, 0
-    A = q.cell_mean[:, 1:]
-    var = q.cell_cov.inner(inner) + ((A @ gene_cov[1:, 1:]) * A).sum(1)
-    return Contrast(A @ direction[1:], var.sqrt())
+    A, first = q.cell_factors, 1 + q.n_known
+    var = q.cell_cov.inner(inner) + ((A @ gene_cov[first:, first:]) * A).sum(1)
+    return Contrast(A @ direction[first:], var.sqrt())
 
 
 def expected_eta(q: Posterior, cells: Tensor | None) -> Tensor:
     """Mean over the cells of a mask of expected eta, (m,); None: the average fitted cell."""
     base = q.mu + q.gene_mean[:, 0]
-    return base if cells is None else base + extend(q.gene_mean) @ q.cell_mean[cells].mean(0)
+    return base if cells is None else base + extend(q.gene_mean) @ q.without_known(q.cell_mean[cells].mean(0))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .packed import congruent, diagonal, doubled, outer, pack, unpack
+from .packed import congruent, diagonal, doubled, outer, pack, root, unpack
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -58,7 +58,7 @@ class Common:
 
     def spread(self, noise: Tensor) -> Tensor:
         """Standard Normal draws (rows, k) turned into draws with these covariances."""
-        return noise @ torch.linalg.cholesky(self.matrix).T
+        return noise @ root(self.matrix).T
 
     def packed(self) -> Tensor:
         """Lower triangles, (rows, p) or what broadcasts to it."""
@@ -161,8 +161,7 @@ class Packed:
 
     def spread(self, noise: Tensor) -> Tensor:
         """Standard Normal draws (rows, k) turned into draws with these covariances."""
-        root = torch.linalg.cholesky(unpack(self.values.to(noise.dtype)))
-        return (root @ noise[..., None])[..., 0]
+        return (root(unpack(self.values.to(noise.dtype))) @ noise[..., None])[..., 0]
 
     def packed(self) -> Tensor:
         """Lower triangles, (rows, p)."""

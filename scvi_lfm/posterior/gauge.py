@@ -6,7 +6,8 @@ r"""Gauge moves: changes of (a, A), (b, B) and mu that leave every eta as it is.
 
 Three kinds of move generate them all: a rotation (any invertible matrix between A and B), a translation of A or B whose
 inner products go into b or a, and a constant moved between mu, a and b. Nothing else in the package multiplies factors
-by a matrix.
+by a matrix. With covariates z, rows are (a, z, A) and (b, beta, B), and a fourth moves what z explains of (a, A) to
+beta; z itself no move changes.
 """
 
 from __future__ import annotations
@@ -96,12 +97,13 @@ def identity(n_factors: int, device: torch.device) -> Move:
     return Move(eye, zero, eye, zero, zero[0])
 
 
-def rotate(rotation: Tensor) -> Move:
-    """`A -> A R`, `B -> B R^-T`."""
-    move = identity(len(rotation), rotation.device)
+def rotate(rotation: Tensor, n_known: int = 0) -> Move:
+    """`A -> A R`, `B -> B R^-T`; the covariates before them stay."""
+    move = identity(n_known + len(rotation), rotation.device)
     cell_map, gene_map = move.cell_map.clone(), move.gene_map.clone()
-    cell_map[1:, 1:] = rotation.T
-    gene_map[1:, 1:] = torch.linalg.inv(rotation)
+    first = 1 + n_known
+    cell_map[first:, first:] = rotation.T
+    gene_map[first:, first:] = torch.linalg.inv(rotation)
     return replace(move, cell_map=cell_map, gene_map=gene_map)
 
 
@@ -121,6 +123,17 @@ def translate_genes(shift: Tensor) -> Move:
     return replace(move, gene_shift=_behind_zero(-shift), cell_map=cell_map)
 
 
+def absorb(slopes: Tensor) -> Move:
+    """`(a_i, A_i) -> (a_i, A_i) - C z_i`, `beta_j -> beta_j + C' v_j`: what covariates explain, C (r+1, p)."""
+    p = slopes.shape[1]
+    move = identity(p + len(slopes) - 1, slopes.device)
+    cell_map, gene_map, gene_shift = move.cell_map.clone(), move.gene_map.clone(), move.gene_shift.clone()
+    cell_map[0, 1 : 1 + p], cell_map[1 + p :, 1 : 1 + p] = -slopes[0], -slopes[1:]
+    gene_map[1 : 1 + p, 1 + p :] = slopes[1:].T
+    gene_shift[1 : 1 + p] = slopes[0]
+    return replace(move, cell_map=cell_map, gene_map=gene_map, gene_shift=gene_shift)
+
+
 def shift_constants(from_cells: Tensor, from_genes: Tensor, n_factors: int) -> Move:
     """`a_i -> a_i - c`, `b_j -> b_j - d`, `mu -> mu + c + d`."""
     move = identity(n_factors, from_cells.device)
@@ -138,8 +151,8 @@ def _behind_zero(vector: Tensor) -> Tensor:
     return torch.cat([vector.new_zeros(1), vector])
 
 
-def balance(cell_moment: Tensor, gene_moment: Tensor) -> Move:
-    """The rotation that makes `mean E[A A'] = I` and `sum E[B B']` diagonal and decreasing.
+def balance(cell_moment: Tensor, gene_moment: Tensor, n_known: int = 0) -> Move:
+    """The rotation behind `n_known` covariates that makes `mean E[A A'] = I` and `sum E[B B']` diagonal and decreasing.
 
     With kappa_A = 1 and one learned kappa_B per factor this is the rotation of highest ELBO. Eigenvectors have no sign
     of their own: each factor takes that of the old one which it holds most of, so that it stays where it was.
@@ -148,4 +161,4 @@ def balance(cell_moment: Tensor, gene_moment: Tensor) -> Move:
     _, vectors = torch.linalg.eigh(root.T @ gene_moment @ root)
     rotation = torch.linalg.solve_triangular(root.T, vectors.flip(1), upper=True)
     largest = rotation.gather(0, rotation.abs().argmax(0, keepdim=True))
-    return rotate(torch.where(largest < 0, -rotation, rotation))
+    return rotate(torch.where(largest < 0, -rotation, rotation), n_known)

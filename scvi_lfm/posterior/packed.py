@@ -68,6 +68,12 @@ def without_first(values: Tensor) -> Tensor:
     return values * (_indices(k, values.device)[1] > 0)
 
 
+def root(matrices: Tensor) -> Tensor:
+    """Lower Cholesky factors; coordinates without variance, which have no covariance either, get zeros."""
+    none = torch.diag_embed((matrices.diagonal(dim1=-2, dim2=-1) == 0).to(matrices.dtype))
+    return torch.linalg.cholesky(matrices + none) - none
+
+
 def congruent(linear: Tensor, values: Tensor) -> Tensor:
     """Packed `L C L'` of packed C; L may change the dimension."""
     linear = linear.to(values.dtype)

@@ -73,7 +73,10 @@ class CountNoise:
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(mu) q(a, A) q(b, B), with the prior in the same gauge. Small matrices are float64."""
+    """q(mu) q(a, A) q(b, B), with the prior in the same gauge. Small matrices are float64.
+
+    With p covariates, rows are (a, z, A) and (b, beta, B), in which z has no variance: r+1 is then 1+p+r throughout.
+    """
 
     mu: float
     cell_mean: Tensor  # (n, r+1): (a_i, A_i)
@@ -83,11 +86,28 @@ class Posterior:
     noise: NormalNoise | CountNoise
     cell_prior: Gaussian
     gene_prior: Gaussian
+    n_known: int = 0  # number of covariates p
 
     @property
     def n_factors(self) -> int:
         """Number of factors, those switched off included."""
-        return self.gene_mean.shape[1] - 1
+        return self.gene_mean.shape[1] - 1 - self.n_known
+
+    @property
+    def cell_factors(self) -> Tensor:
+        """Means of A, (n, r)."""
+        return self.cell_mean[:, 1 + self.n_known :]
+
+    @property
+    def gene_factors(self) -> Tensor:
+        """Means of B, (m, r)."""
+        return self.gene_mean[:, 1 + self.n_known :]
+
+    def without_known(self, row: Tensor) -> Tensor:
+        """A row (a, z, A) at the average of the covariates, which is zero."""
+        row = row.clone()
+        row[..., 1 : 1 + self.n_known] = 0
+        return row
 
     def at_genes(self, rows: Tensor) -> Self:
         """The posterior of some genes alone, with all cells."""

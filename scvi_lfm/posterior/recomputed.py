@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.likelihoods import COUNTS
+from ..model.priors import free_coordinates, with_known
 from .covariances import Packed
 from .packed import pack, unpack
 from .rates import GeneFeatures, cell_features, rates
@@ -50,7 +51,7 @@ class Recomputed:
         prior: Gaussian,
         family: str,
     ) -> Recomputed:
-        """From the parts of a posterior."""
+        """From the parts of a posterior; `prior` is that of (a, A) given what is known."""
         return cls(
             cell_mean.float(),
             (noise.log_size + mu).float(),
@@ -74,6 +75,8 @@ class Recomputed:
         p = self.features.packed_size
         likelihood = COUNTS[self.likelihood]
         prior_precision = torch.linalg.inv(self.prior.cov)
+        n_known = mean.shape[1] - len(prior_precision)
+        free = free_coordinates(mean.shape[1], n_known, mean.device)
         cov = mean.new_zeros(len(mean), p)
         for _ in range(ROUNDS):
             left = cell_features(mean, cov)
@@ -82,10 +85,10 @@ class Recomputed:
                 rate = rates(self.features.linear(mean, genes), self.features.half_variance(left, genes), offset)
                 weight = likelihood.fisher_weight(rate, self.dispersion[genes])
                 information.addmm_(weight, self.features.moments[genes, p : 2 * p])
-            precision = unpack(information.double()) + prior_precision
+            precision = unpack(information.double())[:, free[:, None], free] + prior_precision
             if self.family == "mean_field":
                 precision = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1))
-            cov = pack(torch.linalg.inv(precision)).to(mean.dtype)
+            cov = pack(with_known(torch.linalg.inv(precision), n_known)).to(mean.dtype)
         return cov
 
     def moved(self, linear: Tensor) -> Packed:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .packed import packed_size
+from .packed import dimension, packed_size
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .covariances import Packed
 
 
 def stored_bytes(n_factors: int, n_rows: int) -> int:
@@ -26,15 +24,35 @@ def _kept(rows: Tensor) -> Tensor:
     return rows[first] & rows[second]
 
 
+def packed_with_known(cov: Tensor, n_known: int) -> Tensor:
+    """Packed covariances of (a, A) as those of (a, z, A), which have zeros for z."""
+    if not n_known:
+        return cov
+    k = dimension(cov.shape[-1]) + n_known
+    full = cov.new_zeros(*cov.shape[:-1], packed_size(k))
+    full[..., _kept(_free(k, n_known, cov.device))] = cov
+    return full
+
+
+def packed_of_free(cov: Tensor, n_known: int) -> Tensor:
+    """Packed covariances of (a, A) from those of (a, z, A)."""
+    return cov[..., _kept(_free(dimension(cov.shape[-1]), n_known, cov.device))] if n_known else cov
+
+
+def _free(k: int, n_known: int, device: torch.device) -> Tensor:
+    position = torch.arange(k, device=device)
+    return (position == 0) | (position > n_known)
+
+
 def read_packed(values: Any, rows: Tensor) -> Tensor:
     """Packed covariances of the active factors."""
     stored = torch.as_tensor(np.asarray(values, dtype=np.float32), device=rows.device)
     return stored if bool(rows.all()) else stored[:, _kept(rows)]
 
 
-def padded_packed(cov: Packed, active: np.ndarray) -> np.ndarray:
-    """Packed covariances with zeros for factors that are off, float32."""
-    kept = _kept(torch.from_numpy(np.concatenate([[True], active]))).numpy()
-    full = np.zeros((len(cov.values), len(kept)), dtype=np.float32)
-    full[:, kept] = cov.values.detach().cpu().numpy()
+def padded_packed(values: Tensor, rows: np.ndarray) -> np.ndarray:
+    """Packed covariances with zeros for the rows and columns that are not kept, float32."""
+    kept = _kept(torch.from_numpy(rows)).numpy()
+    full = np.zeros((len(values), len(kept)), dtype=np.float32)
+    full[:, kept] = values.detach().cpu().numpy()
     return full

@@ -227,7 +227,7 @@ def _convergence(
         # twice the batches, where each still holds as many cells as there are factors
         half = -(-n // max(1, min(2 * -(-n // size), n // max(int(params["n_factors"]), 2))))
         for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
-            again = _fit_again(matrix, stored, other, cells, device)
+            again = _fit_again(adata.obs, matrix, stored, other, cells, device)
             value = float(again.uns["lfm"]["elbo"]["value"][-1])
             rows.append(_row(name, other, cells, value, _difference(stored, read_fit(again, "lfm"), seed)))
     table = pd.DataFrame(rows)
@@ -241,14 +241,18 @@ def _row(name: str, seed: object, batch_size: int, value: float, difference: flo
     return {"fit": name, "seed": seed, "batch_size": batch_size, "elbo": value, "eta_difference": difference}
 
 
-def _fit_again(matrix: CellMatrix, stored: StoredFit, seed: int, batch_size: int, device: str) -> AnnData:
+def _fit_again(
+    obs: pd.DataFrame, matrix: CellMatrix, stored: StoredFit, seed: int, batch_size: int, device: str
+) -> AnnData:
     import anndata
 
     params, q = stored.params, stored.posterior
-    again = anndata.AnnData(matrix.values)
+    again = anndata.AnnData(matrix.values, obs=obs)
     options: dict[str, Any] = {
-        name: params[name] for name in ("likelihood", "noise", "family", "prior_scales") if name in params
+        name: params[name] for name in ("likelihood", "noise", "family", "prior_scales", "covariates") if name in params
     }
+    if "covariates" in options:
+        options["covariates"] = [str(name) for name in options["covariates"]]
     if isinstance(q, CountPosterior):
         options["size_factors"] = q.noise.log_size.exp().cpu().numpy()
     with warnings.catch_warnings():

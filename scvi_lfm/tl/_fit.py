@@ -11,11 +11,12 @@ from .._settings import logger
 from .._validate import check_anndata, check_key
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
+from ..posterior.stored_covariates import COVARIATES
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_not_converged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
     from anndata import AnnData
@@ -30,6 +31,7 @@ def fit(
     layer: str | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
+    covariates: Sequence[str] | str | None = None,
     size_factors: np.ndarray | str | None = None,
     mask_var: np.ndarray | str | None = None,
     family: str = "row_block",
@@ -77,6 +79,12 @@ def fit(
         For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
         `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the geometric
         mean of :math:`\sigma_i` over the fitted cells is one.
+    covariates
+        Columns of `obs` whose effect on each gene is to be told apart from the cells' own, such as the batch:
+        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers, whole ones too, are continuous, centred and
+        divided by their standard deviation. Strings, categoricals and booleans are levels, each against the first, and
+        centred; categories without a cell are left out. They need `engine="natural_gradient"` and one of the first two
+        kinds of noise.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -144,13 +152,19 @@ def fit(
     `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts: lower triangles of the covariance of each (a, A) and (b, B). Those of cells are left out where they
         would pass `settings.max_cov_bytes`, and are then computed anew when they are needed.
+    `.varm['lfm_beta']`, `.varm['lfm_beta_sd']` : (m, p)
+        With `covariates`: mean and standard deviation of the coefficients beta, in the order of `covariates` below, per
+        standard deviation of a continuous covariate or for a level against the reference. `lfm_b` is then the
+        abundance at the average of the covariates, and A and a hold what they leave unexplained.
     `.uns['lfm']` : dict
         `params` (the arguments), `mu`, `variance_ratio` (r,), `elbo` (`epoch`, `value` per entry, and `rank0`, its
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
         noise) and the covariances (`cell_cov`, or `cell_basis` and `cell_eig` under `noise="cell_gene"`; `gene_basis`,
-        `gene_eig`). Counts: `total_counts` of a cell with size
-        factor one and `expected_counts`, what the prior of (a, A) expects of it, unless size factors were given.
+        `gene_eig`). Counts: `total_counts` of a cell with size factor one and `expected_counts`, what the prior of
+        (a, A) expects of it, unless size factors were given. With covariates, `covariates`: a data frame with a row
+        for each coefficient (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`,
+        `gene_eig` and `varm['lfm_cov']` have p more coordinates, behind the first.
 
     Factors that are off are zero in all of them.
 
@@ -191,6 +205,7 @@ def fit(
         layer=layer,
         likelihood=likelihood,
         noise=noise,
+        covariates=covariates,
         size_factors=size_factors,
         mask_var=mask_var,
         family=family,
@@ -216,6 +231,8 @@ def fit(
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
     record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, result.posterior, size_factors)
+    if plan.coding is not None:
+        record[COVARIATES] = plan.coding
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

@@ -49,6 +49,17 @@ def check_noise(noise: str, engine: str, scales: Mapping[str, object]) -> None:
         raise ValueError(msg)
 
 
+def check_takes_covariates(covariates: object, engine: str, noise: str) -> None:
+    """Raise if covariates were given to a fit that has no place for them."""
+    if covariates is None:
+        return
+    for name, value, serves in (("engine", engine, ("natural_gradient",)), ("noise", noise, ("shared", "gene"))):
+        if value not in serves:
+            words = " or ".join(f"{name}={choice!r}" for choice in serves)
+            msg = f"`covariates` need {words}, found {name}={value!r}. Leave out `covariates`, or change `{name}`."
+            raise ValueError(msg)
+
+
 def check_guide_of_normal(guide: object, families: Sequence[str]) -> None:
     """Raise if a guide was asked for that the Normal likelihood has no use for."""
     if guide is not None and guide not in families:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from .._context import resolve_device, resolve_rng
 from .._settings import settings
 from .._validate import check_choice, check_count, check_positive, resolve_mask
-from ..data import read_matrix
+from ..data import code, learn_coding, read_matrix
 from ..inference import FitOptions
 from ..model.likelihoods import COUNTS
 from ..model.priors import check_prior_scales
@@ -22,6 +22,7 @@ from ._fit_arguments import (
     check_noise,
     check_options_of_likelihood,
     check_shape,
+    check_takes_covariates,
     check_values,
     check_variation,
     choose_batch_size,
@@ -32,8 +33,9 @@ from ._fit_arguments import (
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    import pandas as pd
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -54,6 +56,7 @@ class FitArguments:
     layer: str | None
     likelihood: str
     noise: str
+    covariates: Sequence[str] | str | None
     size_factors: np.ndarray | str | None
     mask_var: np.ndarray | str | None
     family: str
@@ -76,6 +79,7 @@ class FitPlan:
     matrix: CellMatrix
     options: FitOptions
     fitted: np.ndarray  # (m,) bool: genes to fit
+    coding: pd.DataFrame | None = None  # of the covariates
 
 
 def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
@@ -88,7 +92,10 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     """
     scales = _check_arguments(given)
     fitted = _genes_to_fit(adata, given)
+    coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     matrix = read_matrix(adata, given.layer, genes=fitted)
+    if coding is not None:
+        matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, matrix)
     check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
     log_size = None
@@ -118,7 +125,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         learning_rate=LEARNING_RATE if given.learning_rate is None else given.learning_rate,
         log_size=log_size,
     )
-    return FitPlan(matrix, options, fitted)
+    return FitPlan(matrix, options, fitted, coding)
 
 
 def _check_arguments(given: FitArguments) -> dict[str, object]:
@@ -133,6 +140,7 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
     check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
     scales = check_prior_scales(given.prior_scales, check_count("n_factors", given.n_factors))
     check_noise(given.noise, given.engine, scales)
+    check_takes_covariates(given.covariates, given.engine, given.noise)
     return scales
 
 

@@ -12,6 +12,8 @@ from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from ..data import CellMatrix
@@ -47,6 +49,7 @@ def _params(given: FitArguments, options: FitOptions) -> dict[str, Any]:
         "layer": given.layer,
         "likelihood": options.likelihood,
         "noise": options.noise if options.likelihood == "normal" else None,
+        "covariates": _names(given.covariates),
         "size_factors": _name_or(given.size_factors, "array"),
         "mask_var": _name_or(given.mask_var, "array"),
         "family": options.family,
@@ -61,6 +64,12 @@ def _params(given: FitArguments, options: FitOptions) -> dict[str, Any]:
         "device": str(options.device),
         "rng": None if isinstance(given.rng, np.random.Generator) else int(given.rng),
     }
+
+
+def _names(columns: Sequence[str] | str | None) -> np.ndarray | None:
+    if columns is None:
+        return None
+    return np.array([columns] if isinstance(columns, str) else list(columns), dtype=object)
 
 
 def _name_or(value: object, otherwise: str) -> str | None:

@@ -15,6 +15,7 @@ from .._validate import check_anndata, check_key, check_not_empty, check_unique
 from ..data import read_matrix
 from ..inference import project_cells, project_counts, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
+from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
 from ._size_factors import new_size_factors
@@ -63,7 +64,8 @@ def project(
 
     with (p, P) the prior of (a, A) in the stored gauge. For counts this is one step, with the Fisher weights of the
     entries, and steps are made until no cell has anything to gain. The genes of the reference come along, so every tool
-    works on the result. Batches are not corrected.
+    works on the result. Batches are not corrected, unless they are covariates of the fit: `adata.obs` must then have
+    the same columns, with no level that the fit did not see.
 
     Parameters
     ----------
@@ -99,6 +101,8 @@ def project(
         Those of the reference; NaN for genes that it did not fit.
     `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` or `.var['lfm_theta']` : (m,)
         Those of the reference; NaN for genes that it did not fit.
+    `.varm['lfm_beta']`, `.varm['lfm_beta_sd']` : (m, p)
+        Where the reference was fitted with covariates: its coefficients.
     `.obs['lfm_sigma']` : (n,)
         Where the reference was fitted with `noise="cell_gene"`: noise of the new cells.
     `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
@@ -109,9 +113,9 @@ def project(
     Raises
     ------
     KeyError
-        There is no such fit or layer.
+        There is no such fit or layer, or no column of `obs` for a covariate.
     TypeError, ValueError
-        The values cannot be used, or no gene is shared. `adata` is then as it was.
+        The values or covariates cannot be used, or no gene is shared. `adata` is then as it was.
 
     Examples
     --------
@@ -136,6 +140,8 @@ def project(
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
     matrix = read_matrix(adata, layer, genes=shared)
+    if n_known(reference.uns[key]):
+        matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     whole = stored.posterior
     kept = torch.as_tensor(positions[shared], device=where)
     q: NormalPosterior | CountPosterior

@@ -43,6 +43,7 @@ def rank_genes(
     .. math:: \mathrm{score}_j = (1, B_j) \cdot D, \qquad D = \mathrm{mean}_C (a, A) - \mathrm{mean}_R (a, A)
 
     whose order is exactly that of the inner products of B_j with the A part of D. Nothing is read but the fit.
+    What covariates of the fit explain is no part of the score: cells are compared at the average of the covariates.
 
     Parameters
     ----------

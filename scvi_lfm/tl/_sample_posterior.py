@@ -38,8 +38,9 @@ def sample_posterior(
     Returns
     -------
     A dictionary of float32 arrays, without anything written into `adata`: `"mu"` (), its mean, since its variational
-    spread is far too narrow to be of use; `"a"` (s, n), `"A"` (s, n, r), `"b"` (s, m), `"B"` (s, m, r). Factors that
-    are off are zero; genes that were left out of the fit are NaN.
+    spread is far too narrow to be of use; `"a"` (s, n), `"A"` (s, n, r), `"b"` (s, m), `"B"` (s, m, r), and with
+    covariates the coefficients `"beta"` (s, m, p). Factors that are off are zero; genes that were left out of the fit
+    are NaN.
 
     Raises
     ------
@@ -61,7 +62,8 @@ def sample_posterior(
     generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
     stored = read_fit(adata, key)
     q = stored.posterior
-    columns = np.concatenate([[True], stored.active])
+    first = 1 + q.n_known
+    columns = np.concatenate([np.ones(first, dtype=bool), stored.active])
     cells = np.zeros((n_samples, adata.n_obs, len(columns)), dtype=np.float32)
     genes = np.full((n_samples, adata.n_vars, len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
@@ -70,10 +72,11 @@ def sample_posterior(
         cells[draw][:, columns] = (q.cell_mean + q.cell_cov.spread(noise)).numpy()
         noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
         genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
-    return {
+    drawn = {
         "mu": np.asarray(q.mu, dtype=np.float32),
         "a": cells[:, :, 0],
-        "A": cells[:, :, 1:],
+        "A": cells[:, :, first:],
         "b": genes[:, :, 0],
-        "B": genes[:, :, 1:],
+        "B": genes[:, :, first:],
     }
+    return drawn | ({"beta": genes[:, :, 1:first]} if q.n_known else {})

@@ -67,10 +67,11 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
     stored = read_fit(adata, key, cells=False)
     position = int(fitted_positions(adata, "gene", gene, stored.fitted)[0])
     q = stored.posterior
-    population = q.cell_prior.cov[1:, 1:]
-    B = q.gene_mean[:, 1:]
+    first = 1 + q.n_known
+    population = q.cell_prior.cov[first:, first:]
+    B = q.gene_factors
     inner = q.cell_prior.cov.clone()
-    inner[0], inner[:, 0] = 0, 0
+    inner[:first], inner[:, :first] = 0, 0
     variance = ((B @ population) * B).sum(1) + q.gene_cov.inner(inner)
     covariance = B @ (population @ B[position])
     correlation = covariance / (variance * variance[position]).clamp_min(torch.finfo(variance.dtype).tiny).sqrt()

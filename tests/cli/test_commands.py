@@ -82,9 +82,11 @@ def test_defaults_are_those_of_the_package() -> None:
 @pytest.mark.parametrize(("source", "target"), [("data.h5ad", "out.zarr"), ("data.zarr", "out.h5ad")])
 def test_fit(folder: Path, tmp_path: Path, source: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--n-factors", 3, "--noise", "gene", "--family", "mean_field", "--seed", 7, "--key", "mine"]
+    options += ["--covariates", "group"]
     assert run("fit", folder / source, tmp_path / target, *options) == 0
     expected = ad.read_h5ad(folder / "data.h5ad")
-    lfm.tl.fit(expected, 3, noise="gene", family="mean_field", rng=7, key_added="mine", progress=False)
+    chosen = {"noise": "gene", "family": "mean_field", "covariates": ["group"]}
+    lfm.tl.fit(expected, 3, **chosen, rng=7, key_added="mine", progress=False)
     assert_same_fit(files.read_data(tmp_path / target), expected, "mine")
     captured = capsys.readouterr()
     assert captured.out == ""

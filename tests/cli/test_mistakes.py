@@ -57,6 +57,7 @@ MISTAKES = {
     ),
     "size factors": (f"fit {COUNTS} {OUT} --size-factors dept", "obs has no column 'dept'. Did you mean 'depth'?"),
     "size factors of a Normal": (f"fit {IN} {OUT} --size-factors a", "`size_factors` belong to count likelihoods"),
+    "covariates": (f"fit {IN} {OUT} --covariates grup", "`covariates`: obs has no column 'grup'"),
     "noise of counts": (f"fit {COUNTS} {OUT} --noise gene", "`noise` belongs to likelihood='normal'"),
     "extreme values": (f"fit {{folder}}/extreme.h5ad {OUT} --n-factors 2", "by too many orders"),
     "number of factors": (f"fit {IN} {OUT} --n-factors 61", "allow at most 60"),

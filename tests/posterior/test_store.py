@@ -43,7 +43,7 @@ def posterior(draw_posterior):
 
 def parts(value):
     if not is_dataclass(value):
-        return [value]
+        return [] if value is None else [value]
     return [part for field in fields(value) for part in parts(getattr(value, field.name))]
 
 

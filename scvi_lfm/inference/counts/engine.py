@@ -18,7 +18,7 @@ from ...posterior.packed import packed_size
 from ...posterior.posterior import CountNoise
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..finish import OFF
+from ..finish import OFF, population
 from ..minibatches import Minibatches
 from ..moves import best_move
 from ..options import FitResult
@@ -70,6 +70,8 @@ class CountEngine:
         self._batches = Minibatches(matrix, options.batch_size, options.device, torch.float32, rng)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size
         self._log_size = torch.as_tensor(self._sizes, dtype=torch.float32, device=options.device)
+        known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
+        self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(rng.permutation(n)[: min(n, START_CELLS)])
         self.n_batches = self._batches.count
 
@@ -81,21 +83,23 @@ class CountEngine:
         parts = np.array_split(np.arange(len(some)), -(-len(some) // options.batch_size))
         y = [partial(self._read, some[part]) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
-        g, activity = fit_margins(problem, y, sizes, options.prior_scales)
+        known = [self._known[torch.from_numpy(some[part])] for part in parts]
+        g, activity = fit_margins(problem, y, sizes, options.prior_scales, known)
         rank0 = elbo_per_entry(problem, g, activity, (cell_prior(g), gene_prior(g)), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)
         if r:
-            logged = log_values(self._matrix.values[some], self._sizes[some])
+            covariates = None if self._matrix.covariates is None else self._matrix.covariates[some]
+            logged = log_values(self._matrix.values[some], self._sizes[some], covariates)
             factors = first_factors(logged, r, options.device, options.seed)
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])
         g, statistics = add_factors(
             problem, g, factors[first], y[0](), activity.rows(first.to(factors.device)), options.prior_scales
         )
-        mean = factors.new_zeros(n, r + 1)
+        mean = torch.cat([factors.new_zeros(n, 1), self._known, factors.new_zeros(n, r)], dim=1)
         cov = begun.cov.mean(0, keepdim=True)
-        if n * packed_size(r + 1) * 4 <= settings.max_cov_bytes:
+        if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
         where = torch.from_numpy(some).to(mean.device)
         cells = Cells(mean, cov, self._log_size).put(where, begun)
@@ -167,13 +171,14 @@ class CountEngine:
             gene_mean=g.gene_mean.double(),
             gene_cov=Packed(g.gene_cov),
             noise=CountNoise(options.likelihood, g.dispersion.double(), self._log_size.double()),
-            cell_prior=cell_prior(g),
+            cell_prior=population(cell_prior(g).cov, state.statistics.xx, g.n_known),
             gene_prior=gene_prior(g),
+            n_known=g.n_known,
         )
         q = to_stored_gauge(q).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, self._stored_elbo(q))]
-        spread = q.cell_mean[:, 1:].square().sum(0)
+        spread = q.cell_factors.square().sum(0)
         ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
         return FitResult(q, values, trace.rank0, ratio, trace.converged)
 
@@ -183,7 +188,7 @@ class CountEngine:
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
         scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form
         g = Globals(mu, q.gene_mean.float(), q.gene_cov.packed(), q.noise.dispersion.float(), scales)
-        priors = q.cell_prior, q.gene_prior
+        priors = q.cell_prior.given_known(q.n_known), q.gene_prior
         return elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
 
 
@@ -192,11 +197,12 @@ def _drop_unused(state: State) -> State:
     g = state.globals
     if g.n_factors == 0:
         return state
-    squares = g.gene_squares()[1:]
+    first = 1 + g.n_known
+    squares = g.gene_squares()[first:]
     weight = state.statistics.weighted[:, 0].double() * len(state.cells.mean)
-    gained = weight @ g.gene_mean[:, 1:].double().square() / len(state.cells.mean)
+    gained = weight @ g.gene_mean[:, first:].double().square() / len(state.cells.mean)
     on = (squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)
-    kept = torch.cat([on.new_ones(1), on])
+    kept = torch.cat([on.new_ones(first), on])
     first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
     packed = kept[first] & kept[second]
     g = replace(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...model.priors import free_coordinates
 from ...posterior.packed import pack, unpack
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ def solve_rows(
     """Solve packed H (rows, p) and h (rows, k), moving no further than trusted.
 
     A step from `current` that would change the row's log rates by more than `trust` (rows,), by default `TRUST`, is
-    shortened to that.
+    shortened to that. Coordinates that the prior leaves out, from the second on, are known and stay as they are.
     """
+    free = free_coordinates(current.shape[1], current.shape[1] - len(prior.mean), current.device)
     root = torch.linalg.cholesky(prior.cov)
     limits = target.new_full((len(target),), TRUST) if trust is None else trust
     parts = [
-        _solve(information[rows], target[rows], prior.mean, root, current[rows], limits[rows], family)
+        _solve(information[rows], target[rows], prior, root, free, current[rows], limits[rows], family)
         for rows in _blocks(len(target))
     ]
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -70,32 +72,42 @@ def _blocks(n_rows: int) -> list[slice]:
     return [slice(start, start + ROWS_PER_BLOCK) for start in range(0, n_rows, ROWS_PER_BLOCK)]
 
 
+def _embedded(root: Tensor, free: Tensor, k: int) -> Tensor:
+    """The root of a prior of rows with known coordinates, which have no variance."""
+    full = root.new_zeros(k, len(free))
+    full[free] = root
+    return full
+
+
 def _solve(
     information: Tensor,
     target: Tensor,
-    centre: Tensor,
-    root: Tensor,
+    prior: Gaussian,
+    small: Tensor,
+    free: Tensor,
     current: Tensor,
     trust: Tensor,
     family: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     H = unpack(information)
-    root, centre = root.to(H.dtype), centre.to(H.dtype)
+    small = small.to(H.dtype)
+    centre = prior.means(current[:, 1 : 1 + current.shape[1] - len(free)].double()).to(H.dtype)
+    root = small if len(free) == current.shape[1] else _embedded(small, free, current.shape[1])
     white = root.T @ H @ root
     white.diagonal(dim1=-2, dim2=-1).add_(1)
     factor = torch.linalg.cholesky(white)
     # in steps from the current mean: what float32 leaves out of them is made good by the next one
-    prior_pull = torch.linalg.solve_triangular(root, (current - centre).T, upper=False).T
+    prior_pull = torch.linalg.solve_triangular(small, (current[:, free] - centre).T, upper=False).T
     pull = (target - (H @ current[..., None])[..., 0]) @ root - prior_pull
-    inverse = torch.linalg.solve_triangular(factor, root.T.expand_as(factor), upper=False)  # L^-1 R'
+    inverse = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)  # L^-1 R'
     step = torch.cholesky_solve(pull[..., None], factor)[..., 0]
     missing = 0.5 * (pull * step).sum(1)
     step = step @ root.T
     change = (((H @ step[..., None])[..., 0] * step).sum(1) / H[:, 0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
     mean = current + step * (trust / torch.maximum(change, trust))[:, None]
     if family == "mean_field":
-        precision = torch.linalg.inv(root @ root.T).diagonal() + H.diagonal(dim1=-2, dim2=-1)
-        cov = torch.diag_embed(1 / precision)
+        precision = torch.linalg.inv(small @ small.T).diagonal() + H.diagonal(dim1=-2, dim2=-1)[:, free]
+        cov = torch.diag_embed(torch.zeros_like(current).index_copy(1, free, 1 / precision))
     else:
         cov = inverse.mT @ inverse
     return mean, pack(cov), missing

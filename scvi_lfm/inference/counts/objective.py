@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ...model.priors import MU_SCALE
-from ...posterior.packed import unpack
+from ...posterior.packed import root, unpack
 from ...posterior.posterior import extend
 from .cell_step import kl_rows
 
@@ -65,7 +65,7 @@ def expected_log_density(
     problem: Problem, g: Globals, cells: Cells, sample: EntrySample, generator: torch.Generator
 ) -> Tensor:
     """Mean over all entries of the block of E log p, estimated."""
-    cell_root = torch.linalg.cholesky(unpack(cells.cov.double())).to(cells.mean.dtype)
+    cell_root = root(unpack(cells.cov.double())).to(cells.mean.dtype)
     gene_root = torch.linalg.cholesky(unpack(g.gene_cov.double())).to(g.gene_mean.dtype)
     offset = (cells.log_size + g.mu)[sample.cell]
     total = offset.new_zeros((), dtype=torch.float64)
@@ -80,9 +80,9 @@ def expected_log_density(
     return total / (2 * PAIRS_OF_DRAWS)
 
 
-def _spread(root: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(root.shape[:2], generator=generator, dtype=torch.float32).to(root)
-    return (root @ noise[..., None])[..., 0]
+def _spread(factor: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(factor.shape[:2], generator=generator, dtype=torch.float32).to(factor)
+    return (factor @ noise[..., None])[..., 0]
 
 
 def elbo_per_entry(

@@ -9,10 +9,12 @@ import torch
 
 from ..._settings import settings
 from ...model.likelihoods import COUNTS
+from ...model.priors import free_coordinates, with_known
 from ...posterior.covariances import Packed
 from ...posterior.packed import pack
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
+from ..sweep import insert_known
 from .cell_step import cell_step
 from .equations import TRUST, shortened
 from .state import Cells
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import CellMatrix
+    from ...model import Gaussian
     from ...posterior import CountPosterior
 
 CELLS_PER_BLOCK = 512
@@ -35,29 +38,35 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     `start` holds q to begin with; None begins at the prior's.
     """
     device = q.gene_mean.device
-    n = matrix.shape[0]
+    n, prior = matrix.shape[0], q.cell_prior.given_known(q.n_known)
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     if start is None:
-        cov = pack(q.cell_prior.cov)[None].float() / 100
-        start = Cells(q.cell_prior.mean.float().expand(n, -1), cov, q.noise.log_size)
+        known = torch.zeros(n, 0) if matrix.covariates is None else torch.as_tensor(matrix.covariates)
+        known = known.to(q.gene_mean)
+        cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
+        start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
+    free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     means, covs = [], []
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
     for begin in range(0, n, CELLS_PER_BLOCK):
         rows = slice(begin, min(begin + CELLS_PER_BLOCK, n))
-        y = matrix.batch(rows, device).dense()
+        batch = matrix.batch(rows, device)
+        y = batch.dense()
         cells = start.rows(torch.arange(rows.start, rows.stop, device=device))
         cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
-        cells = _converge(y, cells, features, q, family)
-        means.append(cells.mean.double())
+        cells = _converge(y, cells, features, q, prior, family)
+        means.append(insert_known(cells.mean[:, free].double(), batch.known))
         covs += [cells.cov] if keep else []
     mean = torch.cat(means)
     if keep:
         return replace(q, cell_mean=mean, cell_cov=Packed(torch.cat(covs)))
-    recomputed = Recomputed.of(q.mu, mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, family)
+    recomputed = Recomputed.of(q.mu, mean, q.gene_mean, q.gene_cov, q.noise, prior, family)
     return replace(q, cell_mean=mean, cell_cov=recomputed)
 
 
-def _converge(y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior, family: str) -> Cells:
+def _converge(
+    y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior, prior: Gaussian, family: str
+) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
     dispersion, likelihood = q.noise.dispersion.float(), COUNTS[q.noise.likelihood]
@@ -66,7 +75,7 @@ def _converge(y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
     for step in range(STEPS):
         now = Cells(mean[open_], cov[open_], cells.log_size[open_])
-        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, q.cell_prior, family, trust)
+        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, prior, family, trust)
         mean[open_], cov[open_] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

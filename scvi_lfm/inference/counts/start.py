@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ...data import CellMatrix
-from ...model.priors import initial_scales
-from ...posterior.packed import pack
+from ...model.priors import initial_scales, with_known
+from ...posterior.packed import diagonal, pack
 from ...posterior.rates import GeneFeatures
 from ..initialisation import add_random_factors, fit_without_factors
 from ..sweep import LocalStep
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from .state import Problem, Statistics
 
-# sweeps for the margins: more where they cost nothing
-LEAST_SWEEPS, MOST_SWEEPS, ENTRIES_SWEPT = 2, 20, 2e7
+# sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
+LEAST_SWEEPS, LEAST_WITH_COVARIATES, MOST_SWEEPS, ENTRIES_SWEPT = 2, 8, 20, 2e7
 GENE_STEPS = 3
 # spread of log rates over genes and cells, and of one factor, before anything is learned
 SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
@@ -37,9 +37,18 @@ START_VAR = 0.05
 
 
 def fit_margins(
-    problem: Problem, y: Sequence[Callable[[], Tensor]], log_size: list[Tensor], prior_scales: Mapping[str, object]
+    problem: Problem,
+    y: Sequence[Callable[[], Tensor]],
+    log_size: list[Tensor],
+    prior_scales: Mapping[str, object],
+    known: Sequence[Tensor] | None = None,
 ) -> tuple[Globals, Cells]:
-    """The model without factors on some blocks of cells, each read when it is called: q(b) and q(a)."""
+    """The model without factors on some blocks of cells, each read when it is called: q(b, beta) and q(a).
+
+    `known` holds the covariates of each block, (cells, p).
+    """
+    known = [s.new_zeros(len(s), 0) for s in log_size] if known is None else known
+    p = known[0].shape[1]
     device = log_size[0].device
     total = torch.stack([block().sum(0, dtype=torch.float64) for block in y]).sum(0)
     size = torch.cat(log_size).double().exp().sum()
@@ -47,7 +56,7 @@ def fit_margins(
     log_rate = ((total + 0.5) / size).log()
     mu = log_rate.mean()
     given = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    scales = initial_scales(0, given, torch.full_like(mu, SPREAD))
+    scales = initial_scales(0, given, torch.full_like(mu, SPREAD), p)
     if "a" not in given:
         scales = replace(scales, a=scales.a * ACTIVITY_SPREAD)
     if "b" not in given:
@@ -55,14 +64,18 @@ def fit_margins(
     start = START_DISPERSION if problem.likelihood.LEARNS_DISPERSION else 0.0
     g = Globals(
         mu=mu,
-        gene_mean=(log_rate - mu).float()[:, None],
-        gene_cov=torch.full((problem.n_genes, 1), START_VAR, dtype=torch.float32, device=device),
+        gene_mean=torch.nn.functional.pad((log_rate - mu).float()[:, None], (0, p)),
+        gene_cov=pack(torch.eye(1 + p, dtype=torch.float32, device=device) * START_VAR).repeat(problem.n_genes, 1),
         dispersion=torch.full((problem.n_genes,), start, dtype=torch.float32, device=device),
         scales=scales,
     )
-    cells = [Cells(s.new_zeros(len(s), 1), s.new_full((len(s), 1), START_VAR), s) for s in log_size]
-    n_entries = sum(map(len, log_size)) * problem.n_genes
-    for _ in range(int(min(max(ENTRIES_SWEPT / n_entries, LEAST_SWEEPS), MOST_SWEEPS))):
+    cov = pack(with_known(torch.full((1, 1), START_VAR, dtype=torch.float32, device=device), p))
+    cells = [
+        Cells(torch.cat([z.new_zeros(len(z), 1), z], dim=1).to(s), cov.repeat(len(s), 1), s)
+        for s, z in zip(log_size, known, strict=True)
+    ]
+    affordable = ENTRIES_SWEPT / (sum(map(len, log_size)) * problem.n_genes)
+    for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         visited = [_visit(problem, g, features, read(), part) for read, part in zip(y, cells, strict=True)]
         cells = [part for part, _ in visited]
@@ -79,14 +92,16 @@ def _visit(problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cell
     return cells, cell_statistics(problem, g, features, y, cells)
 
 
-def log_values(values: sp.csr_array | np.ndarray, log_size: np.ndarray) -> CellMatrix:
+def log_values(
+    values: sp.csr_array | np.ndarray, log_size: np.ndarray, covariates: np.ndarray | None = None
+) -> CellMatrix:
     """log(1 + y / s) of some cells, in the form that they came in."""
     size = np.exp(log_size)
     if isinstance(values, np.ndarray):
-        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32))
+        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32), covariates)
     logged = values.astype(np.float32)
     logged.data = np.log1p(logged.data / np.repeat(size, np.diff(values.indptr)).astype(np.float32))
-    return CellMatrix(logged)
+    return CellMatrix(logged, covariates)
 
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
@@ -96,7 +111,7 @@ def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed
     step = fit_without_factors(problem, batch, {})
     generator = torch.Generator().manual_seed(seed)
     step = add_random_factors(problem, step.globals, batch, n_factors, {}, generator)
-    return LocalStep(problem, step.globals)(batch).mean[:, 1:].float()
+    return LocalStep(problem, step.globals)(batch).mean[:, 1 + batch.known.shape[1] :].float()
 
 
 def add_factors(
@@ -111,9 +126,9 @@ def add_factors(
     r = factors.shape[1]
     m = problem.n_genes
     scales = initial_scales(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
-    scales = replace(scales, a=g.scales.a, b=g.scales.b)
+    scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
     gene_mean = torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1)
-    var = torch.cat([g.gene_cov, g.gene_cov.new_full((m, r), START_VAR / 5)], dim=1)
+    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), START_VAR / 5)], dim=1)
     g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
     cells = with_factors(activity, factors * scales.A.float())
     for number in range(GENE_STEPS):
@@ -128,5 +143,5 @@ def add_factors(
 def with_factors(activity: Cells, factors: Tensor) -> Cells:
     """Cells with q(a) and factors at known means."""
     mean = torch.cat([activity.mean, factors], dim=1)
-    var = torch.cat([activity.cov, torch.full_like(factors, START_VAR)], dim=1)
+    var = torch.cat([diagonal(activity.cov), torch.full_like(factors, START_VAR)], dim=1)
     return Cells(mean, pack(torch.diag_embed(var)), activity.log_size)

@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Cells:
-    """q(a, A) of some cells, with their log size factors."""
+    """q(a, A) of some cells, with their log size factors; covariates stand between a and A, without variance."""
 
     mean: Tensor  # (cells, r+1)
     cov: Tensor  # (cells, p): packed S_i
@@ -128,7 +128,12 @@ class Globals:
     @property
     def n_factors(self) -> int:
         """Number of factors."""
-        return self.gene_mean.shape[1] - 1
+        return self.gene_mean.shape[1] - 1 - self.n_known
+
+    @property
+    def n_known(self) -> int:
+        """Number of covariates."""
+        return len(self.scales.beta)
 
     @property
     def noise_var(self) -> Tensor:

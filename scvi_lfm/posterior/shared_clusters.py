@@ -1,0 +1,110 @@
+r"""What covariates explain of cells that differ in kind: slopes within clusters.
+
+The likelihood cannot tell a shift of all cells of a batch along the factors from a batch with other kinds of cells. The
+shape of the data can: cells of a kind lie together. One mixture of Normals is fitted to what is left of the cells,
+
+.. math:: A_i - C z_i \sim \sum_k \pi_k \, \mathrm{Normal}(m_k, W)
+
+by expectation maximisation, with K clusters that every value of the covariates shares. With responsibilities
+:math:`r_{ik}`, C and the m_k are those of least squares together: the pooled regression within clusters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+MOST_CELLS = 20_000
+MOST_CLUSTERS, CELLS_PER_CLUSTER = 20, 50
+ROUNDS, K_MEANS_ROUNDS = 200, 10
+# nats per cell that a round must gain
+ENOUGH = 1e-5
+# share of the total variance that a cluster has at least in each direction
+LEAST_SPREAD = 1e-4
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """One round's parameters and how well they describe the cells."""
+
+    slopes: Tensor  # (r, p)
+    centres: Tensor  # (K, r)
+    cov: Tensor  # (r, r)
+    log_share: Tensor  # (K,)
+    log_density: float  # mean over cells
+
+
+def slopes_within_clusters(rows: Tensor, known: Tensor, starts: list[Tensor]) -> Tensor:
+    """Slopes C (r+1, p) of rows (a, A) (n, r+1) on covariates (n, p), within clusters of `A - C z`.
+
+    Fitted from each of `starts` (r, p); the one whose mixture describes the cells best is taken.
+    """
+    if len(rows) > MOST_CELLS:
+        some = torch.linspace(0, len(rows) - 1, MOST_CELLS, device=rows.device).long()
+        rows, known = rows[some], known[some]
+    # clusters are looked for where all directions count by their variance
+    A = rows[:, 1:]
+    fits = [_fit(A, known, start) for start in starts]
+    best = max(fits, key=lambda fit: fit.log_density)
+    share, _ = _responsibilities(best, A - known @ best.slopes.T)
+    return _pooled(rows, known, share)[0]
+
+
+def _fit(A: Tensor, known: Tensor, slopes: Tensor) -> Mixture:
+    """Expectation maximisation from some slopes."""
+    left = A - known @ slopes.T
+    share = _k_means(left, max(1, min(MOST_CLUSTERS, len(A) // CELLS_PER_CLUSTER)))
+    floor = LEAST_SPREAD * torch.diag(left.var(0, correction=0))
+    before = -torch.inf
+    for _ in range(ROUNDS):
+        slopes, centres, cov = _pooled(A, known, share)
+        fit = Mixture(slopes, centres, cov + floor, share.mean(0).clamp_min(1e-12).log(), 0.0)
+        share, density = _responsibilities(fit, A - known @ slopes.T)
+        if density - before < ENOUGH:
+            break
+        before = density
+    return Mixture(fit.slopes, fit.centres, fit.cov, fit.log_share, density)
+
+
+def _pooled(rows: Tensor, known: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes within clusters, centres of what is left, and its covariance around them."""
+    weight = share.sum(0).clamp_min(1e-12)
+    z_centres, row_centres = share.T @ known / weight[:, None], share.T @ rows / weight[:, None]
+    zz = known.T @ known - (weight[:, None] * z_centres).T @ z_centres
+    zr = known.T @ rows - (weight[:, None] * z_centres).T @ row_centres
+    # a direction in which no cluster varies says nothing
+    slopes = (torch.linalg.pinv(zz, hermitian=True, rtol=1e-6) @ zr).T
+    left = rows - known @ slopes.T
+    centres = row_centres - z_centres @ slopes.T
+    cov = (left.T @ left - (weight[:, None] * centres).T @ centres) / len(rows)
+    return slopes, centres, (cov + cov.T) / 2
+
+
+def _responsibilities(fit: Mixture, left: Tensor) -> tuple[Tensor, float]:
+    """Posterior of the clusters (n, K), and the mean log density, up to a constant."""
+    root = torch.linalg.cholesky(fit.cov)
+    white = torch.linalg.solve_triangular(root, left.T, upper=False).T
+    centres = torch.linalg.solve_triangular(root, fit.centres.T, upper=False).T
+    log_joint = fit.log_share - 0.5 * torch.cdist(white, centres).square() - root.diagonal().log().sum()
+    density = torch.logsumexp(log_joint, dim=1, keepdim=True)
+    return (log_joint - density).exp(), float(density.mean())
+
+
+def _k_means(rows: Tensor, n_clusters: int) -> Tensor:
+    """Clusters as ones and zeros (n, K): k-means from centres that lie far apart."""
+    chosen = [rows.square().sum(1).argmin()]
+    nearest = (rows - rows[chosen[0]]).square().sum(1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(n_clusters - 1):
+        # drawn by squared distance: the farthest cells would be the odd ones
+        level = torch.rand((), generator=generator, dtype=rows.dtype).to(rows) * nearest.sum()
+        chosen.append(torch.searchsorted(nearest.cumsum(0), level).clamp_max(len(rows) - 1))
+        nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
+    centres = rows[torch.stack(chosen)]
+    for _ in range(K_MEANS_ROUNDS):
+        share = torch.nn.functional.one_hot(torch.cdist(rows, centres).argmin(1), n_clusters).to(rows)
+        size = share.sum(0)[:, None]
+        centres = torch.where(size > 0, share.T @ rows / size.clamp_min(1), centres)
+    return share

@@ -1,0 +1,38 @@
+"""What a fit with covariates stores besides: how they are coded, read back as the covariates of any cells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..data import code
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+# in uns of a fit: the coding, a data frame with a row for each column of the design matrix
+COVARIATES = "covariates"
+
+
+def stored_coding(uns: Mapping[str, Any]) -> pd.DataFrame | None:
+    """The coding of a stored fit; None where it has no covariates."""
+    if COVARIATES not in uns:
+        return None
+    coding = pd.DataFrame(uns[COVARIATES]).reset_index(drop=True)
+    # files may give strings back as categories
+    return coding.astype(dict.fromkeys(("column", "kind", "level", "reference"), object))
+
+
+def n_known(uns: Mapping[str, Any]) -> int:
+    """Number of covariates of a stored fit."""
+    return len(uns[COVARIATES]) if COVARIATES in uns else 0
+
+
+def known_of_cells(adata: AnnData, uns: Mapping[str, Any]) -> np.ndarray:
+    """Covariates of the cells of `adata`, (n, p), coded as the fit did."""
+    coding = stored_coding(uns)
+    return np.empty((adata.n_obs, 0)) if coding is None else code(adata.obs, coding)
