@@ -35,9 +35,10 @@ class RankCurve:
         """The number of factors of highest ELBO."""
         return max(range(len(self.elbo)), key=self.elbo.__getitem__)
 
-    def leading(self, n_factors: int) -> RankCurve:
-        """The curve up to a number of factors."""
-        return RankCurve(self.elbo[: n_factors + 1], self.effective[: n_factors + 1])
+    def followed_by(self, longer: RankCurve) -> RankCurve:
+        """This curve, and beyond its end what an earlier fit with more factors had."""
+        end = len(self.elbo)
+        return RankCurve(self.elbo + longer.elbo[end:], self.effective + longer.effective[end:])
 
 
 def normal_curve(problem: Problem, step: Step) -> RankCurve:
