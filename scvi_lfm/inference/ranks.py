@@ -1,7 +1,7 @@
 r"""The lower bound of every smaller rank, from the averages over cells that one fit already holds.
 
-In the gauge of the fit factors are ordered by :math:`\sum_j E[B_{jk}^2]` and nearly orthogonal, so that the leading k of
-r are close to a fit of k. What cells say of them is kept, and genes, mu, noise and scales are solved for anew.
+In the gauge of the fit factors are ordered by :math:`\sum_j E[B_{jk}^2]` and nearly orthogonal, so that the leading k
+of r are close to a fit of k. What cells say of them is kept, and genes, mu, noise and scales are solved for anew.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def fit(
         Annotated data, cells by genes. Sparse matrices stay sparse; nothing in it is altered.
     n_factors
         Number of factors r, at most the number of cells and of genes. Those that the data do not need are switched
-        off. `"auto"` chooses r, which may be 0: from a fit with 50 factors (30 for counts; at most half the genes, and
-        half the cells of a minibatch) the weakest are dropped down to the r of highest ELBO, the fit goes on with
-        these, and so on until none is dropped. With `engine="natural_gradient"` only, and without `prior_scales` of
-        `"B"` or of single factors.
+        off. With 0 the margins alone are fitted (not by Pyro). `"auto"` chooses r, which may be 0: from a fit with 50
+        factors (30 for counts; at most half the genes, and half the cells of a minibatch) the weakest are dropped down
+        to the r of highest ELBO, the fit goes on with these, and so on until none is dropped. With
+        `engine="natural_gradient"` only, and without `prior_scales` of `"B"` or of single factors.
     layer
         Layer to read; None reads `X`.
     likelihood

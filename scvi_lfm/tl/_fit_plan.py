@@ -104,7 +104,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
     counts, at_least = likelihood != "normal", _stated(given.n_factors)
     size = choose_batch_size(given.batch_size, adata.n_obs, at_least, counts=counts)
-    auto = given.n_factors == AUTO
+    auto = isinstance(given.n_factors, str)
     options = FitOptions(
         n_factors=most_factors(*matrix.shape, size, counts=counts) if auto else at_least,
         likelihood=likelihood,
@@ -136,11 +136,10 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
     ):
         check_choice(name, value, choices)
     check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
-    if isinstance(given.n_factors, str):
-        check_choice("n_factors", given.n_factors, (AUTO, "a whole number"))
+    if isinstance(given.n_factors, str) and given.n_factors == AUTO:
         check_auto(given.engine, given.prior_scales if isinstance(given.prior_scales, dict) else {})
     else:
-        check_count("n_factors", given.n_factors, minimum=0)
+        check_count("n_factors", given.n_factors, minimum=1 if given.engine == "pyro" else 0)
     return check_prior_scales(given.prior_scales, _stated(given.n_factors))
 
 

@@ -45,8 +45,10 @@ def _rank_of(result: FitResult) -> dict[str, Any]:
     """What is known of every number of factors, where it was to be chosen."""
     if result.ranks is None:
         return {}
+    n_entries = len(result.posterior.cell_mean) * len(result.posterior.gene_mean)
     value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
-    return {RANK: {"n_factors": np.arange(len(value)), "elbo": value, "effective": effective}}
+    number = np.arange(len(value))
+    return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries}}
 
 
 def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict[str, Any]:

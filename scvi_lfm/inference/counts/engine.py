@@ -165,15 +165,11 @@ class CountEngine:
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""
         cells = self._some_cells(state)
-        return count_curve(
-            self._problem, state.globals, cells, state.statistics, self._sample, self._options.seed
-        )
+        return count_curve(self._problem, state.globals, cells, state.statistics, self._sample, self._options.seed)
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
-        g, cells, statistics = leading_factors(
-            self._problem, state.globals, state.cells, state.statistics, n_factors
-        )
+        g, cells, statistics = leading_factors(self._problem, state.globals, state.cells, state.statistics, n_factors)
         return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:

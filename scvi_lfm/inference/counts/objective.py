@@ -62,7 +62,12 @@ class EntrySample:
 
 
 def expected_log_density(
-    problem: Problem, g: Globals, cells: Cells, sample: EntrySample, generator: torch.Generator, width: int | None = None
+    problem: Problem,
+    g: Globals,
+    cells: Cells,
+    sample: EntrySample,
+    generator: torch.Generator,
+    width: int | None = None,
 ) -> Tensor:
     """Mean over all entries of the block of E log p, estimated.
 
