@@ -10,7 +10,7 @@ if its own singular value is above (m/n)^(1/4). Three weakest factors:
 
     true      its singular value is 1.5 (1 + sqrt(m/n))
     observed  it is so large that 1.5 (1 + sqrt(m/n)) is what a singular value decomposition of the data shows
-    detect    it is 1.5 (m/n)^(1/4): the bound on the ELBO asks for more than that, so this one may be missed
+    detect    it is 1.5 (m/n)^(1/4): the ELBO asks for more than that, so this one may be missed
 
 With `--counts`, negative binomial counts of five factors with loadings of standard deviation 0.3, and of none. With
 `--data`, what it gives on counts of a file (`shipped` takes the data set of the package), log-normalised for the
