@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# in uns of a fit: what is known of every number of factors
+RANK = "rank"
+
 
 @dataclass(frozen=True)
 class FitKeys:

@@ -303,9 +303,21 @@ def test_dask(clean):
 # arguments of fit
 
 BAD_ARGUMENTS = [
-    ({"n_factors": 0}, ValueError, "`n_factors` must be at least 1, found 0."),
-    ({"n_factors": -3}, ValueError, "`n_factors` must be at least 1, found -3."),
+    ({"n_factors": -1}, ValueError, "`n_factors` must be at least 0, found -1."),
+    ({"n_factors": 0, "engine": "pyro"}, ValueError, "`n_factors` must be at least 1, found 0."),
+    ({"n_factors": -3}, ValueError, "`n_factors` must be at least 0, found -3."),
     ({"n_factors": 21}, ValueError, "`n_factors` is 21, but 30 cells x 20 genes to fit allow at most 20."),
+    (
+        {"n_factors": "auto", "engine": "pyro"},
+        ValueError,
+        "n_factors='auto' belongs to engine='natural_gradient', found",
+    ),
+    (
+        {"n_factors": "auto", "prior_scales": {"B": 0.5}},
+        ValueError,
+        "found prior_scales with 'B'. Leave it out, or pass",
+    ),
+    ({"n_factors": "auto", "prior_scales": {"A": [1, 2]}}, ValueError, "with 'one A for each factor'. Leave it out"),
     ({"n_factors": 2.0}, TypeError, "`n_factors` must be a whole number, found 2.0 of type float."),
     ({"n_factors": True}, TypeError, "`n_factors` must be a whole number, found True of type bool."),
     ({"n_factors": "2"}, TypeError, "`n_factors` must be a whole number, found '2' of type str."),

@@ -32,6 +32,12 @@ def adata():
         "params": {"n_factors": 3},
         "variance_ratio": np.array([0.25, 0.125, 0], dtype=np.float32),
         "elbo": {"epoch": np.array([1, 2, 3.0]), "value": np.array([-1.5, -1.1, -1.0]), "rank0": -2.0},
+        "rank": {
+            "n_factors": np.arange(5),
+            "elbo": np.array([-2.0, -1.5, -1.2, -1.0, -1.1]),
+            "effective": np.array([0, 0.9, 1.7, 2.4, 2.4]),
+            "n_entries": 20,
+        },
     }
     adata.uns["rank_genes_lfm"] = {
         "params": {"groupby": "type", "reference": "rest", "method": "lfm", "use_raw": False, "key": "lfm"},
@@ -204,6 +210,13 @@ def test_a_mistyped_key_names_near_matches_and_the_key_in_the_call(adata, name):
     assert f"{call[:-1]}, key_added='{key}s')" in str(error.value)
 
 
+def test_rank_df_gives_the_gain_in_nats_and_marks_the_number_chosen(adata):
+    table = lfm.get.rank_df(adata)
+    assert list(table.columns) == ["n_factors", "elbo", "gain", "effective", "chosen"]
+    np.testing.assert_allclose(table["gain"], [0, 10, 16, 20, 18])
+    assert list(table["chosen"]) == [False, False, False, True, False]
+
+
 @pytest.mark.parametrize("name", ["rank_genes_df", "anomalies_df", "variance_df", "elbo_df"])
 def test_what_another_tool_wrote_is_refused(adata, name):
     adata.uns["pca"] = {"params": {}}
@@ -238,6 +251,12 @@ def test_only_an_anndata_is_read(name):
 def test_a_wrong_argument_is_named_with_what_there_is(adata, name, arguments, error, message):
     with pytest.raises(error, match=message):
         getattr(lfm.get, name)(adata, **arguments)
+
+
+def test_a_fit_whose_number_of_factors_was_given_has_no_rank_df(adata):
+    del adata.uns["lfm"]["rank"]
+    with pytest.raises(KeyError, match=r"was given, not chosen. Run lfm.tl.fit\(adata, n_factors='auto'\)"):
+        lfm.get.rank_df(adata)
 
 
 def test_a_fit_whose_loadings_were_deleted_is_named(adata):

@@ -97,6 +97,12 @@ def complete():
     return adata
 
 
+def fit_auto(adata):
+    """A fit that chose its number of factors."""
+    lfm.tl.fit(adata, "auto", progress=False)
+    return adata
+
+
 def slow_fit(adata, **options):
     """Few steps of the reference engine, which warns that it did not converge."""
     with pytest.warns(UserWarning, match="did not converge"):
@@ -115,6 +121,7 @@ CALLS = {
     "tl.fit, progress": lambda adata: lfm.tl.fit(adata, 2, progress=True),
     "tl.fit, minibatches": lambda adata: lfm.tl.fit(adata, 2, batch_size=10, rng=1, tol=1.0, progress=False),
     "tl.fit, noise of each gene": lambda adata: lfm.tl.fit(adata, 2, noise="gene", progress=False),
+    "tl.fit, number of factors": fit_auto,
     "tl.fit, pyro": slow_fit,
     "tl.fit, pyro, minibatches": lambda adata: slow_fit(adata, batch_size=10, guide="mean_field"),
     "tl.rank_genes": lambda adata: lfm.tl.rank_genes(adata, "type"),
@@ -132,6 +139,8 @@ CALLS = {
     "get.factors_df": lfm.get.factors_df,
     "get.variance_df": lfm.get.variance_df,
     "get.elbo_df": lfm.get.elbo_df,
+    "get.rank_df": lambda adata: lfm.get.rank_df(fit_auto(adata)),
+    "pl.rank": lambda adata: lfm.pl.rank(fit_auto(adata), show=False),
     "pl.anomalies": lambda adata: lfm.pl.anomalies(adata, show=False),
     "pl.calibration": lambda adata: lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False),
     "pl.elbo": lambda adata: lfm.pl.elbo(adata, show=False),

@@ -141,7 +141,9 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     _add_normalize(command)
     command.add_argument("--likelihood", choices=LIKELIHOODS, default="auto", help="'auto' goes by the values")
     _add_size_factors(command, "default: total counts over their mean")
-    command.add_argument("--n-factors", type=int, default=30, metavar="N", help="number of factors")
+    command.add_argument(
+        "--n-factors", type=_number_or_auto, default=30, metavar="N", help="number of factors, or auto"
+    )
     command.add_argument(
         "--noise",
         choices=NOISES,
@@ -160,6 +162,14 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
     _add_device(command)
     command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
+
+
+def _number_or_auto(text: str) -> int | str:
+    """A number of factors; argparse names what it could not read."""
+    return text if text == "auto" else int(text)
+
+
+_number_or_auto.__name__ = "int or auto"
 
 
 def _add_rank(command: argparse.ArgumentParser) -> None:

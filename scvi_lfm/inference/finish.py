@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,11 @@ class Trace:
     values: list[tuple[float, float]]
     rank0: float
     converged: bool
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that were made."""
+        return math.ceil(self.values[-1][0]) if self.values else 0
 
 
 def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:

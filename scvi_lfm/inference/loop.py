@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -14,12 +17,17 @@ from .normal_engine import NormalEngine
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tqdm.std import tqdm
 
     from ..data import CellMatrix
     from .options import FitOptions, FitResult
+    from .ranks import RankCurve
 
 WINDOWS_PER_EPOCH = 4
+# of the epochs, one in so many at the most goes before factors are first dropped
+FIRST_SHARE = 4
 
 
 class Engine(Protocol):
@@ -35,6 +43,12 @@ class Engine(Protocol):
     def epoch(self, state: Any, number: int, bar: tqdm) -> tuple[Any, list[float]]:
         """Every cell once; estimates of the ELBO per entry along the way."""
 
+    def ranks(self, state: Any) -> RankCurve:
+        """The ELBO per entry of the leading k factors, for every k."""
+
+    def leading(self, state: Any, n_factors: int) -> Any:
+        """The state with its leading factors alone."""
+
     def finish(self, state: Any, trace: Trace) -> FitResult:
         """The result."""
 
@@ -43,19 +57,48 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
     engine: Engine = CountEngine(matrix, options) if options.likelihood in COUNTS else NormalEngine(matrix, options)
     state, rank0 = engine.start()
-    n_cells, n_genes = matrix.shape
-    # a factor is worth having if its n + m latents gain about a nat each
-    one_nat_each = options.n_factors * (n_cells + n_genes) / (n_cells * n_genes)
-    trace: list[tuple[float, float]] = []
-    converged = False
+    trace = Trace([], rank0, converged=False)
     with progress_bar(options.max_epochs * engine.n_batches, shown=options.progress) as bar:
-        for epoch in range(1, options.max_epochs + 1):
-            state, values = engine.epoch(state, epoch, bar)
-            trace += _windows(epoch, values)
-            converged = remaining_gap([value for _, value in trace], rank0, one_nat_each) < options.tol
-            if converged:
-                break
-    return engine.finish(state, Trace(trace, rank0, converged))
+        climb = partial(_climb, engine, options, matrix.shape, bar)
+        if options.choose_rank:
+            state, trace, ranks = _choose_rank(engine, climb, state, trace, options.max_epochs)
+            return replace(engine.finish(state, trace), ranks=ranks)
+        state, trace = climb(state, trace, options.max_epochs)
+    return engine.finish(state, trace)
+
+
+def _choose_rank(
+    engine: Engine, climb: Callable[[Any, Trace, int], tuple[Any, Trace]], state: Any, trace: Trace, max_epochs: int
+) -> tuple[Any, Trace, RankCurve]:
+    """Epochs, then down to the number of factors of highest ELBO, until none is dropped any more."""
+    # surplus factors creep on; with the few that stay, the bound soon settles
+    state, trace = climb(state, trace, -(-max_epochs // FIRST_SHARE))
+    ranks = engine.ranks(state)
+    while True:
+        settled = ranks.best >= state.globals.n_factors
+        if not settled:
+            state = engine.leading(state, ranks.best)
+        if (settled and trace.converged) or trace.epochs == max_epochs:
+            return state, trace, ranks
+        state, trace = climb(state, trace, max_epochs)
+        ranks = engine.ranks(state).followed_by(ranks)
+
+
+def _climb(
+    engine: Engine, options: FitOptions, shape: tuple[int, int], bar: tqdm, state: Any, trace: Trace, last: int
+) -> tuple[Any, Trace]:
+    """Epochs until the ELBO of this number of factors has settled, up to the epoch `last`."""
+    # a factor is worth having if its n + m latents gain about a nat each
+    one_nat_each = max(state.globals.n_factors, 1) * sum(shape) / math.prod(shape)
+    values: list[tuple[float, float]] = []
+    converged = False
+    for epoch in range(trace.epochs + 1, last + 1):
+        state, estimates = engine.epoch(state, epoch, bar)
+        values += _windows(epoch, estimates)
+        converged = remaining_gap([value for _, value in values], trace.rank0, one_nat_each) < options.tol
+        if converged:
+            break
+    return state, Trace(trace.values + values, trace.rank0, converged)
 
 
 def _windows(epoch: int, values: list[float]) -> list[tuple[float, float]]:

@@ -12,6 +12,7 @@ from .elbo import elbo, kl_genes, kl_mu
 from .finish import Trace, drop_unused_factors, finish
 from .initialisation import add_random_factors, fit_without_factors
 from .minibatches import Minibatches
+from .ranks import leading_factors, normal_curve
 from .rates import learning_rate
 from .sweep import LocalStep, Problem, sweep
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from .options import FitOptions, FitResult
+    from .ranks import RankCurve
     from .state import Globals
     from .sweep import Step
 
@@ -66,6 +68,14 @@ class NormalEngine:
         """Every cell once; estimates of the ELBO per entry along the way."""
         run = _sweep_all_cells if self.n_batches == 1 else _pass_over_minibatches
         return run(self._problem, step, self._batches, number, bar)
+
+    def ranks(self, step: Step) -> RankCurve:
+        """The ELBO per entry of the leading k factors, for every k."""
+        return normal_curve(self._problem, step)
+
+    def leading(self, step: Step, n_factors: int) -> Step:
+        """The step with its leading factors alone."""
+        return leading_factors(self._problem, step, n_factors)
 
     def finish(self, step: Step, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""

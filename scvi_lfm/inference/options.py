@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..posterior import CountPosterior, NormalPosterior
+    from .ranks import RankCurve
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class FitOptions:
     guide: str | Callable[..., Any] = "row_block"
     learning_rate: float = 0.02
     log_size: np.ndarray | None = None  # (n,): log size factors, for counts
+    choose_rank: bool = False  # `n_factors` is then the most to choose from
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,4 @@ class FitResult:
     elbo_rank0: float  # ELBO per entry without factors, on the block that inference started from
     variance_ratio: list[float]  # share of the variance around gene means that each factor explains
     converged: bool
+    ranks: RankCurve | None = None

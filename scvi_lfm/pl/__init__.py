@@ -5,7 +5,8 @@ from ._calibration import calibration
 from ._elbo import elbo
 from ._factors import factors
 from ._loadings import loadings
+from ._rank import rank
 from ._rank_genes import rank_genes
 from ._variance import variance
 
-__all__ = ["anomalies", "calibration", "elbo", "factors", "loadings", "rank_genes", "variance"]
+__all__ = ["anomalies", "calibration", "elbo", "factors", "loadings", "rank", "rank_genes", "variance"]

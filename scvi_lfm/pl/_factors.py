@@ -10,7 +10,8 @@ import pandas as pd
 
 from .._keys import fit_keys
 from .._validate import near_matches
-from ..get import _check_factors, variance_df
+from ..get import variance_df
+from ..get._stored import check_factors
 from ._figure import finish, of_counts, one_axes
 from ._points import draw_cells
 
@@ -72,7 +73,7 @@ def factors(
     """
     across, up = _pair(factors)
     shares = variance_df(adata, key=key)["variance_ratio"]
-    _check_factors([across, up], len(shares))
+    check_factors([across, up], len(shares))
     keys = fit_keys(key)
     if keys.cell_factors not in adata.obsm:
         msg = f"obsm has no {keys.cell_factors!r}. {near_matches(keys.cell_factors, adata.obsm)} Run lfm.tl.fit again."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
 from ..posterior.stored_covariates import COVARIATES
 from ._fit_plan import FitArguments, plan_fit
-from ._fit_result import check_finite, record_of, scale_of_sizes, warn_not_converged
+from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def fit(
     adata: AnnData,
-    n_factors: int = 30,
+    n_factors: int | str = 30,
     *,
     layer: str | None = None,
     likelihood: str = "auto",
@@ -67,7 +68,10 @@ def fit(
         Annotated data, cells by genes. Sparse matrices stay sparse; nothing in it is altered.
     n_factors
         Number of factors r, at most the number of cells and of genes. Those that the data do not need are switched
-        off.
+        off. With 0 the margins alone are fitted (not by Pyro). `"auto"` chooses r, which may be 0: from a fit with 50
+        factors (30 for counts; at most half the genes, and half the cells of a minibatch) the weakest are dropped down
+        to the r of highest ELBO, the fit goes on with these, and so on until none is dropped. With
+        `engine="natural_gradient"` only, and without `prior_scales` of `"B"` or of single factors.
     layer
         Layer to read; None reads `X`.
     likelihood
@@ -166,6 +170,9 @@ def fit(
         for each coefficient (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`,
         `gene_eig` and `varm['lfm_cov']` have p more coordinates, behind the first.
 
+    With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
+    holds what :func:`scvi_lfm.get.rank_df` shows.
+
     Factors that are off are zero in all of them.
 
     Raises
@@ -228,6 +235,9 @@ def fit(
     check_finite(result.posterior, adata.obs_names, adata.var_names[plan.fitted])
     if not result.converged:
         warn_not_converged(result, options)
+    if options.choose_rank:
+        warn_at_bound(result, options)
+        options = replace(options, n_factors=result.posterior.n_factors)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
     record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, result.posterior, size_factors)

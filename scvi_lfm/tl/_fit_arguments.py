@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .._validate import check_choice, check_count, check_positive
 from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 WHOLE_BATCH, BATCH = 4096, 2048
 COUNT_BATCH = 512
+# a pass over counts costs by the square of their number
+MOST_FACTORS, MOST_FACTORS_OF_COUNTS = 50, 30
 PYRO_STEPS = 6000
 
 
@@ -68,6 +72,25 @@ def check_guide_of_normal(guide: object, families: Sequence[str]) -> None:
             "which the best q of a row is a Normal, as in 'row_block'. Other guides are for counts."
         )
         raise ValueError(msg)
+
+
+def check_auto(engine: str, scales: Mapping[str, Any]) -> None:
+    """Raise if n_factors='auto' was asked for where factors have no order, or the engine does not choose."""
+    if engine == "pyro":
+        msg = "n_factors='auto' belongs to engine='natural_gradient', found engine='pyro'. Pass a number of factors."
+        raise ValueError(msg)
+    if "B" in scales or np.ndim(scales.get("A", 1.0)) > 0:
+        msg = (
+            "n_factors='auto' goes with learned scales of B and one scale of A, found prior_scales with "
+            f"{'B' if 'B' in scales else 'one A for each factor'!r}. Leave it out, or pass a number of factors."
+        )
+        raise ValueError(msg)
+
+
+def most_factors(n_cells: int, n_genes: int, batch_size: int, *, counts: bool) -> int:
+    """Factors that n_factors='auto' starts from: few enough for a batch, and for their number to be told."""
+    smallest = n_cells // -(-n_cells // batch_size)
+    return max(1, min(MOST_FACTORS_OF_COUNTS if counts else MOST_FACTORS, smallest // 2, n_genes // 2))
 
 
 def check_shape(n_factors: int, n_cells: int, n_genes: int) -> None:

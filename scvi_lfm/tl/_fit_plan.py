@@ -16,6 +16,7 @@ from ..inference import FitOptions
 from ..model.likelihoods import COUNTS
 from ..model.priors import check_prior_scales
 from ._fit_arguments import (
+    check_auto,
     check_count_values,
     check_engine_options,
     check_guide_of_normal,
@@ -28,6 +29,7 @@ from ._fit_arguments import (
     choose_batch_size,
     choose_likelihood,
     choose_max_epochs,
+    most_factors,
     warn_about_empty_genes,
 )
 from ._size_factors import resolve_size_factors
@@ -46,13 +48,14 @@ FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 GUIDES = (*FAMILIES, "low_rank", "flow")
 LEARNING_RATE = 0.02
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class FitArguments:
     """The arguments of :func:`scvi_lfm.tl.fit`, as they were given."""
 
-    n_factors: int
+    n_factors: int | str
     layer: str | None
     likelihood: str
     noise: str
@@ -107,9 +110,11 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         check_variation(matrix, given.layer)
         warn_about_empty_genes(matrix, given.layer, stacklevel=4)
         log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
-    size = choose_batch_size(given.batch_size, adata.n_obs, given.n_factors, counts=likelihood != "normal")
+    counts, at_least = likelihood != "normal", _stated(given.n_factors)
+    size = choose_batch_size(given.batch_size, adata.n_obs, at_least, counts=counts)
+    auto = isinstance(given.n_factors, str)
     options = FitOptions(
-        n_factors=int(given.n_factors),
+        n_factors=most_factors(*matrix.shape, size, counts=counts) if auto else at_least,
         likelihood=likelihood,
         noise=given.noise,
         family=given.family,
@@ -124,6 +129,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         guide=given.guide or given.family,
         learning_rate=LEARNING_RATE if given.learning_rate is None else given.learning_rate,
         log_size=log_size,
+        choose_rank=auto,
     )
     return FitPlan(matrix, options, fitted, coding)
 
@@ -138,14 +144,23 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
     ):
         check_choice(name, value, choices)
     check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
-    scales = check_prior_scales(given.prior_scales, check_count("n_factors", given.n_factors))
+    if isinstance(given.n_factors, str) and given.n_factors == AUTO:
+        check_auto(given.engine, given.prior_scales if isinstance(given.prior_scales, dict) else {})
+    else:
+        check_count("n_factors", given.n_factors, minimum=1 if given.engine == "pyro" else 0)
+    scales = check_prior_scales(given.prior_scales, _stated(given.n_factors))
     check_noise(given.noise, given.engine, scales)
     check_takes_covariates(given.covariates, given.engine, given.noise)
     return scales
 
 
+def _stated(n_factors: int | str) -> int:
+    """The number of factors asked for, 0 where it is to be chosen."""
+    return 0 if isinstance(n_factors, str) else int(n_factors)
+
+
 def _genes_to_fit(adata: AnnData, given: FitArguments) -> np.ndarray:
     mask = given.mask_var
     fitted = np.ones(adata.n_vars, dtype=bool) if mask is None else resolve_mask("mask_var", mask, adata.var)
-    check_shape(given.n_factors, adata.n_obs, int(fitted.sum()))
+    check_shape(_stated(given.n_factors), adata.n_obs, int(fitted.sum()))
     return fitted

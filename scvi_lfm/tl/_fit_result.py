@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._keys import RANK
 from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
@@ -31,21 +32,33 @@ def record_of(given: FitArguments, options: FitOptions, result: FitResult, secon
     ratio[: len(result.variance_ratio)] = result.variance_ratio
     return {
         # absent rather than None: older readers of h5ad cannot hold it
-        "params": {name: value for name, value in _params(given, options).items() if value is not None},
+        "params": {name: value for name, value in _params(given, options, result).items() if value is not None},
         # above 1 only where nothing varies
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
+        **_rank_of(result),
         "converged": result.converged,
         "seconds": seconds,
         "version": __version__,
     }
 
 
-def _params(given: FitArguments, options: FitOptions) -> dict[str, Any]:
+def _rank_of(result: FitResult) -> dict[str, Any]:
+    """What is known of every number of factors, where it was to be chosen."""
+    if result.ranks is None:
+        return {}
+    n_entries = len(result.posterior.cell_mean) * len(result.posterior.gene_mean)
+    value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
+    number = np.arange(len(value))
+    return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries}}
+
+
+def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict[str, Any]:
     """Arguments that reproduce the fit, arrays and programs by a word."""
     black_box = given.engine == "pyro"
     return {
         "n_factors": options.n_factors,
+        "max_factors": None if result.ranks is None else len(result.ranks.elbo) - 1,
         "layer": given.layer,
         "likelihood": options.likelihood,
         "noise": options.noise if options.likelihood == "normal" else None,
@@ -105,3 +118,13 @@ def warn_not_converged(result: FitResult, options: FitOptions) -> None:
         "be improved. Pass a larger max_epochs, or a larger tol to accept this."
     )
     warnings.warn(msg, UserWarning, stacklevel=3)
+
+
+def warn_at_bound(result: FitResult, options: FitOptions) -> None:
+    """Warn if the number of factors that was chosen is the most that were tried."""
+    if result.ranks is not None and result.ranks.best == options.n_factors:
+        msg = (
+            f"The ELBO still rises at {options.n_factors} factors, the most that n_factors='auto' tries on these data. "
+            f"Pass a larger number as n_factors=, or n_factors={options.n_factors} to accept this one."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)

@@ -95,6 +95,14 @@ def test_fit(folder: Path, tmp_path: Path, source: str, target: str, capsys: pyt
     assert [path.name for path in tmp_path.iterdir()] == [target]
 
 
+def test_fit_chooses_the_number_of_factors(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit", folder / "data.h5ad", tmp_path / "out.h5ad", "--n-factors", "auto") == 0
+    fitted = ad.read_h5ad(tmp_path / "out.h5ad")
+    n_factors = fitted.uns["lfm"]["params"]["n_factors"]
+    assert fitted.obsm["X_lfm"].shape == (120, n_factors)
+    assert f"with {n_factors} factors" in capsys.readouterr().err
+
+
 def test_fit_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fit", folder / "counts.h5ad", tmp_path / "out.h5ad", "--n-factors", 4, "--normalize") == 0
     assert "whole numbers" not in capsys.readouterr().err

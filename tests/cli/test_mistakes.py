@@ -31,7 +31,7 @@ MISTAKES = {
     "no command": ("", "the following arguments are required: COMMAND"),
     "unknown command": ("fti a b", "invalid choice: 'fti'"),
     "unknown option": (f"fit {IN} {OUT} --factors 3", "unrecognized arguments: --factors 3"),
-    "no number": (f"fit {IN} {OUT} --n-factors many", "invalid int value: 'many' (see scvi-lfm fit --help)"),
+    "no number": (f"fit {IN} {OUT} --n-factors many", "invalid int or auto value: 'many' (see scvi-lfm fit --help)"),
     "missing file": (f"fit {{folder}}/nowhere.h5ad {OUT}", "no such file: {folder}/nowhere.h5ad"),
     "truncated file": (f"fit {{folder}}/truncated.h5ad {OUT}", "truncated file"),
     "text file": (f"fit {{folder}}/text.h5ad {OUT}", "cannot read {folder}/text.h5ad as h5ad"),

@@ -20,6 +20,14 @@ def fitted():
     adata.X[7, 3] += 5
     adata.X[40, 5] -= 5
     lfm.tl.fit(adata, 4, progress=False)
+    # as if the number had been chosen
+    numbers = np.arange(7)
+    adata.uns["lfm"]["rank"] = {
+        "n_factors": numbers,
+        "elbo": -1.0 - 0.01 * (numbers - 4) ** 2,
+        "effective": numbers * 0.9,
+        "n_entries": adata.n_obs * adata.n_vars,
+    }
     lfm.tl.rank_genes(adata, "group")
     lfm.tl.anomalies(adata)
     return adata

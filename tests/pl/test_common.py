@@ -19,6 +19,7 @@ ONE_PANEL = {
     "elbo": {},
     "factors": {"color": "group"},
     "loadings": {"factors": 0},
+    "rank": {},
     "rank_genes": {"groups": "A"},
     "variance": {},
 }

@@ -28,6 +28,7 @@ from .gene_step import cell_statistics, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
+from .ranks import cells_with, count_curve, globals_with, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ...data import CellMatrix
     from ..finish import Trace
     from ..options import FitOptions
+    from ..ranks import RankCurve
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
 START_CELLS = 4096
@@ -116,7 +118,7 @@ class CountEngine:
             state = self._visit(state, rows, batch.dense(), number)
             bar.update()
         g = state.globals
-        move, scales = best_move(g, state.statistics.xx, problem.n_cells, rotates=problem.rotates)
+        move, scales = best_move(g, state.statistics.xx, problem.n_cells, rotates=problem.rotates and g.n_factors > 0)
         state = replace(
             state,
             globals=replace(g.moved(move), scales=scales).in_family(problem.family),
@@ -146,17 +148,33 @@ class CountEngine:
         return LATER_STEPS if state.cells.keeps_cov else WITHOUT_COV_STEPS
 
     def _elbo(self, state: State) -> float:
+        g = state.globals
+        return elbo_per_entry(
+            self._problem, g, self._some_cells(state), (cell_prior(g), gene_prior(g)), self._sample, self._options.seed
+        )
+
+    def _some_cells(self, state: State) -> Cells:
+        """q of the cells in which the ELBO is measured."""
         g, cells = state.globals, state.cells
-        priors = cell_prior(g), gene_prior(g)
         rows = torch.from_numpy(self._some).to(cells.mean.device)
         some = cells.rows(rows)
-        if not cells.keeps_cov:
-            noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
-            exact = Recomputed.of(
-                float(g.mu), some.mean, g.gene_mean, Packed(g.gene_cov), noise, priors[0], self._problem.family
-            )
-            some = replace(some, cov=exact.packed())
-        return elbo_per_entry(self._problem, g, some, priors, self._sample, self._options.seed)
+        if cells.keeps_cov:
+            return some
+        noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
+        exact = Recomputed.of(
+            float(g.mu), some.mean, g.gene_mean, Packed(g.gene_cov), noise, cell_prior(g), self._problem.family
+        )
+        return replace(some, cov=exact.packed())
+
+    def ranks(self, state: State) -> RankCurve:
+        """The ELBO per entry of the leading k factors, for every k."""
+        cells = self._some_cells(state)
+        return count_curve(self._problem, state.globals, cells, state.statistics, self._sample, self._options.seed)
+
+    def leading(self, state: State, n_factors: int) -> State:
+        """The state with its leading factors alone."""
+        g, cells, statistics = leading_factors(self._problem, state.globals, state.cells, state.statistics, n_factors)
+        return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
@@ -202,14 +220,4 @@ def _drop_unused(state: State) -> State:
     weight = state.statistics.weighted[:, 0].double() * len(state.cells.mean)
     gained = weight @ g.gene_mean[:, first:].double().square() / len(state.cells.mean)
     on = (squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)
-    kept = torch.cat([on.new_ones(first), on])
-    first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
-    packed = kept[first] & kept[second]
-    g = replace(
-        g,
-        gene_mean=g.gene_mean[:, kept],
-        gene_cov=g.gene_cov[:, packed],
-        scales=replace(g.scales, A=g.scales.A[on], B=g.scales.B[on]),
-    )
-    cells = replace(state.cells, mean=state.cells.mean[:, kept], cov=state.cells.cov[:, packed])
-    return replace(state, globals=g, cells=cells)
+    return replace(state, globals=globals_with(g, on), cells=cells_with(state.cells, on, g.n_known))

@@ -62,16 +62,25 @@ class EntrySample:
 
 
 def expected_log_density(
-    problem: Problem, g: Globals, cells: Cells, sample: EntrySample, generator: torch.Generator
+    problem: Problem,
+    g: Globals,
+    cells: Cells,
+    sample: EntrySample,
+    generator: torch.Generator,
+    width: int | None = None,
 ) -> Tensor:
-    """Mean over all entries of the block of E log p, estimated."""
+    """Mean over all entries of the block of E log p, estimated.
+
+    `width` random numbers are drawn for a row, at least as many as it has latents: with the same width, models of
+    fewer factors get the same ones.
+    """
     cell_root = root(unpack(cells.cov.double())).to(cells.mean.dtype)
     gene_root = torch.linalg.cholesky(unpack(g.gene_cov.double())).to(g.gene_mean.dtype)
     offset = (cells.log_size + g.mu)[sample.cell]
     total = offset.new_zeros((), dtype=torch.float64)
     for _ in range(PAIRS_OF_DRAWS):
-        cell_noise = _spread(cell_root, generator)
-        gene_noise = _spread(gene_root, generator)
+        cell_noise = _spread(cell_root, generator, width)
+        gene_noise = _spread(gene_root, generator, width)
         for sign in (1, -1):
             cell, gene = cells.mean + sign * cell_noise, g.gene_mean + sign * gene_noise
             eta = offset + gene[sample.gene, 0] + (cell[sample.cell] * extend(gene)[sample.gene]).sum(1)
@@ -80,20 +89,27 @@ def expected_log_density(
     return total / (2 * PAIRS_OF_DRAWS)
 
 
-def _spread(factor: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(factor.shape[:2], generator=generator, dtype=torch.float32).to(factor)
+def _spread(factor: Tensor, generator: torch.Generator, width: int | None) -> Tensor:
+    n, k = factor.shape[:2]
+    noise = torch.randn((n, width or k), generator=generator, dtype=torch.float32)[:, :k].to(factor)
     return (factor @ noise[..., None])[..., 0]
 
 
 def elbo_per_entry(
-    problem: Problem, g: Globals, cells: Cells, priors: tuple[Gaussian, Gaussian], sample: EntrySample, seed: int
+    problem: Problem,
+    g: Globals,
+    cells: Cells,
+    priors: tuple[Gaussian, Gaussian],
+    sample: EntrySample,
+    seed: int,
+    width: int | None = None,
 ) -> float:
     """ELBO over the number of entries of the whole data set, from the cells of one block; priors of cells and genes."""
     generator = torch.Generator().manual_seed(seed)
     n, m = problem.n_cells, problem.n_genes
     kl_cells = kl_rows(cells.mean, cells.cov, priors[0])
     kl_genes = kl_rows(g.gene_mean, g.gene_cov, priors[1]) + kl_mu(g)
-    data = expected_log_density(problem, g, cells, sample, generator)
+    data = expected_log_density(problem, g, cells, sample, generator, width)
     return float(data - kl_cells / (len(cells.mean) * m) - kl_genes / (n * m))
 
 

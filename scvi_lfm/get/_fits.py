@@ -1,0 +1,190 @@
+"""Tables of a fit: its factors, what they explain, how many there are, and how the bound rose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .._keys import RANK, fit_keys
+from .._validate import check_count, near_matches
+from ._stored import advice, check_factors, stored_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+
+def factors_df(
+    adata: AnnData, *, factors: int | Sequence[int] | None = None, key: str = "lfm", n_genes: int | None = None
+) -> pd.DataFrame:
+    """Table of the gene embedding: how each gene loads on each factor.
+
+    Parameters
+    ----------
+    adata
+        Annotated data that holds a fit.
+    factors
+        Factor or factors, counted from 0; None takes all that are on.
+    key
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
+    n_genes
+        Number of genes to keep for each factor; None keeps all.
+
+    Returns
+    -------
+    One row for each gene of each factor, largest absolute loading first, with the columns
+
+    - `factor`: index of the factor.
+    - `gene`: name of the gene.
+    - `loading`, `sd`: posterior mean and standard deviation of the loading. The sign of a factor is arbitrary.
+
+    Genes that were not fitted are left out.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+    TypeError, ValueError
+        There is no such factor, or `n_genes` is no number of genes.
+    """
+    stored_fields(adata, key, "fit")
+    keys = fit_keys(key)
+    for name in (keys.gene_factors, keys.gene_factors_sd):
+        if name not in adata.varm:
+            msg = f"varm has no {name!r}. {near_matches(name, adata.varm)} {advice('fit', key)}"
+            raise KeyError(msg)
+    loadings, sds = np.asarray(adata.varm[keys.gene_factors]), np.asarray(adata.varm[keys.gene_factors_sd])
+    on = np.flatnonzero((sds > 0).any(0)).tolist()
+    chosen = on if factors is None else check_factors(factors, loadings.shape[1])
+    fitted = np.isfinite(loadings).all(1)
+    genes, loadings, sds = adata.var_names[fitted].astype(str), loadings[fitted], sds[fitted]
+    top = len(genes) if n_genes is None else check_count("n_genes", n_genes)
+    orders = {k: np.argsort(-np.abs(loadings[:, k]), kind="stable")[:top] for k in chosen}
+    rows = np.concatenate([*orders.values(), np.empty(0, dtype=np.intp)])
+    factor = np.repeat(np.asarray(chosen, dtype=np.int64), [len(order) for order in orders.values()])
+    return pd.DataFrame(
+        {"factor": factor, "gene": genes[rows], "loading": loadings[rows, factor], "sd": sds[rows, factor]}
+    )
+
+
+def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
+    """Table of the variance that each factor explains.
+
+    Parameters
+    ----------
+    adata
+        Annotated data that holds a fit.
+    key
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
+
+    Returns
+    -------
+    One row for each factor, with the columns
+
+    - `factor`: index of the factor.
+    - `variance_ratio`: share of the variance of the values around their genes' means that it explains; 0 for a
+      factor that is off.
+    - `cumulative`: the same for this factor and all before it.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+    """
+    stored = stored_fields(adata, key, "fit", "variance_ratio")
+    ratio = np.asarray(stored["variance_ratio"], dtype=np.float64)
+    return pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
+
+
+def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
+    """Table of the evidence lower bound (ELBO) in the course of a fit.
+
+    Parameters
+    ----------
+    adata
+        Annotated data that holds a fit.
+    key
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
+
+    Returns
+    -------
+    One row for each evaluation, with the columns
+
+    - `epoch`: passes over the cells that were done.
+    - `value`: the ELBO, divided by the number of entries (cells times genes).
+    - `gain`: `value` minus that of the model without factors.
+    - `share`: `gain` as a share of the last row's; missing where the factors gained nothing.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+    """
+    elbo = stored_fields(adata, key, "fit", "elbo")["elbo"]
+    value = np.asarray(elbo["value"], dtype=np.float64)
+    gain = value - float(elbo["rank0"])
+    last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
+    return pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+
+
+def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
+    r"""Table of the evidence lower bound (ELBO) by number of factors, from a fit with `n_factors="auto"`.
+
+    For the leading k factors of the fit, with genes, noise and scales solved for anew, it holds the ELBO and the
+    effective number of factors (MacKay 1992),
+
+    .. math::
+
+        \sum_{l \le k} \Big( 1 - \frac{\langle \mathrm{var}(A_{il}) \rangle}{\langle E[A_{il}^2] \rangle} \Big) ,
+
+    each factor counted by the share of it that the data tell. Up to the number chosen this is the last fit. Beyond, it
+    is the last one that had that many factors, before the others were dropped; all are lower bounds, but those beyond
+    had not settled, so that there is a step down after the number chosen.
+
+    Parameters
+    ----------
+    adata
+        Annotated data that holds a fit.
+    key
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
+
+    Returns
+    -------
+    One row for each number of factors from 0 on, with the columns
+
+    - `n_factors`: number of factors k.
+    - `elbo`: the ELBO, divided by the number of entries (cells times genes). For counts an estimate.
+    - `gain`: in nats, `elbo` minus that of no factors, times the number of entries.
+    - `effective`: effective number of factors.
+    - `chosen`: whether this is the number that the fit has.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit, or its number of factors was not chosen but given.
+
+    References
+    ----------
+    MacKay (1992), Bayesian interpolation, Neural Computation 4:415.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 100, 3)
+    >>> lfm.tl.fit(adata, "auto", progress=False)
+    >>> table = lfm.get.rank_df(adata)
+    >>> table.loc[table["chosen"], "n_factors"].item()
+    3
+    """
+    stored = stored_fields(adata, key, "fit")
+    if RANK not in stored:
+        msg = f"The number of factors of uns[{key!r}] was given, not chosen. Run lfm.tl.fit(adata, n_factors='auto')."
+        raise KeyError(msg)
+    table = pd.DataFrame({name: np.asarray(stored[RANK][name]) for name in ("n_factors", "elbo", "effective")})
+    n_entries = float(stored[RANK]["n_entries"])
+    table.insert(2, "gain", (table["elbo"] - table["elbo"].iloc[0]) * n_entries)
+    table["chosen"] = table["n_factors"] == int(stored["params"]["n_factors"])
+    return table
