@@ -240,20 +240,24 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     One row for each evaluation, with the columns
 
     - `epoch`: passes over the cells that were done.
-    - `value`: the ELBO, divided by the number of entries (cells times genes).
+    - `value`: the ELBO, divided by the number of entries that are data.
     - `gain`: `value` minus that of the model without factors.
     - `share`: `gain` as a share of the last row's; missing where the factors gained nothing.
+    - `held_out_log_density`, `held_out_rmse`: how well each entry held out was predicted, if any were.
 
     Raises
     ------
     KeyError
         There is no such fit.
     """
-    elbo = _stored(adata, key, "fit", "elbo")["elbo"]
+    stored = _stored(adata, key, "fit", "elbo")
+    elbo, held_out = stored["elbo"], stored.get("held_out", {})
     value = np.asarray(elbo["value"], dtype=np.float64)
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
-    return pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+    table = pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+    names = [name for name in ("log_density", "rmse") if name in held_out]
+    return table.assign(**{f"held_out_{name}": np.asarray(held_out[name], dtype=np.float64) for name in names})
 
 
 def _stored(adata: AnnData, key: str, tool: str, *fields: str) -> Mapping[str, Any]:

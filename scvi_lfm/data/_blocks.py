@@ -38,6 +38,13 @@ class HeldOut:
     gene: np.ndarray  # (h,): position
     y: np.ndarray  # (h,): value, float64
 
+    def rows(self, rows: np.ndarray) -> HeldOut:
+        """Those of some cells, at increasing positions, with the places of the cells among these."""
+        first, last = np.searchsorted(self.cell, rows), np.searchsorted(self.cell, rows + 1)
+        at = np.repeat(first - np.concatenate([[0], np.cumsum(last - first)[:-1]]), last - first)
+        at = at + np.arange(len(at))
+        return HeldOut(np.repeat(np.arange(len(rows)), last - first), self.gene[at], self.y[at])
+
 
 @dataclass(frozen=True)
 class Batch:

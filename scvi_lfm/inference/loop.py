@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..model.likelihoods import COUNTS
+from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap
 from .counts.engine import CountEngine
 from .finish import Trace
 from .masked.engine import MaskedEngine
 from .normal_engine import NormalEngine
+from .options import HeldOutTrace
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
     from ..data import CellMatrix
+    from ..posterior.held_out import Score
     from .options import FitOptions, FitResult
 
 WINDOWS_PER_EPOCH = 4
+# epochs in which the held-out log density falls, before the fit stops
+FALLS = 2
 
 
 class Engine(Protocol):
@@ -36,6 +42,9 @@ class Engine(Protocol):
     def epoch(self, state: Any, number: int, bar: tqdm) -> tuple[Any, list[float]]:
         """Every cell once; estimates of the ELBO per entry along the way."""
 
+    def held_out(self, state: Any) -> Score | None:
+        """How well the last epoch predicts the entries held out; None where there are none."""
+
     def finish(self, state: Any, trace: Trace) -> FitResult:
         """The result."""
 
@@ -48,15 +57,30 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     # a factor is worth having if its n + m latents gain about a nat each
     one_nat_each = options.n_factors * (n_cells + n_genes) / matrix.n_observed
     trace: list[tuple[float, float]] = []
-    converged = False
+    held_out: list[tuple[float, float, float]] = []
+    converged, stopped = False, False
     with progress_bar(options.max_epochs * engine.n_batches, shown=options.progress) as bar:
         for epoch in range(1, options.max_epochs + 1):
             state, values = engine.epoch(state, epoch, bar)
             trace += _windows(epoch, values)
             converged = remaining_gap([value for _, value in trace], rank0, one_nat_each) < options.tol
-            if converged:
+            score = engine.held_out(state)
+            if score is not None:
+                held_out.append((float(epoch), *score.means))
+                stopped = _falls(held_out)
+            if converged or stopped:
                 break
-    return engine.finish(state, Trace(trace, rank0, converged))
+    result = engine.finish(state, Trace(trace, rank0, converged or stopped))
+    if matrix.held_out is None:
+        return result
+    held_out.append((held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means))
+    return replace(result, held_out=HeldOutTrace(held_out, stopped and not converged))
+
+
+def _falls(held_out: list[tuple[float, float, float]]) -> bool:
+    """Whether the log density has fallen twice in a row: from here on, the fit learns noise."""
+    last = [log_density for _, log_density, _ in held_out[-1 - FALLS :]]
+    return len(last) > FALLS and all(after < before for before, after in zip(last[:-1], last[1:], strict=True))
 
 
 def _engine(matrix: CellMatrix, options: FitOptions) -> Engine:

@@ -67,6 +67,10 @@ class NormalEngine:
         run = _sweep_all_cells if self.n_batches == 1 else _pass_over_minibatches
         return run(self._problem, step, self._batches, number, bar)
 
+    def held_out(self, step: Step) -> None:
+        """Every entry is data."""
+        return
+
     def finish(self, step: Step, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
         return finish(self._problem, drop_unused_factors(self._problem, step), self._batches, trace)

@@ -10,7 +10,7 @@ import torch
 from .covariances import Common, Eigenbasis, Packed, PackedUnderNoise
 from .fields import entry, find
 from .posterior import NormalNoise, NormalPosterior
-from .stored_covariances import differ_by_row, read_packed
+from .stored_covariances import read_packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .._keys import FitKeys
 
 
+# in uns: whether every cell and gene has a covariance of its own
+BY_ROW = "by_row"
+
+
 def small_fields(
     q: NormalPosterior, padded: Callable[[Tensor], np.ndarray], padded_vector: Callable[[Tensor], np.ndarray]
 ) -> dict[str, Any]:
@@ -28,6 +32,8 @@ def small_fields(
     fields: dict[str, Any] = {"sigma": _root_mean_square(q.noise.sigma)}
     if isinstance(q.gene_cov, Eigenbasis):
         fields |= {"gene_basis": padded(q.gene_cov.basis), "gene_eig": padded_vector(q.gene_cov.eig)}
+    else:
+        fields[BY_ROW] = True
     if isinstance(q.cell_cov, Eigenbasis):
         fields |= {"cell_basis": padded(q.cell_cov.basis), "cell_eig": padded_vector(q.cell_cov.eig)}
     elif isinstance(q.cell_cov, Common):
@@ -59,7 +65,7 @@ def read_normal(
     cell_cov: Common | Eigenbasis | Packed
     gene_cov: Eigenbasis | PackedUnderNoise
     cell_sigma = None
-    if differ_by_row(params):
+    if uns.get(BY_ROW, False):
         packed = read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows)
         gene_cov = PackedUnderNoise(packed, predictive, common["gene_prior"].cov)
         cell_cov = Packed(read_packed(find(adata, "obsm", keys.cell_cov), rows) if cells else packed[:0])

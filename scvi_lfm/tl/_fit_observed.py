@@ -46,14 +46,19 @@ def observed_part(adata: AnnData, given: FitArguments, matrix: CellMatrix, fitte
     if given.noise == "cell_gene":
         msg = f"{asked} does not go with noise='cell_gene'. Pass noise='shared' or noise='gene'."
         raise ValueError(msg)
-    needed = stored_bytes(given.n_factors, max(matrix.shape))
+    check_cov_bytes(given.n_factors, max(matrix.shape), f"With {asked}")
+    return part
+
+
+def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:
+    """Raise if covariances of so many rows are more than may be stored."""
+    needed = stored_bytes(n_factors, n_rows)
     if needed > settings.max_cov_bytes:
         msg = (
-            f"With {asked} every cell and gene has a covariance of its own, which take {needed:,} bytes, more than "
-            f"settings.max_cov_bytes = {settings.max_cov_bytes:,}. Raise that, or pass fewer factors."
+            f"{when} every cell and gene has a covariance of its own; those of {n_rows:,} take {needed:,} bytes, more "
+            f"than settings.max_cov_bytes = {settings.max_cov_bytes:,}. Raise that, or fit fewer factors."
         )
         raise ValueError(msg)
-    return part
 
 
 def warn_about_observed(

@@ -27,12 +27,20 @@ def record_of(given: FitArguments, options: FitOptions, result: FitResult, secon
     epochs, values = zip(*result.elbo, strict=True)
     ratio = np.zeros(options.n_factors)
     ratio[: len(result.variance_ratio)] = result.variance_ratio
+    held_out = {}
+    if result.held_out is not None:
+        columns = zip(*result.held_out.values, strict=True)
+        names = ("epoch", "log_density", "rmse")
+        held_out["held_out"] = dict(zip(names, map(np.asarray, columns), strict=True)) | {
+            "stopped": result.held_out.stopped
+        }
     return {
         # absent rather than None: older readers of h5ad cannot hold it
         "params": {name: value for name, value in _params(given, options).items() if value is not None},
         # above 1 only where nothing varies
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
+        **held_out,
         "converged": result.converged,
         "seconds": seconds,
         "version": __version__,

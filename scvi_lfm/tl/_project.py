@@ -12,11 +12,13 @@ import torch
 
 from .._context import resolve_device
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
-from ..data import read_matrix
-from ..inference import project_cells, project_counts, with_cell_covariance
+from ..data import read_matrix, restrict
+from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
+from ..posterior.covariances import PackedUnderNoise
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
+from ._fit_observed import check_cov_bytes
 from ._size_factors import new_size_factors
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ WRITTEN = (
     "cell_eig",
     "gene_basis",
     "gene_eig",
+    "by_row",
+    "held_out",
 )
 
 
@@ -149,15 +153,22 @@ def project(
         if size_factors is not None:
             msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
             raise ValueError(msg)
-        warn_about_counts(matrix, layer)
         family = stored.params.get("guide", stored.params["family"])
+        observed = str(stored.params.get("observed", "all"))
+        if observed == "all":
+            warn_about_counts(matrix, layer)
         q = whole.at_genes(kept)
-        # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
-        if family == "row_block" or shared.sum() < len(known):
-            q = with_cell_covariance(q, family)
-        q = project_cells(matrix, q)
+        if isinstance(q.gene_cov, PackedUnderNoise):
+            check_cov_bytes(len(stored.active), adata.n_obs, "After such a fit")
+            q = project_observed(restrict(matrix, observed, None), q, family)
+        else:
+            # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
+            if family == "row_block" or shared.sum() < len(known):
+                q = with_cell_covariance(q, family)
+            q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
+    record["params"].pop("held_out", None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     return adata if copy else None
 

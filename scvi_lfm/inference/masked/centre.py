@@ -23,7 +23,9 @@ def centred(matrix: CellMatrix, centre: float | None = None) -> tuple[CellMatrix
     centre = float(values.data.mean(dtype=np.float64)) if centre is None else centre
     data = values.data.astype(np.float64) - centre
     shifted = sp.csr_array((data.astype(_precise(values.dtype)), values.indices, values.indptr), shape=values.shape)
-    return replace(matrix, values=shifted), centre
+    held = matrix.held_out
+    held = None if held is None else replace(held, y=held.y - centre)
+    return replace(matrix, values=shifted, held_out=held), centre
 
 
 def _precise(dtype: np.dtype) -> np.dtype:

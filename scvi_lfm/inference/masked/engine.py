@@ -9,13 +9,15 @@ import numpy as np
 import torch
 
 from ...model.priors import rotation_is_free
+from ...posterior.held_out import NOTHING, score_held_out
 from ..counts.start import first_factors
 from ..finish import OFF, TOO_LITTLE
 from ..minibatches import Minibatches
 from ..moves import best_move
 from ..rates import learning_rate
 from .centre import centred
-from .finish import finish
+from .equations import Rows
+from .finish import as_posterior, finish
 from .start import add_factors, fit_margins, left_over, statistics_of
 from .state import Problem
 from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tqdm.std import tqdm
 
     from ...data import CellMatrix
+    from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions, FitResult
     from .state import Globals, Statistics
@@ -42,6 +45,7 @@ class State:
     globals: Globals
     statistics: Statistics
     steps: int
+    score: Score = NOTHING  # of held-out entries, in the last epoch
 
 
 class MaskedEngine:
@@ -115,31 +119,44 @@ class MaskedEngine:
     def _sweep(self, state: State, bar: tqdm) -> tuple[State, list[float]]:
         """Coordinate ascent."""
         problem = self._problem
-        statistics, _ = statistics_of(CellStep.of(state.globals, problem.family), self._blocks)
+        held_out = self._matrix.held_out
+        step = CellStep.of(state.globals, problem.family)
+        statistics, cells = statistics_of(step, self._blocks, keep=held_out is not None)
         g, squares = gene_step(problem, state.globals, statistics)
+        score = NOTHING
+        if held_out is not None:
+            everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
+            score = score_held_out(as_posterior(g, everyone), held_out)
         g, statistics = self._in_best_gauge(g, statistics)
         bar.update()
         value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
-        return State(g, statistics, state.steps + 1), [value]
+        return State(g, statistics, state.steps + 1, score), [value]
 
     def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: tqdm) -> tuple[State, list[float]]:
         """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
-        total = 0.0
-        for _, batch in batches.numbered_epoch():
-            new = cell_statistics(batch, CellStep.of(g, problem.family)(batch))
+        total, score, held_out = 0.0, NOTHING, self._matrix.held_out
+        for rows, batch in batches.numbered_epoch():
+            cells = CellStep.of(g, problem.family)(batch)
+            if held_out is not None:
+                score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
+            new = cell_statistics(batch, cells)
             total += self._estimate(g, new) * batch.n_cells / problem.n_cells
             statistics = statistics.blend(new, learning_rate(steps))
             g, _ = gene_step(problem, g, statistics)
             steps += 1
             bar.update()
         g, statistics = self._in_best_gauge(g, statistics)
-        return State(g, statistics, steps), [total * problem.n_cells / problem.n_observed]
+        return State(g, statistics, steps, score), [total * problem.n_cells / problem.n_observed]
 
     def _estimate(self, g: Globals, statistics: Statistics) -> float:
         """ELBO per cell, from the cells of one batch."""
         squares = expected_squares(g, statistics)
         return float(local_elbo(g, statistics, squares) - global_kl(g) / self._problem.n_cells)
+
+    def held_out(self, state: State) -> Score | None:
+        """How well the last epoch predicts the entries held out; by minibatches, when their cells were visited."""
+        return None if self._matrix.held_out is None else state.score
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""

@@ -11,6 +11,7 @@ from ...posterior import NormalPosterior, to_stored_gauge
 from ...posterior.covariances import Packed, PackedUnderNoise
 from ...posterior.posterior import NormalNoise
 from ..options import FitResult
+from .equations import Rows
 from .noise import shrunk_variances
 from .projection import project_observed
 from .start import statistics_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix
     from ..finish import Trace
-    from .equations import Rows
     from .state import Globals, Problem, Statistics
 
 
@@ -32,7 +32,7 @@ def finish(
     problem: Problem, g: Globals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
 ) -> FitResult:
     """The result: exact statistics and ELBO, noise for predicting, q of every cell given the genes as stored."""
-    statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
+    statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
     g = update_mu(update_genes(problem, g, statistics), statistics, problem.n_cells)
     squares = expected_squares(g, statistics)
     value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
@@ -58,26 +58,31 @@ def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Sta
     return (explained / n / around.sum().clamp_min(1e-300)).tolist()
 
 
+def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
+    """q in the gauge of the fit, under its own noise."""
+    sigma, prior = g.precision.rsqrt(), prior_of(g.scales.gene_var)
+    return NormalPosterior(
+        mu=float(g.mu),
+        cell_mean=cells.mean,
+        cell_cov=Packed(cells.cov),
+        gene_mean=g.gene_mean,
+        gene_cov=PackedUnderNoise(g.gene_cov, sigma, prior.cov),
+        noise=NormalNoise(sigma, sigma),
+        cell_prior=prior_of(g.scales.cell_var),
+        gene_prior=prior,
+    )
+
+
 def _to_posterior(
     problem: Problem, g: Globals, cells: Sequence[Rows], statistics: Statistics, squares: Tensor
 ) -> NormalPosterior:
+    """q in the stored gauge, genes under the noise for predicting; their means stay those of the fit."""
     sigma = g.precision.rsqrt()
     predictive = sigma if problem.noise == "gene" else shrunk_variances(problem, statistics, squares).sqrt()
     if problem.noise == "shared":
-        # T_j under the noise for predicting; the means stay those of the fit
-        of_genes = update_genes(problem, replace(g, precision=predictive.square().reciprocal()), statistics).gene_cov
-    else:
-        of_genes = g.gene_cov
-    prior = prior_of(g.scales.gene_var)
-    return to_stored_gauge(
-        NormalPosterior(
-            mu=float(g.mu),
-            cell_mean=torch.cat([rows.mean for rows in cells]),
-            cell_cov=Packed(torch.cat([rows.cov for rows in cells])),
-            gene_mean=g.gene_mean,
-            gene_cov=PackedUnderNoise(of_genes.float(), predictive, prior.cov),
-            noise=NormalNoise(sigma, predictive),
-            cell_prior=prior_of(g.scales.cell_var),
-            gene_prior=prior,
-        )
-    )
+        under = replace(g, precision=predictive.square().reciprocal())
+        g = replace(g, gene_cov=update_genes(problem, under, statistics).gene_cov)
+    mean, cov = torch.cat([rows.mean for rows in cells]), torch.cat([rows.cov for rows in cells])
+    q = as_posterior(g, Rows(mean, cov.float(), statistics.log_det))
+    q = replace(q, noise=NormalNoise(sigma, predictive))
+    return to_stored_gauge(replace(q, gene_cov=PackedUnderNoise(g.gene_cov.float(), predictive, q.gene_prior.cov)))

@@ -11,7 +11,6 @@ import torch
 from ...data import CellMatrix
 from ...model.priors import initial_scales
 from ...posterior.packed import pack, packed_size
-from ..counts.start import first_factors
 from .equations import Rows
 from .state import Globals
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
@@ -24,21 +23,21 @@ if TYPE_CHECKING:
     from ...data import Batch
     from .state import Problem, Statistics
 
-MARGIN_SWEEPS = 10
+MARGIN_SWEEPS = 6
 # variance of the factors of a cell, whose prior is 1, before its own values are looked at
 START_VAR = 0.05
 TINY = 1e-8
 
 
-def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[Statistics, list[Rows]]:
-    """Averages over the cells of some blocks, and q of each block."""
+def statistics_of(step: CellStep, blocks: Sequence[Batch], *, keep: bool = False) -> tuple[Statistics, list[Rows]]:
+    """Averages over the cells of some blocks; with `keep`, also q of each block."""
     n = sum(batch.n_cells for batch in blocks)
     total, cells = None, []
     for batch in blocks:
         rows = step(batch)
         part = cell_statistics(batch, rows).scaled(batch.n_cells / n)
         total = part if total is None else total.plus(part)
-        cells.append(rows)
+        cells += [rows] if keep else []
     if total is None:
         msg = "There are no blocks of cells."
         raise ValueError(msg)
@@ -64,7 +63,7 @@ def fit_margins(
         scales=initial_scales(0, margins, spread),
     )
     for _ in range(MARGIN_SWEEPS):
-        statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
+        statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
         g, squares = gene_step(problem, g, statistics)
     observed = statistics.observed().sum()
     value = (local_elbo(g, statistics, squares) - global_kl(g) / problem.n_cells) / observed
@@ -130,6 +129,3 @@ def add_factors(
         raise ValueError(msg)
     g, _ = gene_step(problem, g, total)
     return replace(g, scales=replace(g.scales, B=scales.B)), total
-
-
-__all__ = ["add_factors", "first_factors", "fit_margins", "left_over", "location_and_spread", "statistics_of"]
