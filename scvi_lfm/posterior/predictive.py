@@ -69,26 +69,26 @@ class BlockPredictor:
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
 
-    def mean(self, cells: slice) -> Tensor:
+    def mean(self, cells: slice | Tensor) -> Tensor:
         """Expected eta, (cells, m)."""
         mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
         if isinstance(self._q.noise, CountNoise):
             mean += self._q.noise.log_size[cells, None].to(self._dtype)
         return mean
 
-    def from_genes(self, cells: slice) -> Tensor:
+    def from_genes(self, cells: slice | Tensor) -> Tensor:
         """u' T_j u, (cells, m)."""
         return self._gene_cov.quadratics(extend(self._q.cell_mean[cells])).to(self._dtype)
 
-    def from_cells(self, cells: slice) -> Tensor:
+    def from_cells(self, cells: slice | Tensor) -> Tensor:
         """v' S_i v, (cells, m) or what broadcasts to it."""
         return self._q.cell_cov.at(cells).quadratics(self._v).T.to(self._dtype)
 
-    def product(self, cells: slice) -> Tensor:
+    def product(self, cells: slice | Tensor) -> Tensor:
         """tr(S_AA T_BB), (cells, m) or what broadcasts to it."""
         return product_variance(self._q.cell_cov.at(cells), self._gene_cov).to(self._dtype)
 
-    def moments(self, cells: slice) -> Moments:
+    def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
         var = self.from_genes(cells) + (self.from_cells(cells) + self.product(cells))
         return Moments(self.mean(cells), var)
