@@ -1,6 +1,7 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
-from ._blocks import Batch, CellMatrix
+from ._blocks import Batch, CellMatrix, HeldOut, Observed
 from ._gate import read_matrix
+from ._observed import read_held_out, restrict
 
-__all__ = ["Batch", "CellMatrix", "read_matrix"]
+__all__ = ["Batch", "CellMatrix", "HeldOut", "Observed", "read_held_out", "read_matrix", "restrict"]

@@ -10,6 +10,7 @@ from ..model.likelihoods import COUNTS
 from .convergence import remaining_gap
 from .counts.engine import CountEngine
 from .finish import Trace
+from .masked.engine import MaskedEngine
 from .normal_engine import NormalEngine
 from .progress import progress_bar
 
@@ -41,11 +42,11 @@ class Engine(Protocol):
 
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
-    engine: Engine = CountEngine(matrix, options) if options.likelihood in COUNTS else NormalEngine(matrix, options)
+    engine = _engine(matrix, options)
     state, rank0 = engine.start()
     n_cells, n_genes = matrix.shape
     # a factor is worth having if its n + m latents gain about a nat each
-    one_nat_each = options.n_factors * (n_cells + n_genes) / (n_cells * n_genes)
+    one_nat_each = options.n_factors * (n_cells + n_genes) / matrix.n_observed
     trace: list[tuple[float, float]] = []
     converged = False
     with progress_bar(options.max_epochs * engine.n_batches, shown=options.progress) as bar:
@@ -56,6 +57,12 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
             if converged:
                 break
     return engine.finish(state, Trace(trace, rank0, converged))
+
+
+def _engine(matrix: CellMatrix, options: FitOptions) -> Engine:
+    if options.likelihood in COUNTS:
+        return CountEngine(matrix, options)
+    return NormalEngine(matrix, options) if matrix.observed is None else MaskedEngine(matrix, options)
 
 
 def _windows(epoch: int, values: list[float]) -> list[tuple[float, float]]:

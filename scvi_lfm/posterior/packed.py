@@ -70,5 +70,12 @@ def without_first(values: Tensor) -> Tensor:
 
 def congruent(linear: Tensor, values: Tensor) -> Tensor:
     """Packed `L C L'` of packed C; L may change the dimension."""
-    linear = linear.to(values.dtype)
-    return pack(linear @ unpack(values) @ linear.mT)
+    right = linear.to(values.dtype).mT
+    # (C L')' is L C: both products are one of tall matrices
+    return pack((unpack(values) @ right).mT @ right)
+
+
+def first_column(k: int, device: torch.device) -> Tensor:
+    """Positions of the first column of a packed (k, k) matrix."""
+    steps = torch.arange(k, device=device)
+    return steps * (steps + 1) // 2

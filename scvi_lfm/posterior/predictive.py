@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .covariances import Covariances
     from .posterior import Posterior
 
-PAIRS_PER_BLOCK = 100_000
+PAIRS_PER_BLOCK = 20_000
 
 
 @dataclass(frozen=True)

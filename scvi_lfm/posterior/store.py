@@ -10,16 +10,18 @@ import torch
 
 from .._keys import FitKeys, fit_keys
 from .._settings import settings
-from .._validate import check_key, near_matches
+from .._validate import check_key
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
-from .covariances import Common, Eigenbasis, Packed
-from .posterior import CountNoise, CountPosterior, NormalNoise, NormalPosterior
+from .covariances import Packed
+from .fields import entry, find
+from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
 from .stored_covariances import padded_packed, read_packed, stored_bytes
+from .stored_normal import read_normal, small_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from anndata import AnnData
     from torch import Tensor
@@ -98,22 +100,14 @@ def write_fit(
         keys.gene_abundance: per_gene(_numpy(posterior.gene_mean[:, 0])),
         keys.gene_abundance_sd: per_gene(_numpy(gene_sd[:, 0])),
     }
-    if isinstance(posterior, CountPosterior):
+    if isinstance(posterior.gene_cov, Packed):
         varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov, active))
+    if isinstance(posterior, CountPosterior):
         if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
             var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
     else:
         var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
-        uns |= {
-            "sigma": _root_mean_square(posterior.noise.sigma),
-            "gene_basis": padded(posterior.gene_cov.basis),
-            "gene_eig": padded_vector(posterior.gene_cov.eig),
-        }
-        of_cells = posterior.cell_cov
-        if isinstance(of_cells, Eigenbasis):
-            uns |= {"cell_basis": padded(of_cells.basis), "cell_eig": padded_vector(of_cells.eig)}
-        else:
-            uns["cell_cov"] = padded(of_cells.matrix)
+        uns |= small_fields(posterior, padded, padded_vector)
     _remove_stale(adata, keys, [*varm, *var])
     if keys.cell_sigma in adata.obs:
         del adata.obs[keys.cell_sigma]
@@ -129,8 +123,8 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
     """Remove what a fit with another likelihood left under the same key, and this one does not write."""
     if keys.gene_cov not in written:
         adata.varm.pop(keys.gene_cov, None)
-        if keys.size_factor in adata.obs:
-            del adata.obs[keys.size_factor]
+    if keys.gene_sigma in written and keys.size_factor in adata.obs:
+        del adata.obs[keys.size_factor]
     for name in (keys.gene_sigma, keys.gene_theta):
         if name in adata.var and name not in written:
             del adata.var[name]
@@ -147,13 +141,11 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
         Fields do not belong together.
     """
     keys = fit_keys(check_key("key", key))
-    uns = _find(adata, "uns", keys.uns)
-    params = _entry(uns, "params", key)
+    uns = find(adata, "uns", keys.uns)
+    params = entry(uns, "params", key)
     counts = params.get("likelihood") in COUNTS
-    differs = params.get("noise") == "cell_gene"
-    names = _PRIOR if counts else (*_PRIOR, *_OF_GENES, *(_BY_CELL if differs else _OF_CELLS))
     small = {
-        name: torch.as_tensor(np.asarray(_entry(uns, name, key), dtype=np.float64), device=device) for name in names
+        name: torch.as_tensor(np.asarray(entry(uns, name, key), dtype=np.float64), device=device) for name in _PRIOR
     }
     rows = torch.cat([torch.ones(1, dtype=torch.bool, device=device), small["prior_cell_cov"].diagonal()[1:] > 0])
     active = rows[1:].cpu().numpy()
@@ -165,35 +157,14 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     else:
         cell_mean = np.empty((0, int(active.sum()) + 1))
     common: dict[str, Any] = {
-        "mu": float(_entry(uns, "mu", key)),
+        "mu": float(entry(uns, "mu", key)),
         "cell_mean": torch.as_tensor(cell_mean, device=device),
         "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
         "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
         "gene_prior": Gaussian(small["prior_gene_mean"][rows], small["prior_gene_cov"][rows][:, rows]),
     }
-    posterior: AnyPosterior
-    if counts:
-        posterior = _count_posterior(adata, keys, params, common, fitted, rows, cells=cells)
-    else:
-        sigma = np.asarray(_find(adata, "var", keys.gene_sigma), dtype=np.float64)[fitted]
-        predictive = torch.as_tensor(sigma, device=device)
-        shared = params["noise"] == "shared"
-        fit_sigma = torch.full_like(predictive, float(_entry(uns, "sigma", key))) if shared else predictive
-        basis, eig = small["gene_basis"][rows][:, rows], small["gene_eig"][rows]
-        cell_cov: Common | Eigenbasis
-        cell_sigma = None
-        if differs:
-            of_cells = np.asarray(_find(adata, "obs", keys.cell_sigma), dtype=np.float64) if cells else np.empty(0)
-            cell_sigma = torch.as_tensor(of_cells, device=device)
-            cell_cov = Eigenbasis(small["cell_basis"][rows][:, rows], small["cell_eig"][rows], cell_sigma)
-        else:
-            cell_cov = Common(small["cell_cov"][rows][:, rows], len(cell_mean))
-        posterior = NormalPosterior(
-            **common,
-            cell_cov=cell_cov,
-            gene_cov=Eigenbasis(basis, eig, predictive),
-            noise=NormalNoise(fit_sigma, predictive, cell_sigma),
-        )
+    read: Callable[..., AnyPosterior] = _count_posterior if counts else read_normal
+    posterior = read(adata, keys, params, common, fitted, rows, cells=cells)
     return StoredFit(posterior, active, fitted, params, keys)
 
 
@@ -209,9 +180,9 @@ def _count_posterior(
 ) -> CountPosterior:
     """The posterior of a count likelihood, whose covariances differ by row."""
     device, likelihood = rows.device, str(params["likelihood"])
-    gene_cov = Packed(read_packed(_find(adata, "varm", keys.gene_cov)[fitted], rows))
+    gene_cov = Packed(read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows))
     if COUNTS[likelihood].LEARNS_DISPERSION:
-        theta = np.asarray(_find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
+        theta = np.asarray(find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
         dispersion = torch.as_tensor(1 / theta, device=device)
     else:
         dispersion = torch.zeros(int(fitted.sum()), dtype=torch.float64, device=device)
@@ -219,7 +190,7 @@ def _count_posterior(
         nothing = common["cell_mean"].new_empty(0)
         noise = CountNoise(likelihood, dispersion, nothing)
         return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
-    size = np.asarray(_find(adata, "obs", keys.size_factor), dtype=np.float64)
+    size = np.asarray(find(adata, "obs", keys.size_factor), dtype=np.float64)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
     if keys.cell_cov in adata.obsm:
         cell_cov: Packed | Recomputed = Packed(read_packed(adata.obsm[keys.cell_cov], rows))
@@ -237,28 +208,12 @@ def _count_posterior(
 
 
 _PRIOR = ("prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov")
-_OF_CELLS, _BY_CELL, _OF_GENES = ("cell_cov",), ("cell_basis", "cell_eig"), ("gene_basis", "gene_eig")
-
-
-def _entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
-    if name not in uns:
-        msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
-        raise KeyError(msg)
-    return uns[name]
-
-
-def _find(adata: AnnData, container: str, name: str) -> Any:
-    fields = getattr(adata, container)
-    if name not in fields:
-        msg = f"{container} has no {name!r}. {near_matches(name, fields)} Run lfm.tl.fit(adata) first."
-        raise KeyError(msg)
-    return fields[name]
 
 
 def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, active: np.ndarray) -> np.ndarray:
     """(a, A) or (b, B) of the active factors, float64."""
-    first = np.asarray(_find(adata, frame, scalar), dtype=np.float64)
-    rest = np.asarray(_find(adata, matrices, vector), dtype=np.float64)
+    first = np.asarray(find(adata, frame, scalar), dtype=np.float64)
+    rest = np.asarray(find(adata, matrices, vector), dtype=np.float64)
     if rest.ndim != 2 or rest.shape[1] != len(active):
         msg = (
             f"{matrices}[{vector!r}] has shape {rest.shape}, but the fit has {len(active)} factors. "
@@ -283,12 +238,6 @@ def _pad(values: np.ndarray, active: np.ndarray) -> np.ndarray:
     full = np.zeros((len(values), len(active)))
     full[:, active] = values
     return full
-
-
-def _root_mean_square(sigma: Tensor) -> float:
-    # equal values come back as they are, to the bit
-    same = bool((sigma == sigma[0]).all())
-    return float(sigma[0] if same else sigma.square().mean().sqrt())
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -10,9 +10,16 @@ import torch
 from .packed import packed_size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from .covariances import Packed
+
+
+def differ_by_row(params: Mapping[str, Any]) -> bool:
+    """Whether a fit with these arguments has a covariance of its own for each cell and gene, for the Normal."""
+    return params.get("observed", "all") == "stored" or "held_out" in params
 
 
 def stored_bytes(n_factors: int, n_rows: int) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy as np
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -30,6 +31,8 @@ def fit(
     layer: str | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
+    observed: str = "all",
+    held_out: str | sp.csr_array | None = None,
     size_factors: np.ndarray | str | None = None,
     mask_var: np.ndarray | str | None = None,
     family: str = "row_block",
@@ -77,6 +80,13 @@ def fit(
         For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
         `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the geometric
         mean of :math:`\sigma_i` over the fitted cells is one.
+    observed
+        `"all"`: every entry is data, zeros included, except those of `held_out`. `"stored"`: of a sparse matrix, only
+        the entries that it stores are, as in ratings; a stored zero is a value of zero, and `likelihood="auto"` is
+        `"normal"`. Unless every entry is data, each cell and gene has a covariance of its own.
+    held_out
+        Entries to leave out of the fit and to predict: the name of a layer with a sparse boolean matrix, True where
+        held out, or that matrix (n, m). With `observed="stored"`, entries that are not stored are none to hold out.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -191,6 +201,8 @@ def fit(
         layer=layer,
         likelihood=likelihood,
         noise=noise,
+        observed=observed,
+        held_out=held_out,
         size_factors=size_factors,
         mask_var=mask_var,
         family=family,

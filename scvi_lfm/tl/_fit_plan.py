@@ -29,11 +29,13 @@ from ._fit_arguments import (
     choose_max_epochs,
     warn_about_empty_genes,
 )
+from ._fit_observed import check_stored_variation, observed_part, warn_about_observed
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -54,6 +56,8 @@ class FitArguments:
     layer: str | None
     likelihood: str
     noise: str
+    observed: str
+    held_out: str | sp.csr_array | None
     size_factors: np.ndarray | str | None
     mask_var: np.ndarray | str | None
     family: str
@@ -89,18 +93,30 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     scales = _check_arguments(given)
     fitted = _genes_to_fit(adata, given)
     matrix = read_matrix(adata, given.layer, genes=fitted)
-    likelihood = choose_likelihood(given.likelihood, matrix)
+    stored_only = given.observed == "stored"
+    likelihood = choose_likelihood(given.likelihood, matrix, stored_only=stored_only)
     check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
+    matrix = observed_part(adata, given, matrix, fitted)
     log_size = None
+    where = "X" if given.layer is None else f"layers[{given.layer!r}]"
+    if stored_only:
+        check_stored_variation(matrix, where)
+    names = adata.obs_names, adata.var_names[fitted]
+    warn_about_observed(matrix, where, *names, likelihood=likelihood, stacklevel=4)
     if likelihood == "normal":
         check_guide_of_normal(given.guide, FAMILIES)
-        check_values(matrix, given.layer, stacklevel=5)
+        if not stored_only:
+            check_values(matrix, given.layer, stacklevel=5)
     else:
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
         check_variation(matrix, given.layer)
-        warn_about_empty_genes(matrix, given.layer, stacklevel=4)
+        if not stored_only:
+            warn_about_empty_genes(matrix, given.layer, stacklevel=4)
         log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
-    size = choose_batch_size(given.batch_size, adata.n_obs, given.n_factors, counts=likelihood != "normal")
+    asked = given.batch_size
+    if asked is None and likelihood == "normal" and matrix.observed is not None:
+        asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
+    size = choose_batch_size(asked, adata.n_obs, given.n_factors, counts=likelihood != "normal")
     options = FitOptions(
         n_factors=int(given.n_factors),
         likelihood=likelihood,

@@ -47,6 +47,8 @@ def _params(given: FitArguments, options: FitOptions) -> dict[str, Any]:
         "layer": given.layer,
         "likelihood": options.likelihood,
         "noise": options.noise if options.likelihood == "normal" else None,
+        "observed": given.observed,
+        "held_out": _name_or(given.held_out, "array"),
         "size_factors": _name_or(given.size_factors, "array"),
         "mask_var": _name_or(given.mask_var, "array"),
         "family": options.family,
