@@ -128,6 +128,34 @@ def test_counts(likelihood, order):
     np.testing.assert_allclose(table["upper"], upper[at], rtol=1e-4)
 
 
+def unpacked(values):
+    k = int(np.sqrt(2 * values.shape[1]))
+    rows, columns = np.tril_indices(k)
+    full = np.zeros((len(values), k, k))
+    full[:, rows, columns] = full[:, columns, rows] = values
+    return full
+
+
+@pytest.mark.parametrize("order", ["expected", "upper"])
+def test_ratings_from_a_fit_to_what_is_stored(ratings, seen, order):
+    adata = ratings.copy()
+    lfm.tl.hold_out(adata, 0.1, observed="stored")
+    lfm.tl.fit(adata, 2, likelihood="normal", observed="stored", held_out="held_out", progress=False)
+    uns, A, B = adata.uns["lfm"], adata.obsm["X_lfm"].astype(float), adata.varm["lfm"].astype(float)
+    mean = uns["mu"] + adata.obs["lfm_a"].to_numpy(float)[:, None] + adata.var["lfm_b"].to_numpy(float) + A @ B.T
+    S, T = unpacked(adata.obsm["lfm_cov"]), unpacked(adata.varm["lfm_cov"])
+    u, v = (np.column_stack([np.ones(len(rows)), rows]) for rows in (A, B))
+    var = np.einsum("ik,jkl,il->ij", u, T, u) + np.einsum("jk,ikl,jl->ij", v, S, v)
+    var += np.einsum("ikl,jlk->ij", S[:, 1:, 1:], T[:, 1:, 1:])
+    bound = mean + norm.ppf(0.9) * np.sqrt(var)
+    table = lfm.tl.recommend(adata, n_top=3, order=order)
+    # what was held out is stored, and so has been seen
+    check(table, adata, chosen := brute_force(mean if order == "expected" else bound, seen, 3))
+    at = chosen["row"].to_numpy(), chosen["column"].to_numpy()
+    np.testing.assert_allclose(table["expected"], mean[at], rtol=1e-5)
+    np.testing.assert_allclose(table["upper"], bound[at], rtol=1e-4)
+
+
 def test_new_rows_are_placed_and_then_recommended_to(fitted):
     values = sp.random(5, fitted.n_vars, 0.3, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
     new = fitted[:5].copy()
