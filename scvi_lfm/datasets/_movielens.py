@@ -10,21 +10,20 @@ import scipy.sparse as sp
 from ._movielens_files import find_files, read_movies, read_ratings
 
 if TYPE_CHECKING:
-    from os import PathLike
     from pathlib import Path
 
 
-def movielens(path: str | PathLike[str]) -> ad.AnnData:
+def movielens(path: str | Path) -> ad.AnnData:
     r"""Read a MovieLens rating file that you have, in any of its published formats.
 
-    Nothing is downloaded, and no ratings ship with the package: fetch a data set from GroupLens, whose licence does
-    not allow passing it on, and name its folder.
+    Nothing is downloaded, and no ratings ship with the package: fetch a data set from GroupLens, under its licence, and
+    name its folder.
 
     ===============  ==============================  ================================
     data set         ratings                         movies
     ===============  ==============================  ================================
-    100K             `u.data`, separated by tabs     `u.item`, by \|, 19 genre flags
-    1M, 10M          `ratings.dat`, by ::            `movies.dat`, by ::
+    100K             `u.data`, separated by tabs     `u.item`, by `|`, 19 genre flags
+    1M, 10M          `ratings.dat`, by `::`          `movies.dat`, by `::`
     20M, 25M, 32M    `ratings.csv`, with a header    `movies.csv`, with a header
     ===============  ==============================  ================================
 
@@ -50,7 +49,7 @@ def movielens(path: str | PathLike[str]) -> ad.AnnData:
     `.var['year']` : :class:`pandas.Series` (dtype `float64`, shape (movies,))
         Year in parentheses at the end of the title, or else of the release date; NaN if there is neither.
     `.var['genres']` : :class:`pandas.Series` (strings, shape (movies,))
-        Genres, separated by \|.
+        Genres, separated by `|`.
 
     Raises
     ------
