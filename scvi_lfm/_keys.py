@@ -52,3 +52,8 @@ def fit_keys(stem: str) -> FitKeys:
         cell_cov=f"{stem}_cov",
         gene_cov=f"{stem}_cov",
     )
+
+
+def train_layer(stem: str) -> str:
+    """Layer of the counts that `tl.hold_out` leaves, where those held out are stored under `stem`."""
+    return f"{stem}_train"

@@ -10,7 +10,9 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,6 +21,7 @@ import pandas as pd
 import pyro
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
@@ -103,6 +106,22 @@ def fit_auto(adata):
     return adata
 
 
+def fit_ratings(adata):
+    """A fit of stored entries, some of them held out."""
+    few = adata.copy()
+    few.X = sp.csr_matrix(np.where(np.indices(few.shape).sum(0) % 2 == 0, few.X, 0))
+    lfm.tl.hold_out(few, 0.1)
+    lfm.tl.fit(few, 2, observed="stored", held_out="held_out", progress=False)
+    return few
+
+
+def read_ratings():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "u.data"
+        path.write_text("1\t10\t3\t0\n1\t11\t4\t0\n2\t10\t5\t0\n")
+        return lfm.datasets.movielens(path)
+
+
 def slow_fit(adata, **options):
     """Few steps of the reference engine, which warns that it did not converge."""
     with pytest.warns(UserWarning, match="did not converge"):
@@ -122,6 +141,9 @@ CALLS = {
     "tl.fit, minibatches": lambda adata: lfm.tl.fit(adata, 2, batch_size=10, rng=1, tol=1.0, progress=False),
     "tl.fit, noise of each gene": lambda adata: lfm.tl.fit(adata, 2, noise="gene", progress=False),
     "tl.fit, number of factors": fit_auto,
+    "tl.fit, ratings": fit_ratings,
+    "tl.hold_out": lambda adata: lfm.tl.hold_out(adata, 0.1),
+    "tl.recommend": lambda adata: lfm.tl.recommend(fit_ratings(adata)),
     "tl.fit, pyro": slow_fit,
     "tl.fit, pyro, minibatches": lambda adata: slow_fit(adata, batch_size=10, guide="mean_field"),
     "tl.rank_genes": lambda adata: lfm.tl.rank_genes(adata, "type"),
@@ -148,6 +170,7 @@ CALLS = {
     "pl.loadings": lambda adata: lfm.pl.loadings(adata, show=False),
     "pl.rank_genes": lambda adata: lfm.pl.rank_genes(adata, show=False),
     "pl.variance": lambda adata: lfm.pl.variance(adata, show=False),
+    "datasets.movielens": lambda _: read_ratings(),
     "datasets.simulate": lambda _: lfm.datasets.simulate(10, 8, 2),
     "datasets.pbmc_sorted": lambda _: lfm.datasets.pbmc_sorted(),
 }

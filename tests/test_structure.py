@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 import scvi_lfm as lfm
 
@@ -268,6 +269,24 @@ def test_examples_run(name):
 
 # what a call writes, and what its docstring says that it writes
 
+
+def hold_out_all_ways(adata: ad.AnnData) -> None:
+    lfm.tl.hold_out(adata)
+    lfm.tl.hold_out(adata, by="rows")
+    if adata.uns["lfm"]["params"]["likelihood"] != "normal":
+        lfm.tl.hold_out(adata, by="molecules")
+
+
+def recommend_where_entries_are_missing(adata: ad.AnnData) -> None:
+    if sp.issparse(adata.X):
+        lfm.tl.recommend(adata, n_top=2)
+    else:
+        adata.layers["seen"] = sp.csr_matrix(adata.X > 1, dtype=np.float32)
+        with pytest.warns(UserWarning, match="not what the fit read"):
+            lfm.tl.recommend(adata, n_top=2, layer="seen")
+        del adata.layers["seen"]
+
+
 WRITERS = {
     "fit": lambda adata, **options: lfm.tl.fit(adata, 2, progress=False, **options),
     "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
@@ -277,6 +296,8 @@ WRITERS = {
     "project": lambda adata, **options: lfm.tl.project(adata, fitted_like(adata, **options)),
     "predict": lambda adata: lfm.tl.predict(adata, layer_added="layer_added"),
     "similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
+    "hold_out": hold_out_all_ways,
+    "recommend": recommend_where_entries_are_missing,
     "sample_posterior": lambda adata: lfm.tl.sample_posterior(adata, 2),
 }
 
@@ -286,6 +307,7 @@ KINDS = [
     ("normal", {}),
     ("normal", {"noise": "cell_gene"}),
     ("normal", {"covariates": "odd"}),
+    ("normal", {"held_out": "test"}),
     ("negative_binomial", {}),
 ]
 
@@ -307,6 +329,7 @@ def test_returns_lists_every_field_that_is_written(name):
     for likelihood, options in KINDS:
         adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
         adata.obs["odd"] = np.arange(40) % 2 == 1
+        adata.layers["test"] = sp.csr_matrix(np.eye(40, 30, dtype=bool))
         if name not in {"fit", "project"}:
             lfm.tl.fit(adata, 2, progress=False, **options)
         before, values = fields(adata), adata.to_df()

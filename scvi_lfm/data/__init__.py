@@ -1,7 +1,18 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
-from ._blocks import Batch, CellMatrix
+from ._blocks import Batch, CellMatrix, HeldOut, Observed
 from ._covariates import code, learn_coding
 from ._gate import read_matrix
+from ._observed import read_held_out, restrict
 
-__all__ = ["Batch", "CellMatrix", "code", "learn_coding", "read_matrix"]
+__all__ = [
+    "Batch",
+    "CellMatrix",
+    "HeldOut",
+    "Observed",
+    "code",
+    "learn_coding",
+    "read_held_out",
+    "read_matrix",
+    "restrict",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,40 @@ NEGLIGIBLE = 1e-30
 
 
 @dataclass(frozen=True)
+class Observed:
+    """Which entries are data: those of a pattern, or all but those of a pattern."""
+
+    pattern: sp.csr_array  # (n, m): ones
+    only: bool  # whether the pattern's entries alone are data
+
+    def rows(self, rows: np.ndarray | slice, dtype: np.dtype | type) -> Observed:
+        """That of some cells."""
+        return Observed(cast("sp.csr_array", _take(self.pattern, rows)).astype(dtype, copy=False), self.only)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Entries that are not fitted, to be predicted, in the order of cells."""
+
+    cell: np.ndarray  # (h,): position
+    gene: np.ndarray  # (h,): position
+    y: np.ndarray  # (h,): value, float64
+
+    def rows(self, rows: np.ndarray) -> HeldOut:
+        """Those of some cells, at increasing positions, with the places of the cells among these."""
+        first, last = np.searchsorted(self.cell, rows), np.searchsorted(self.cell, rows + 1)
+        at = np.repeat(first - np.concatenate([[0], np.cumsum(last - first)[:-1]]), last - first)
+        at = at + np.arange(len(at))
+        return HeldOut(np.repeat(np.arange(len(rows)), last - first), self.gene[at], self.y[at])
+
+
+@dataclass(frozen=True)
 class Batch:
-    """A block of cells on the device, with the two products that inference needs."""
+    """A block of cells on the device, with the products that inference needs."""
 
     values: sp.csr_array | Tensor  # the block on the host (sparse), or on the device (dense)
     device: torch.device
+    observed: Observed | None = None  # which entries are data; None: all
     covariates: np.ndarray | None = None  # (cells, p)
 
     @cached_property
@@ -75,6 +104,39 @@ class Batch:
         """Sum over cells of `y^2 w_i`, (genes,) in float64."""
         return _scaled_product(_squared(self.by_gene), weights[:, None])[:, 0]
 
+    @cached_property
+    def _pattern_by_cell(self) -> Tensor:
+        return _to_device(cast("Observed", self.observed).pattern, self.device)
+
+    @cached_property
+    def _pattern_by_gene(self) -> Tensor:
+        return _to_device(cast("Observed", self.observed).pattern.tocsc().T, self.device)
+
+    def observed_times_genes(self, values: Tensor) -> Tensor:
+        """Sum of `values` (genes, k) over the genes observed in each cell, (cells, k), in the data's precision."""
+        if self.observed is None:
+            return values.sum(0, dtype=torch.float64).to(self._dtype).expand(self.n_cells, -1)
+        return _sum_observed(self._pattern_by_cell, values, only=self.observed.only)
+
+    def observed_times_cells(self, values: Tensor) -> Tensor:
+        """Sum of `values` (cells, k) over the cells in which each gene was observed, (genes, k)."""
+        if self.observed is None:
+            return values.sum(0, dtype=torch.float64).to(self._dtype).expand(self.values.shape[1], -1)
+        return _sum_observed(self._pattern_by_gene, values, only=self.observed.only)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        if isinstance(self.values, torch.Tensor):
+            return self.values.dtype
+        return torch.float64 if self.values.dtype == np.float64 else torch.float32
+
+    def is_observed(self) -> Tensor | None:
+        """Which entries are data, a boolean (cells, genes) tensor; None: all."""
+        if self.observed is None:
+            return None
+        inside = self._pattern_by_cell.to_dense() != 0
+        return inside if self.observed.only else ~inside
+
     def dense(self) -> Tensor:
         """The block as a dense (cells, genes) tensor."""
         return self.by_cell if self.by_cell.layout == torch.strided else self.by_cell.to_dense()
@@ -85,6 +147,8 @@ class CellMatrix:
     """Cells by genes in memory: compressed by rows, or dense, in the dtype that the AnnData holds."""
 
     values: sp.csr_array | np.ndarray
+    observed: Observed | None = None  # which entries are data; None: all
+    held_out: HeldOut | None = None
     covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
 
     @property
@@ -99,7 +163,23 @@ class CellMatrix:
 
     def at_genes(self, genes: np.ndarray) -> CellMatrix:
         """The columns of some genes, by position or mask."""
-        return replace(self, values=self.values[:, genes])
+        observed = self.observed and replace(self.observed, pattern=self.observed.pattern[:, genes])
+        return replace(self, values=self.values[:, genes], observed=observed, held_out=None)
+
+    def at_cells(self, rows: np.ndarray) -> CellMatrix:
+        """The rows of some cells, by position, held-out entries left behind."""
+        observed = self.observed and replace(self.observed, pattern=self.observed.pattern[rows])
+        known = None if self.covariates is None else self.covariates[rows]
+        return CellMatrix(self.values[rows], observed, covariates=known)
+
+    @property
+    def n_observed(self) -> int:
+        """Number of entries that are data."""
+        n_cells, n_genes = self.shape
+        if self.observed is None:
+            return n_cells * n_genes
+        nnz = self.observed.pattern.nnz
+        return nnz if self.observed.only else n_cells * n_genes - nnz
 
     def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
@@ -107,9 +187,11 @@ class CellMatrix:
         block = _take(self.values, rows)
         known = None if self.covariates is None else self.covariates[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+        observed = None if self.observed is None else self.observed.rows(rows, numpy_dtype)
         if isinstance(block, np.ndarray):
-            return Batch(torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device), device, known)
-        return Batch(block.astype(numpy_dtype, copy=False), device, known)
+            values = torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device)
+            return Batch(values, device, observed, known)
+        return Batch(block.astype(numpy_dtype, copy=False), device, observed, known)
 
 
 def _take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:
@@ -128,6 +210,11 @@ def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:
     largest = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny)
     scaled = torch.nn.functional.hardshrink(weights / largest, NEGLIGIBLE)
     return (matrix @ scaled.to(matrix.dtype)).double() * largest
+
+
+def _sum_observed(pattern: Tensor, values: Tensor, *, only: bool) -> Tensor:
+    product = pattern @ values.to(pattern.dtype)
+    return product if only else product.neg_().add_(values.sum(0, dtype=torch.float64).to(pattern.dtype))
 
 
 def _squared(matrix: Tensor) -> Tensor:

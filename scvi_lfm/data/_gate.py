@@ -44,7 +44,7 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     values = _select(adata, layer)
     where = "X" if layer is None else f"layers[{layer!r}]"
     check_dtype(values, where)
-    values = _canonical(values) if sp.issparse(values) else np.asarray(values)
+    values = canonical(values) if sp.issparse(values) else np.asarray(values)
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]
@@ -68,7 +68,7 @@ def _select(adata: AnnData, layer: str | None) -> object:
     return adata.layers[layer]
 
 
-def _canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
+def canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
     """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
     values = values.tocsr()
     # a wrapper of its own: scipy notes what it learns about the indices on the object

@@ -114,20 +114,24 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     One row for each evaluation, with the columns
 
     - `epoch`: passes over the cells that were done.
-    - `value`: the ELBO, divided by the number of entries (cells times genes).
+    - `value`: the ELBO, divided by the number of entries that are data.
     - `gain`: `value` minus that of the model without factors.
     - `share`: `gain` as a share of the last row's; missing where the factors gained nothing.
+    - `held_out_log_density`, `held_out_rmse`: how well each entry held out was predicted, if any were.
 
     Raises
     ------
     KeyError
         There is no such fit.
     """
-    elbo = stored_fields(adata, key, "fit", "elbo")["elbo"]
+    stored = stored_fields(adata, key, "fit", "elbo")
+    elbo, held_out = stored["elbo"], stored.get("held_out", {})
     value = np.asarray(elbo["value"], dtype=np.float64)
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
-    return pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+    table = pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+    names = [name for name in ("log_density", "rmse") if name in held_out]
+    return table.assign(**{f"held_out_{name}": np.asarray(held_out[name], dtype=np.float64) for name in names})
 
 
 def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
@@ -156,9 +160,11 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     One row for each number of factors from 0 on, with the columns
 
     - `n_factors`: number of factors k.
-    - `elbo`: the ELBO, divided by the number of entries (cells times genes). For counts an estimate.
+    - `elbo`: the ELBO, divided by the number of entries that are data. For counts an estimate.
     - `gain`: in nats, `elbo` minus that of no factors, times the number of entries.
     - `effective`: effective number of factors.
+    - `held_out_log_density`: log density of each entry held out, if any were; for counts, of those in the cells in
+      which the ELBO is measured.
     - `chosen`: whether this is the number that the fit has.
 
     Raises
@@ -186,5 +192,7 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     table = pd.DataFrame({name: np.asarray(stored[RANK][name]) for name in ("n_factors", "elbo", "effective")})
     n_entries = float(stored[RANK]["n_entries"])
     table.insert(2, "gain", (table["elbo"] - table["elbo"].iloc[0]) * n_entries)
+    if "held_out_log_density" in stored[RANK]:
+        table["held_out_log_density"] = np.asarray(stored[RANK]["held_out_log_density"])
     table["chosen"] = table["n_factors"] == int(stored["params"]["n_factors"])
     return table

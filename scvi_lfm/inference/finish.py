@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,6 +74,8 @@ class Trace:
     values: list[tuple[float, float]]
     rank0: float
     converged: bool
+    held_out: list[tuple[float, float, float]] = field(default_factory=list)
+    stopped: bool = False  # because the log density of held-out entries fell
 
     @property
     def epochs(self) -> int:

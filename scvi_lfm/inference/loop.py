@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..model.likelihoods import COUNTS
+from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap
 from .counts.engine import CountEngine
 from .finish import Trace
+from .masked.engine import MaskedEngine
 from .normal_engine import NormalEngine
+from .options import HeldOutTrace
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -22,10 +24,13 @@ if TYPE_CHECKING:
     from tqdm.std import tqdm
 
     from ..data import CellMatrix
+    from ..posterior.held_out import Score
     from .options import FitOptions, FitResult
     from .ranks import RankCurve
 
 WINDOWS_PER_EPOCH = 4
+# epochs in which the held-out log density falls, before the fit stops
+FALLS = 2
 # of the epochs, one in so many at the most goes before factors are first dropped
 FIRST_SHARE = 4
 
@@ -43,6 +48,9 @@ class Engine(Protocol):
     def epoch(self, state: Any, number: int, bar: tqdm) -> tuple[Any, list[float]]:
         """Every cell once; estimates of the ELBO per entry along the way."""
 
+    def held_out(self, state: Any) -> Score | None:
+        """How well the last epoch predicts the entries held out; None where there are none."""
+
     def ranks(self, state: Any) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""
 
@@ -55,16 +63,27 @@ class Engine(Protocol):
 
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
-    engine: Engine = CountEngine(matrix, options) if options.likelihood in COUNTS else NormalEngine(matrix, options)
+    engine = _engine(matrix, options)
     state, rank0 = engine.start()
     trace = Trace([], rank0, converged=False)
+    ranks: RankCurve | None = None
     with progress_bar(options.max_epochs * engine.n_batches, shown=options.progress) as bar:
-        climb = partial(_climb, engine, options, matrix.shape, bar)
+        climb = partial(_climb, engine, options, matrix, bar)
         if options.choose_rank:
             state, trace, ranks = _choose_rank(engine, climb, state, trace, options.max_epochs)
-            return replace(engine.finish(state, trace), ranks=ranks)
-        state, trace = climb(state, trace, options.max_epochs)
-    return engine.finish(state, trace)
+        else:
+            state, trace = climb(state, trace, options.max_epochs)
+    result = replace(engine.finish(state, trace), ranks=ranks)
+    if matrix.held_out is None:
+        return result
+    last = (trace.held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means)
+    return replace(result, held_out=HeldOutTrace([*trace.held_out, last], trace.stopped))
+
+
+def _engine(matrix: CellMatrix, options: FitOptions) -> Engine:
+    if options.likelihood in COUNTS:
+        return CountEngine(matrix, options)
+    return NormalEngine(matrix, options) if matrix.observed is None else MaskedEngine(matrix, options)
 
 
 def _choose_rank(
@@ -85,20 +104,32 @@ def _choose_rank(
 
 
 def _climb(
-    engine: Engine, options: FitOptions, shape: tuple[int, int], bar: tqdm, state: Any, trace: Trace, last: int
+    engine: Engine, options: FitOptions, matrix: CellMatrix, bar: tqdm, state: Any, trace: Trace, last: int
 ) -> tuple[Any, Trace]:
-    """Epochs until the ELBO of this number of factors has settled, up to the epoch `last`."""
+    """Epochs until the ELBO of this number of factors has settled or held-out entries fall, up to the epoch `last`."""
     # a factor is worth having if its n + m latents gain about a nat each
-    one_nat_each = max(state.globals.n_factors, 1) * sum(shape) / math.prod(shape)
+    one_nat_each = max(state.globals.n_factors, 1) * sum(matrix.shape) / matrix.n_observed
     values: list[tuple[float, float]] = []
-    converged = False
+    held_out: list[tuple[float, float, float]] = []
+    settled, falls = False, False
     for epoch in range(trace.epochs + 1, last + 1):
         state, estimates = engine.epoch(state, epoch, bar)
         values += _windows(epoch, estimates)
-        converged = remaining_gap([value for _, value in values], trace.rank0, one_nat_each) < options.tol
-        if converged:
+        settled = remaining_gap([value for _, value in values], trace.rank0, one_nat_each) < options.tol
+        score = engine.held_out(state)
+        if score is not None:
+            held_out.append((float(epoch), *score.means))
+            falls = _falls(held_out)
+        if settled or falls:
             break
-    return state, Trace(trace.values + values, trace.rank0, converged)
+    stopped = falls and not settled
+    return state, Trace(trace.values + values, trace.rank0, settled or falls, trace.held_out + held_out, stopped)
+
+
+def _falls(held_out: list[tuple[float, float, float]]) -> bool:
+    """Whether the log density has fallen twice in a row: from here on, the fit learns noise."""
+    last = [log_density for _, log_density, _ in held_out[-1 - FALLS :]]
+    return len(last) > FALLS and all(after < before for before, after in zip(last[:-1], last[1:], strict=True))
 
 
 def _windows(epoch: int, values: list[float]) -> list[tuple[float, float]]:

@@ -33,6 +33,10 @@ class Minibatches:
     def _take(self, rows: np.ndarray) -> Batch:
         return self._whole or self.matrix.batch(np.sort(rows), self._device, self._dtype)
 
+    def first_rows(self) -> np.ndarray:
+        """Positions of the cells of the block to start from."""
+        return np.sort(self._first_order[0])
+
     def first(self) -> Batch:
         """The block to start from."""
         return self._take(self._first_order[0])

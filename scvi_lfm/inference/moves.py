@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
     from ..model import PriorScales
     from .counts.state import Globals as CountGlobals
+    from .masked.state import Globals as MaskedGlobals
     from .state import CellStatistics, Globals
 
-    AnyGlobals = Globals | CountGlobals
+    AnyGlobals = Globals | CountGlobals | MaskedGlobals
 
 
 def improve_gauge(

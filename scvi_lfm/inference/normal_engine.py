@@ -69,6 +69,10 @@ class NormalEngine:
         run = _sweep_all_cells if self.n_batches == 1 else _pass_over_minibatches
         return run(self._problem, step, self._batches, number, bar)
 
+    def held_out(self, step: Step) -> None:
+        """Every entry is data."""
+        return
+
     def ranks(self, step: Step) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""
         return normal_curve(self._problem, step)

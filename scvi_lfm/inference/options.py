@@ -38,6 +38,14 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class HeldOutTrace:
+    """How well held-out entries were predicted in the course of a fit."""
+
+    values: list[tuple[float, float, float]]  # epoch, log density per entry, root mean square error; the last is exact
+    stopped: bool  # whether the fit ended because the log density fell
+
+
+@dataclass(frozen=True)
 class FitResult:
     """A posterior in the stored gauge, and how it was reached."""
 
@@ -46,4 +54,5 @@ class FitResult:
     elbo_rank0: float  # ELBO per entry without factors, on the block that inference started from
     variance_ratio: list[float]  # share of the variance around gene means that each factor explains
     converged: bool
+    held_out: HeldOutTrace | None = None
     ranks: RankCurve | None = None

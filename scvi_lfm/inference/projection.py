@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ..posterior import NormalPosterior
+    from ..posterior.covariances import Common
 
 CELLS_PER_BLOCK = 2048
 
@@ -29,6 +30,7 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     device = q.gene_mean.device
     if isinstance(q.cell_cov, Eigenbasis):
         return _project_noisy_cells(matrix, q, q.cell_cov)
+    cov = cast("Common", q.cell_cov)
     weights, moment, precision = _information(q)
     prior = q.cell_prior.given_known(q.n_known)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
@@ -39,7 +41,7 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
         mean = cell_means(mu, projected, moment, precision, prior, batch.known)
         means.append(insert_known(mean, batch.known))
     mean = torch.cat(means)
-    return replace(q, cell_mean=mean, cell_cov=replace(q.cell_cov, n_rows=len(mean)))
+    return replace(q, cell_mean=mean, cell_cov=replace(cov, n_rows=len(mean)))
 
 
 def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis) -> NormalPosterior:
@@ -60,11 +62,12 @@ def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     if isinstance(q.cell_cov, Eigenbasis):
         basis, eig = cell_basis(cell_information(moment, len(q.cell_prior.mean)), q.cell_prior, family)
         return replace(q, cell_cov=replace(q.cell_cov, basis=basis, eig=eig))
-    return replace(q, cell_cov=replace(q.cell_cov, matrix=with_known(cell_covariance(precision, family), q.n_known)))
+    matrix = with_known(cell_covariance(precision, family), q.n_known)
+    return replace(q, cell_cov=replace(cast("Common", q.cell_cov), matrix=matrix))
 
 
 def _information(q: NormalPosterior) -> tuple[Tensor, Tensor, Tensor]:
     weights = q.noise.sigma.square().reciprocal()
-    gene_cov = q.gene_cov.under(q.noise.sigma)
+    gene_cov = cast("Eigenbasis", q.gene_cov).under(q.noise.sigma)
     moment = weighted_gene_moment(q.gene_mean, gene_cov.basis, gene_cov.diagonal, weights)
     return weights, moment, cell_precision(moment, q.cell_prior.given_known(q.n_known))

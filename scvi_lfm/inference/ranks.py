@@ -29,6 +29,7 @@ class RankCurve:
 
     elbo: list[float]  # per entry
     effective: list[float]
+    held_out: list[float] | None = None  # log density per entry held out
 
     @property
     def best(self) -> int:
@@ -38,7 +39,10 @@ class RankCurve:
     def followed_by(self, longer: RankCurve) -> RankCurve:
         """This curve, and beyond its end what an earlier fit with more factors had."""
         end = len(self.elbo)
-        return RankCurve(self.elbo + longer.elbo[end:], self.effective + longer.effective[end:])
+        held_out = None
+        if self.held_out is not None and longer.held_out is not None:
+            held_out = self.held_out + longer.held_out[end:]
+        return RankCurve(self.elbo + longer.elbo[end:], self.effective + longer.effective[end:], held_out)
 
 
 def normal_curve(problem: Problem, step: Step) -> RankCurve:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +12,8 @@ from .leave_one_out import LeaveOneOut
 from .other_cells import fit_share, from_others, other_cells
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from torch import Tensor
 
     from .anomaly_scan_counts import CountAnomalyScan
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 # histogram of log ratios in [-50, 50]
 RATIO_BINS, RATIO_MAX = 4000, 50.0
+# a distance that stands for "not asked about"
+NOT_ASKED = -1.0
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,16 @@ class Scores:
     expected: Tensor  # mean of the predictive
     distance: Tensor  # standardised, in the direction asked for; negative: not of that direction
     log_ratio: Tensor  # log p(y | other cells) - log p(y | own); -inf: not of that direction
+
+    def at(self, observed: Tensor | None) -> Self:
+        """The scores with none for entries that were not observed."""
+        if observed is None:
+            return self
+        return replace(
+            self,
+            distance=self.distance.masked_fill(~observed, NOT_ASKED),
+            log_ratio=self.log_ratio.masked_fill(~observed, -torch.inf),
+        )
 
 
 @dataclass(frozen=True)
@@ -89,13 +103,15 @@ class Histograms:
         self.ratio = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
         self.total = 0
 
-    def add(self, scores: Scores) -> None:
-        """Count a block."""
-        far = scores.distance.clamp(max=self._scan.distance_max * (1 - 1e-6))
+    def add(self, scores: Scores, observed: Tensor | None = None) -> None:
+        """Count a block, or those of its entries that were observed."""
+        distance, ratio = scores.distance, scores.log_ratio
+        if observed is not None:
+            distance, ratio = distance[observed], ratio[observed]
+        far = distance.clamp(max=self._scan.distance_max * (1 - 1e-6))
         self.distance += torch.histc(far, self._scan.distance_bins, 0, self._scan.distance_max)
-        ratio = scores.log_ratio.clamp(-RATIO_MAX, RATIO_MAX)
-        self.ratio += torch.histc(ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
-        self.total += scores.distance.numel()
+        self.ratio += torch.histc(ratio.clamp(-RATIO_MAX, RATIO_MAX), RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+        self.total += distance.numel()
 
     def thresholds(self, fdr: float) -> Thresholds:
         """Levels at which an entry passes."""

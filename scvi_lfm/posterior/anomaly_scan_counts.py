@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..model.likelihoods import COUNTS
-from .anomaly_scan import Scores
+from .anomaly_scan import NOT_ASKED, Scores
 from .leave_one_out_counts import CountLeaveOneOut
 from .other_cells_counts import other_cells_counts
 from .predictive_counts import mixed
@@ -26,10 +26,6 @@ class CountScores(Scores):
 
     rate: Tensor
     dispersion: Tensor
-
-
-# standing for "not of the direction asked for"
-NOT_ASKED = -1.0
 
 
 class CountAnomalyScan:

@@ -67,10 +67,10 @@ class TransformCounts:
         return cls(edges, torch.zeros(n_depths, len(edges) + 1, BINS, dtype=torch.int64, device=edges.device))
 
     def add(self, expected: Tensor, transform: Tensor, depth: Tensor) -> None:
-        """Count a block; `depth` (cells,) holds the stratum of each cell."""
+        """Count entries; `depth` holds the stratum of each entry's cell."""
         stratum = torch.bucketize(expected, self.edges)
         bins = (transform * BINS).long().clamp_(0, BINS - 1)
-        place = (depth[:, None] * (len(self.edges) + 1) + stratum) * BINS + bins
+        place = (depth * (len(self.edges) + 1) + stratum) * BINS + bins
         self.counts += torch.bincount(place.flatten(), minlength=self.counts.numel()).view_as(self.counts)
 
 

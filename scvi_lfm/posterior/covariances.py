@@ -1,7 +1,8 @@
 """Posterior covariances of rows (a, A) or (b, B), in the three forms that inference gives.
 
 `Common`: one matrix for every row. `Eigenbasis`: one basis for all rows, a diagonal for each. `Packed`: a matrix of its
-own for each row. All answer the same questions, so that no tool asks which form it has.
+own for each row, as `PackedUnderNoise` with the noise that it holds for. All answer the same questions, so that no tool
+asks which form it has.
 """
 
 from __future__ import annotations
@@ -166,6 +167,34 @@ class Packed:
     def packed(self) -> Tensor:
         """Lower triangles, (rows, p)."""
         return self.values
+
+
+@dataclass(frozen=True)
+class PackedUnderNoise(Packed):
+    """`C_j = (prior^-1 + w_j H_j)^-1` with `w_j = 1 / sigma_j^2`, a matrix H_j of its own for each row."""
+
+    sigma: Tensor  # (rows,)
+    prior: Tensor  # (k, k)
+
+    def at(self, rows: Tensor | slice) -> PackedUnderNoise:
+        """The covariances of some rows: a boolean mask, positions or a slice."""
+        return replace(self, values=self.values[rows], sigma=self.sigma[rows])
+
+    def moved(self, linear: Tensor) -> PackedUnderNoise:
+        """F C F'."""
+        return replace(self, values=super().moved(linear).values, prior=linear @ self.prior @ linear.T)
+
+    def under(self, sigma: Tensor) -> PackedUnderNoise:
+        """The covariances under another noise."""
+        if torch.equal(sigma, self.sigma):
+            return self
+        ratio = (self.sigma.double() / sigma.double()).square()
+        precision = torch.linalg.inv(self.prior)
+        parts = [
+            pack(torch.linalg.inv(torch.lerp(precision, torch.linalg.inv(unpack(values.double())), r[:, None, None])))
+            for values, r in zip(self.values.split(ROWS_PER_BLOCK), ratio.split(ROWS_PER_BLOCK), strict=True)
+        ]
+        return replace(self, values=torch.cat(parts).to(self.values.dtype), sigma=sigma)
 
 
 if TYPE_CHECKING:

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# few enough to stay in a processor's cache
+ROWS_PER_BLOCK = 1024
+
+
 def packed_size(k: int) -> int:
     """Values in the lower triangle of a (k, k) matrix."""
     return k * (k + 1) // 2
@@ -76,5 +80,14 @@ def root(matrices: Tensor) -> Tensor:
 
 def congruent(linear: Tensor, values: Tensor) -> Tensor:
     """Packed `L C L'` of packed C; L may change the dimension."""
-    linear = linear.to(values.dtype)
-    return pack(linear @ unpack(values) @ linear.mT)
+    right = linear.to(values.dtype).mT
+    if values.ndim == 1:
+        return pack(right.mT @ unpack(values) @ right)
+    # (C L')' is L C: both products are one of tall matrices
+    return torch.cat([pack((unpack(part) @ right).mT @ right) for part in values.split(ROWS_PER_BLOCK)])
+
+
+def first_column(k: int, device: torch.device) -> Tensor:
+    """Positions of the first column of a packed (k, k) matrix."""
+    steps = torch.arange(k, device=device)
+    return steps * (steps + 1) // 2

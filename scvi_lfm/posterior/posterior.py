@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import Gaussian
-    from .covariances import Common, Covariances, Eigenbasis, Packed
+    from .covariances import Common, Covariances, Eigenbasis, Packed, PackedUnderNoise
     from .recomputed import Recomputed
 
 
@@ -118,10 +118,13 @@ class Posterior:
 
 @dataclass(frozen=True)
 class NormalPosterior(Posterior):
-    """The posterior under the Normal likelihood: one S or eigenbasis for all cells, one eigenbasis for all genes."""
+    """The posterior under the Normal likelihood: one S or eigenbasis for all cells, one eigenbasis for all genes.
 
-    cell_cov: Common | Eigenbasis
-    gene_cov: Eigenbasis
+    Where some entries were not data, every cell and gene has a covariance of its own.
+    """
+
+    cell_cov: Common | Eigenbasis | Packed
+    gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 
     def rounded(self) -> NormalPosterior:

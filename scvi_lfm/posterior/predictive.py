@@ -7,12 +7,14 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from .covariances import product_variance, product_variance_of_pairs
+from .packed import doubled, outer, without_first
 from .posterior import CountNoise, extend
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .covariances import Covariances
     from .posterior import Posterior
 
-PAIRS_PER_BLOCK = 100_000
+PAIRS_PER_BLOCK = 20_000
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,34 @@ def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
 
 
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
-    cell, gene = q.cell_mean[cells], q.gene_mean[genes]
     cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
-    u, v = extend(cell), extend(gene)
-    mean = q.mu + gene[:, 0] + (cell * v).sum(1)
-    if isinstance(q.noise, CountNoise):
-        mean = mean + q.noise.log_size[cells]
+    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
     var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + product_variance_of_pairs(cell_cov, gene_cov)
-    return Moments(mean, var)
+    return Moments(_mean(q, cells, genes), var)
+
+
+def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
+    """The same for entries in the order of cells, where every row has a covariance of its own: sampled products."""
+    n, m = len(q.cell_mean), len(q.gene_mean)
+    u, v = extend(q.cell_mean).float(), extend(q.gene_mean).float()
+    S, T = q.cell_cov.packed().float(), q.gene_cov.packed().float()
+    starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        var = torch.sparse_csr_tensor(starts, genes, u.new_zeros(len(genes)), size=(n, m), check_invariants=False)
+        # u' T u, then S . E[v v'], both summed over lower triangles
+        weights = doubled(u.shape[1], u)
+        var = torch.sparse.sampled_addmm(var, outer(u).mul_(weights), T.T)
+        var = torch.sparse.sampled_addmm(var, S * weights, outer(v).add_(without_first(T)).T)
+    blocks = zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)
+    mean = torch.cat([_mean(q, c, g) for c, g in blocks])
+    return Moments(mean, var.values().double())
+
+
+def _mean(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
+    gene = q.gene_mean[genes]
+    mean = q.mu + gene[:, 0] + (q.cell_mean[cells] * extend(gene)).sum(1)
+    return mean + q.noise.log_size[cells] if isinstance(q.noise, CountNoise) else mean
 
 
 class BlockPredictor:
@@ -69,26 +91,26 @@ class BlockPredictor:
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
 
-    def mean(self, cells: slice) -> Tensor:
+    def mean(self, cells: slice | Tensor) -> Tensor:
         """Expected eta, (cells, m)."""
         mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
         if isinstance(self._q.noise, CountNoise):
             mean += self._q.noise.log_size[cells, None].to(self._dtype)
         return mean
 
-    def from_genes(self, cells: slice) -> Tensor:
+    def from_genes(self, cells: slice | Tensor) -> Tensor:
         """u' T_j u, (cells, m)."""
         return self._gene_cov.quadratics(extend(self._q.cell_mean[cells])).to(self._dtype)
 
-    def from_cells(self, cells: slice) -> Tensor:
+    def from_cells(self, cells: slice | Tensor) -> Tensor:
         """v' S_i v, (cells, m) or what broadcasts to it."""
         return self._q.cell_cov.at(cells).quadratics(self._v).T.to(self._dtype)
 
-    def product(self, cells: slice) -> Tensor:
+    def product(self, cells: slice | Tensor) -> Tensor:
         """tr(S_AA T_BB), (cells, m) or what broadcasts to it."""
         return product_variance(self._q.cell_cov.at(cells), self._gene_cov).to(self._dtype)
 
-    def moments(self, cells: slice) -> Moments:
+    def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
         var = self.from_genes(cells) + (self.from_cells(cells) + self.product(cells))
         return Moments(self.mean(cells), var)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .packed import doubled, outer, packed_size, without_first
+from .packed import doubled, first_column, outer, packed_size, without_first
 from .posterior import extend
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class GeneFeatures:
         """From means (m, r+1) and packed covariances (m, p) of (b, B)."""
         slopes = extend(mean)
         second = outer(slopes).add_(without_first(cov))
-        first_column = cov[:, _first_column(mean.shape[1], cov.device)].clone()
-        first_column[:, 0] = 0  # b meets the 1 of v, which has no variance
-        return cls(mean, slopes, torch.cat([cov, second, mean[:, :1] * slopes + first_column], dim=1))
+        with_abundance = cov[:, first_column(mean.shape[1], cov.device)].clone()
+        with_abundance[:, 0] = 0  # b meets the 1 of v, which has no variance
+        return cls(mean, slopes, torch.cat([cov, second, mean[:, :1] * slopes + with_abundance], dim=1))
 
     @property
     def packed_size(self) -> int:
@@ -66,11 +66,6 @@ class GeneFeatures:
     def half_variance(self, cell_features: Tensor, genes: slice) -> Tensor:
         """`var_ij / 2`, (cells, genes), from :func:`cell_features`."""
         return cell_features @ self.moments[genes, : 2 * self.packed_size].T
-
-
-def _first_column(k: int, device: torch.device) -> Tensor:
-    steps = torch.arange(k, device=device)
-    return steps * (steps + 1) // 2
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:

@@ -106,8 +106,9 @@ def write_fit(
         keys.gene_abundance: per_gene(_numpy(posterior.gene_mean[:, 0])),
         keys.gene_abundance_sd: per_gene(_numpy(gene_sd[:, 0])),
     }
-    if isinstance(posterior, CountPosterior):
+    if isinstance(posterior.gene_cov, Packed):
         varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov.values, rows))
+    if isinstance(posterior, CountPosterior):
         if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
             var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
     else:
@@ -128,8 +129,8 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
     """Remove what a fit with another likelihood left under the same key, and this one does not write."""
     if keys.gene_cov not in written:
         adata.varm.pop(keys.gene_cov, None)
-        if keys.size_factor in adata.obs:
-            del adata.obs[keys.size_factor]
+    if keys.gene_sigma in written and keys.size_factor in adata.obs:
+        del adata.obs[keys.size_factor]
     for name in (keys.gene_beta, keys.gene_beta_sd):
         if name not in written:
             adata.varm.pop(name, None)
@@ -206,9 +207,10 @@ def _count_posterior(
         return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
     size = np.asarray(find(adata, "obs", keys.size_factor), dtype=np.float64)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
-    if keys.cell_cov in adata.obsm:
+    # without it covariances are computed anew, as if every entry were data
+    if keys.cell_cov in adata.obsm or params.get("observed") == "stored" or "held_out" in params:
         of_cells = torch.cat([rows[:1], rows[1 + common["n_known"] :]])
-        values = read_packed(adata.obsm[keys.cell_cov], of_cells)
+        values = read_packed(find(adata, "obsm", keys.cell_cov), of_cells)
         cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))
     else:
         cell_cov = Recomputed.of(

@@ -1,4 +1,4 @@
-"""What belongs to the Normal likelihood alone among a fit's fields: noise, and covariances that rows share."""
+"""What belongs to the Normal likelihood alone among a fit's fields: noise, and covariances in their three forms."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .covariances import Common, Eigenbasis
+from .covariances import Common, Eigenbasis, Packed, PackedUnderNoise
 from .fields import entry, find
 from .posterior import NormalNoise, NormalPosterior
+from .stored_covariances import read_packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,18 +21,24 @@ if TYPE_CHECKING:
     from .._keys import FitKeys
 
 
+# in uns: whether every cell and gene has a covariance of its own
+BY_ROW = "by_row"
+
+
 def small_fields(
     q: NormalPosterior, padded: Callable[[Tensor], np.ndarray], padded_vector: Callable[[Tensor], np.ndarray]
 ) -> dict[str, Any]:
-    """What goes into uns: the fit's noise, and the covariances."""
-    fields = {
-        "sigma": _root_mean_square(q.noise.sigma),
-        "gene_basis": padded(q.gene_cov.basis),
-        "gene_eig": padded_vector(q.gene_cov.eig),
-    }
+    """What goes into uns: the fit's noise, and covariances as far as cells or genes share them."""
+    fields: dict[str, Any] = {"sigma": _root_mean_square(q.noise.sigma)}
+    if isinstance(q.gene_cov, Eigenbasis):
+        fields |= {"gene_basis": padded(q.gene_cov.basis), "gene_eig": padded_vector(q.gene_cov.eig)}
+    else:
+        fields[BY_ROW] = True
     if isinstance(q.cell_cov, Eigenbasis):
-        return fields | {"cell_basis": padded(q.cell_cov.basis), "cell_eig": padded_vector(q.cell_cov.eig)}
-    return fields | {"cell_cov": padded(q.cell_cov.matrix)}
+        fields |= {"cell_basis": padded(q.cell_cov.basis), "cell_eig": padded_vector(q.cell_cov.eig)}
+    elif isinstance(q.cell_cov, Common):
+        fields["cell_cov"] = padded(q.cell_cov.matrix)
+    return fields
 
 
 def read_normal(
@@ -55,15 +62,21 @@ def read_normal(
     predictive = torch.as_tensor(sigma, device=device)
     shared = params["noise"] == "shared"
     fit_sigma = torch.full_like(predictive, float(entry(uns, "sigma", keys.uns))) if shared else predictive
-    gene_cov = Eigenbasis(small("gene_basis"), small("gene_eig"), predictive)
-    cell_cov: Common | Eigenbasis
+    cell_cov: Common | Eigenbasis | Packed
+    gene_cov: Eigenbasis | PackedUnderNoise
     cell_sigma = None
-    if params["noise"] == "cell_gene":
-        of_cells = np.asarray(find(adata, "obs", keys.cell_sigma), dtype=np.float64) if cells else np.empty(0)
-        cell_sigma = torch.as_tensor(of_cells, device=device)
-        cell_cov = Eigenbasis(small("cell_basis"), small("cell_eig"), cell_sigma)
+    if uns.get(BY_ROW, False):
+        packed = read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows)
+        gene_cov = PackedUnderNoise(packed, predictive, common["gene_prior"].cov)
+        cell_cov = Packed(read_packed(find(adata, "obsm", keys.cell_cov), rows) if cells else packed[:0])
     else:
-        cell_cov = Common(small("cell_cov"), len(common["cell_mean"]))
+        gene_cov = Eigenbasis(small("gene_basis"), small("gene_eig"), predictive)
+        if params["noise"] == "cell_gene":
+            of_cells = np.asarray(find(adata, "obs", keys.cell_sigma), dtype=np.float64) if cells else np.empty(0)
+            cell_sigma = torch.as_tensor(of_cells, device=device)
+            cell_cov = Eigenbasis(small("cell_basis"), small("cell_eig"), cell_sigma)
+        else:
+            cell_cov = Common(small("cell_cov"), len(common["cell_mean"]))
     noise = NormalNoise(fit_sigma, predictive, cell_sigma)
     return NormalPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)
 

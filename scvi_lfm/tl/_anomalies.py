@@ -16,12 +16,10 @@ from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.other_cells import evidence, from_others
-from ._common import check_result_key, layer_of_fit
+from ._common import blocks_of, check_result_key, layer_of_fit, observed_of_fit
 from ._fit_arguments import check_count_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anndata import AnnData
     from torch import Tensor
 
@@ -40,7 +38,6 @@ class Found:
 
 
 DIRECTIONS = ("both", "up", "down")
-ENTRIES_PER_BLOCK = 4_000_000
 
 
 def anomalies(
@@ -57,8 +54,8 @@ def anomalies(
 ) -> AnnData | None:
     r"""Find cell-gene pairs whose values the model did not expect.
 
-    Two questions are asked of every entry, both under its leave-one-out predictive, in which neither the cell nor the
-    gene has seen the entry:
+    Two questions are asked of every entry that was data of the fit, both under its leave-one-out predictive, in which
+    neither the cell nor the gene has seen the entry:
 
     - Is this value improbable here? Its tail probability `p`, and the Benjamini-Hochberg `q` over all entries.
     - Does it look as if it came from other cells?
@@ -142,9 +139,10 @@ def anomalies(
         raise ValueError(msg)
 
     scan = _scan(matrix, stored, direction, fdr, layer, adata)
+    matrix = observed_of_fit(adata, stored, matrix)
     histograms = Histograms(scan, where)
-    for cells, y in _blocks(matrix, where):
-        histograms.add(scan.score(y, cells))
+    for cells, y, observed in blocks_of(matrix, where):
+        histograms.add(scan.score(y, cells), observed)
     thresholds = histograms.thresholds(fdr)
     found = _collect(matrix, scan, thresholds, max_entries, where)
 
@@ -178,14 +176,6 @@ def _scan(
     return CountAnomalyScan(q, direction, fdr)
 
 
-def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    n_cells, n_genes = matrix.shape
-    step = max(1, ENTRIES_PER_BLOCK // n_genes)
-    for start in range(0, n_cells, step):
-        cells = slice(start, min(start + step, n_cells))
-        yield cells, matrix.batch(cells, device).dense()
-
-
 def _collect(
     matrix: CellMatrix,
     scan: AnomalyScan | CountAnomalyScan,
@@ -196,8 +186,8 @@ def _collect(
     best: dict[str, np.ndarray] | None = None
     cell_scores, depths = [], []
     gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
-    for cells, y in _blocks(matrix, device):
-        scores = scan.score(y, cells)
+    for cells, y, observed in blocks_of(matrix, device):
+        scores = scan.score(y, cells).at(observed)
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())
         gene_score += nats.sum(0)

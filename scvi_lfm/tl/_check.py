@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,20 +17,17 @@ from ..posterior import CountPosterior, read_fit
 from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.predictive import eta_of_pairs
 from ._check_words import CLOSE, ENOUGH, MOST_LEFTOVER, OVERALL, STRATUM, on_calibration, on_convergence, on_leftover
-from ._common import layer_of_fit
+from ._common import blocks_of, layer_of_fit, observed_of_fit
 from ._fit import fit
 from ._fit_arguments import check_count_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anndata import AnnData
     from torch import Tensor
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
 
-ENTRIES_PER_BLOCK = 4_000_000
 COUNT_EDGES = (0.01, 0.1, 1.0, 10.0)
 N_STRATA, N_DEPTHS = 5, 4
 PAIRS = 20_000
@@ -146,6 +143,7 @@ def check(
     if isinstance(stored.posterior, CountPosterior):
         genes = adata.var_names[stored.fitted]
         check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
+    matrix = observed_of_fit(adata, stored, matrix)
     transforms, leftover = _transforms(matrix, stored, where, seed)
     calibration, histogram = _tables(transforms)
     convergence = _convergence(adata, matrix, stored, key, seed, str(where), refit=bool(refit))
@@ -165,25 +163,16 @@ def _transforms(
     transform = Transform(stored.posterior, torch.Generator().manual_seed(seed))
     depth = torch.as_tensor(_depth_strata(matrix), device=device)
     shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
-    blocks = _blocks(matrix, device)
-    cells, y = next(blocks)
-    expected, pit = transform(y, cells)
-    counted = TransformCounts.empty(_edges(expected, stored), int(depth.max()) + 1)
-    counted.add(expected, pit, depth[cells])
-    shared.add(pit)
-    for cells, y in blocks:
+    counted: TransformCounts | None = None
+    for cells, y, observed in blocks_of(matrix, device):
         expected, pit = transform(y, cells)
-        counted.add(expected, pit, depth[cells])
-        shared.add(pit)
-    return counted, shared.excess()
-
-
-def _blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
-    n_cells, n_genes = matrix.shape
-    step = max(1, ENTRIES_PER_BLOCK // n_genes)
-    for start in range(0, n_cells, step):
-        cells = slice(start, min(start + step, n_cells))
-        yield cells, matrix.batch(cells, device).dense()
+        at = torch.ones_like(pit, dtype=torch.bool) if observed is None else observed
+        if counted is None:
+            counted = TransformCounts.empty(_edges(expected[at], stored), int(depth.max()) + 1)
+        counted.add(expected[at], pit[at], depth[cells, None].expand_as(pit)[at])
+        # the middle of the scale says nothing about an entry that was not observed
+        shared.add(pit.masked_fill(~at, 0.5))
+    return cast("TransformCounts", counted), shared.excess()
 
 
 def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
@@ -248,6 +237,8 @@ def _fit_again(
 
     params, q = stored.params, stored.posterior
     again = anndata.AnnData(matrix.values, obs=obs)
+    pattern = matrix.observed
+    held_out = None if pattern is None or pattern.only else pattern.pattern.astype(bool)
     options: dict[str, Any] = {
         name: params[name] for name in ("likelihood", "noise", "family", "prior_scales", "covariates") if name in params
     }
@@ -266,6 +257,8 @@ def _fit_again(
             device=device,
             rng=seed,
             progress=False,
+            observed=str(params.get("observed", "all")),
+            held_out=held_out,
             **options,
         )
     return again

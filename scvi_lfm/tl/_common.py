@@ -7,11 +7,21 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .._validate import check_key, near_matches
+from ..data import read_held_out, restrict
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from collections.abc import Iterator
 
+    import torch
+    from anndata import AnnData
+    from torch import Tensor
+
+    from ..data import CellMatrix
     from ..posterior import StoredFit
+
+ENTRIES_PER_BLOCK = 4_000_000
+# what stands in `params` for a mask that was passed as a matrix
+ARRAY = "array"
 
 
 def check_result_key(adata: AnnData, key_added: str) -> None:
@@ -20,6 +30,16 @@ def check_result_key(adata: AnnData, key_added: str) -> None:
     if isinstance(present, Mapping) and "prior_gene_cov" in present:
         msg = f"`key_added`: uns[{key_added!r}] holds a fit, which would be overwritten. Pass another key_added."
         raise ValueError(msg)
+
+
+def blocks_of(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+    """Blocks of cells: positions, dense values (cells, m), and which of them are data (None: all)."""
+    n_cells, n_genes = matrix.shape
+    step = max(1, ENTRIES_PER_BLOCK // n_genes)
+    for start in range(0, n_cells, step):
+        cells = slice(start, min(start + step, n_cells))
+        batch = matrix.batch(cells, device)
+        yield cells, batch.dense(), batch.is_observed()
 
 
 def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | None:
@@ -41,3 +61,18 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
     )
     warnings.warn(msg, UserWarning, stacklevel=3)
     return layer
+
+
+def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> CellMatrix:
+    """The values of `matrix` that were data of the fit, or would have been."""
+    held_out = stored.params.get("held_out")
+    if held_out is not None and held_out not in adata.layers:
+        msg = f"The fit left out entries, and the mask that says which, layers[{held_out!r}], is gone. Put it back."
+        if held_out == ARRAY:
+            msg = (
+                "The fit left out entries by a mask that was passed as a matrix, so which they are was not stored. Put "
+                "the mask into a layer and fit with its name: lfm.tl.fit(adata, held_out='name')."
+            )
+        raise KeyError(msg)
+    mask = read_held_out(adata, held_out, genes=stored.fitted)
+    return restrict(matrix, str(stored.params.get("observed", "all")), mask)

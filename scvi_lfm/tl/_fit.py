@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -32,6 +33,8 @@ def fit(
     layer: str | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
+    observed: str = "all",
+    held_out: str | sp.csr_array | None = None,
     covariates: Sequence[str] | str | None = None,
     size_factors: np.ndarray | str | None = None,
     mask_var: np.ndarray | str | None = None,
@@ -83,6 +86,14 @@ def fit(
         For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
         `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the geometric
         mean of :math:`\sigma_i` over the fitted cells is one.
+    observed
+        `"all"`: every entry is data, zeros included, except those of `held_out`. `"stored"`: of a sparse matrix, only
+        the entries that it stores are, as in ratings; a stored zero is a value of zero, and `likelihood="auto"` is
+        `"normal"`. Unless every entry is data, each cell and gene has a covariance of its own.
+    held_out
+        Entries to leave out of the fit and to predict: the name of a layer with a sparse boolean matrix, True where
+        held out, or that matrix (n, m). With `observed="stored"`, entries that are not stored are none to hold out.
+        Tools that read the values afterwards need the layer.
     covariates
         Columns of `obs` whose effect on each gene is to be told apart from the cells' own, such as the batch:
         :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers, whole ones too, are continuous, centred and
@@ -137,7 +148,8 @@ def fit(
 
     `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
         Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
-        Normal: the standard deviation is the same for every cell, except under `noise="cell_gene"`.
+        Normal: the standard deviation is the same for every cell, except under `noise="cell_gene"` and where some
+        entries are not data.
     `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
         Mean and standard deviation of the cell's activity a; its mean over cells is zero.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
@@ -154,8 +166,9 @@ def fit(
     `.obs['lfm_size_factor']` : (n,)
         Counts: size factors.
     `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
-        Counts: lower triangles of the covariance of each (a, A) and (b, B). Those of cells are left out where they
-        would pass `settings.max_cov_bytes`, and are then computed anew when they are needed.
+        Counts, and the Normal where some entries are not data: lower triangles of the covariance of each (a, A) and
+        (b, B). For counts, those of cells are left out where they would pass `settings.max_cov_bytes`, and are then
+        computed anew when they are needed; where some entries are not data, such a fit is refused before it begins.
     `.varm['lfm_beta']`, `.varm['lfm_beta_sd']` : (m, p)
         With `covariates`: mean and standard deviation of the coefficients beta, in the order of `covariates` below, per
         standard deviation of a continuous covariate or for a level against the reference. `lfm_b` is then the
@@ -165,10 +178,12 @@ def fit(
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
         noise) and the covariances (`cell_cov`, or `cell_basis` and `cell_eig` under `noise="cell_gene"`; `gene_basis`,
-        `gene_eig`). Counts: `total_counts` of a cell with size factor one and `expected_counts`, what the prior of
-        (a, A) expects of it, unless size factors were given. With covariates, `covariates`: a data frame with a row
-        for each coefficient (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`,
-        `gene_eig` and `varm['lfm_cov']` have p more coordinates, behind the first.
+        `gene_eig`; `by_row` instead where every row has its own). Counts: `total_counts` of a cell with size factor one
+        and `expected_counts`, what the prior of (a, A) expects of it, unless size factors were given. With covariates,
+        `covariates`: a data frame with a row for each coefficient (`column`, `kind`, `level`, `reference`, `mean`,
+        `sd`), and the prior and `gene_basis`, `gene_eig` and `varm['lfm_cov']` have p more coordinates, behind the
+        first. With `held_out`, `held_out`: `epoch`, `log_density` and `rmse` per entry held out after each epoch and
+        at the end, and `stopped`, whether the log density fell twice in a row, which ends the fit.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
     holds what :func:`scvi_lfm.get.rank_df` shows.
@@ -212,6 +227,8 @@ def fit(
         layer=layer,
         likelihood=likelihood,
         noise=noise,
+        observed=observed,
+        held_out=held_out,
         covariates=covariates,
         size_factors=size_factors,
         mask_var=mask_var,
@@ -240,7 +257,8 @@ def fit(
         options = replace(options, n_factors=result.posterior.n_factors)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, result.posterior, size_factors)
+    record = record_of(arguments, options, result, seconds, matrix.n_observed)
+    record |= scale_of_sizes(matrix, result.posterior, size_factors)
     if plan.coding is not None:
         record[COVARIATES] = plan.coding
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)

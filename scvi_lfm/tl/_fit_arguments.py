@@ -144,10 +144,15 @@ def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int 
         warnings.warn(msg, UserWarning, stacklevel=stacklevel)
 
 
-def choose_likelihood(likelihood: str, matrix: CellMatrix) -> str:
-    """The likelihood asked for; where the choice is left open, the one that the values call for."""
+def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool = False) -> str:
+    """The likelihood asked for; where the choice is left open, the one that the values call for.
+
+    Where only stored entries are data, whole numbers are ratings.
+    """
     if likelihood != "auto":
         return likelihood
+    if stored_only:
+        return "normal"
     values = stored_values(matrix.values)
     counts = values.size > 0 and bool(values.min() >= 0) and all_integers(matrix.values)
     return "negative_binomial" if counts else "normal"

@@ -32,12 +32,14 @@ from ._fit_arguments import (
     most_factors,
     warn_about_empty_genes,
 )
+from ._fit_observed import OBSERVED, check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from ..data import CellMatrix
@@ -59,6 +61,8 @@ class FitArguments:
     layer: str | None
     likelihood: str
     noise: str
+    observed: str
+    held_out: str | sp.csr_array | None
     covariates: Sequence[str] | str | None
     size_factors: np.ndarray | str | None
     mask_var: np.ndarray | str | None
@@ -99,22 +103,20 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     matrix = read_matrix(adata, given.layer, genes=fitted)
     if coding is not None:
         matrix = replace(matrix, covariates=code(adata.obs, coding))
-    likelihood = choose_likelihood(given.likelihood, matrix)
+    likelihood = choose_likelihood(given.likelihood, matrix, stored_only=given.observed == "stored")
     check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
-    log_size = None
-    if likelihood == "normal":
-        check_guide_of_normal(given.guide, FAMILIES)
-        check_values(matrix, given.layer, stacklevel=5)
-    else:
-        check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
-        check_variation(matrix, given.layer)
-        warn_about_empty_genes(matrix, given.layer, stacklevel=4)
-        log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
-    counts, at_least = likelihood != "normal", _stated(given.n_factors)
-    size = choose_batch_size(given.batch_size, adata.n_obs, at_least, counts=counts)
-    auto = isinstance(given.n_factors, str)
+    matrix = observed_part(adata, given, likelihood, matrix, fitted)
+    log_size = _check_data(adata, given, likelihood, matrix, fitted)
+    counts, auto, at_least = likelihood != "normal", isinstance(given.n_factors, str), _stated(given.n_factors)
+    asked = given.batch_size
+    if asked is None and not counts and matrix.observed is not None:
+        asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
+    size = choose_batch_size(asked, adata.n_obs, at_least, counts=counts)
+    n_factors = most_factors(*matrix.shape, size, counts=counts) if auto else at_least
+    if matrix.observed is not None:
+        check_cov_bytes(n_factors + matrix.n_covariates, max(matrix.shape), "Where some entries are not data,")
     options = FitOptions(
-        n_factors=most_factors(*matrix.shape, size, counts=counts) if auto else at_least,
+        n_factors=n_factors,
         likelihood=likelihood,
         noise=given.noise,
         family=given.family,
@@ -134,11 +136,33 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     return FitPlan(matrix, options, fitted, coding)
 
 
+def _check_data(
+    adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray
+) -> np.ndarray | None:
+    """Raise unless the likelihood can be fitted to the values; log size factors (n,) of counts."""
+    cells, genes = adata.obs_names, adata.var_names[fitted]
+    stored_only = given.observed == "stored"
+    if stored_only:
+        check_stored_variation(matrix, given.layer)
+    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood, stacklevel=5)
+    if likelihood == "normal":
+        check_guide_of_normal(given.guide, FAMILIES)
+        if not stored_only:
+            check_values(matrix, given.layer, stacklevel=6)
+        return None
+    check_count_values(matrix, given.layer, likelihood, cells, genes)
+    if not stored_only:
+        check_variation(matrix, given.layer)
+        warn_about_empty_genes(matrix, given.layer, stacklevel=5)
+    return np.log(resolve_size_factors(adata, given.size_factors, matrix))
+
+
 def _check_arguments(given: FitArguments) -> dict[str, object]:
     """Raise unless the arguments are valid by themselves; the prior scales that are fixed."""
     for name, value, choices in (
         ("likelihood", given.likelihood, LIKELIHOODS),
         ("noise", given.noise, NOISES),
+        ("observed", given.observed, OBSERVED),
         ("family", given.family, FAMILIES),
         ("engine", given.engine, ENGINES),
     ):

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ._fit_plan import FitArguments
 
 
-def record_of(given: FitArguments, options: FitOptions, result: FitResult, seconds: float) -> dict[str, Any]:
+def record_of(
+    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, n_entries: int
+) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
 
@@ -36,21 +38,31 @@ def record_of(given: FitArguments, options: FitOptions, result: FitResult, secon
         # above 1 only where nothing varies
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
-        **_rank_of(result),
+        **_held_out_of(result),
+        **_rank_of(result, n_entries),
         "converged": result.converged,
         "seconds": seconds,
         "version": __version__,
     }
 
 
-def _rank_of(result: FitResult) -> dict[str, Any]:
+def _held_out_of(result: FitResult) -> dict[str, Any]:
+    """How well entries held out were predicted after each epoch, and at the end."""
+    if result.held_out is None:
+        return {}
+    epoch, log_density, rmse = map(np.asarray, zip(*result.held_out.values, strict=True))
+    trace = {"epoch": epoch, "log_density": log_density, "rmse": rmse, "stopped": result.held_out.stopped}
+    return {"held_out": trace}
+
+
+def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
     """What is known of every number of factors, where it was to be chosen."""
     if result.ranks is None:
         return {}
-    n_entries = len(result.posterior.cell_mean) * len(result.posterior.gene_mean)
     value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
     number = np.arange(len(value))
-    return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries}}
+    held_out = {} if result.ranks.held_out is None else {"held_out_log_density": np.asarray(result.ranks.held_out)}
+    return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries} | held_out}
 
 
 def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict[str, Any]:
@@ -62,6 +74,8 @@ def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict
         "layer": given.layer,
         "likelihood": options.likelihood,
         "noise": options.noise if options.likelihood == "normal" else None,
+        "observed": given.observed,
+        "held_out": _name_or(given.held_out, "array"),
         "covariates": _names(given.covariates),
         "size_factors": _name_or(given.size_factors, "array"),
         "mask_var": _name_or(given.mask_var, "array"),

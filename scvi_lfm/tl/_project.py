@@ -12,12 +12,14 @@ import torch
 
 from .._context import resolve_device
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
-from ..data import read_matrix
-from ..inference import project_cells, project_counts, with_cell_covariance
+from ..data import read_matrix, restrict
+from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
+from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
+from ._fit_observed import check_cov_bytes
 from ._size_factors import new_size_factors
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ WRITTEN = (
     "cell_eig",
     "gene_basis",
     "gene_eig",
+    "by_row",
+    "held_out",
 )
 
 
@@ -66,6 +70,9 @@ def project(
     entries, and steps are made until no cell has anything to gain. The genes of the reference come along, so every tool
     works on the result. Batches are not corrected, unless they are covariates of the fit: `adata.obs` must then have
     the same columns, with no level that the fit did not see.
+
+    After a fit with `observed="stored"`, only stored entries of the new rows are data: a handful of ratings is enough.
+    Entries that the reference held out are no matter here.
 
     Parameters
     ----------
@@ -142,7 +149,11 @@ def project(
     matrix = read_matrix(adata, layer, genes=shared)
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
+    observed = str(stored.params.get("observed", "all"))
+    matrix = restrict(matrix, observed, None)
     whole = stored.posterior
+    if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
+        check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
     kept = torch.as_tensor(positions[shared], device=where)
     q: NormalPosterior | CountPosterior
     if isinstance(whole, CountPosterior):
@@ -155,15 +166,20 @@ def project(
         if size_factors is not None:
             msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
             raise ValueError(msg)
-        warn_about_counts(matrix, layer)
         family = stored.params.get("guide", stored.params["family"])
+        if observed == "all":
+            warn_about_counts(matrix, layer)
         q = whole.at_genes(kept)
-        # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
-        if family == "row_block" or shared.sum() < len(known):
-            q = with_cell_covariance(q, family)
-        q = project_cells(matrix, q)
+        if isinstance(q.gene_cov, PackedUnderNoise):
+            q = project_observed(matrix, q, family)
+        else:
+            # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
+            if family == "row_block" or shared.sum() < len(known):
+                q = with_cell_covariance(q, family)
+            q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
+    record["params"].pop("held_out", None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     return adata if copy else None
 

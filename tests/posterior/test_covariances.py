@@ -17,7 +17,7 @@ from scvi_lfm.posterior.covariances import (
     product_variance_of_pairs,
 )
 from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
-from scvi_lfm.posterior.predictive import BlockPredictor, eta_of_pairs
+from scvi_lfm.posterior.predictive import BlockPredictor, eta_of_entries, eta_of_pairs
 
 N, K = 11, 4
 FORMS = ("Common", "Eigenbasis", "Packed")
@@ -172,6 +172,14 @@ def test_moments_of_eta(posterior, predictions, monkeypatch):
     pairs = eta_of_pairs(q, cells, genes)
     np.testing.assert_allclose(pairs.mean, mean[cells, genes], rtol=1e-10)
     np.testing.assert_allclose(pairs.var, expected["var"][cells, genes], rtol=1e-10)
+
+
+def test_moments_of_entries_in_the_order_of_cells(draw_count_posterior):
+    q = draw_count_posterior(9, 6, 3)
+    cells, genes = torch.tensor([0, 0, 2, 5, 5, 8]), torch.tensor([1, 5, 2, 0, 3, 1])
+    wanted, found = eta_of_pairs(q, cells, genes), eta_of_entries(q, cells, genes)
+    torch.testing.assert_close(found.mean, wanted.mean)
+    np.testing.assert_allclose(found.var, wanted.var, rtol=1e-5)
 
 
 def test_genes_alone_keep_their_moments(posterior):

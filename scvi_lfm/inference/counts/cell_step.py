@@ -17,7 +17,7 @@ import torch
 from ...model.priors import free_coordinates
 from ...posterior.packed import unpack
 from ...posterior.rates import cell_features, rates
-from .equations import solve_rows
+from .equations import solve_rows, where_observed
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -39,10 +39,12 @@ def cell_step(
     prior: Gaussian,
     family: str,
     trust: Tensor | None = None,
+    observed: Tensor | None = None,
 ) -> tuple[Cells, Tensor]:
     """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each.
 
-    `trust` (cells,) bounds the step, see :func:`solve_rows`.
+    `trust` (cells,) bounds the step, see :func:`solve_rows`. `observed` (cells, m) tells which entries are data, by
+    default all.
     """
     p, k = features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
@@ -52,6 +54,7 @@ def cell_step(
         linear = features.linear(cells.mean, genes)
         rate = rates(linear, features.half_variance(left, genes), offset)
         weight, score = likelihood.weight_and_score(y[:, genes], rate, dispersion[genes])
+        weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
     target -= information[:, p:]

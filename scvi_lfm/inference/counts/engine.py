@@ -14,6 +14,7 @@ from ...model.likelihoods import COUNTS
 from ...model.priors import initial_scales, rotation_is_free
 from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.covariances import Packed
+from ...posterior.held_out import score_held_out
 from ...posterior.packed import packed_size
 from ...posterior.posterior import CountNoise
 from ...posterior.rates import GeneFeatures
@@ -29,13 +30,15 @@ from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import cells_with, count_curve, globals_with, leading_factors
-from .start import add_factors, first_factors, fit_margins, log_values, with_factors
+from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from tqdm.std import tqdm
 
-    from ...data import CellMatrix
+    from ...data import Batch, CellMatrix, HeldOut
+    from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions
     from ..ranks import RankCurve
@@ -67,7 +70,8 @@ class CountEngine:
         n, m = matrix.shape
         self._matrix, self._options = matrix, options
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        self._problem = Problem(n, m, options.family, COUNTS[options.likelihood], rotates)
+        n_observed = None if matrix.observed is None else matrix.n_observed
+        self._problem = Problem(n, m, options.family, COUNTS[options.likelihood], rotates, n_observed)
         rng = np.random.default_rng(options.seed)
         self._batches = Minibatches(matrix, options.batch_size, options.device, torch.float32, rng)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size
@@ -81,23 +85,26 @@ class CountEngine:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
         rng = np.random.default_rng(options.seed)
-        self._sample = EntrySample.draw(self._matrix.values[some], options.device, rng)
+        those = self._matrix.at_cells(some)
+        self._sample = EntrySample.draw(those, options.device, rng)
         parts = np.array_split(np.arange(len(some)), -(-len(some) // options.batch_size))
-        y = [partial(self._read, some[part]) for part in parts]
+        blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
-        g, activity = fit_margins(problem, y, sizes, options.prior_scales, known)
+        g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known)
         rank0 = elbo_per_entry(problem, g, activity, (cell_prior(g), gene_prior(g)), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)
         if r:
-            covariates = None if self._matrix.covariates is None else self._matrix.covariates[some]
-            logged = log_values(self._matrix.values[some], self._sizes[some], covariates)
+            if those.observed is not None and those.observed.only:
+                logged = log_ratios(those, self._sizes[some], g, activity.mean[:, 0])
+            else:
+                logged = log_values(those.values, self._sizes[some], those.covariates)
             factors = first_factors(logged, r, options.device, options.seed)
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])
         g, statistics = add_factors(
-            problem, g, factors[first], y[0](), activity.rows(first.to(factors.device)), options.prior_scales
+            problem, g, factors[first], blocks[0](), activity.rows(first.to(factors.device)), options.prior_scales
         )
         mean = torch.cat([factors.new_zeros(n, 1), self._known, factors.new_zeros(n, r)], dim=1)
         cov = begun.cov.mean(0, keepdim=True)
@@ -107,15 +114,11 @@ class CountEngine:
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
 
-    def _read(self, rows: np.ndarray) -> torch.Tensor:
-        """Counts of some cells, dense on the device."""
-        return self._matrix.batch(rows, self._options.device).dense()
-
     def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
         for rows, batch in self._batches.numbered_epoch():
-            state = self._visit(state, rows, batch.dense(), number)
+            state = self._visit(state, rows, batch, number)
             bar.update()
         g = state.globals
         move, scales = best_move(g, state.statistics.xx, problem.n_cells, rotates=problem.rotates and g.n_factors > 0)
@@ -127,16 +130,17 @@ class CountEngine:
         )
         return state, [self._elbo(state)]
 
-    def _visit(self, state: State, rows: torch.Tensor, y: torch.Tensor, number: int) -> State:
+    def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
         problem, g = self._problem, state.globals
+        y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         cells = state.cells.rows(rows)
         for _ in range(self._n_steps(state, number)):
             cells, _ = cell_step(
-                y, cells, features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family
+                y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
             )
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
-        new = cell_statistics(problem, g, features, y, cells, every)
+        new = cell_statistics(problem, g, features, y, cells, every, observed)
         rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)
@@ -146,6 +150,13 @@ class CountEngine:
         if number == 1:
             return FIRST_STEPS if len(self._some) == self._problem.n_cells else COLD_STEPS
         return LATER_STEPS if state.cells.keeps_cov else WITHOUT_COV_STEPS
+
+    def held_out(self, state: State) -> Score | None:
+        """How well the last epoch predicts the entries held out; None where there are none."""
+        if self._matrix.held_out is None:
+            return None
+        q = self._posterior(state.globals, state.cells, state.statistics.xx)
+        return score_held_out(q, self._matrix.held_out)
 
     def _elbo(self, state: State) -> float:
         g = state.globals
@@ -168,8 +179,14 @@ class CountEngine:
 
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""
-        cells = self._some_cells(state)
-        return count_curve(self._problem, state.globals, cells, state.statistics, self._sample, self._options.seed)
+        held_out, score = self._matrix.held_out, None
+        if held_out is not None:
+            score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
+        cells, sample, seed = self._some_cells(state), self._sample, self._options.seed
+        return count_curve(self._problem, state.globals, cells, state.statistics, sample, seed, score)
+
+    def _score(self, held_out: HeldOut, cell_moment: Tensor, g: Globals, cells: Cells) -> float:
+        return score_held_out(self._posterior(g, cells, cell_moment), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
@@ -181,24 +198,25 @@ class CountEngine:
         options = self._options
         g, cells, statistics = step_of_all(self._problem, state.globals, state.cells, state.statistics, self._batches)
         state = _drop_unused(State(g, statistics, cells, state.steps))
-        g = state.globals
-        q = CountPosterior(
-            mu=float(g.mu),
-            cell_mean=state.cells.mean.double(),
-            cell_cov=Packed(state.cells.cov),
-            gene_mean=g.gene_mean.double(),
-            gene_cov=Packed(g.gene_cov),
-            noise=CountNoise(options.likelihood, g.dispersion.double(), self._log_size.double()),
-            cell_prior=population(cell_prior(g).cov, state.statistics.xx, g.n_known),
-            gene_prior=gene_prior(g),
-            n_known=g.n_known,
-        )
-        q = to_stored_gauge(q).rounded()
+        q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, self._stored_elbo(q))]
         spread = q.cell_factors.square().sum(0)
         ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
         return FitResult(q, values, trace.rank0, ratio, trace.converged)
+
+    def _posterior(self, g: Globals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
+        return CountPosterior(
+            mu=float(g.mu),
+            cell_mean=cells.mean.double(),
+            cell_cov=Packed(cells.cov),
+            gene_mean=g.gene_mean.double(),
+            gene_cov=Packed(g.gene_cov),
+            noise=CountNoise(self._options.likelihood, g.dispersion.double(), cells.log_size.double()),
+            cell_prior=population(cell_prior(g).cov, cell_moment, g.n_known),
+            gene_prior=gene_prior(g),
+            n_known=g.n_known,
+        )
 
     def _stored_elbo(self, q: CountPosterior) -> float:
         rows = torch.from_numpy(self._some).to(q.cell_mean.device)

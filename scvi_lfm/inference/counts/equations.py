@@ -63,6 +63,11 @@ def solve_rows(
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
+def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
+    """The values of a block of entries, zero for those that are not data."""
+    return values if observed is None else values.masked_fill(~observed[:, genes], 0)
+
+
 def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
     """How far rows may move next, given what the last two steps expected to gain."""
     return torch.where(missing > CLOSER * before, trust * SHORTER, trust)

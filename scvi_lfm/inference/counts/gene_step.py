@@ -17,7 +17,7 @@ from ...model import Gaussian
 from ...posterior.packed import outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
-from .equations import solve_rows
+from .equations import solve_rows, where_observed
 from .state import Statistics
 
 if TYPE_CHECKING:
@@ -31,11 +31,18 @@ MOST_LEVERAGE = 0.9
 
 
 def cell_statistics(
-    problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cells: Cells, every: int = 1
+    problem: Problem,
+    g: Globals,
+    features: GeneFeatures,
+    y: Tensor,
+    cells: Cells,
+    every: int = 1,
+    observed: Tensor | None = None,
 ) -> Statistics:
     """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
 
-    What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest.
+    What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest. Entries that are
+    not data, as `observed` (cells, m) tells, weigh nothing.
     """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
@@ -50,12 +57,15 @@ def cell_statistics(
         linear, half_variance = features.linear(cells.mean, genes), features.half_variance(left, genes)
         rate = rates(linear, half_variance, offset)
         weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
+        weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         if likelihood.LEARNS_DISPERSION:
             phi, some = g.dispersion[genes], weight[::every]
             share = n / len(some)
             square[genes] = some.square().sum(0) * share
             leverage = (2 * half_variance[::every] * some).clamp_(max=MOST_LEVERAGE)
-            pull = likelihood.dispersion_score(y[::every, genes], rate[::every], phi).to(phi)
+            # no count at a rate of zero says nothing of the dispersion
+            seen = where_observed(rate[::every], None if observed is None else observed[::every], genes)
+            pull = likelihood.dispersion_score(y[::every, genes], seen, phi).to(phi)
             excess[genes] = phi * square[genes] + share * (2 * (1 + phi) * pull + leverage.mul_(some).sum(0))
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
@@ -85,7 +95,8 @@ def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Sol
 
 def solve_genes(problem: Problem, g: Globals, statistics: Statistics, trust: Tensor | None = None) -> Solved:
     """q(b, B) of each gene given the statistics of the cells, moving no further than `trust` (m,)."""
-    information, target = _equations(g, statistics, problem.n_cells)
+    information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
+    information, target = information * problem.n_cells, target * problem.n_cells
     prior = Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
     return solve_rows(information, target, prior, g.gene_mean, problem.family, trust)
 
@@ -100,16 +111,18 @@ def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:
     return (g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt()
 
 
-def _equations(g: Globals, statistics: Statistics, n_cells: int) -> tuple[Tensor, Tensor]:
-    """Packed H (m, p) and h (m, r+1) of the genes, from those in x = (1, a, A) without the column of a."""
-    k = g.gene_mean.shape[1]
-    device = g.gene_mean.device
+def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """Packed H (m, p) and h (m, r+1) of the genes, from those in x = (1, a, A) without the column of a.
+
+    `weighted` and `response` are averages over cells, as in :class:`~.state.Statistics`, and so are the equations.
+    """
+    k = response.shape[1] - 1
+    device = response.device
     x_position = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.arange(2, k + 1, device=device)])
     rows, columns = torch.tril_indices(k, k, device=device)
     big, small = x_position[rows], x_position[columns]
-    information = statistics.weighted[:, big * (big + 1) // 2 + small] * n_cells
-    with_one = statistics.weighted[:, x_position * (x_position + 1) // 2]  # E[u] by weight
+    information = weighted[:, big * (big + 1) // 2 + small]
+    with_one = weighted[:, x_position * (x_position + 1) // 2]  # E[u] by weight
     higher, lower = x_position.clamp_min(1), x_position.clamp_max(1)
-    with_activity = statistics.weighted[:, higher * (higher + 1) // 2 + lower]  # E[a u] by weight
-    target = statistics.response[:, x_position] - g.mu.to(with_one.dtype) * with_one - with_activity
-    return information, target * n_cells
+    with_activity = weighted[:, higher * (higher + 1) // 2 + lower]  # E[a u] by weight
+    return information, response[:, x_position] - mu.to(with_one.dtype) * with_one - with_activity

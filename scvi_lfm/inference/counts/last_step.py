@@ -37,12 +37,13 @@ def step_of_all(
     features = GeneFeatures.of(g.gene_mean, g.gene_cov)
     statistics = statistics.scaled(0)
     for rows, batch in batches.numbered_epoch():
-        y, prior = batch.dense(), cell_prior(g)
+        y, observed, prior, likelihood = batch.dense(), batch.is_observed(), cell_prior(g), problem.likelihood
         some, _ = cell_step(
-            y, cells.rows(rows), features, g.mu, g.dispersion, problem.likelihood, prior, problem.family
+            y, cells.rows(rows), features, g.mu, g.dispersion, likelihood, prior, problem.family, observed=observed
         )
         cells = cells.put(rows, some)
-        statistics = statistics.plus(cell_statistics(problem, g, features, y, some), len(y) / problem.n_cells)
+        new = cell_statistics(problem, g, features, y, some, observed=observed)
+        statistics = statistics.plus(new, len(y) / problem.n_cells)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved)
     return _settle(problem, g, cells, statistics, solved.missing, batches), cells, statistics
@@ -80,9 +81,10 @@ def _statistics(problem: Problem, g: Globals, cells: Cells, matrix: CellMatrix) 
 
     def share(start: int) -> Statistics:
         stop = min(start + CELLS_PER_BLOCK, n)
-        y = matrix.batch(slice(start, stop), g.mu.device).dense()
+        batch = matrix.batch(slice(start, stop), g.mu.device)
         some = cells.rows(torch.arange(start, stop, device=g.mu.device))
-        return cell_statistics(problem, g, features, y, some).scaled((stop - start) / n)
+        new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
+        return new.scaled((stop - start) / n)
 
     # one block at a time: all of them together grow with the number of cells
     return reduce(lambda total, part: total.plus(part, 1.0), map(share, range(0, n, CELLS_PER_BLOCK)))

@@ -6,7 +6,8 @@ r"""The recorded objective: a Monte Carlo estimate of the ELBO, with the diverge
         - \sum_i \mathrm{KL}(q(a_i, A_i) \| p) - \sum_j \mathrm{KL}(q(b_j, B_j) \| p)
 
 The expectation is taken over antithetic draws of whole rows, with the same random numbers at every call, and over a
-fixed sample of entries: half from those that are not zero, half from the zeros.
+fixed sample of entries: half from those that are not zero, half from the zeros; where only stored entries are data,
+from all of them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from ...posterior.posterior import extend
 from .cell_step import kl_rows
 
 if TYPE_CHECKING:
-    import scipy.sparse as sp
     from torch import Tensor
 
+    from ...data import CellMatrix
     from ...model import Gaussian
     from .state import Cells, Globals, Problem
 
@@ -41,23 +42,36 @@ class EntrySample:
     gene: Tensor  # (s,)
     y: Tensor  # (s,)
     weight: Tensor  # (s,): sums to 1
+    n_entries: int  # of the block, that are data
 
     @classmethod
-    def draw(cls, values: sp.csr_array | np.ndarray, device: torch.device, rng: np.random.Generator) -> EntrySample:
-        """Draw from the counts (cells, m) of a block, in memory."""
+    def draw(cls, matrix: CellMatrix, device: torch.device, rng: np.random.Generator) -> EntrySample:
+        """Draw from the counts (cells, m) of a block, in memory, those that are data."""
+        values, observed = matrix.values, matrix.observed
         n, m = values.shape
-        half = min(ENTRIES // 2, n * m)
-        row, col = values.nonzero()
-        some = rng.permutation(len(row))[:half]
-        cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
-        zero = np.asarray(values[cell, gene]).ravel() == 0
-        cell, gene = np.append(row[some], cell[zero]), np.append(col[some], gene[zero])
-        n_zero = int(zero.sum())
-        share = len(row) / (n * m)
-        weight = np.append(np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1)))
+        if observed is not None and observed.only:
+            pattern = observed.pattern
+            at = np.sort(rng.permutation(pattern.nnz)[:ENTRIES])
+            cell, gene = np.searchsorted(pattern.indptr, at, side="right") - 1, pattern.indices[at]
+            weight = np.full(len(at), 1 / max(len(at), 1))
+        else:
+            half = min(ENTRIES // 2, n * m)
+            row, col = values.nonzero()
+            some = rng.permutation(len(row))[:half]
+            cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
+            zero = np.asarray(values[cell, gene]).ravel() == 0
+            if observed is not None:
+                zero &= np.asarray(observed.pattern[cell, gene]).ravel() == 0
+            n_zero, share = int(zero.sum()), len(row) / matrix.n_observed
+            weights = np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1))
+            cell, gene, weight = np.append(row[some], cell[zero]), np.append(col[some], gene[zero]), np.append(*weights)
         y = np.asarray(values[cell, gene], dtype=np.float32).ravel()
         return cls(
-            *(torch.from_numpy(part).to(device) for part in (cell.astype(np.int64), gene.astype(np.int64), y, weight))
+            cell=torch.as_tensor(cell, dtype=torch.int64, device=device),
+            gene=torch.as_tensor(gene, dtype=torch.int64, device=device),
+            y=torch.as_tensor(y, device=device),
+            weight=torch.as_tensor(weight, device=device),
+            n_entries=matrix.n_observed,
         )
 
 
@@ -104,13 +118,12 @@ def elbo_per_entry(
     seed: int,
     width: int | None = None,
 ) -> float:
-    """ELBO over the number of entries of the whole data set, from the cells of one block; priors of cells and genes."""
+    """ELBO over the number of entries that are data, from the cells of one block; priors of cells and genes."""
     generator = torch.Generator().manual_seed(seed)
-    n, m = problem.n_cells, problem.n_genes
     kl_cells = kl_rows(cells.mean, cells.cov, priors[0])
     kl_genes = kl_rows(g.gene_mean, g.gene_cov, priors[1]) + kl_mu(g)
     data = expected_log_density(problem, g, cells, sample, generator, width)
-    return float(data - kl_cells / (len(cells.mean) * m) - kl_genes / (n * m))
+    return float(data - kl_cells / sample.n_entries - kl_genes / problem.n_entries)
 
 
 def kl_mu(g: Globals) -> Tensor:

@@ -20,9 +20,7 @@ from .equations import TRUST, shortened
 from .state import Cells
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ...data import CellMatrix
+    from ...data import Batch, CellMatrix
     from ...model import Gaussian
     from ...posterior import CountPosterior
 
@@ -51,10 +49,9 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     for begin in range(0, n, CELLS_PER_BLOCK):
         rows = slice(begin, min(begin + CELLS_PER_BLOCK, n))
         batch = matrix.batch(rows, device)
-        y = batch.dense()
         cells = start.rows(torch.arange(rows.start, rows.stop, device=device))
         cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
-        cells = _converge(y, cells, features, q, prior, family)
+        cells = _converge(batch, cells, features, q, prior, family)
         means.append(insert_known(cells.mean[:, free].double(), batch.known))
         covs += [cells.cov] if keep else []
     mean = torch.cat(means)
@@ -65,9 +62,10 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
 
 
 def _converge(
-    y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior, prior: Gaussian, family: str
+    batch: Batch, cells: Cells, features: GeneFeatures, q: CountPosterior, prior: Gaussian, family: str
 ) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
+    y, observed = batch.dense(), batch.is_observed()
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
     dispersion, likelihood = q.noise.dispersion.float(), COUNTS[q.noise.likelihood]
     mean, cov = cells.mean.clone(), cells.cov.clone()
@@ -75,7 +73,8 @@ def _converge(
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
     for step in range(STEPS):
         now = Cells(mean[open_], cov[open_], cells.log_size[open_])
-        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, prior, family, trust)
+        which = None if observed is None else observed[open_]
+        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, prior, family, trust, which)
         mean[open_], cov[open_] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

@@ -14,6 +14,8 @@ from .objective import elbo_per_entry
 from .state import Cells, Globals, Statistics, cell_prior, gene_prior
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from .objective import EntrySample
@@ -24,13 +26,20 @@ GENE_STEPS = 2
 
 
 def count_curve(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, sample: EntrySample, seed: int
+    problem: Problem,
+    g: Globals,
+    cells: Cells,
+    statistics: Statistics,
+    sample: EntrySample,
+    seed: int,
+    score: Callable[[Globals, Cells], float] | None = None,
 ) -> RankCurve:
     """The lower bound of the leading k factors for every k, measured in the cells of a block.
 
     What cells say of the factors stays, at the rates that they have with all of them. Entries and random numbers are
-    the same for every rank.
+    the same for every rank. `score` gives the log density of held-out entries.
     """
+    scores: list[float] = []
     values, r, width = [], g.n_factors, cells.mean.shape[1]
     effective = effective_factors(statistics.xx, unpack(cells.cov.double().mean(0)), r)
     for k in range(r, -1, -1):
@@ -38,7 +47,8 @@ def count_curve(
             g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
         priors = cell_prior(g), gene_prior(g)
         values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
-    return RankCurve(values[::-1], effective)
+        scores += [] if score is None else [score(g, cells)]
+    return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 
 def leading_factors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from torch import Tensor
 
+    from ...data import Batch
     from .state import Problem, Statistics
 
 # sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
@@ -38,7 +39,7 @@ START_VAR = 0.05
 
 def fit_margins(
     problem: Problem,
-    y: Sequence[Callable[[], Tensor]],
+    blocks: Sequence[Callable[[], Batch]],
     log_size: list[Tensor],
     prior_scales: Mapping[str, object],
     known: Sequence[Tensor] | None = None,
@@ -50,8 +51,7 @@ def fit_margins(
     known = [s.new_zeros(len(s), 0) for s in log_size] if known is None else known
     p = known[0].shape[1]
     device = log_size[0].device
-    total = torch.stack([block().sum(0, dtype=torch.float64) for block in y]).sum(0)
-    size = torch.cat(log_size).double().exp().sum()
+    total, size = _totals(blocks, log_size)
     # half a molecule: a gene that was not seen has a finite rate
     log_rate = ((total + 0.5) / size).log()
     mu = log_rate.mean()
@@ -77,7 +77,7 @@ def fit_margins(
     affordable = ENTRIES_SWEPT / (sum(map(len, log_size)) * problem.n_genes)
     for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        visited = [_visit(problem, g, features, read(), part) for read, part in zip(y, cells, strict=True)]
+        visited = [_visit(problem, g, features, read(), part) for read, part in zip(blocks, cells, strict=True)]
         cells = [part for part, _ in visited]
         whole = visited[0][1].scaled(len(cells[0].mean))
         for part, statistics in visited[1:]:
@@ -87,9 +87,26 @@ def fit_margins(
     return g, everyone
 
 
-def _visit(problem: Problem, g: Globals, features: GeneFeatures, y: Tensor, cells: Cells) -> tuple[Cells, Statistics]:
-    cells, _ = cell_step(y, cells, features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family)
-    return cells, cell_statistics(problem, g, features, y, cells)
+def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Molecules of each gene, (m,), and the sum of the size factors of the cells in which it was observed."""
+    total = torch.zeros((), dtype=torch.float64, device=log_size[0].device)
+    size = total
+    for read, part in zip(blocks, log_size, strict=True):
+        batch, s = read(), part.double().exp()
+        observed = batch.is_observed()
+        total = total + batch.dense().sum(0, dtype=torch.float64)
+        size = size + (s.sum() if observed is None else s @ observed.double())
+    return total, size
+
+
+def _visit(
+    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells
+) -> tuple[Cells, Statistics]:
+    y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
+    cells, _ = cell_step(
+        y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
+    )
+    return cells, cell_statistics(problem, g, features, y, cells, observed=observed)
 
 
 def log_values(
@@ -98,10 +115,22 @@ def log_values(
     """log(1 + y / s) of some cells, in the form that they came in."""
     size = np.exp(log_size)
     if isinstance(values, np.ndarray):
-        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32), covariates)
+        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32), covariates=covariates)
     logged = values.astype(np.float32)
     logged.data = np.log1p(logged.data / np.repeat(size, np.diff(values.indptr)).astype(np.float32))
-    return CellMatrix(logged, covariates)
+    return CellMatrix(logged, covariates=covariates)
+
+
+def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: Globals, activity: Tensor) -> CellMatrix:
+    """What the margins, with `activity` (cells,), leave of the logarithms of stored counts of some cells.
+
+    Where only these are data, entries that are not stored are no zeros: they leave nothing.
+    """
+    values = cast("sp.csr_array", matrix.values).astype(np.float32)
+    of_cells = np.repeat(log_size + activity.cpu().numpy(), np.diff(values.indptr))
+    rate = np.exp(of_cells + (g.mu + g.gene_mean[:, 0]).cpu().numpy()[values.indices])
+    values.data = np.log((values.data + 0.5) / (rate + 0.5)).astype(np.float32)
+    return CellMatrix(values, covariates=matrix.covariates)
 
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
@@ -118,7 +147,7 @@ def add_factors(
     problem: Problem,
     g: Globals,
     factors: Tensor,
-    y: Tensor,
+    batch: Batch,
     activity: Cells,
     prior_scales: Mapping[str, object],
 ) -> tuple[Globals, Statistics]:
@@ -131,9 +160,10 @@ def add_factors(
     var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), START_VAR / 5)], dim=1)
     g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
     cells = with_factors(activity, factors * scales.A.float())
+    y, observed = batch.dense(), batch.is_observed()
     for number in range(GENE_STEPS):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        statistics = cell_statistics(problem, g, features, y, cells)
+        statistics = cell_statistics(problem, g, features, y, cells, observed=observed)
         g = gene_step(problem, g, statistics)
         if number == 0 and "B" not in prior_scales:  # relevance is judged once the genes have moved
             g = replace(g, scales=replace(g.scales, B=scales.B))

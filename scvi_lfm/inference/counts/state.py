@@ -31,6 +31,12 @@ class Problem:
     family: str
     likelihood: ModuleType
     rotates: bool = True
+    n_observed: int | None = None  # entries that are data; None: all
+
+    @property
+    def n_entries(self) -> int:
+        """Number of entries that are data."""
+        return self.n_cells * self.n_genes if self.n_observed is None else self.n_observed
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     rows, batch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
     before = state.cells.mean.clone(), state.cells.cov.clone()
-    after = engine._visit(state, rows, batch.dense(), 2)
+    after = engine._visit(state, rows, batch, 2)
     for old, new in zip(before, (after.cells.mean, after.cells.cov), strict=True):
         assert torch.equal(new[others], old[others])
         assert not torch.equal(new[rows], old[rows])

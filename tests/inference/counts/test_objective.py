@@ -12,6 +12,7 @@ import scipy.stats
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.counts import objective
 from scvi_lfm.inference.counts.objective import EntrySample, elbo_per_entry, expected_log_density, kl_mu
 from scvi_lfm.inference.counts.state import Cells, cell_prior, gene_prior
@@ -35,6 +36,7 @@ def whole_sample(state, copies=1):
         gene=(place * m + gene.flatten()).flatten(),
         y=state.y.flatten().repeat(copies),
         weight=torch.full((total,), 1 / total, dtype=torch.float64),
+        n_entries=total,
     )
 
 
@@ -160,7 +162,7 @@ def counts(request):
 
 
 def draw(values, seed=0):
-    return EntrySample.draw(values, torch.device("cpu"), np.random.default_rng(seed))
+    return EntrySample.draw(CellMatrix(values), torch.device("cpu"), np.random.default_rng(seed))
 
 
 def test_the_sample_takes_every_nonzero_where_there_are_few(counts):

@@ -60,7 +60,7 @@ def test_a_factor_at_its_prior_without_loadings_costs_nothing(state):
     B = torch.cat([g.scales.B[:-1], g.scales.B.new_tensor([tiny**0.5])])
     g = replace(g, gene_mean=gene_mean, gene_cov=gene_cov, scales=replace(g.scales, B=B))
     cells = replace(state.cells, mean=cell_mean, cov=cell_cov)
-    sample = EntrySample.draw(state.y.numpy(), torch.device("cpu"), np.random.default_rng(0))
+    sample = EntrySample.draw(CellMatrix(state.y.numpy()), torch.device("cpu"), np.random.default_rng(0))
 
     def value(g, cells):
         return elbo_per_entry(state.problem, g, cells, (cell_prior(g), gene_prior(g)), sample, 0, width=r + 1)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.data import CellMatrix
+from scvi_lfm.data import Batch, CellMatrix
 from scvi_lfm.inference.counts.start import add_factors, first_factors, fit_margins, log_values, with_factors
 from scvi_lfm.inference.counts.state import Problem
 from scvi_lfm.model.likelihoods import COUNTS
@@ -30,7 +30,7 @@ def simulated():
 def blocks_of(values, size_factors, n_blocks):
     """Blocks of cells, each read when it is called, and their log size factors."""
     parts = np.array_split(np.arange(len(values)), n_blocks)
-    y = [partial(torch.from_numpy, values[part]) for part in parts]
+    y = [partial(Batch, torch.from_numpy(values[part]), CPU) for part in parts]
     return y, [torch.from_numpy(np.log(size_factors[part])).float() for part in parts]
 
 

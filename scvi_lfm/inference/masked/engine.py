@@ -1,0 +1,207 @@
+"""The natural-gradient engine where some entries are not data: all cells at once, or by minibatches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...model.priors import rotation_is_free
+from ...posterior.held_out import NOTHING, score_held_out
+from ..counts.start import first_factors
+from ..finish import OFF, TOO_LITTLE
+from ..minibatches import Minibatches
+from ..moves import best_move
+from ..rates import learning_rate
+from .centre import centred
+from .equations import Rows
+from .finish import as_posterior, finish
+from .ranks import leading_factors, masked_curve
+from .start import add_factors, fit_margins, left_over, statistics_of
+from .state import Problem
+from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from tqdm.std import tqdm
+
+    from ...data import Batch, CellMatrix
+    from ...posterior.held_out import Score
+    from ..finish import Trace
+    from ..options import FitOptions, FitResult
+    from ..ranks import RankCurve
+    from .state import Globals, Statistics
+
+CELLS_PER_BLOCK = 4096
+# sweeps in which all factors count as relevant
+WIDE_SWEEPS = 2
+LOST_IN_FLOAT32 = 1e-4
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything between two epochs, in one gauge."""
+
+    globals: Globals
+    statistics: Statistics
+    steps: int
+    score: Score = NOTHING  # of held-out entries, in the last epoch
+
+
+class MaskedEngine:
+    """Closed-form variational inference from observed entries; one batch of all cells makes it coordinate ascent."""
+
+    def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
+        n_cells, n_genes = matrix.shape
+        self._options = options
+        self._original = matrix
+        self._matrix, self._centre = centred(matrix)
+        rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
+        self._problem = Problem(n_cells, n_genes, matrix.n_observed, options.family, options.noise, rotates)
+        self._prepare(options.dtype)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        rng, options, n = np.random.default_rng(self._options.seed), self._options, self._matrix.shape[0]
+        self._dtype = dtype
+        self._batches: Minibatches | None = None
+        if options.batch_size < n:
+            self._batches = Minibatches(self._matrix, options.batch_size, options.device, dtype, rng)
+        else:
+            edges = np.linspace(0, n, -(-n // CELLS_PER_BLOCK) + 1).astype(int)
+            parts = [slice(int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+            self._blocks = [self._matrix.batch(part, options.device, dtype) for part in parts]
+
+    @property
+    def n_batches(self) -> int:
+        """Minibatches in an epoch."""
+        return 1 if self._batches is None else self._batches.count
+
+    def start(self) -> tuple[State, float]:
+        """A first state from all cells, or from one minibatch, and its ELBO per observed entry without factors."""
+        state, rank0 = self._first_state()
+        if self._dtype == torch.float32 and _noise_is_lost(state):
+            self._prepare(torch.float64)
+            state, rank0 = self._first_state()
+        return state, rank0
+
+    def _first_state(self) -> tuple[State, float]:
+        problem, options = self._problem, self._options
+        if self._batches is None:
+            blocks, matrix = self._blocks, self._matrix
+        else:
+            rows = self._batches.first_rows()
+            matrix = self._matrix.at_cells(rows)
+            blocks = [matrix.batch(None, options.device, self._dtype)]
+        g, activity, rank0 = fit_margins(problem, blocks, options.prior_scales)
+        factors = torch.empty(matrix.shape[0], 0, dtype=torch.float64, device=options.device)
+        if options.n_factors:
+            a = torch.cat([rows.mean[:, 0] for rows in activity]).cpu().numpy()
+            factors = first_factors(left_over(matrix, g, a), options.n_factors, options.device, options.seed)
+        g, statistics = add_factors(problem, g, blocks, activity, factors, options.prior_scales)
+        for _ in range(WIDE_SWEEPS if options.n_factors else 0):
+            wide = g.scales.B
+            statistics, _ = statistics_of(CellStep.of(g, problem.family), blocks)
+            g, _ = gene_step(problem, g, statistics)
+            g, statistics = self._in_best_gauge(g, statistics)
+            g = replace(g, scales=replace(g.scales, B=wide))
+        return State(g, statistics, 1), rank0
+
+    def _in_best_gauge(self, g: Globals, statistics: Statistics) -> tuple[Globals, Statistics]:
+        move, scales = best_move(
+            g, statistics.xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0
+        )
+        return replace(g.moved(move), scales=scales), statistics.moved(move)
+
+    def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
+        """Every cell once, then the gauge of highest ELBO; the ELBO per observed entry."""
+        if self._batches is None:
+            return self._sweep(state, bar)
+        return self._pass_over_minibatches(state, self._batches, bar)
+
+    def _sweep(self, state: State, bar: tqdm) -> tuple[State, list[float]]:
+        """Coordinate ascent."""
+        problem = self._problem
+        held_out = self._matrix.held_out
+        step = CellStep.of(state.globals, problem.family)
+        statistics, cells = statistics_of(step, self._blocks, keep=held_out is not None)
+        g, squares = gene_step(problem, state.globals, statistics)
+        score = NOTHING
+        if held_out is not None:
+            everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
+            score = score_held_out(as_posterior(g, everyone), held_out)
+        value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
+        g, statistics = self._in_best_gauge(g, statistics)
+        bar.update()
+        return State(g, statistics, state.steps + 1, score), [value]
+
+    def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: tqdm) -> tuple[State, list[float]]:
+        """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
+        problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
+        total, score, held_out = 0.0, NOTHING, self._matrix.held_out
+        for rows, batch in batches.numbered_epoch():
+            cells = CellStep.of(g, problem.family)(batch)
+            if held_out is not None:
+                score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
+            new = cell_statistics(batch, cells)
+            total += self._estimate(g, new) * batch.n_cells / problem.n_cells
+            statistics = statistics.blend(new, learning_rate(steps))
+            g, _ = gene_step(problem, g, statistics)
+            steps += 1
+            bar.update()
+        g, statistics = self._in_best_gauge(g, statistics)
+        return State(g, statistics, steps, score), [total * problem.n_cells / problem.n_observed]
+
+    def _estimate(self, g: Globals, statistics: Statistics) -> float:
+        """ELBO per cell, from the cells of one batch."""
+        squares = expected_squares(g, statistics)
+        return float(local_elbo(g, statistics, squares) - global_kl(g) / self._problem.n_cells)
+
+    def held_out(self, state: State) -> Score | None:
+        """How well the last epoch predicts the entries held out; by minibatches, when their cells were visited."""
+        return None if self._matrix.held_out is None else state.score
+
+    def ranks(self, state: State) -> RankCurve:
+        """The ELBO per observed entry of the leading k factors, for every k."""
+        return masked_curve(self._problem, state.globals, self._all_blocks(), self._matrix.held_out)
+
+    def leading(self, state: State, n_factors: int) -> State:
+        """The state with its leading factors alone."""
+        g, statistics = leading_factors(self._problem, state.globals, state.statistics, n_factors)
+        return replace(state, globals=g, statistics=statistics)
+
+    def _all_blocks(self) -> list[Batch]:
+        return self._blocks if self._batches is None else list(self._batches.in_order())
+
+    def finish(self, state: State, trace: Trace) -> FitResult:
+        """The result, after factors that are off are dropped."""
+        g = keep_factors(state.globals, used_factors(state))
+        return finish(self._problem, g, self._all_blocks(), self._original, self._centre, trace)
+
+
+def _noise_is_lost(state: State) -> bool:
+    """Whether the noise is so small beside the values that sums of float32 squares do not show it."""
+    statistics = state.statistics
+    mean_square = statistics.yy.sum() / statistics.observed().sum()
+    return bool(state.globals.precision.reciprocal().mean() < LOST_IN_FLOAT32 * mean_square)
+
+
+def used_factors(state: State) -> Tensor:
+    """Positions of the factors that are on."""
+    g, statistics = state.globals, state.statistics
+    if g.n_factors == 0:
+        return torch.arange(0, device=g.mu.device)
+    norms = g.second_moment().diagonal()[2:]
+    explained = statistics.xx.diagonal()[2:] * (statistics.observed() @ g.gene_mean[:, 1:].square())
+    least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
+    return torch.nonzero((norms > OFF * norms.amax()) & (explained > least)).flatten()
+
+
+def keep_factors(g: Globals, kept: Tensor) -> Globals:
+    """The genes with the factors at positions `kept` alone."""
+    rows = torch.cat([kept.new_zeros(1), kept + 1])
+    first, second = torch.tril_indices(len(rows), len(rows), device=kept.device)
+    packed = rows[first] * (rows[first] + 1) // 2 + rows[second]
+    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
+    return replace(g, gene_mean=g.gene_mean[:, rows], gene_cov=g.gene_cov[:, packed], scales=scales)

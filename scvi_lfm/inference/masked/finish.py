@@ -1,0 +1,88 @@
+"""From the last step to a result: an exact step of all cells and genes, the stored gauge, and the cells once more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...posterior import NormalPosterior, to_stored_gauge
+from ...posterior.covariances import Packed, PackedUnderNoise
+from ...posterior.posterior import NormalNoise
+from ..options import FitResult
+from .equations import Rows
+from .noise import shrunk_variances
+from .projection import project_observed
+from .start import statistics_of
+from .state import prior_of
+from .steps import CellStep, elbo, expected_squares, update_genes, update_mu
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ...data import Batch, CellMatrix
+    from ..finish import Trace
+    from .state import Globals, Problem, Statistics
+
+
+def finish(
+    problem: Problem, g: Globals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
+) -> FitResult:
+    """The result: exact statistics and ELBO, noise for predicting, q of every cell given the genes as stored."""
+    statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
+    g = update_mu(update_genes(problem, g, statistics), statistics, problem.n_cells)
+    squares = expected_squares(g, statistics)
+    value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
+    posterior = _to_posterior(problem, g, cells, statistics, squares)
+    # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
+    posterior = project_observed(matrix, replace(posterior, mu=posterior.mu + centre).rounded(), problem.family)
+    ratio = explained_share(blocks, posterior, statistics)
+    values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, value)]
+    return FitResult(posterior, values, trace.rank0, ratio, trace.converged)
+
+
+def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Statistics) -> list[float]:
+    """Share of the variance of observed values around gene means that each factor explains."""
+    n = len(q.cell_mean)
+    observed = statistics.observed()
+    around = statistics.yy - statistics.yx[:, 0].square() / observed.clamp_min(torch.finfo(observed.dtype).tiny)
+    explained = torch.zeros_like(q.gene_mean[0, 1:])
+    start = 0
+    for batch in blocks:
+        squares = q.cell_mean[start : start + batch.n_cells, 1:].square()
+        explained += (batch.observed_times_cells(squares) * q.gene_mean[:, 1:].square()).sum(0)
+        start += batch.n_cells
+    return (explained / n / around.sum().clamp_min(1e-300)).tolist()
+
+
+def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
+    """q in the gauge of the fit, under its own noise."""
+    sigma, prior = g.precision.rsqrt(), prior_of(g.scales.gene_var)
+    return NormalPosterior(
+        mu=float(g.mu),
+        cell_mean=cells.mean,
+        cell_cov=Packed(cells.cov),
+        gene_mean=g.gene_mean,
+        gene_cov=PackedUnderNoise(g.gene_cov, sigma, prior.cov),
+        noise=NormalNoise(sigma, sigma),
+        cell_prior=prior_of(g.scales.cell_var),
+        gene_prior=prior,
+    )
+
+
+def _to_posterior(
+    problem: Problem, g: Globals, cells: Sequence[Rows], statistics: Statistics, squares: Tensor
+) -> NormalPosterior:
+    """q in the stored gauge, genes under the noise for predicting; their means stay those of the fit."""
+    sigma = g.precision.rsqrt()
+    predictive = sigma if problem.noise == "gene" else shrunk_variances(problem, statistics, squares).sqrt()
+    if problem.noise == "shared":
+        under = replace(g, precision=predictive.square().reciprocal())
+        g = replace(g, gene_cov=update_genes(problem, under, statistics).gene_cov)
+    mean, cov = torch.cat([rows.mean for rows in cells]), torch.cat([rows.cov for rows in cells])
+    q = as_posterior(g, Rows(mean, cov.float(), statistics.log_det))
+    q = replace(q, noise=NormalNoise(sigma, predictive))
+    return to_stored_gauge(replace(q, gene_cov=PackedUnderNoise(g.gene_cov.float(), predictive, q.gene_prior.cov)))

@@ -1,0 +1,33 @@
+"""The local step alone: cells given finished genes, from their observed entries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...posterior.covariances import Packed
+from .centre import centred
+from .steps import CellStep
+
+if TYPE_CHECKING:
+    from ...data import CellMatrix
+    from ...posterior import NormalPosterior
+
+CELLS_PER_BLOCK = 4096
+
+
+def project_observed(matrix: CellMatrix, q: NormalPosterior, family: str) -> NormalPosterior:
+    """The posterior with (a, A) of the cells of `matrix`, whose columns are the genes of q, from its prior."""
+    sigma = q.noise.sigma
+    matrix, centre = centred(matrix, q.mu)
+    mu = torch.as_tensor(q.mu - centre, dtype=torch.float64, device=q.gene_mean.device)
+    step = CellStep(
+        mu, q.gene_mean, q.gene_cov.under(sigma).packed(), sigma.square().reciprocal(), q.cell_prior, family
+    )
+    parts = []
+    for start in range(0, matrix.shape[0], CELLS_PER_BLOCK):
+        parts.append(step(matrix.batch(slice(start, start + CELLS_PER_BLOCK), q.gene_mean.device)))
+    cov = torch.cat([rows.cov for rows in parts])
+    return replace(q, cell_mean=torch.cat([rows.mean for rows in parts]), cell_cov=Packed(cov.float()))

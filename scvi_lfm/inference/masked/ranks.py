@@ -1,0 +1,73 @@
+r"""Fewer factors where some entries are not data: a part of the state, and the lower bound of every smaller rank.
+
+What cells say of the factors is kept; the covariance of the leading k latents of a cell is a part of :math:`S_i`, whose
+log determinant a Cholesky factor holds for every k. Genes, noise and scales are solved for anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...posterior.held_out import score_held_out
+from ...posterior.packed import packed_size, unpack
+from ..ranks import RankCurve, effective_factors
+from .equations import ROWS_PER_BLOCK, Rows
+from .finish import as_posterior
+from .start import statistics_of
+from .steps import CellStep, elbo, expected_squares, gene_step
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from ...data import Batch, HeldOut
+    from .state import Globals, Problem, Statistics
+
+# gene steps for each rank; the genes answer to the noise and the noise to them
+GENE_STEPS = 2
+
+
+def masked_curve(problem: Problem, g: Globals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:
+    """The curve from one step of all cells under the genes of the fit."""
+    statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
+    mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])
+    log_dets, r = leading_log_dets(cov), g.n_factors
+    effective = effective_factors(statistics.xx, unpack(cov.mean(0, dtype=torch.float64)), r)
+    values, scores = [], []
+    for k in range(r, -1, -1):
+        if k < r:
+            g, statistics = leading_factors(problem, g, replace(statistics, log_det=log_dets[k]), k)
+        values.append(float(elbo(problem, g, statistics, expected_squares(g, statistics))) / problem.n_observed)
+        if held_out is not None:
+            cells = Rows(mean[:, : k + 1], cov[:, : packed_size(k + 1)], log_dets[k])
+            scores.append(score_held_out(as_posterior(g, cells), held_out).means[0])
+    return RankCurve(values[::-1], effective, scores[::-1] or None)
+
+
+def leading_factors(problem: Problem, g: Globals, statistics: Statistics, n_factors: int) -> tuple[Globals, Statistics]:
+    """The leading factors alone, and the genes fitted to what cells say of them; `log_det` is the caller's to set."""
+    k, x = n_factors + 1, n_factors + 2
+    scales = replace(g.scales, A=g.scales.A[:n_factors], B=g.scales.B[:n_factors])
+    g = replace(g, gene_mean=g.gene_mean[:, :k], gene_cov=g.gene_cov[:, : packed_size(k)], scales=scales)
+    statistics = replace(
+        statistics,
+        xx=statistics.xx[:x, :x],
+        weighted=statistics.weighted[:, : packed_size(x)],
+        yx=statistics.yx[:, :x],
+    )
+    for _ in range(GENE_STEPS):
+        g, _ = gene_step(problem, g, statistics)
+    return g, statistics
+
+
+def leading_log_dets(cov: Tensor) -> Tensor:
+    """Means over rows of the log determinants of the leading 1, ..., k rows and columns, from packed (rows, p)."""
+    total = cov.new_zeros((), dtype=torch.float64)
+    for part in cov.split(ROWS_PER_BLOCK):
+        factor = torch.linalg.cholesky(unpack(part.double()))
+        total = total + 2 * factor.diagonal(dim1=-2, dim2=-1).log().cumsum(1).sum(0)
+    return total / len(cov)

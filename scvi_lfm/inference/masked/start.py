@@ -1,0 +1,132 @@
+"""Starting points: the model without factors, then with those of a quick fit to what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...data import CellMatrix
+from ...model.priors import initial_scales
+from ...posterior.packed import pack, packed_size
+from .equations import Rows
+from .state import Globals
+from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from ...data import Batch
+    from .state import Problem, Statistics
+
+MARGIN_SWEEPS = 6
+# variance of the factors of a cell, whose prior is 1, before its own values are looked at
+START_VAR = 0.05
+TINY = 1e-8
+
+
+def statistics_of(step: CellStep, blocks: Sequence[Batch], *, keep: bool = False) -> tuple[Statistics, list[Rows]]:
+    """Averages over the cells of some blocks; with `keep`, also q of each block."""
+    n = sum(batch.n_cells for batch in blocks)
+    total, cells = None, []
+    for batch in blocks:
+        rows = step(batch)
+        part = cell_statistics(batch, rows).scaled(batch.n_cells / n)
+        total = part if total is None else total.plus(part)
+        cells += [rows] if keep else []
+    if total is None:
+        msg = "There are no blocks of cells."
+        raise ValueError(msg)
+    return total, cells
+
+
+def fit_margins(
+    problem: Problem, blocks: Sequence[Batch], prior_scales: Mapping[str, object]
+) -> tuple[Globals, list[Rows], float]:
+    """Coordinate ascent on mu + a_i + b_j alone; q of the cells, and the ELBO per observed entry."""
+    n = sum(batch.n_cells for batch in blocks)
+    mean, spread = location_and_spread(blocks)
+    margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
+    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=torch.float64).to(spread)
+    m, dtype = problem.n_genes, blocks[0].by_cell.dtype
+    g = Globals(
+        mu=mean,
+        mu_var=torch.ones_like(mean),
+        gene_mean=mean.new_zeros(m, 1),
+        gene_cov=(spread.square() / n).to(dtype).expand(m, 1),
+        gene_log_det=mean.new_zeros(()),
+        precision=sigma.square().reciprocal().expand(m),
+        scales=initial_scales(0, margins, spread),
+    )
+    for _ in range(MARGIN_SWEEPS):
+        statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
+        g, squares = gene_step(problem, g, statistics)
+    observed = statistics.observed().sum()
+    value = (local_elbo(g, statistics, squares) - global_kl(g) / problem.n_cells) / observed
+    return g, cells, float(value)
+
+
+def location_and_spread(blocks: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the observed values of some blocks, in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=blocks[0].device)
+    square, count = total, total
+    for batch in blocks:
+        ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
+        total = total + batch.times_cells(ones).sum()
+        square = square + batch.square_sums.sum()
+        count = count + batch.observed_times_cells(ones).sum(dtype=torch.float64)
+    mean = total / count
+    return mean, (square / count - mean.square()).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+
+
+def left_over(matrix: CellMatrix, g: Globals, activity: np.ndarray) -> CellMatrix:
+    """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
+    values = matrix.values
+    if matrix.observed is None or not matrix.observed.only or isinstance(values, np.ndarray):
+        return CellMatrix(values)
+    abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
+    residual = values.astype(np.float32)
+    residual.data -= (np.repeat(activity, np.diff(values.indptr)) + abundance[values.indices]).astype(np.float32)
+    return CellMatrix(residual)
+
+
+def add_factors(
+    problem: Problem,
+    g: Globals,
+    blocks: Sequence[Batch],
+    activity: list[Rows],
+    factors: Tensor,
+    prior_scales: Mapping[str, object],
+) -> tuple[Globals, Statistics]:
+    """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
+    r = factors.shape[1]
+    m, dtype = problem.n_genes, g.gene_cov.dtype
+    spread = location_and_spread(blocks)[1]
+    scales = initial_scales(r, prior_scales, spread)
+    scales = replace(scales, a=g.scales.a, b=g.scales.b)
+    p = packed_size(r + 1)
+    g = replace(
+        g,
+        gene_mean=torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1),
+        gene_cov=g.gene_cov.new_zeros(m, p),
+        scales=scales,
+    )
+    factors = factors.double() / factors.double().square().mean(0).sqrt().clamp_min(TINY) * scales.A
+    total, n, start = None, len(factors), 0
+    for batch, rows in zip(blocks, activity, strict=True):
+        some = factors[start : start + batch.n_cells]
+        start += batch.n_cells
+        mean = torch.cat([rows.mean, some], dim=1)
+        var = torch.cat([rows.cov.double(), (START_VAR * scales.A.square()).expand(len(some), -1)], dim=1)
+        cells = Rows(mean, pack(torch.diag_embed(var)).to(dtype), var.log().sum())
+        part = cell_statistics(batch, cells).scaled(batch.n_cells / n)
+        total = part if total is None else total.plus(part)
+    if total is None:
+        msg = "There are no blocks of cells."
+        raise ValueError(msg)
+    g, _ = gene_step(problem, g, total)
+    return replace(g, scales=replace(g.scales, B=scales.B)), total

@@ -1,0 +1,63 @@
+r"""How well entries that were held out are predicted.
+
+.. math::
+
+    \frac{1}{|H|} \sum_{(i, j) \in H} \log p(y_{ij} \mid \text{fit}), \qquad
+    \left( \frac{1}{|H|} \sum_{(i, j) \in H} (y_{ij} - E y_{ij})^2 \right)^{1/2}
+
+under the predictive distribution, in which the uncertainty of eta is integrated out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import COUNTS, normal
+from .posterior import CountPosterior
+from .predictive import eta_of_entries
+from .predictive_counts import predictive_counts
+
+if TYPE_CHECKING:
+    from ..data import HeldOut
+    from .posterior import NormalPosterior
+
+
+@dataclass(frozen=True)
+class Score:
+    """Sums over entries that were held out; they add up over blocks of cells."""
+
+    log_density: float
+    square: float
+    n: int
+
+    def plus(self, other: Score) -> Score:
+        """Of both sets of entries."""
+        return Score(self.log_density + other.log_density, self.square + other.square, self.n + other.n)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Log density per entry, and root mean square error."""
+        return self.log_density / max(self.n, 1), (self.square / max(self.n, 1)) ** 0.5
+
+
+NOTHING = Score(0.0, 0.0, 0)
+
+
+def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Score:
+    """Score the entries, whose cells and genes are rows of q."""
+    if not len(held_out.y):
+        return NOTHING
+    device = q.cell_mean.device
+    cells, genes, y = (torch.as_tensor(part, device=device) for part in (held_out.cell, held_out.gene, held_out.y))
+    eta = eta_of_entries(q, cells, genes)
+    if isinstance(q, CountPosterior):
+        predictive = predictive_counts(q, eta, genes)
+        mean = predictive.mean()
+        log_density = COUNTS[predictive.likelihood].log_density(y, predictive.rate, predictive.dispersion)
+    else:
+        mean = eta.mean
+        log_density = normal.log_density(y, mean, eta.var + q.noise.of_pairs(cells, genes).square())
+    return Score(float(log_density.sum()), float((y - mean).square().sum()), len(y))

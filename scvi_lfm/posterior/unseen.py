@@ -1,0 +1,78 @@
+r"""The best entries of each row that have not been seen, found block by block.
+
+They are ordered by the expected value, or by an upper bound of eta,
+
+.. math:: E[\eta_{ij}] + z \, \mathrm{var}(\eta_{ij})^{1/2}
+
+whose second part is what is not known of the entry. The likelihood's own noise, which no choice changes, is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from .posterior import CountPosterior
+from .predictive import BlockPredictor, eta_of_pairs
+from .predictive_counts import predictive_counts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import scipy.sparse as sp
+    from torch import Tensor
+
+    from .posterior import Posterior
+    from .predictive import Moments
+
+CELLS_PER_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Entries, those of a row together and the best first."""
+
+    rows: Tensor  # (k,): positions among the rows that were asked for
+    genes: Tensor  # (k,): positions among the genes of the posterior
+    eta: Moments
+
+
+def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None) -> Chosen:
+    """At most `n_top` entries for each of `cells` that `seen` (their rows, by the genes of `q`) does not store.
+
+    `z` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
+    """
+    rows, genes = [], []
+    predictor = BlockPredictor(q)
+    for start in range(0, len(cells), CELLS_PER_BLOCK):
+        block = torch.as_tensor(cells[start : start + CELLS_PER_BLOCK])
+        score = _block_score(q, predictor, block, z)
+        stored = seen[start : start + CELLS_PER_BLOCK].tocoo()
+        score[torch.as_tensor(stored.row).long(), torch.as_tensor(stored.col).long()] = -torch.inf
+        best, at = score.topk(min(n_top, score.shape[1]), dim=1)
+        row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
+        rows.append(row + start)
+        genes.append(at[row, rank])
+    return _in_order(q, torch.as_tensor(cells), torch.cat(rows), torch.cat(genes), z)
+
+
+def _block_score(q: Posterior, predictor: BlockPredictor, cells: Tensor, z: float | None) -> Tensor:
+    """What a block of cells is ordered by, (cells, m)."""
+    if z is None and not isinstance(q, CountPosterior):
+        return predictor.mean(cells)
+    return _score(q, predictor.moments(cells), torch.arange(len(q.gene_mean)), z)
+
+
+def _score(q: Posterior, eta: Moments, genes: Tensor, z: float | None) -> Tensor:
+    if z is not None:
+        return eta.mean + z * eta.var.sqrt()
+    return predictive_counts(q, eta, genes).mean() if isinstance(q, CountPosterior) else eta.mean
+
+
+def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None) -> Chosen:
+    """Blocks are in single precision: the few that were chosen are computed anew in double, and put in order."""
+    eta = eta_of_pairs(q, cells[rows], genes)
+    best_first = _score(q, eta, genes, z).argsort(descending=True, stable=True)
+    order = best_first[rows[best_first].argsort(stable=True)]
+    return Chosen(rows[order], genes[order], replace(eta, mean=eta.mean[order], var=eta.var[order]))

@@ -1,0 +1,121 @@
+"""Which entries `tl.fit` takes for data: the matrix less what is not, and what is wrong with such a choice."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._settings import settings
+from ..data import read_held_out, restrict
+from ..data._checks import stored_values
+from ..posterior.stored_covariances import stored_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from anndata import AnnData
+
+    from ..data import CellMatrix
+    from ._fit_plan import FitArguments
+
+OBSERVED = ("all", "stored")
+# in expression, about as many of a cell's values are the least one; of a user's ratings, few are
+LIKE_EXPRESSION = 0.4
+ENOUGH = 10
+
+
+def observed_part(
+    adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray
+) -> CellMatrix:
+    """The values that are data, those held out kept aside.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        The choice cannot be used with these data, or with other arguments.
+    """
+    mask = read_held_out(adata, given.held_out, genes=fitted)
+    part = restrict(matrix, given.observed, mask)
+    if part.observed is None:
+        return part
+    asked = "`held_out`" if given.observed == "all" else "`observed`='stored'"
+    if given.engine == "pyro":
+        msg = f"{asked} belongs to engine='natural_gradient', found engine='pyro'. Leave engine out."
+        raise ValueError(msg)
+    if given.noise == "cell_gene":
+        msg = f"{asked} does not go with noise='cell_gene'. Pass noise='shared' or noise='gene'."
+        raise ValueError(msg)
+    if given.covariates is not None and likelihood == "normal":
+        msg = f"{asked} does not go with `covariates` under likelihood='normal'. Leave one of the two out."
+        raise ValueError(msg)
+    return part
+
+
+def place_of(layer: str | None) -> str:
+    """Words for the values that are read."""
+    return "X" if layer is None else f"layers[{layer!r}]"
+
+
+def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:
+    """Raise if covariances of so many rows are more than may be stored."""
+    needed = stored_bytes(n_factors, n_rows)
+    if needed > settings.max_cov_bytes:
+        msg = (
+            f"{when} every cell and gene has a covariance of its own; those of {n_rows:,} take {needed:,} bytes, more "
+            f"than settings.max_cov_bytes = {settings.max_cov_bytes:,}. Raise that, or fit fewer factors."
+        )
+        raise ValueError(msg)
+
+
+def warn_about_observed(
+    matrix: CellMatrix, layer: str | None, cells: pd.Index, genes: pd.Index, *, likelihood: str, stacklevel: int
+) -> None:
+    """Warn about cells and genes without an observed value, and where unseen entries look like zeros."""
+    if matrix.observed is None:
+        return
+    where = place_of(layer)
+    pattern, only = matrix.observed.pattern, matrix.observed.only
+    for what, names, counts, full in (
+        ("cell", cells, np.diff(pattern.indptr), pattern.shape[1]),
+        ("gene", genes, np.bincount(pattern.indices, minlength=pattern.shape[1]), pattern.shape[0]),
+    ):
+        unseen = counts == (0 if only else full)
+        if unseen.any():
+            msg = (
+                f"{int(unseen.sum())} {what}(s) of {where} have no observed value, first {names[unseen][0]!r}; "
+                "they get what their prior says."
+            )
+            warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+    if only and likelihood == "normal" and _looks_like_expression(matrix):
+        msg = (
+            f"`observed`='stored' takes the entries that {where} does not store for unseen, and its values look like "
+            "expression, where they are zeros: in most cells, the least value is among the most frequent. Pass "
+            "observed='all' if they are."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+
+
+def check_stored_variation(matrix: CellMatrix, layer: str | None) -> None:
+    """Raise if there is nothing to fit."""
+    values = stored_values(matrix.values)
+    if values.size == 0 or values.min() == values.max():
+        msg = f"Every observed value of {place_of(layer)} is the same: there is nothing to fit."
+        raise ValueError(msg)
+
+
+def _looks_like_expression(matrix: CellMatrix) -> bool:
+    """Whether, in the median cell, many of the values are the least one."""
+    values = matrix.values
+    if isinstance(values, np.ndarray):
+        return False
+    sizes = np.diff(values.indptr)
+    rows = np.flatnonzero(sizes >= ENOUGH)
+    if len(rows) == 0 or values.data.min() <= 0:
+        return False
+    least = np.minimum.reduceat(values.data, values.indptr[rows])
+    per_value = np.repeat(np.arange(len(sizes)), sizes)
+    least_of = np.full(len(sizes), np.nan)
+    least_of[rows] = least
+    share = np.bincount(per_value, weights=values.data == least_of[per_value], minlength=len(sizes))[rows] / sizes[rows]
+    return bool(np.median(share) > LIKE_EXPRESSION)

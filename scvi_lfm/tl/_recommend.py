@@ -1,0 +1,138 @@
+"""`tl.recommend`: the best entries of each row that are not stored yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .._validate import check_anndata, check_choice, check_count, check_fraction, locate
+from ..data import read_matrix
+from ..model.likelihoods import COUNTS
+from ..posterior import CountPosterior, read_fit
+from ..posterior.predictive_counts import predictive_counts
+from ..posterior.unseen import best_unseen
+from ._common import layer_of_fit
+from ._predict import MAX_ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+
+    from ..posterior import NormalPosterior
+    from ..posterior.unseen import Chosen
+
+
+def recommend(
+    adata: AnnData,
+    obs_names: str | Sequence[str] | None = None,
+    n_top: int = 10,
+    *,
+    order: str = "expected",
+    level: float = 0.9,
+    layer: str | None = None,
+    key: str = "lfm",
+) -> pd.DataFrame:
+    r"""Find the best entries of each row that are not stored yet: what a user may like, what a cell may express.
+
+    Entries that the matrix stores have been seen, a stored zero (a rating of zero) and held-out entries too; all others
+    compete. They are ordered by their expected value, or by the upper bound
+
+    .. math:: E[\eta_{ij}] + \Phi^{-1}(\mathrm{level}) \, \mathrm{var}(\eta_{ij})^{1/2}
+
+    which favours what is good or not well known, so that asking teaches something. The standard deviation is that of
+    what is expected, without the noise of a single value. For the predictive distribution of the entries pass them to
+    :func:`scvi_lfm.tl.predict` with `pairs=True`; for new users, place them with :func:`scvi_lfm.tl.project` first.
+
+    Parameters
+    ----------
+    adata
+        Annotated data with a fit (:func:`scvi_lfm.tl.fit`), or placed by :func:`scvi_lfm.tl.project`.
+    obs_names
+        Rows, one or several names; None takes all.
+    n_top
+        Number of entries for each row; fewer where fewer are left.
+    order
+        `"expected"` or `"upper"`.
+    level
+        Posterior probability that the expected value lies below the upper bound, between 0 and 1. 0.5 is the expected
+        eta itself.
+    layer
+        Sparse layer whose stored entries have been seen; None means what the fit read.
+    key
+        Stem under which the fit is stored.
+
+    Returns
+    -------
+    A data frame with a row for each entry, those of a cell together: `cell`, `gene` (names), `rank` (from 1),
+    `expected` (the value: eta, or a count), `sd` (of eta, which is the log rate for counts) and `upper` (the bound, on
+    the scale of the values: eta, or the expected count at that eta). Genes that were not fitted are left out.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit, cell or layer.
+    TypeError
+        An argument is of the wrong type.
+    ValueError
+        The matrix is dense, so that every entry has been seen; an argument is out of its range; or the table would have
+        more than ten million rows.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 50, 3, likelihood="poisson")
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.recommend(adata, ["cell_0", "cell_1"], n_top=3).shape
+    (6, 6)
+    """
+    check_anndata(adata)
+    n_top = check_count("n_top", n_top)
+    check_choice("order", order, ("expected", "upper"))
+    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64)))
+    stored = read_fit(adata, key)
+    rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
+    _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
+    layer = layer_of_fit(adata, stored, layer)
+    seen = read_matrix(adata, layer, genes=stored.fitted).values
+    if isinstance(seen, np.ndarray):
+        where = "X" if layer is None else f"layers[{layer!r}]"
+        msg = (
+            f"{where} is dense, so every entry has been seen and none is left to recommend. Store the entries that "
+            "have been seen in a sparse layer and pass layer=, or see tl.predict."
+        )
+        raise ValueError(msg)
+    chosen = best_unseen(stored.posterior, rows, seen[rows], n_top, z=z if order == "upper" else None)
+    names = {
+        "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
+        "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
+    }
+    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | _values(stored.posterior, chosen, z))
+
+
+def _check_size(n_rows: int, n_top: int) -> None:
+    if n_rows * n_top > MAX_ROWS:
+        msg = (
+            f"{n_rows} rows with {n_top} entries each make {n_rows * n_top:,}, more than {MAX_ROWS:,}. "
+            "Pass fewer obs_names, or a smaller n_top."
+        )
+        raise ValueError(msg)
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    """1, 2, ... within each run of equal rows."""
+    first = np.flatnonzero(np.diff(rows, prepend=-1))
+    length = np.diff(np.append(first, len(rows)))
+    return np.arange(1, len(rows) + 1) - np.repeat(first, length)
+
+
+def _values(q: NormalPosterior | CountPosterior, chosen: Chosen, z: float) -> dict[str, np.ndarray]:
+    eta, sd = chosen.eta, chosen.eta.var.sqrt()
+    expected, upper = eta.mean, eta.mean + z * sd
+    if isinstance(q, CountPosterior):
+        expected = predictive_counts(q, eta, chosen.genes).mean()
+        upper = COUNTS[q.noise.likelihood].mean(upper.exp(), q.noise.dispersion[chosen.genes])
+    return {"expected": expected.numpy(), "sd": sd.numpy(), "upper": upper.numpy()}
