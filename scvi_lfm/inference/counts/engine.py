@@ -25,7 +25,7 @@ from ..moves import best_move
 from ..options import FitResult
 from ..rates import learning_rate
 from .cell_step import cell_step
-from .gene_step import cell_statistics, gene_step
+from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
@@ -49,8 +49,6 @@ START_CELLS = 4096
 FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
-# one in so many cells of a minibatch tells about dispersions
-DISPERSION_EVERY = 4
 
 
 @dataclass(frozen=True)

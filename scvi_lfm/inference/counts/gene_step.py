@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model import Gaussian
 from ...posterior.packed import outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
 from .equations import solve_rows, where_observed
-from .state import Statistics
+from .state import Statistics, gene_prior
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from .state import Cells, Globals, Problem
 
 MOST_LEVERAGE = 0.9
+# one in so many cells of a minibatch tells about dispersions
+DISPERSION_EVERY = 4
 
 
 def cell_statistics(
@@ -93,12 +94,11 @@ def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Sol
     return replace(g, scales=scales)
 
 
-def solve_genes(problem: Problem, g: Globals, statistics: Statistics, trust: Tensor | None = None) -> Solved:
-    """q(b, B) of each gene given the statistics of the cells, moving no further than `trust` (m,)."""
+def solve_genes(problem: Problem, g: Globals, statistics: Statistics) -> Solved:
+    """q(b, B) of each gene given the statistics of the cells."""
     information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
     information, target = information * problem.n_cells, target * problem.n_cells
-    prior = Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
-    return solve_rows(information, target, prior, g.gene_mean, problem.family, trust)
+    return solve_rows(information, target, gene_prior(g), g.gene_mean, problem.family)
 
 
 def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:

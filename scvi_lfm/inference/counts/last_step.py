@@ -67,9 +67,10 @@ def _settle(
         matrix = matrix.at_genes(open_.cpu().numpy())
         few, some = replace(problem, n_genes=len(genes)), g.at(genes)
         fresh = _statistics(few, some, cells, matrix)
-        missing = solve_genes(few, some, fresh).missing
+        solved = solve_genes(few, some, fresh)
+        missing = solved.missing
         trust = shortened(trust, missing, before)
-        solved = solve_genes(few, some, fresh, trust)
+        solved = solved.within(trust, some.gene_mean)
         dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
         g = g.put(genes, solved.mean, solved.cov, dispersion)
     return g
