@@ -130,15 +130,14 @@ class CountEngine:
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
         problem, g = self._problem, state.globals
-        y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
+        y, observed = batch.dense(), batch.is_observed()
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         cells = state.cells.rows(rows)
+        half = torch.empty_like(y)
         for _ in range(self._n_steps(state, number)):
-            cells, _ = cell_step(
-                y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
-            )
+            cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), None, observed, half)
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
-        new = cell_statistics(problem, g, features, y, cells, every, observed)
+        new = cell_statistics(problem, g, features, y, cells, every, observed, half)
         rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)

@@ -74,8 +74,8 @@ def fit_margins(
         Cells(torch.cat([z.new_zeros(len(z), 1), z], dim=1).to(s), cov.repeat(len(s), 1), s)
         for s, z in zip(log_size, known, strict=True)
     ]
-    every = 1 if len(blocks) == 1 else DISPERSION_EVERY
     affordable = ENTRIES_SWEPT / (sum(map(len, log_size)) * problem.n_genes)
+    every = 1 if affordable > LEAST_SWEEPS else DISPERSION_EVERY
     for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         visited = [_visit(problem, g, features, read(), part, every) for read, part in zip(blocks, cells, strict=True)]
@@ -103,10 +103,8 @@ def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tu
 def _visit(
     problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, every: int
 ) -> tuple[Cells, Statistics]:
-    y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
-    cells, _ = cell_step(
-        y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
-    )
+    y, observed = batch.dense(), batch.is_observed()
+    cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed)
     return cells, cell_statistics(problem, g, features, y, cells, every, observed)
 
 
