@@ -141,7 +141,7 @@ def _to_posterior(
             gene_cov=Eigenbasis(g.gene_basis, g.gene_eig, predictive),
             noise=NormalNoise(sigma, predictive, of_cells),
             cell_prior=population(torch.diag(g.scales.cell_var), statistics.xx, g.n_known),
-            gene_prior=Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var)),
+            gene_prior=Gaussian.centred(g.scales.gene_var),
             n_known=g.n_known,
         )
     )

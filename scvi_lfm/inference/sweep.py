@@ -79,7 +79,7 @@ class LocalStep:
 
     def __init__(self, problem: Problem, g: Globals) -> None:
         prior_var, p = g.scales.cell_var, g.n_known
-        self._g, self._prior = g, Gaussian(torch.zeros_like(prior_var), torch.diag(prior_var))
+        self._g, self._prior = g, Gaussian.centred(prior_var)
         self._noisy: NoisyCellStep | None = None
         if problem.noise == "cell_gene":
             moment = g.weighted_moment(g.precision)

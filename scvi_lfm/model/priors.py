@@ -32,6 +32,12 @@ class Gaussian:
     mean: Tensor  # (k,)
     cov: Tensor  # (k, k)
     slope: Tensor | None = None  # (k, p): of the mean on the covariates
+    independent: bool = False  # whether the covariance is known to be diagonal
+
+    @classmethod
+    def centred(cls, variances: Tensor) -> Gaussian:
+        """Independent coordinates with mean zero."""
+        return cls(torch.zeros_like(variances), torch.diag(variances), independent=True)
 
     def given_known(self, n_known: int) -> Gaussian:
         """The first coordinate and those from 1 + p on, given the p between them."""

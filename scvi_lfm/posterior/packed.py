@@ -38,19 +38,19 @@ def _indices(k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tens
 def pack(matrices: Tensor) -> Tensor:
     """Lower triangles, (..., size), of symmetric matrices (..., k, k)."""
     k = matrices.shape[-1]
-    return matrices.flatten(-2)[..., _indices(k, matrices.device)[2]]
+    return matrices.flatten(-2).index_select(-1, _indices(k, matrices.device)[2])
 
 
 def unpack(values: Tensor) -> Tensor:
     """Symmetric matrices, (..., k, k), from lower triangles (..., size)."""
     k = dimension(values.shape[-1])
-    return values[..., _indices(k, values.device)[3]].unflatten(-1, (k, k))
+    return values.index_select(-1, _indices(k, values.device)[3]).unflatten(-1, (k, k))
 
 
 def outer(x: Tensor) -> Tensor:
     """Packed `x x'` of each row, (..., size)."""
     rows, columns, _, _ = _indices(x.shape[-1], x.device)
-    return x[..., rows] * x[..., columns]
+    return x.index_select(-1, rows).mul_(x.index_select(-1, columns))
 
 
 def doubled(k: int, like: Tensor) -> Tensor:

@@ -20,31 +20,29 @@ from ...posterior.rates import cell_features, rates
 from .equations import solve_rows, where_observed
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import Tensor
 
     from ...model import Gaussian
     from ...posterior.rates import GeneFeatures
-    from .state import Cells
+    from .state import Cells, Problem
 
 
 def cell_step(
+    problem: Problem,
     y: Tensor,
     cells: Cells,
     features: GeneFeatures,
     mu: Tensor,
     dispersion: Tensor,
-    likelihood: ModuleType,
     prior: Gaussian,
-    family: str,
     trust: Tensor | None = None,
     observed: Tensor | None = None,
+    half: Tensor | None = None,
 ) -> tuple[Cells, Tensor]:
     """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each.
 
     `trust` (cells,) bounds the step, see :func:`solve_rows`. `observed` (cells, m) tells which entries are data, by
-    default all.
+    default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
     p, k = features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
@@ -52,13 +50,16 @@ def cell_step(
     target = cells.mean.new_zeros(len(y), k)
     for genes in features.blocks(len(y)):
         linear = features.linear(cells.mean, genes)
-        rate = rates(linear, features.half_variance(left, genes), offset)
-        weight, score = likelihood.weight_and_score(y[:, genes], rate, dispersion[genes])
+        half_variance = features.half_variance(left, genes)
+        rate = rates(linear, half_variance, offset)
+        if half is not None:
+            half[:, genes] = half_variance
+        weight, score = problem.likelihood.weight_and_score(y[:, genes], rate, dispersion[genes])
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
     target -= information[:, p:]
-    solved = solve_rows(information[:, :p], target, prior, cells.mean, family, trust)
+    solved = solve_rows(information[:, :p], target, prior, cells.mean, problem.family, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
 
 

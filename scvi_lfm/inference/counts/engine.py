@@ -25,7 +25,7 @@ from ..moves import best_move
 from ..options import FitResult
 from ..rates import learning_rate
 from .cell_step import cell_step
-from .gene_step import cell_statistics, gene_step
+from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
@@ -49,8 +49,6 @@ START_CELLS = 4096
 FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
-# one in so many cells of a minibatch tells about dispersions
-DISPERSION_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,14 @@ class CountEngine:
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
         problem, g = self._problem, state.globals
-        y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
+        y, observed = batch.dense(), batch.is_observed()
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         cells = state.cells.rows(rows)
+        half = torch.empty_like(y)
         for _ in range(self._n_steps(state, number)):
-            cells, _ = cell_step(
-                y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
-            )
+            cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), None, observed, half)
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
-        new = cell_statistics(problem, g, features, y, cells, every, observed)
+        new = cell_statistics(problem, g, features, y, cells, every, observed, half)
         rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)

@@ -10,7 +10,7 @@ relevance determination has sent to nothing do no harm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TRUST = 0.5
 # a step that leaves more than this share of what was missing has swung past the optimum: the next ones are shorter
 CLOSER, SHORTER = 0.95, 0.6
-ROWS_PER_BLOCK = 4096
+ROWS_PER_BLOCK = 1024
 TINY = 1e-12
 
 
@@ -38,6 +38,12 @@ class Solved:
     mean: Tensor  # (rows, k)
     cov: Tensor  # (rows, p): packed
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain
+    step: Tensor  # (rows, k): the whole step, from where the mean was
+    change: Tensor  # (rows,): by how much it would change log rates, root mean square by weight
+
+    def within(self, trust: Tensor, current: Tensor) -> Solved:
+        """The step from `current`, shortened to `trust` (rows,) where it would change log rates by more."""
+        return replace(self, mean=current + self.step * (trust / torch.maximum(self.change, trust))[:, None])
 
 
 def solve_rows(
@@ -55,12 +61,13 @@ def solve_rows(
     """
     free = free_coordinates(current.shape[1], current.shape[1] - len(prior.mean), current.device)
     root = torch.linalg.cholesky(prior.cov)
-    limits = target.new_full((len(target),), TRUST) if trust is None else trust
     parts = [
-        _solve(information[rows], target[rows], prior, root, free, current[rows], limits[rows], family)
+        _solve(information[rows], target[rows], prior, root, free, current[rows], family)
         for rows in _blocks(len(target))
     ]
-    return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    step, cov, missing, change = (torch.cat(values) for values in zip(*parts, strict=True))
+    trust = target.new_full((len(target),), TRUST) if trust is None else trust
+    return Solved(current, cov, missing, step, change).within(trust, current)
 
 
 def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
@@ -77,42 +84,43 @@ def _blocks(n_rows: int) -> list[slice]:
     return [slice(start, start + ROWS_PER_BLOCK) for start in range(0, n_rows, ROWS_PER_BLOCK)]
 
 
-def _embedded(root: Tensor, free: Tensor, k: int) -> Tensor:
-    """The root of a prior of rows with known coordinates, which have no variance."""
-    full = root.new_zeros(k, len(free))
-    full[free] = root
-    return full
-
-
 def _solve(
     information: Tensor,
     target: Tensor,
     prior: Gaussian,
-    small: Tensor,
+    root: Tensor,
     free: Tensor,
     current: Tensor,
-    trust: Tensor,
     family: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    H = unpack(information)
-    small = small.to(H.dtype)
-    centre = prior.means(current[:, 1 : 1 + current.shape[1] - len(free)].double()).to(H.dtype)
-    root = small if len(free) == current.shape[1] else _embedded(small, free, current.shape[1])
-    white = root.T @ H @ root
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    H, k = unpack(information), current.shape[1]
+    root = root.to(H.dtype)
+    centre = prior.means(current[:, 1 : 1 + k - len(free)].double()).to(H.dtype)
+    own = H if len(free) == k else H[:, free[:, None], free]
+    white = _between(root.T, own, diagonal=prior.independent)
     white.diagonal(dim1=-2, dim2=-1).add_(1)
     factor = torch.linalg.cholesky(white)
     # in steps from the current mean: what float32 leaves out of them is made good by the next one
-    prior_pull = torch.linalg.solve_triangular(small, (current[:, free] - centre).T, upper=False).T
-    pull = (target - (H @ current[..., None])[..., 0]) @ root - prior_pull
-    inverse = torch.linalg.solve_triangular(factor, root.T.expand(len(factor), -1, -1), upper=False)  # L^-1 R'
+    prior_pull = torch.linalg.solve_triangular(root, (current[:, free] - centre).T, upper=False).T
+    pull = (target - (H @ current[..., None])[..., 0])[:, free] @ root - prior_pull
     step = torch.cholesky_solve(pull[..., None], factor)[..., 0]
     missing = 0.5 * (pull * step).sum(1)
-    step = step @ root.T
+    step = torch.zeros_like(current).index_copy(1, free, step @ root.T)
     change = (((H @ step[..., None])[..., 0] * step).sum(1) / H[:, 0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
-    mean = current + step * (trust / torch.maximum(change, trust))[:, None]
     if family == "mean_field":
-        precision = torch.linalg.inv(small @ small.T).diagonal() + H.diagonal(dim1=-2, dim2=-1)[:, free]
-        cov = torch.diag_embed(torch.zeros_like(current).index_copy(1, free, 1 / precision))
+        precision = torch.linalg.inv(root @ root.T).diagonal() + own.diagonal(dim1=-2, dim2=-1)
+        cov = torch.diag_embed(1 / precision)
     else:
-        cov = inverse.mT @ inverse
-    return mean, pack(cov), missing
+        cov = _between(root, torch.cholesky_inverse(factor), diagonal=prior.independent)
+    if len(free) < k:
+        full = torch.zeros_like(H)
+        full[:, free[:, None], free] = cov
+        cov = full
+    return step, pack(cov), missing, change
+
+
+def _between(linear: Tensor, matrices: Tensor, *, diagonal: bool) -> Tensor:
+    """`L M L'` of each matrix; elementwise where L is diagonal, as it is but in the stored gauge."""
+    if diagonal:
+        return matrices * torch.outer(linear.diagonal(), linear.diagonal())
+    return linear @ matrices @ linear.T

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model import Gaussian
 from ...posterior.packed import outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
 from .equations import solve_rows, where_observed
-from .state import Statistics
+from .state import Statistics, gene_prior
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from .state import Cells, Globals, Problem
 
 MOST_LEVERAGE = 0.9
+# one in so many cells of a minibatch tells about dispersions
+DISPERSION_EVERY = 4
 
 
 def cell_statistics(
@@ -38,11 +39,13 @@ def cell_statistics(
     cells: Cells,
     every: int = 1,
     observed: Tensor | None = None,
+    half: Tensor | None = None,
 ) -> Statistics:
     """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
 
     What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest. Entries that are
-    not data, as `observed` (cells, m) tells, weigh nothing.
+    not data, as `observed` (cells, m) tells, weigh nothing. `half` holds half the variances of eta where they are known
+    from the last step of the cells: they change little from step to step, and are a third of the work.
     """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
@@ -54,7 +57,8 @@ def cell_statistics(
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
     for genes in features.blocks(n):
-        linear, half_variance = features.linear(cells.mean, genes), features.half_variance(left, genes)
+        linear = features.linear(cells.mean, genes)
+        half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
         rate = rates(linear, half_variance, offset)
         weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
@@ -93,12 +97,11 @@ def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Sol
     return replace(g, scales=scales)
 
 
-def solve_genes(problem: Problem, g: Globals, statistics: Statistics, trust: Tensor | None = None) -> Solved:
-    """q(b, B) of each gene given the statistics of the cells, moving no further than `trust` (m,)."""
+def solve_genes(problem: Problem, g: Globals, statistics: Statistics) -> Solved:
+    """q(b, B) of each gene given the statistics of the cells."""
     information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
     information, target = information * problem.n_cells, target * problem.n_cells
-    prior = Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
-    return solve_rows(information, target, prior, g.gene_mean, problem.family, trust)
+    return solve_rows(information, target, gene_prior(g), g.gene_mean, problem.family)
 
 
 def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .state import Cells, Globals, Problem, Statistics
 
 STEPS = 50
-CELLS_PER_BLOCK = 512
+ENTRIES_PER_BLOCK = 2**22
 # nats per gene: a step that was expected to gain less was the last
 ENOUGH = 0.03
 
@@ -37,12 +37,11 @@ def step_of_all(
     features = GeneFeatures.of(g.gene_mean, g.gene_cov)
     statistics = statistics.scaled(0)
     for rows, batch in batches.numbered_epoch():
-        y, observed, prior, likelihood = batch.dense(), batch.is_observed(), cell_prior(g), problem.likelihood
-        some, _ = cell_step(
-            y, cells.rows(rows), features, g.mu, g.dispersion, likelihood, prior, problem.family, observed=observed
-        )
+        y, observed, prior = batch.dense(), batch.is_observed(), cell_prior(g)
+        half = torch.empty_like(y)
+        some, _ = cell_step(problem, y, cells.rows(rows), features, g.mu, g.dispersion, prior, None, observed, half)
         cells = cells.put(rows, some)
-        new = cell_statistics(problem, g, features, y, some, observed=observed)
+        new = cell_statistics(problem, g, features, y, some, observed=observed, half=half)
         statistics = statistics.plus(new, len(y) / problem.n_cells)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved)
@@ -67,9 +66,10 @@ def _settle(
         matrix = matrix.at_genes(open_.cpu().numpy())
         few, some = replace(problem, n_genes=len(genes)), g.at(genes)
         fresh = _statistics(few, some, cells, matrix)
-        missing = solve_genes(few, some, fresh).missing
+        solved = solve_genes(few, some, fresh)
+        missing = solved.missing
         trust = shortened(trust, missing, before)
-        solved = solve_genes(few, some, fresh, trust)
+        solved = solved.within(trust, some.gene_mean)
         dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
         g = g.put(genes, solved.mean, solved.cov, dispersion)
     return g
@@ -78,13 +78,14 @@ def _settle(
 def _statistics(problem: Problem, g: Globals, cells: Cells, matrix: CellMatrix) -> Statistics:
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
+    size = max(1, ENTRIES_PER_BLOCK // problem.n_genes)
 
     def share(start: int) -> Statistics:
-        stop = min(start + CELLS_PER_BLOCK, n)
+        stop = min(start + size, n)
         batch = matrix.batch(slice(start, stop), g.mu.device)
         some = cells.rows(torch.arange(start, stop, device=g.mu.device))
         new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
         return new.scaled((stop - start) / n)
 
     # one block at a time: all of them together grow with the number of cells
-    return reduce(lambda total, part: total.plus(part, 1.0), map(share, range(0, n, CELLS_PER_BLOCK)))
+    return reduce(lambda total, part: total.plus(part, 1.0), map(share, range(0, n, size)))

@@ -17,7 +17,7 @@ from ...posterior.recomputed import Recomputed
 from ..sweep import insert_known
 from .cell_step import cell_step
 from .equations import TRUST, shortened
-from .state import Cells
+from .state import Cells, Problem
 
 if TYPE_CHECKING:
     from ...data import Batch, CellMatrix
@@ -67,14 +67,15 @@ def _converge(
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
-    dispersion, likelihood = q.noise.dispersion.float(), COUNTS[q.noise.likelihood]
+    dispersion = q.noise.dispersion.float()
+    problem = Problem(y.shape[0], y.shape[1], family, COUNTS[q.noise.likelihood])
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
     for step in range(STEPS):
         now = Cells(mean[open_], cov[open_], cells.log_size[open_])
         which = None if observed is None else observed[open_]
-        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, prior, family, trust, which)
+        now, missing = cell_step(problem, y[open_], now, features, mu, dispersion, prior, trust, which)
         mean[open_], cov[open_] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

@@ -16,7 +16,7 @@ from ..initialisation import add_random_factors, fit_without_factors
 from ..sweep import LocalStep
 from ..sweep import Problem as NormalProblem
 from .cell_step import cell_step
-from .gene_step import cell_statistics, gene_step
+from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .state import Cells, Globals, cell_prior
 
 if TYPE_CHECKING:
@@ -75,9 +75,10 @@ def fit_margins(
         for s, z in zip(log_size, known, strict=True)
     ]
     affordable = ENTRIES_SWEPT / (sum(map(len, log_size)) * problem.n_genes)
+    every = 1 if affordable > LEAST_SWEEPS else DISPERSION_EVERY
     for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        visited = [_visit(problem, g, features, read(), part) for read, part in zip(blocks, cells, strict=True)]
+        visited = [_visit(problem, g, features, read(), part, every) for read, part in zip(blocks, cells, strict=True)]
         cells = [part for part, _ in visited]
         whole = visited[0][1].scaled(len(cells[0].mean))
         for part, statistics in visited[1:]:
@@ -100,13 +101,11 @@ def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tu
 
 
 def _visit(
-    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells
+    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, every: int
 ) -> tuple[Cells, Statistics]:
-    y, observed, likelihood = batch.dense(), batch.is_observed(), problem.likelihood
-    cells, _ = cell_step(
-        y, cells, features, g.mu, g.dispersion, likelihood, cell_prior(g), problem.family, observed=observed
-    )
-    return cells, cell_statistics(problem, g, features, y, cells, observed=observed)
+    y, observed = batch.dense(), batch.is_observed()
+    cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed)
+    return cells, cell_statistics(problem, g, features, y, cells, every, observed)
 
 
 def log_values(

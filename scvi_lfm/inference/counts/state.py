@@ -189,12 +189,12 @@ class Globals:
 
 def cell_prior(g: Globals) -> Gaussian:
     """The prior of (a, A)."""
-    return Gaussian(torch.zeros_like(g.scales.cell_var), torch.diag(g.scales.cell_var))
+    return Gaussian.centred(g.scales.cell_var)
 
 
 def gene_prior(g: Globals) -> Gaussian:
     """The prior of (b, B)."""
-    return Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
+    return Gaussian.centred(g.scales.gene_var)
 
 
 def _in_family(cov: Tensor, family: str) -> Tensor:

@@ -126,4 +126,4 @@ class Globals:
 
 def prior_of(variances: Tensor) -> Gaussian:
     """Independent Normals around zero."""
-    return Gaussian(torch.zeros_like(variances), torch.diag(variances))
+    return Gaussian.centred(variances)

@@ -24,7 +24,7 @@ def step(state, prior=None, cells=None):
     g, problem = state.globals, state.problem
     prior = cell_prior(g) if prior is None else prior
     cells = state.cells if cells is None else cells
-    return cell_step(state.y, cells, state.features, g.mu, g.dispersion, problem.likelihood, prior, problem.family)
+    return cell_step(problem, state.y, cells, state.features, g.mu, g.dispersion, prior)
 
 
 def by_loops(state, entries, prior, without=None):
