@@ -14,6 +14,7 @@ class FitKeys:
     cell_factors_sd: str
     cell_activity: str
     cell_activity_sd: str
+    cell_sigma: str
     gene_factors: str
     gene_factors_sd: str
     gene_abundance: str
@@ -33,6 +34,7 @@ def fit_keys(stem: str) -> FitKeys:
         cell_factors_sd=f"X_{stem}_sd",
         cell_activity=f"{stem}_a",
         cell_activity_sd=f"{stem}_a_sd",
+        cell_sigma=f"{stem}_sigma",
         gene_factors=stem,
         gene_factors_sd=f"{stem}_sd",
         gene_abundance=f"{stem}_b",

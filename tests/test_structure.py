@@ -267,20 +267,24 @@ def test_examples_run(name):
 # what a call writes, and what its docstring says that it writes
 
 WRITERS = {
-    "fit": lambda adata: lfm.tl.fit(adata, 2, progress=False),
+    "fit": lambda adata, **options: lfm.tl.fit(adata, 2, progress=False, **options),
     "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
     "rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "anomalies": lfm.tl.anomalies,
     "check": lambda adata: lfm.tl.check(adata, refit=False),
-    "project": lambda adata: lfm.tl.project(adata, fitted_like(adata)),
+    "project": lambda adata, **options: lfm.tl.project(adata, fitted_like(adata, **options)),
     "predict": lambda adata: lfm.tl.predict(adata, layer_added="layer_added"),
     "similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
     "sample_posterior": lambda adata: lfm.tl.sample_posterior(adata, 2),
 }
 
 
-def fitted_like(adata: ad.AnnData) -> ad.AnnData:
-    return lfm.tl.fit(adata, 2, progress=False, copy=True)
+# fits that write fields of their own
+KINDS = [("normal", {}), ("normal", {"noise": "cell_gene"}), ("negative_binomial", {})]
+
+
+def fitted_like(adata: ad.AnnData, **options) -> ad.AnnData:
+    return lfm.tl.fit(adata, 2, progress=False, copy=True, **options)
 
 
 def fields(adata: ad.AnnData) -> set[tuple[str, str]]:
@@ -293,12 +297,12 @@ def test_returns_lists_every_field_that_is_written(name):
     returns = sections(getattr(lfm.tl, name))["Returns"]
     listed = set(re.findall(r"`\.(\w+)\['?(\w+)'?\]", returns))
     written = set()
-    for likelihood in ("normal", "negative_binomial"):
+    for likelihood, options in KINDS:
         adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
         if name not in {"fit", "project"}:
-            lfm.tl.fit(adata, 2, progress=False)
+            lfm.tl.fit(adata, 2, progress=False, **options)
         before, values = fields(adata), adata.to_df()
-        WRITERS[name](adata)
+        WRITERS[name](adata, **(options if name in {"fit", "project"} else {}))
         added = fields(adata) - before
         np.testing.assert_array_equal(adata.to_df(), values)
         written |= added

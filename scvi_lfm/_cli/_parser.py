@@ -11,7 +11,7 @@ from ._messages import PROGRAM, CommandError
 
 # as in `tl.fit` and `tl.anomalies`, which take seconds to import; a test compares them
 LIKELIHOODS = ("auto", "normal", "poisson", "negative_binomial", "bernoulli")
-NOISES = ("shared", "gene")
+NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 DIRECTIONS = ("both", "up", "down")
@@ -143,7 +143,10 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     _add_size_factors(command, "default: total counts over their mean")
     command.add_argument("--n-factors", type=int, default=30, metavar="N", help="number of factors")
     command.add_argument(
-        "--noise", choices=NOISES, default="shared", help="of a Normal: one level, or one for each gene"
+        "--noise",
+        choices=NOISES,
+        default="shared",
+        help="of a Normal: one level, one for each gene, or one for each cell and gene",
     )
     command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
     command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")

@@ -57,12 +57,15 @@ class Batch:
     def square_sums(self) -> Tensor:
         """Sum of squares of each gene, (genes,) in float64."""
         ones = torch.ones(self.n_cells, 1, dtype=self.by_gene.dtype, device=self.by_gene.device)
-        if self.by_gene.layout == torch.strided:
-            return (self.by_gene.square() @ ones)[:, 0].double()
-        squared = _csr_tensor(
-            self.by_gene.crow_indices(), self.by_gene.col_indices(), self.by_gene.values().square(), self.by_gene.shape
-        )
-        return (squared @ ones)[:, 0].double()
+        return (_squared(self.by_gene) @ ones)[:, 0].double()
+
+    def squares_times_genes(self, weights: Tensor) -> Tensor:
+        """Sum over genes of `y^2 w_j`, (cells,) in float64."""
+        return _scaled_product(_squared(self.by_cell), weights[:, None])[:, 0]
+
+    def squares_times_cells(self, weights: Tensor) -> Tensor:
+        """Sum over cells of `y^2 w_i`, (genes,) in float64."""
+        return _scaled_product(_squared(self.by_gene), weights[:, None])[:, 0]
 
     def dense(self) -> Tensor:
         """The block as a dense (cells, genes) tensor."""
@@ -79,6 +82,10 @@ class CellMatrix:
     def shape(self) -> tuple[int, int]:
         """Number of cells and genes."""
         return self.values.shape
+
+    def at_genes(self, genes: np.ndarray) -> CellMatrix:
+        """The columns of some genes, by position or mask."""
+        return CellMatrix(self.values[:, genes])
 
     def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
         """Cells `rows` (all if None) as a block on `device`."""
@@ -105,6 +112,12 @@ def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:
     largest = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny)
     scaled = torch.nn.functional.hardshrink(weights / largest, NEGLIGIBLE)
     return (matrix @ scaled.to(matrix.dtype)).double() * largest
+
+
+def _squared(matrix: Tensor) -> Tensor:
+    if matrix.layout == torch.strided:
+        return matrix.square()
+    return _csr_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), tuple(matrix.shape))
 
 
 def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:

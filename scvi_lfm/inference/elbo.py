@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 
 def elbo(g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int) -> Tensor:
-    """ELBO of the whole data set, from averages over cells."""
+    """ELBO of the whole data set, from averages over cells.
+
+    Where S_i differs by cell, `cell_cov` is any matrix whose log determinant is the mean of theirs.
+    """
     data = n_cells * normal.expected_log_density(expected_squares(g, statistics), g.precision).sum()
+    if statistics.log_weight is not None:
+        data = data + 0.5 * n_cells * len(g.precision) * statistics.log_weight
     return data - kl_mu(g) - n_cells * kl_cell(g, statistics, cell_cov) - kl_genes(g)
 
 

@@ -13,7 +13,7 @@ from ..posterior import NormalPosterior, to_stored_gauge
 from ..posterior.covariances import Common, Eigenbasis
 from ..posterior.posterior import NormalNoise
 from .elbo import elbo
-from .natural_gradient import cell_statistics, expected_squares, noise_floor
+from .natural_gradient import expected_squares, noise_floor, normalise_weights
 from .options import FitResult
 from .projection import project_cells
 from .sweep import LocalStep, keep_factors
@@ -76,17 +76,29 @@ class Trace:
 def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
     """Exact statistics over all cells, given q of each block in order."""
     means: list[Tensor] = []
+    differing: list[Eigenbasis] = []
+    margins: list[Tensor] = []  # mean y and mean y^2 of each gene
 
     def shares() -> Iterator[tuple[CellStatistics, Tensor]]:
         for batch, block in blocks:
             means.append(block.mean)
             share = batch.n_cells / problem.n_cells
-            yield cell_statistics(batch, block.mean, block.cov).scaled(share), block.cov
+            if block.noisy is not None:
+                differing.append(block.noisy.cov)
+                sums = batch.times_cells(torch.ones_like(block.mean[:, :1]))[:, 0]
+                margins.append(torch.stack([sums, batch.square_sums]) / problem.n_cells)
+            yield block.statistics(batch).scaled(share), block.cov
 
     statistics, cov = functools.reduce(lambda left, right: (left[0].plus(right[0]), right[1]), shares())
+    covs: Common | Eigenbasis = Common(cov, problem.n_cells)
+    first, second = statistics.yx[:, 0], statistics.yy
+    if differing:
+        covs = differing[0].under(torch.cat([part.sigma for part in differing]))
+        cov = covs.log_mean()
+        first, second = torch.stack(margins).sum(0)
     value = float(elbo(g, statistics, cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
-    total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
-    return Summary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
+    total = float(second.sum() - first.square().sum())
+    return Summary(_to_posterior(g, torch.cat(means), covs, statistics, problem.noise), value, total)
 
 
 def to_result(summary: Summary, trace: Trace) -> FitResult:
@@ -98,8 +110,13 @@ def to_result(summary: Summary, trace: Trace) -> FitResult:
 
 
 def _to_posterior(
-    g: Globals, cell_mean: Tensor, cov: Tensor, statistics: CellStatistics, noise: str
+    g: Globals, cell_mean: Tensor, cov: Common | Eigenbasis, statistics: CellStatistics, noise: str
 ) -> NormalPosterior:
+    of_cells: Tensor | None = None
+    if isinstance(cov, Eigenbasis):
+        g, _ = normalise_weights(g, statistics)
+        of_cells = cov.sigma / cov.sigma.log().mean().exp()
+        cov = replace(cov, sigma=of_cells, eig=cov.eig / cov.sigma.log().mean().mul(2).exp())
     sigma = g.precision.rsqrt()
     predictive = sigma
     if noise == "shared":
@@ -110,10 +127,10 @@ def _to_posterior(
         NormalPosterior(
             mu=float(g.mu),
             cell_mean=cell_mean,
-            cell_cov=Common(cov, len(cell_mean)),
+            cell_cov=cov,
             gene_mean=g.gene_mean,
             gene_cov=Eigenbasis(g.gene_basis, g.gene_eig, predictive),
-            noise=NormalNoise(sigma, predictive),
+            noise=NormalNoise(sigma, predictive, of_cells),
             cell_prior=Gaussian(zero, torch.diag(g.scales.cell_var)),
             gene_prior=Gaussian(zero, torch.diag(g.scales.gene_var)),
         )

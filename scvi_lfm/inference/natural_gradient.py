@@ -36,7 +36,12 @@ NOISE_FLOOR = 1e-13
 
 def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
     """`S^-1` (r+1, r+1) from the weighted gene moment of :meth:`Globals.weighted_moment`."""
-    return torch.linalg.inv(prior.cov) + _drop(_drop(moment, 1).T, 1)
+    return torch.linalg.inv(prior.cov) + cell_information(moment)
+
+
+def cell_information(moment: Tensor) -> Tensor:
+    """`sum_j w_j E[v_j v_j']`, (r+1, r+1)."""
+    return _drop(_drop(moment, 1).T, 1)
 
 
 def cell_covariance(precision: Tensor, family: str) -> Tensor:
@@ -95,20 +100,20 @@ def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: s
 
 def update_mu(g: Globals, statistics: CellStatistics, n_cells: int) -> Globals:
     """q(mu) given everything else."""
-    mean_u, mean_a = statistics.uu[0], statistics.xx[0, 1]
+    mean_u, mean_a = statistics.uu[0], statistics.noise_xx[0, 1]
     residual = statistics.yx[:, 0] - mean_a - g.gene_mean @ mean_u
-    var = 1 / (MU_SCALE**-2 + n_cells * g.precision.sum())
+    var = 1 / (MU_SCALE**-2 + n_cells * statistics.mean_weight * g.precision.sum())
     return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
 
 
 def expected_squares(g: Globals, statistics: CellStatistics) -> Tensor:
-    """`mean_i E (y_ij - eta_ij)^2` of each gene, (m,)."""
-    uu, gamma = statistics.uu, g.gene_mean
+    """`mean_i omega_i E (y_ij - eta_ij)^2` of each gene, (m,); omega_i is 1 where noise is the same for all cells."""
+    uu, gamma, xx = statistics.uu, g.gene_mean, statistics.noise_xx
     d = g.mu * uu[0] + statistics.au
     data = statistics.yy - 2 * (
         g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] + (statistics.yu * gamma).sum(1) - gamma @ d
     )
-    cells = g.mu.square() + g.mu_var + 2 * g.mu * statistics.xx[0, 1] + statistics.xx[1, 1]
+    cells = statistics.mean_weight * (g.mu.square() + g.mu_var) + 2 * g.mu * xx[0, 1] + xx[1, 1]
     diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
     spread = diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
     return data + cells + ((gamma @ uu) * gamma).sum(1) + spread
@@ -120,8 +125,16 @@ def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
         return g
     squares = expected_squares(g, statistics).clamp_min(noise_floor(statistics))
     shared = squares.mean()
-    var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise == "gene" else shared.expand_as(squares)
+    var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise != "shared" else shared.expand_as(squares)
     return replace(g, precision=1 / var)
+
+
+def normalise_weights(g: Globals, statistics: CellStatistics) -> tuple[Globals, CellStatistics]:
+    """Move the level of the cells' noise into that of the genes: the geometric mean of sigma_i is one."""
+    if statistics.log_weight is None:
+        return g, statistics
+    level = statistics.log_weight.exp()
+    return replace(g, precision=g.precision * level), statistics.rescaled(1 / level)
 
 
 def noise_floor(statistics: CellStatistics) -> Tensor:

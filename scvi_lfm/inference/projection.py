@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..posterior.covariances import Eigenbasis
 from ..posterior.posterior import extend
-from .natural_gradient import cell_covariance, cell_means, cell_precision
+from .cell_noise import NoisyCellStep, cell_basis
+from .natural_gradient import cell_covariance, cell_information, cell_means, cell_precision
 from .state import weighted_gene_moment
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ CELLS_PER_BLOCK = 2048
 def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     """The posterior with the means of (a, A) of the cells of `matrix`, whose columns are the genes of q."""
     device = q.gene_mean.device
+    if isinstance(q.cell_cov, Eigenbasis):
+        return _project_noisy_cells(matrix, q, q.cell_cov)
     weights, moment, precision = _information(q)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     means = []
@@ -34,9 +38,24 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     return replace(q, cell_mean=mean, cell_cov=replace(q.cell_cov, n_rows=len(mean)))
 
 
+def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis) -> NormalPosterior:
+    """The same where noise differs by cell: sigma_i of each is found along with its posterior."""
+    weights, moment, _ = _information(q)
+    mu = torch.as_tensor(q.mu, dtype=torch.float64, device=weights.device)
+    step = NoisyCellStep(mu, torch.zeros_like(mu), q.gene_mean, weights, moment, q.cell_prior, (cov.basis, cov.eig))
+    starts = range(0, matrix.shape[0], CELLS_PER_BLOCK)
+    found = [step(matrix.batch(slice(start, start + CELLS_PER_BLOCK), weights.device)) for start in starts]
+    sigma = torch.cat([cells.cov.sigma for cells in found])
+    noise = replace(q.noise, cell=sigma)
+    return replace(q, cell_mean=torch.cat([cells.mean for cells in found]), cell_cov=cov.under(sigma), noise=noise)
+
+
 def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with S of cells that are observed at the genes of q alone."""
-    _, _, precision = _information(q)
+    _, moment, precision = _information(q)
+    if isinstance(q.cell_cov, Eigenbasis):
+        basis, eig = cell_basis(cell_information(moment), q.cell_prior, family)
+        return replace(q, cell_cov=replace(q.cell_cov, basis=basis, eig=eig))
     return replace(q, cell_cov=replace(q.cell_cov, matrix=cell_covariance(precision, family)))
 
 

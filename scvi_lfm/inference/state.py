@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..model import PriorScales
@@ -17,46 +19,80 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellStatistics:
-    """Averages over cells of all that the gene update needs, with x = (1, a, A)."""
+    """Averages over cells of all that the gene update needs, with x = (1, a, A).
+
+    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2.
+    """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
     yx: Tensor  # (m, r+2): mean y E[x]
     yy: Tensor  # (m,): mean y^2
+    weighted: Tensor | None = None  # (r+2, r+2): mean omega E[x x'], None where all omega are 1
+    log_weight: Tensor | None = None  # (): mean log omega
 
     def blend(self, new: CellStatistics, rate: float) -> CellStatistics:
         """Running average: `(1 - rate) old + rate new`."""
         if rate == 1:
             return new
-        return CellStatistics(
-            torch.lerp(self.xx, new.xx, rate), torch.lerp(self.yx, new.yx, rate), torch.lerp(self.yy, new.yy, rate)
-        )
+        return self._with(new, lambda mine, other: torch.lerp(mine, other, rate))
 
     def scaled(self, share: float) -> CellStatistics:
         """All averages times `share`."""
-        return CellStatistics(self.xx * share, self.yx * share, self.yy * share)
+        return self._with(self, lambda mine, _: mine * share)
 
     def plus(self, other: CellStatistics) -> CellStatistics:
         """Sum of two shares."""
-        return CellStatistics(self.xx + other.xx, self.yx + other.yx, self.yy + other.yy)
+        return self._with(other, torch.add)
+
+    def _with(self, other: CellStatistics, join: Callable[[Tensor, Tensor], Tensor]) -> CellStatistics:
+        joined = CellStatistics(join(self.xx, other.xx), join(self.yx, other.yx), join(self.yy, other.yy))
+        if self.weighted is None or self.log_weight is None or other.weighted is None or other.log_weight is None:
+            return joined
+        weighted, log_weight = join(self.weighted, other.weighted), join(self.log_weight, other.log_weight)
+        return replace(joined, weighted=weighted, log_weight=log_weight)
+
+    def rescaled(self, factor: Tensor) -> CellStatistics:
+        """The same averages with every omega multiplied by `factor`."""
+        if self.weighted is None or self.log_weight is None:
+            return self
+        return CellStatistics(
+            self.xx, factor * self.yx, factor * self.yy, factor * self.weighted, self.log_weight + factor.log()
+        )
+
+    def at_factors(self, columns: Tensor) -> CellStatistics:
+        """Those of some columns of x."""
+        weighted = None if self.weighted is None else self.weighted[columns][:, columns]
+        return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns], weighted=weighted)
 
     def moved(self, move: Move) -> CellStatistics:
         """The same averages after a gauge move."""
         linear = move.cell_moments()
-        return CellStatistics(linear @ self.xx @ linear.T, self.yx @ linear.T, self.yy)
+        weighted = None if self.weighted is None else linear @ self.weighted @ linear.T
+        return replace(self, xx=linear @ self.xx @ linear.T, yx=self.yx @ linear.T, weighted=weighted)
+
+    @property
+    def noise_xx(self) -> Tensor:
+        """Mean omega E[x x'], (r+2, r+2): what the likelihood sees of the cells."""
+        return self.xx if self.weighted is None else self.weighted
+
+    @property
+    def mean_weight(self) -> Tensor | float:
+        """Mean omega."""
+        return 1.0 if self.weighted is None else self.weighted[0, 0]
 
     @property
     def uu(self) -> Tensor:
-        """Mean E[u u'] with u = (1, A), (r+1, r+1)."""
-        return _without_activity(_without_activity(self.xx).T)
+        """Mean omega E[u u'] with u = (1, A), (r+1, r+1)."""
+        return _without_activity(_without_activity(self.noise_xx).T)
 
     @property
     def au(self) -> Tensor:
-        """Mean E[a u], (r+1,)."""
-        return _without_activity(self.xx[1][None])[0]
+        """Mean omega E[a u], (r+1,)."""
+        return _without_activity(self.noise_xx[1][None])[0]
 
     @cached_property
     def yu(self) -> Tensor:
-        """Mean y E[u], (m, r+1)."""
+        """Mean omega y E[u], (m, r+1)."""
         return _without_activity(self.yx)
 
 

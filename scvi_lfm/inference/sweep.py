@@ -9,25 +9,28 @@ import torch
 
 from ..model import Gaussian
 from ..posterior.posterior import extend
+from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
 from .moves import improve_gauge
 from .natural_gradient import (
     cell_covariance,
+    cell_information,
     cell_means,
     cell_precision,
     cell_statistics,
     local_elbo,
+    normalise_weights,
     update_genes,
     update_mu,
     update_noise,
     update_scales,
 )
-from .state import CellStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Batch
-    from .state import Globals
+    from .cell_noise import NoisyCells
+    from .state import CellStatistics, Globals
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,15 @@ class CellBlock:
     """q(a, A) for the cells of a batch, optimal given the genes."""
 
     mean: Tensor  # (batch, r+1)
-    cov: Tensor  # (r+1, r+1)
+    cov: Tensor  # (r+1, r+1): S, or a matrix with the mean of log |S_i|
     local_elbo: Tensor  # (): mean over the batch
+    noisy: NoisyCells | None = None  # where noise differs by cell
+
+    def statistics(self, batch: Batch) -> CellStatistics:
+        """Averages over the cells."""
+        if self.noisy is not None:
+            return weighted_statistics(batch, self.noisy)
+        return cell_statistics(batch, self.mean, self.cov)
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,12 @@ class LocalStep:
     def __init__(self, problem: Problem, g: Globals) -> None:
         prior_var = g.scales.cell_var
         self._g, self._prior = g, Gaussian(torch.zeros_like(prior_var), torch.diag(prior_var))
+        self._noisy: NoisyCellStep | None = None
+        if problem.noise == "cell_gene":
+            moment = g.weighted_moment(g.precision)
+            basis = cell_basis(cell_information(moment), self._prior, problem.family)
+            self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
+            return
         columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
         self._weighted = g.precision[:, None] * columns  # w_j (1, B_j, b_j)
         self._moment = g.weighted_moment(g.precision)
@@ -77,6 +93,9 @@ class LocalStep:
 
     def __call__(self, batch: Batch) -> CellBlock:
         """q(a, A) of the cells of a batch."""
+        if self._noisy is not None:
+            noisy = self._noisy(batch)
+            return CellBlock(noisy.mean, noisy.cov.log_mean(), noisy.local_elbo(self._g.precision), noisy)
         projected = batch.times_genes(self._weighted)
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior)
         square = self._g.precision @ batch.square_sums / batch.n_cells
@@ -89,6 +108,7 @@ def gene_step(
     problem: Problem, g: Globals, statistics: CellStatistics, cell_cov: Tensor
 ) -> tuple[Globals, CellStatistics, Tensor]:
     """The global step, given the statistics of the cells; then the gauge of highest ELBO."""
+    g, statistics = normalise_weights(g, statistics)
     g = update_genes(g, statistics, problem.n_cells, problem.family)
     g = update_mu(g, statistics, problem.n_cells)
     g = update_noise(g, statistics, problem.noise)
@@ -100,7 +120,7 @@ def gene_step(
 def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | None = None, rate: float = 1.0) -> Step:
     """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
     block = LocalStep(problem, g)(batch)
-    new = cell_statistics(batch, block.mean, block.cov)
+    new = block.statistics(batch)
     statistics = new if running is None else running.blend(new, rate)
     g, statistics, cov = gene_step(problem, g, statistics, block.cov)
     return Step(g, statistics, cov, block.local_elbo)
@@ -113,6 +133,6 @@ def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     columns = torch.cat([kept.new_tensor([0, 1]), kept + 2])
     scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
     g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
-    statistics = CellStatistics(statistics.xx[columns][:, columns], statistics.yx[:, columns], statistics.yy)
+    statistics = statistics.at_factors(columns)
     g = update_genes(g, statistics, problem.n_cells, problem.family)
     return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)

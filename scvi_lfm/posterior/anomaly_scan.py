@@ -56,8 +56,8 @@ class AnomalyScan:
 
     def __init__(self, q: NormalPosterior, direction: str) -> None:
         self._loo = LeaveOneOut(q)
-        others = other_cells(q)
-        self._mean, self._var = others.mean.float(), others.var.float()
+        self._others = other_cells(q)
+        self._mean = self._others.mean.float()
         self._direction = direction
 
     def tail(self, distance: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class AnomalyScan:
         """Both scores of the entries `y` (cells, m)."""
         predictive = self._loo.predictive(y, cells)
         signed = (y - predictive.mean) / predictive.var.sqrt()
-        log_ratio = normal.log_density(y, self._mean, self._var)
+        log_ratio = normal.log_density(y, self._mean, self._others.seen_by(cells))
         log_ratio -= normal.log_density(y, predictive.mean, predictive.var)
         if self._direction == "both":
             return Scores(predictive.mean, signed.abs_(), log_ratio)

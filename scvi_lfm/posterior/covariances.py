@@ -114,6 +114,10 @@ class Eigenbasis:
         """Standard Normal draws (rows, k) turned into draws with these covariances."""
         return (self.diagonal.sqrt() * noise) @ self.basis.T
 
+    def log_mean(self) -> Tensor:
+        """A matrix in the basis of all rows, (k, k), whose log determinant is the mean of theirs."""
+        return (self.basis * self.diagonal.log().mean(0).exp()) @ self.basis.T
+
     def packed(self) -> Tensor:
         """Lower triangles, (rows, p)."""
         return torch.cat([pack((self.basis * d[:, None]) @ self.basis.T) for d in self.diagonal.split(ROWS_PER_BLOCK)])
@@ -175,6 +179,8 @@ def product_variance(cells: Covariances, genes: Covariances) -> Tensor:
     """tr(S_AA T_BB) of every cell with every gene, (cells, genes) or what broadcasts to it."""
     if isinstance(cells, Common):
         return genes.inner(_inner_block(cells.matrix))[None]
+    if isinstance(cells, Eigenbasis) and isinstance(genes, Eigenbasis):
+        return cells.diagonal @ _overlap(cells, genes) @ genes.diagonal.T
     left = cells.packed()
     k = unpack(left[:1]).shape[-1]
     return (left * (doubled(k, left) * _inside(k, left))) @ genes.packed().to(left.dtype).T
@@ -184,9 +190,16 @@ def product_variance_of_pairs(cells: Covariances, genes: Covariances) -> Tensor:
     """tr(S_AA T_BB) of each cell with the gene in the same row, (rows,)."""
     if isinstance(cells, Common):
         return genes.inner(_inner_block(cells.matrix))
+    if isinstance(cells, Eigenbasis) and isinstance(genes, Eigenbasis):
+        return ((cells.diagonal @ _overlap(cells, genes)) * genes.diagonal).sum(1)
     left = cells.packed()
     k = unpack(left[:1]).shape[-1]
     return (left * genes.packed() * (doubled(k, left) * _inside(k, left))).sum(1)
+
+
+def _overlap(cells: Eigenbasis, genes: Eigenbasis) -> Tensor:
+    """tr(S_AA T_BB) of each basis vector of S with each of T, (k, k)."""
+    return (cells.basis[1:].T @ genes.basis[1:]).square()
 
 
 def _inner_block(matrix: Tensor) -> Tensor:

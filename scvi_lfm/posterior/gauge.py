@@ -141,8 +141,11 @@ def _behind_zero(vector: Tensor) -> Tensor:
 def balance(cell_moment: Tensor, gene_moment: Tensor) -> Move:
     """The rotation that makes `mean E[A A'] = I` and `sum E[B B']` diagonal and decreasing.
 
-    With kappa_A = 1 and one learned kappa_B per factor this is the rotation of highest ELBO.
+    With kappa_A = 1 and one learned kappa_B per factor this is the rotation of highest ELBO. Eigenvectors have no sign
+    of their own: each factor takes that of the old one which it holds most of, so that it stays where it was.
     """
     root = torch.linalg.cholesky(cell_moment)
     _, vectors = torch.linalg.eigh(root.T @ gene_moment @ root)
-    return rotate(torch.linalg.solve_triangular(root.T, vectors.flip(1), upper=True))
+    rotation = torch.linalg.solve_triangular(root.T, vectors.flip(1), upper=True)
+    largest = rotation.gather(0, rotation.abs().argmax(0, keepdim=True))
+    return rotate(torch.where(largest < 0, -rotation, rotation))

@@ -36,21 +36,25 @@ class LeaveOneOut:
 
     def __init__(self, q: NormalPosterior, dtype: torch.dtype = torch.float32) -> None:
         self._predictor = BlockPredictor(q, q.gene_cov.under(q.noise.sigma), dtype)
+        self._noise = q.noise
         self._weight = q.noise.sigma.to(dtype).square().reciprocal()
-        self._noise = q.noise.predictive.to(dtype).square()
+        self._var, self._predictive_var = q.noise.sigma.to(dtype).square(), q.noise.predictive.to(dtype).square()
 
     def eta(self, y: Tensor, cells: slice) -> Moments:
         """Moments of eta for entries `y` (cells, m), each without itself."""
         fitted = self._predictor.mean(cells)
-        ratio = _odds(self._predictor.from_genes(cells).mul_(self._weight))
-        ratio += _odds(self._predictor.from_cells(cells) * self._weight)
+        weight = self._weight
+        if self._noise.cell is not None:
+            weight = self._noise.for_cells(self._var, cells).reciprocal()
+        ratio = _odds(self._predictor.from_genes(cells).mul_(weight))
+        ratio += _odds(self._predictor.from_cells(cells) * weight)
         mean = torch.addcmul(fitted, ratio, y - fitted, value=-1)
-        return Moments(mean, ratio.div_(self._weight).add_(self._predictor.product(cells)))
+        return Moments(mean, ratio.div_(weight).add_(self._predictor.product(cells)))
 
     def predictive(self, y: Tensor, cells: slice) -> Moments:
         """Moments of the value itself: those of eta plus noise."""
         eta = self.eta(y, cells)
-        return Moments(eta.mean, eta.var.add_(self._noise))
+        return Moments(eta.mean, eta.var.add_(self._noise.for_cells(self._predictive_var, cells)))
 
 
 def _odds(leverage: Tensor) -> Tensor:

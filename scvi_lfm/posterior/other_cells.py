@@ -18,7 +18,7 @@ from .posterior import extend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import NormalPosterior
+    from .posterior import NormalNoise, NormalPosterior
 
 SHARE_STEPS = 200
 START_SHARE = 1e-3
@@ -32,14 +32,25 @@ class OtherCells:
 
     mean: Tensor
     var: Tensor
+    noise: NormalNoise
+
+    def seen_by(self, cells: slice) -> Tensor:
+        """Variances under the noise of some cells, (m,) or (cells, m) in float32."""
+        if self.noise.cell is None:
+            return self.var.float()
+        own = self.noise.predictive.square()
+        return (self.var - own).float() + self.noise.for_cells(own.float(), cells)
 
 
 def other_cells(q: NormalPosterior) -> OtherCells:
-    """Population moments of each gene from the prior of (a, A), which was learned from all fitted cells."""
+    """Population moments of each gene from the prior of (a, A), which was learned from all fitted cells.
+
+    The noise is that of a cell with sigma_i = 1; see :meth:`OtherCells.seen_by`.
+    """
     v = extend(q.gene_mean)
     mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
     spread = ((v @ q.cell_prior.cov) * v).sum(1)
-    return OtherCells(mean, spread + q.noise.predictive.square())
+    return OtherCells(mean, spread + q.noise.predictive.square(), q.noise)
 
 
 def fit_share(log_ratio: Tensor, count: Tensor) -> float:

@@ -30,10 +30,19 @@ class NormalNoise:
 
     sigma: Tensor  # (m,): noise of the fit
     predictive: Tensor  # (m,): noise for predicting and scoring, s_j
+    cell: Tensor | None = None  # (n,): sigma_i, by which both are multiplied; None where it is 1 for all
 
     def at_genes(self, rows: Tensor) -> NormalNoise:
         """That of some genes."""
-        return NormalNoise(self.sigma[rows], self.predictive[rows])
+        return NormalNoise(self.sigma[rows], self.predictive[rows], self.cell)
+
+    def of_pairs(self, cells: Tensor, genes: Tensor) -> Tensor:
+        """Standard deviation for predicting cell `cells[k]` with gene `genes[k]`, (pairs,)."""
+        return self.predictive[genes] if self.cell is None else self.predictive[genes] * self.cell[cells]
+
+    def for_cells(self, per_gene: Tensor, cells: slice) -> Tensor:
+        """Variances (m,) of genes in some cells, (m,) or (cells, m)."""
+        return per_gene if self.cell is None else per_gene * self.cell[cells, None].to(per_gene.dtype).square()
 
     def rounded(self) -> NormalNoise:
         """With values as float32 storage holds them; a shared sigma is stored in float64."""
@@ -41,6 +50,7 @@ class NormalNoise:
         return NormalNoise(
             self.sigma.float().double() if varies else self.sigma,
             self.predictive.float().double(),
+            None if self.cell is None else self.cell.float().double(),
         )
 
 
@@ -88,9 +98,9 @@ class Posterior:
 
 @dataclass(frozen=True)
 class NormalPosterior(Posterior):
-    """The posterior under the Normal likelihood: one S for all cells, one eigenbasis for all genes."""
+    """The posterior under the Normal likelihood: one S or eigenbasis for all cells, one eigenbasis for all genes."""
 
-    cell_cov: Common
+    cell_cov: Common | Eigenbasis
     gene_cov: Eigenbasis
     noise: NormalNoise
 

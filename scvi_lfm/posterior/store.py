@@ -47,6 +47,8 @@ def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarr
     adata.obs[keys.cell_activity_sd] = sd[:, 0].astype(np.float32)
     if isinstance(q, CountPosterior):
         adata.obs[keys.size_factor] = _numpy(q.noise.log_size.exp()).astype(np.float32)
+    elif q.noise.cell is not None:
+        adata.obs[keys.cell_sigma] = _numpy(q.noise.cell).astype(np.float32)
     adata.obsm.pop(keys.cell_cov, None)
     if isinstance(q.cell_cov, Packed) and stored_bytes(len(active), adata.n_obs) <= settings.max_cov_bytes:
         adata.obsm[keys.cell_cov] = padded_packed(q.cell_cov, active)
@@ -104,11 +106,17 @@ def write_fit(
         var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
         uns |= {
             "sigma": _root_mean_square(posterior.noise.sigma),
-            "cell_cov": padded(posterior.cell_cov.matrix),
             "gene_basis": padded(posterior.gene_cov.basis),
             "gene_eig": padded_vector(posterior.gene_cov.eig),
         }
+        of_cells = posterior.cell_cov
+        if isinstance(of_cells, Eigenbasis):
+            uns |= {"cell_basis": padded(of_cells.basis), "cell_eig": padded_vector(of_cells.eig)}
+        else:
+            uns["cell_cov"] = padded(of_cells.matrix)
     _remove_stale(adata, keys, [*varm, *var])
+    if keys.cell_sigma in adata.obs:
+        del adata.obs[keys.cell_sigma]
     write_cells(adata, keys, posterior, active)
     for name, values in varm.items():
         adata.varm[name] = values
@@ -142,7 +150,8 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     uns = _find(adata, "uns", keys.uns)
     params = _entry(uns, "params", key)
     counts = params.get("likelihood") in COUNTS
-    names = _PRIOR if counts else (*_PRIOR, *_COVARIANCES)
+    differs = params.get("noise") == "cell_gene"
+    names = _PRIOR if counts else (*_PRIOR, *_OF_GENES, *(_BY_CELL if differs else _OF_CELLS))
     small = {
         name: torch.as_tensor(np.asarray(_entry(uns, name, key), dtype=np.float64), device=device) for name in names
     }
@@ -171,11 +180,19 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
         shared = params["noise"] == "shared"
         fit_sigma = torch.full_like(predictive, float(_entry(uns, "sigma", key))) if shared else predictive
         basis, eig = small["gene_basis"][rows][:, rows], small["gene_eig"][rows]
+        cell_cov: Common | Eigenbasis
+        cell_sigma = None
+        if differs:
+            of_cells = np.asarray(_find(adata, "obs", keys.cell_sigma), dtype=np.float64) if cells else np.empty(0)
+            cell_sigma = torch.as_tensor(of_cells, device=device)
+            cell_cov = Eigenbasis(small["cell_basis"][rows][:, rows], small["cell_eig"][rows], cell_sigma)
+        else:
+            cell_cov = Common(small["cell_cov"][rows][:, rows], len(cell_mean))
         posterior = NormalPosterior(
             **common,
-            cell_cov=Common(small["cell_cov"][rows][:, rows], len(cell_mean)),
+            cell_cov=cell_cov,
             gene_cov=Eigenbasis(basis, eig, predictive),
-            noise=NormalNoise(fit_sigma, predictive),
+            noise=NormalNoise(fit_sigma, predictive, cell_sigma),
         )
     return StoredFit(posterior, active, fitted, params, keys)
 
@@ -220,7 +237,7 @@ def _count_posterior(
 
 
 _PRIOR = ("prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_cov")
-_COVARIANCES = ("cell_cov", "gene_basis", "gene_eig")
+_OF_CELLS, _BY_CELL, _OF_GENES = ("cell_cov",), ("cell_basis", "cell_eig"), ("gene_basis", "gene_eig")
 
 
 def _entry(uns: Mapping[str, Any], name: str, key: str) -> Any:

@@ -75,6 +75,8 @@ def fit(
         `"negative_binomial"` if all values are whole and none is negative, else `"normal"`.
     noise
         For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
+        `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the geometric
+        mean of :math:`\sigma_i` over the fitted cells is one.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -123,7 +125,7 @@ def fit(
 
     `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
         Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
-        Normal: the standard deviation is the same for every cell.
+        Normal: the standard deviation is the same for every cell, except under `noise="cell_gene"`.
     `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
         Mean and standard deviation of the cell's activity a; its mean over cells is zero.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
@@ -133,6 +135,8 @@ def fit(
     `.var['lfm_sigma']` : (m,)
         Normal: noise of each gene for predicting and scoring, the root mean expected squared residual after the fit.
         All standard deviations of genes use it.
+    `.obs['lfm_sigma']` : (n,)
+        `noise="cell_gene"`: noise of each cell, by which that of the gene is multiplied.
     `.var['lfm_theta']` : (m,)
         Negative binomial: dispersion of each gene.
     `.obs['lfm_size_factor']` : (n,)
@@ -144,8 +148,9 @@ def fit(
         `params` (the arguments), `mu`, `variance_ratio` (r,), `elbo` (`epoch`, `value` per entry, and `rank0`, its
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
-        noise) and the covariances (`cell_cov`, `gene_basis`, `gene_eig`). Counts: `total_counts` of a cell with size
-        factor one, unless size factors were given.
+        noise) and the covariances (`cell_cov`, or `cell_basis` and `cell_eig` under `noise="cell_gene"`; `gene_basis`,
+        `gene_eig`). Counts: `total_counts` of a cell with size
+        factor one and `expected_counts`, what the prior of (a, A) expects of it, unless size factors were given.
 
     Factors that are off are zero in all of them.
 
@@ -210,7 +215,7 @@ def fit(
         warn_not_converged(result, options)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, options.likelihood, size_factors)
+    record = record_of(arguments, options, result, seconds) | scale_of_sizes(matrix, result.posterior, size_factors)
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

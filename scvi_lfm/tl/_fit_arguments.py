@@ -34,6 +34,21 @@ def check_engine_options(engine: str, guide: object, learning_rate: object, guid
         check_positive("learning_rate", learning_rate)
 
 
+def check_noise(noise: str, engine: str, scales: Mapping[str, object]) -> None:
+    """Raise if noise that differs by cell was asked for where it cannot be learned."""
+    if noise != "cell_gene":
+        return
+    if engine == "pyro":
+        msg = "`noise`='cell_gene' belongs to engine='natural_gradient', found engine='pyro'. Leave engine out."
+        raise ValueError(msg)
+    if "sigma" in scales:
+        msg = (
+            "`prior_scales['sigma']` fixes the noise that `noise`='cell_gene' is to learn for every cell and gene. "
+            "Leave one of the two out."
+        )
+        raise ValueError(msg)
+
+
 def check_guide_of_normal(guide: object, families: Sequence[str]) -> None:
     """Raise if a guide was asked for that the Normal likelihood has no use for."""
     if guide is not None and guide not in families:

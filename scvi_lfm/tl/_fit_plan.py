@@ -19,6 +19,7 @@ from ._fit_arguments import (
     check_count_values,
     check_engine_options,
     check_guide_of_normal,
+    check_noise,
     check_options_of_likelihood,
     check_shape,
     check_values,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 LIKELIHOODS = ("auto", "normal", *COUNTS)
-NOISES = ("shared", "gene")
+NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 GUIDES = (*FAMILIES, "low_rank", "flow")
@@ -130,7 +131,9 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
     ):
         check_choice(name, value, choices)
     check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
-    return check_prior_scales(given.prior_scales, check_count("n_factors", given.n_factors))
+    scales = check_prior_scales(given.prior_scales, check_count("n_factors", given.n_factors))
+    check_noise(given.noise, given.engine, scales)
+    return scales
 
 
 def _genes_to_fit(adata: AnnData, given: FitArguments) -> np.ndarray:

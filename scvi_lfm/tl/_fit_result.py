@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..posterior.posterior import CountNoise
-from ._size_factors import TOTAL
+from ..posterior.posterior import CountNoise, NormalNoise
+from ._size_factors import EXPECTED, TOTAL, expected_rates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +67,12 @@ def _name_or(value: object, otherwise: str) -> str | None:
     return value if value is None or isinstance(value, str) else otherwise
 
 
-def scale_of_sizes(matrix: CellMatrix, likelihood: str, size_factors: object) -> dict[str, float]:
-    """The total count of a cell with size factor one, where size factors are totals."""
-    if likelihood == "normal" or size_factors is not None:
+def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size_factors: object) -> dict[str, float]:
+    """The total count of a cell with size factor one, in fact and as expected, where size factors are totals."""
+    if isinstance(q.noise, NormalNoise) or size_factors is not None:
         return {}
-    return {TOTAL: float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]}
+    total = float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]
+    return {TOTAL: total, EXPECTED: float(expected_rates(q).sum())}
 
 
 def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:

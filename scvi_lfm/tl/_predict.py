@@ -132,7 +132,7 @@ def _table(
     }
     if isinstance(q, CountPosterior):
         return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
-    sd = (eta.var + q.noise.predictive[torch.as_tensor(genes)].square()).sqrt()
+    sd = (eta.var + q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)).square()).sqrt()
     table = {"expected": eta.mean.numpy(), "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
         z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))

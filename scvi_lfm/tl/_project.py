@@ -17,7 +17,7 @@ from ..inference import project_cells, project_counts, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
-from ._size_factors import TOTAL, new_size_factors
+from ._size_factors import new_size_factors
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -34,6 +34,8 @@ WRITTEN = (
     "prior_gene_mean",
     "prior_gene_cov",
     "cell_cov",
+    "cell_basis",
+    "cell_eig",
     "gene_basis",
     "gene_eig",
 )
@@ -97,10 +99,12 @@ def project(
         Those of the reference; NaN for genes that it did not fit.
     `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` or `.var['lfm_theta']` : (m,)
         Those of the reference; NaN for genes that it did not fit.
+    `.obs['lfm_sigma']` : (n,)
+        Where the reference was fitted with `noise="cell_gene"`: noise of the new cells.
     `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
-        That of the reference; for the Normal with `cell_cov` of the new cells.
+        That of the reference; for the Normal with `cell_cov` (or `cell_basis` and `cell_eig`) of the new cells.
 
     Raises
     ------
@@ -138,8 +142,7 @@ def project(
     if isinstance(whole, CountPosterior):
         names = adata.var_names[shared]
         check_count_values(matrix, layer, whole.noise.likelihood, adata.obs_names, names)
-        total = reference.uns[key].get(TOTAL)
-        size = new_size_factors(adata, size_factors, matrix, stored, None if total is None else float(total), kept)
+        size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
         q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,8 @@ from .._validate import near_matches
 from ..posterior.posterior import extend
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from anndata import AnnData
     from torch import Tensor
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 # in uns: total count of a cell with size factor one
 TOTAL = "total_counts"
+# and what the fit expects of it, from all of its genes: an AnnData may lose some later
+EXPECTED = "expected_counts"
 
 
 def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> np.ndarray:
@@ -61,19 +65,22 @@ def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> n
 
 
 def new_size_factors(
-    adata: AnnData, given: object, matrix: CellMatrix, stored: StoredFit, total: float | None, kept: Tensor
+    adata: AnnData, given: object, matrix: CellMatrix, stored: StoredFit, record: Mapping[str, Any], kept: Tensor
 ) -> np.ndarray:
-    """Size factors of new cells on the scale of a reference, which counted the genes `kept` among others."""
+    """Size factors of new cells on the scale of a reference, which counted the genes `kept` among others.
+
+    `record` is what the reference holds in uns.
+    """
     if given is None and "size_factors" in stored.params:
         taken = str(stored.params["size_factors"])
         if taken == "array":
             msg = "The reference was fitted with size factors of its own: pass those of the new cells as size_factors=."
             raise ValueError(msg)
         given = taken
-    if given is not None or total is None:
+    if given is not None or TOTAL not in record:
         return resolve_size_factors(adata, given, matrix)
-    expected = expected_rates(stored.posterior)
-    return total_counts(adata, matrix) / (total * float(expected[kept].sum() / expected.sum()))
+    share = float(expected_rates(stored.posterior)[kept].sum()) / record[EXPECTED]
+    return total_counts(adata, matrix) / (record[TOTAL] * share)
 
 
 def expected_rates(q: Posterior) -> Tensor:

@@ -93,3 +93,16 @@ def test_float32_cells_stay_float32(draw_posterior):
     q = draw_posterior(7, 5, R)
     q = replace(q, cell_mean=q.cell_mean.float())
     assert MOVES["all"].posterior(q).cell_mean.dtype == torch.float32
+
+
+def test_balancing_twice_moves_nothing_and_turns_no_factor():
+    """Factors that are balanced already stay, sign and all; eigenvectors alone would come in either sign."""
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        root = torch.randn(R, R, generator=generator, dtype=torch.float64)
+        loadings = torch.randn(50, R, generator=generator, dtype=torch.float64)
+        first = balance(root @ root.T, loadings.T @ loadings)
+        cell_map, gene_map = first.cell_map[1:, 1:], first.gene_map[1:, 1:]
+        cells, genes = cell_map @ root @ root.T @ cell_map.T, gene_map @ loadings.T @ loadings @ gene_map.T
+        again = balance(cells, genes)
+        torch.testing.assert_close(again.cell_map, torch.eye(R + 1, dtype=torch.float64))

@@ -169,7 +169,7 @@ def test_blocks_of_cells_change_nothing(drawn):
     whole, rate = loo.eta(tensor(y), slice(0, 12))
     part, some = loo.eta(tensor(y[5:9]), slice(5, 9))
     for everything, few in ((whole.mean, part.mean), (whole.var, part.var), (rate, some)):
-        torch.testing.assert_close(everything[5:9], few)
+        torch.testing.assert_close(everything[5:9], few, rtol=1e-5, atol=1e-4)
 
 
 def test_covariances_may_be_computed_anew(drawn):

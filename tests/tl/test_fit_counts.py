@@ -107,6 +107,7 @@ def test_what_belongs_to_neither_axis_is_in_uns(fitted):
         "seconds",
         "version",
         "total_counts",
+        "expected_counts",
         "mu",
         "prior_cell_mean",
         "prior_cell_cov",
@@ -120,6 +121,10 @@ def test_what_belongs_to_neither_axis_is_in_uns(fitted):
         assert (np.linalg.eigvalsh(uns[f"prior_{name}_cov"]) > 0).all()
     assert isinstance(uns["mu"], float)
     assert uns["total_counts"] == pytest.approx(float(fitted.X.sum()) / N)
+    v = np.column_stack([np.ones(M), fitted.varm["lfm"]])
+    log_rate = uns["mu"] + fitted.var["lfm_b"] + v @ uns["prior_cell_mean"]
+    expected = np.exp(log_rate + np.einsum("jk,kl,jl->j", v, uns["prior_cell_cov"], v) / 2).sum()
+    assert uns["expected_counts"] == pytest.approx(expected, rel=1e-4)
     assert uns["variance_ratio"].shape == (R,)
     assert uns["variance_ratio"].dtype == np.float32
     assert uns["variance_ratio"].sum() == pytest.approx(1, abs=1e-6)

@@ -125,6 +125,18 @@ def test_absent_genes_are_unobserved(reference, n_genes):
     np.testing.assert_array_equal(new.varm["lfm"], reference.varm["lfm"][known])
 
 
+def test_a_reference_may_lose_genes_after_its_fit(reference):
+    """Size factors stay on the scale of all genes that were fitted."""
+    known = np.arange(0, M, 2)
+    new = without_fit(reference)[:, known].copy()
+    lfm.tl.project(new, reference[:, known].copy())
+    ratio = np.log(new.obs["lfm_size_factor"] / reference.obs["lfm_size_factor"])
+    assert abs(ratio.mean()) < 0.15
+    with pytest.warns(UserWarning, match="are absent from `adata`"):
+        lfm.tl.project(whole := without_fit(reference)[:, known].copy(), reference)
+    np.testing.assert_allclose(new.obs["lfm_size_factor"], whole.obs["lfm_size_factor"], rtol=1e-5)
+
+
 def test_genes_that_the_reference_does_not_know_are_missing(reference):
     part = fit(simulate()[:, :60].copy())
     new = without_fit(reference)

@@ -37,8 +37,12 @@ def cell_step(
     likelihood: ModuleType,
     prior: Gaussian,
     family: str,
+    trust: Tensor | None = None,
 ) -> tuple[Cells, Tensor]:
-    """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each."""
+    """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each.
+
+    `trust` (cells,) bounds the step, see :func:`solve_rows`.
+    """
     p, k = features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
     information = cells.mean.new_zeros(len(y), p + k)
@@ -50,7 +54,7 @@ def cell_step(
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
     target -= information[:, p:]
-    solved = solve_rows(information[:, :p], target, prior, cells.mean, family)
+    solved = solve_rows(information[:, :p], target, prior, cells.mean, family, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
 
 

@@ -25,6 +25,7 @@ from ..options import FitResult
 from ..rates import learning_rate
 from .cell_step import cell_step
 from .gene_step import cell_statistics, gene_step
+from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .start import add_factors, first_factors, fit_margins, log_values, with_factors
@@ -45,7 +46,6 @@ FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 TOO_LITTLE = 1e-3
 # one in so many cells of a minibatch tells about dispersions
 DISPERSION_EVERY = 4
-WHOLE_BATCH_RATE = 0.7
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,7 @@ class CountEngine:
             )
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
         new = cell_statistics(problem, g, features, y, cells, every)
-        # undamped, coordinate ascent on few counts can swing between two states
-        rate = WHOLE_BATCH_RATE if self.n_batches == 1 else learning_rate(state.steps)
+        rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
         statistics = state.statistics.blend(new, rate)
         g = gene_step(problem, g, statistics)
         return State(g, statistics, state.cells.put(rows, cells), state.steps + 1)
@@ -158,9 +157,8 @@ class CountEngine:
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options = self._options
-        if self.n_batches > 1:
-            state = self._step_of_all(state)
-        state = _drop_unused(state)
+        g, cells, statistics = step_of_all(self._problem, state.globals, state.cells, state.statistics, self._batches)
+        state = _drop_unused(State(g, statistics, cells, state.steps))
         g = state.globals
         q = CountPosterior(
             mu=float(g.mu),
@@ -178,21 +176,6 @@ class CountEngine:
         spread = q.cell_mean[:, 1:].square().sum(0)
         ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
         return FitResult(q, values, trace.rank0, ratio, trace.converged)
-
-    def _step_of_all(self, state: State) -> State:
-        """Coordinate ascent: every cell, then the genes from all of them."""
-        problem, g, cells = self._problem, state.globals, state.cells
-        features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        statistics = state.statistics.scaled(0)
-        for rows, batch in self._batches.numbered_epoch():
-            y = batch.dense()
-            some, _ = cell_step(
-                y, cells.rows(rows), features, g.mu, g.dispersion, problem.likelihood, cell_prior(g), problem.family
-            )
-            cells = cells.put(rows, some)
-            part = cell_statistics(problem, g, features, y, some)
-            statistics = statistics.plus(part, len(y) / problem.n_cells)
-        return State(gene_step(problem, g, statistics), statistics, cells, state.steps + 1)
 
     def _stored_elbo(self, q: CountPosterior) -> float:
         rows = torch.from_numpy(self._some).to(q.cell_mean.device)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # a step may change the log rates of a row by this much, root mean square over its entries by weight
 TRUST = 0.5
+# a step that leaves more than this share of what was missing has swung past the optimum: the next ones are shorter
+CLOSER, SHORTER = 0.95, 0.6
 ROWS_PER_BLOCK = 4096
 TINY = 1e-12
 
@@ -37,17 +39,31 @@ class Solved:
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain
 
 
-def solve_rows(information: Tensor, target: Tensor, prior: Gaussian, current: Tensor, family: str) -> Solved:
+def solve_rows(
+    information: Tensor,
+    target: Tensor,
+    prior: Gaussian,
+    current: Tensor,
+    family: str,
+    trust: Tensor | None = None,
+) -> Solved:
     """Solve packed H (rows, p) and h (rows, k), moving no further than trusted.
 
-    A step from `current` that would change the row's log rates by more than `TRUST` is shortened to that.
+    A step from `current` that would change the row's log rates by more than `trust` (rows,), by default `TRUST`, is
+    shortened to that.
     """
     root = torch.linalg.cholesky(prior.cov)
+    limits = target.new_full((len(target),), TRUST) if trust is None else trust
     parts = [
-        _solve(information[rows], target[rows], prior.mean, root, current[rows], family)
+        _solve(information[rows], target[rows], prior.mean, root, current[rows], limits[rows], family)
         for rows in _blocks(len(target))
     ]
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
+    """How far rows may move next, given what the last two steps expected to gain."""
+    return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
 
 
 def _blocks(n_rows: int) -> list[slice]:
@@ -55,7 +71,13 @@ def _blocks(n_rows: int) -> list[slice]:
 
 
 def _solve(
-    information: Tensor, target: Tensor, centre: Tensor, root: Tensor, current: Tensor, family: str
+    information: Tensor,
+    target: Tensor,
+    centre: Tensor,
+    root: Tensor,
+    current: Tensor,
+    trust: Tensor,
+    family: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     H = unpack(information)
     root, centre = root.to(H.dtype), centre.to(H.dtype)
@@ -70,7 +92,7 @@ def _solve(
     missing = 0.5 * (pull * step).sum(1)
     step = step @ root.T
     change = (((H @ step[..., None])[..., 0] * step).sum(1) / H[:, 0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
-    mean = current + step * (TRUST / change.clamp_min(TRUST))[:, None]
+    mean = current + step * (trust / torch.maximum(change, trust))[:, None]
     if family == "mean_field":
         precision = torch.linalg.inv(root @ root.T).diagonal() + H.diagonal(dim1=-2, dim2=-1)
         cov = torch.diag_embed(1 / precision)

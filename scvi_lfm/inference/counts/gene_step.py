@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...posterior.rates import GeneFeatures
+    from .equations import Solved
     from .state import Cells, Globals, Problem
 
 MOST_LEVERAGE = 0.9
@@ -72,15 +73,31 @@ def _inner(k: int, device: torch.device) -> Tensor:
 
 def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> Globals:
     """q(b, B), dispersions and scales given the statistics of the cells."""
-    information, target = _equations(g, statistics, problem.n_cells)
-    prior = Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
-    solved = solve_rows(information, target, prior, g.gene_mean, problem.family)
-    g = replace(g, gene_mean=solved.mean, gene_cov=solved.cov)
-    if problem.likelihood.LEARNS_DISPERSION:
-        # half way, on the log scale: a gene's loadings answer its dispersion, and in full steps both swing for ever
-        g = replace(g, dispersion=(g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt())
+    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics))
+
+
+def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Solved) -> Globals:
+    """With q(b, B) as solved, and the dispersions and scales that follow."""
+    g = replace(g, gene_mean=solved.mean, gene_cov=solved.cov, dispersion=dispersions(problem, g, statistics))
     scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.noise_var)
     return replace(g, scales=scales)
+
+
+def solve_genes(problem: Problem, g: Globals, statistics: Statistics, trust: Tensor | None = None) -> Solved:
+    """q(b, B) of each gene given the statistics of the cells, moving no further than `trust` (m,)."""
+    information, target = _equations(g, statistics, problem.n_cells)
+    prior = Gaussian(torch.zeros_like(g.scales.gene_var), torch.diag(g.scales.gene_var))
+    return solve_rows(information, target, prior, g.gene_mean, problem.family, trust)
+
+
+def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:
+    """Dispersions half way, on the log scale, to what the statistics say.
+
+    A gene's loadings answer its dispersion, and in full steps both swing for ever.
+    """
+    if not problem.likelihood.LEARNS_DISPERSION:
+        return g.dispersion
+    return (g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt()
 
 
 def _equations(g: Globals, statistics: Statistics, n_cells: int) -> tuple[Tensor, Tensor]:

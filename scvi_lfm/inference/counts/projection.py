@@ -14,6 +14,7 @@ from ...posterior.packed import pack
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
 from .cell_step import cell_step
+from .equations import TRUST, shortened
 from .state import Cells
 
 if TYPE_CHECKING:
@@ -62,12 +63,16 @@ def _converge(y: Tensor, cells: Cells, features: GeneFeatures, q: CountPosterior
     dispersion, likelihood = q.noise.dispersion.float(), COUNTS[q.noise.likelihood]
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
+    trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
     for step in range(STEPS):
         now = Cells(mean[open_], cov[open_], cells.log_size[open_])
-        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, q.cell_prior, family)
+        now, missing = cell_step(y[open_], now, features, mu, dispersion, likelihood, q.cell_prior, family, trust)
         mean[open_], cov[open_] = now.mean, now.cov
-        if step > 0:  # the first step starts from a covariance that is no cell's own
-            open_ = open_[missing > ENOUGH]
+        if step == 0:  # it starts from a covariance that is no cell's own
+            continue
+        still = missing > ENOUGH
+        trust = shortened(trust, missing, before)[still]
+        open_, before = open_[still], missing[still]
         if len(open_) == 0:
             break
     return Cells(mean, cov, cells.log_size)

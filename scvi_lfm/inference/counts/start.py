@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from .state import Problem, Statistics
 
-MARGIN_SWEEPS = 2
+# sweeps for the margins: more where they cost nothing
+LEAST_SWEEPS, MOST_SWEEPS, ENTRIES_SWEPT = 2, 20, 2e7
 GENE_STEPS = 3
 # spread of log rates over genes and cells, and of one factor, before anything is learned
 SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
@@ -60,7 +61,8 @@ def fit_margins(
         scales=scales,
     )
     cells = [Cells(s.new_zeros(len(s), 1), s.new_full((len(s), 1), START_VAR), s) for s in log_size]
-    for _ in range(MARGIN_SWEEPS):
+    n_entries = sum(map(len, log_size)) * problem.n_genes
+    for _ in range(int(min(max(ENTRIES_SWEPT / n_entries, LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
         visited = [_visit(problem, g, features, read(), part) for read, part in zip(y, cells, strict=True)]
         cells = [part for part, _ in visited]

@@ -94,6 +94,12 @@ class Statistics:
             total.add_(part, alpha=share)
         return self
 
+    def put(self, genes: Tensor, new: Statistics) -> Statistics:
+        """With those of some genes replaced, in place."""
+        for old, fresh in zip(self._tensors()[1:], new._tensors()[1:], strict=True):
+            old[genes] = fresh
+        return self
+
     def scaled(self, share: float) -> Statistics:
         """All averages times `share`."""
         return Statistics(*(tensor * share for tensor in self._tensors()))
@@ -128,6 +134,21 @@ class Globals:
     def noise_var(self) -> Tensor:
         """The scale against which prior variances are floored: one nat of log rate."""
         return torch.ones_like(self.mu)
+
+    def at(self, genes: Tensor) -> Globals:
+        """Those of some genes."""
+        return replace(
+            self, gene_mean=self.gene_mean[genes], gene_cov=self.gene_cov[genes], dispersion=self.dispersion[genes]
+        )
+
+    def put(self, genes: Tensor, mean: Tensor, cov: Tensor, dispersion: Tensor) -> Globals:
+        """With other q and dispersions for some genes."""
+        return replace(
+            self,
+            gene_mean=self.gene_mean.index_copy(0, genes, mean),
+            gene_cov=self.gene_cov.index_copy(0, genes, cov),
+            dispersion=self.dispersion.index_copy(0, genes, dispersion),
+        )
 
     def second_moment(self) -> Tensor:
         """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""

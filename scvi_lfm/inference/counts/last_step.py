@@ -1,0 +1,82 @@
+"""The last step on genes: coordinate ascent from all cells, to its end for genes that have far to go.
+
+A gene whose counts sit in a few cells can need many steps, each no longer than trusted, where most need one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import torch
+
+from ...posterior.rates import GeneFeatures
+from .cell_step import cell_step
+from .equations import TRUST, shortened
+from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
+from .state import cell_prior
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ...data import CellMatrix
+    from ..minibatches import Minibatches
+    from .state import Cells, Globals, Problem, Statistics
+
+STEPS = 50
+CELLS_PER_BLOCK = 512
+# nats per gene: a step that was expected to gain less was the last
+ENOUGH = 0.03
+
+
+def step_of_all(
+    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, batches: Minibatches
+) -> tuple[Globals, Cells, Statistics]:
+    """Every cell once, then the genes from all of them until none has anything to gain."""
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    statistics = statistics.scaled(0)
+    for rows, batch in batches.numbered_epoch():
+        y, prior = batch.dense(), cell_prior(g)
+        some, _ = cell_step(
+            y, cells.rows(rows), features, g.mu, g.dispersion, problem.likelihood, prior, problem.family
+        )
+        cells = cells.put(rows, some)
+        statistics = statistics.plus(cell_statistics(problem, g, features, y, some), len(y) / problem.n_cells)
+    solved = solve_genes(problem, g, statistics)
+    g = with_genes(problem, g, statistics, solved)
+    return _settle(problem, g, cells, statistics, solved.missing, batches), cells, statistics
+
+
+def _settle(
+    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, missing: Tensor, batches: Minibatches
+) -> Globals:
+    """Steps of the genes that are still on their way, cells and scales held.
+
+    Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
+    """
+    genes = torch.arange(problem.n_genes, device=missing.device)
+    trust = torch.full_like(missing, TRUST)
+    for _ in range(STEPS):
+        open_ = missing > ENOUGH
+        genes, trust, before = genes[open_], trust[open_], missing[open_]
+        if len(genes) == 0:
+            break
+        few, some = replace(problem, n_genes=len(genes)), g.at(genes)
+        fresh = _statistics(few, some, cells, batches.matrix.at_genes(genes.cpu().numpy()))
+        missing = solve_genes(few, some, fresh).missing
+        trust = shortened(trust, missing, before)
+        solved = solve_genes(few, some, fresh, trust)
+        dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
+        g = g.put(genes, solved.mean, solved.cov, dispersion)
+    return g
+
+
+def _statistics(problem: Problem, g: Globals, cells: Cells, matrix: CellMatrix) -> Statistics:
+    """Averages over all cells for the genes of `matrix`."""
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    parts = []
+    for rows in torch.arange(problem.n_cells, device=g.mu.device).split(CELLS_PER_BLOCK):
+        y = matrix.batch(slice(int(rows[0]), int(rows[-1]) + 1), g.mu.device).dense()
+        parts.append(cell_statistics(problem, g, features, y, cells.rows(rows)).scaled(len(rows) / problem.n_cells))
+    return reduce(lambda total, part: total.plus(part, 1.0), parts)
