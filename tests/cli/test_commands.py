@@ -57,11 +57,11 @@ def test_help_does_not_wait_for_libraries() -> None:
 
 
 def test_choices_are_those_of_the_package() -> None:
-    fit, anomalies = import_module("scvi_lfm.tl._fit"), import_module("scvi_lfm.tl._anomalies")
-    assert parser.LIKELIHOODS == fit.LIKELIHOODS
-    assert parser.NOISES == fit.NOISES
-    assert parser.FAMILIES == fit.FAMILIES
-    assert parser.ENGINES == fit.ENGINES
+    plan, anomalies = import_module("scvi_lfm.tl._fit_plan"), import_module("scvi_lfm.tl._anomalies")
+    assert parser.LIKELIHOODS == plan.LIKELIHOODS
+    assert parser.NOISES == plan.NOISES
+    assert parser.FAMILIES == plan.FAMILIES
+    assert parser.ENGINES == plan.ENGINES
     assert parser.DIRECTIONS == anomalies.DIRECTIONS
 
 

@@ -283,7 +283,7 @@ def test_no_other_file_knows_a_unit_by_name(room):
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_a_unit_that_is_added_can_be_fitted_stored_and_read(monkeypatch):
     monkeypatch.setitem(COUNTS, "another", COUNTS["poisson"])
-    monkeypatch.setattr("scvi_lfm.tl._fit.LIKELIHOODS", ("poisson", "another"))
+    monkeypatch.setattr("scvi_lfm.tl._fit_plan.LIKELIHOODS", ("poisson", "another"))
     adata = lfm.datasets.simulate(40, 30, 2)
     adata.X = np.random.default_rng(0).poisson(np.exp(adata.X.clip(-2, 2))).astype(np.float32)
     for name in ("poisson", "another"):
