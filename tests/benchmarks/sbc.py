@@ -125,15 +125,18 @@ def main() -> None:
         for family in args.families:
             start = time.perf_counter()
             found: dict[str, list] = {"eta": [], "score": []}
+            n_unfinished = 0
             for seed in range(args.first_seed, args.first_seed + args.repetitions):
                 adata = draw_data(likelihood, args.n_cells, args.n_genes, seed)
                 fit(adata, likelihood, family)
+                n_unfinished += not adata.uns["lfm"]["converged"]
                 for kind, result in zip(found, one_repetition(adata, args.draws, seed), strict=True):
                     found[kind].append(result)
             for kind, results in found.items():
                 places, distances = (np.array(part) for part in zip(*results, strict=True))
                 print(f"{likelihood:18s} {family:11s} {kind:6s} {describe(places, distances)}", flush=True)
-            print(f"    {time.perf_counter() - start:.0f} s", flush=True)
+            seconds = time.perf_counter() - start
+            print(f"    {n_unfinished} fits ended by {MAX_EPOCHS} epochs, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
