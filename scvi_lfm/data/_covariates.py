@@ -127,7 +127,7 @@ def _kind(obs: pd.DataFrame, name: str) -> str:
         return CATEGORICAL
     msg = (
         f"`covariates`: obs[{name!r}] has dtype {column.dtype}, which is neither numbers nor labels. "
-        f"Make it one: adata.obs[{name!r}] = adata.obs[{name!r}].astype(float), or .astype(str)."
+        f"Make it one: adata.obs[{name!r}] = adata.obs[{name!r}].astype(str), or .astype('int64') for dates as numbers."
     )
     raise TypeError(msg)
 

@@ -41,6 +41,10 @@ GENRES_100K = (
     "War",
     "Western",
 )
+# first bytes of gzip, zip, bzip2 and xz
+COMPRESSED = (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ")
+# of ratings, which are digits: some editors put a mark first
+ENCODING = "utf-8-sig"
 YEAR = re.compile(r"\((\d{4})(?:\s*[-\u2013]\s*\d{0,4})?\)\s*$")
 
 
@@ -108,6 +112,10 @@ def _form_of(path: Path) -> Form:
 
     pandas takes the number of fields from the first ratings, so these are looked at here.
     """
+    with path.open("rb") as file:
+        if file.read(6).startswith(COMPRESSED):
+            msg = f"{path} is compressed. Unpack it, and name the folder or the rating file in it."
+            raise ValueError(msg)
     lines = _lines(path)
     number, line = next(lines, (1, ""))
     if not line:
@@ -148,7 +156,8 @@ def read_ratings(path: Path, form: Form) -> dict[str, np.ndarray]:
             header=0 if form.header else None,
             names=names,
             dtype=types,
-            encoding="latin-1",
+            encoding=ENCODING,
+            encoding_errors="replace",
             chunksize=LINES_PER_CHUNK,
             on_bad_lines="error",
         ) as chunks:
@@ -159,7 +168,7 @@ def read_ratings(path: Path, form: Form) -> dict[str, np.ndarray]:
                     msg = "A field is missing or is not a number."
                     raise ValueError(msg)
                 parts.append({name: chunk[name].to_numpy() for name in COLUMNS})
-    except ValueError:  # pandas' own errors are ValueErrors
+    except (ValueError, OverflowError):  # pandas' own errors are these
         _raise_for_first_malformed(path, form)
         raise
     return {name: np.concatenate([part[name] for part in parts]) for name in COLUMNS}
@@ -181,7 +190,7 @@ def _problem(line: str, form: Form) -> str:
     for name, field in zip(COLUMNS, fields, strict=True):
         whole = name in {"user", "movie"}
         try:
-            fine = math.isfinite(int(field) if whole else float(field))
+            fine = abs(int(field)) < 2**63 if whole else math.isfinite(float(field))
         except ValueError:
             fine = False
         if not fine:
@@ -196,7 +205,7 @@ def _malformed(path: Path, number: int, line: str, problem: str) -> ValueError:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Number and text of the lines that are not blank."""
-    with path.open(encoding="latin-1") as file:
+    with path.open(encoding=ENCODING, errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield number, line.rstrip("\n")
@@ -249,6 +258,6 @@ def _text(path: Path) -> str:
     """UTF-8 in the newer data sets, Latin-1 in the older."""
     content = path.read_bytes()
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")

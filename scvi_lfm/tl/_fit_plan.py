@@ -105,6 +105,8 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, matrix, stored_only=given.observed == "stored")
     check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
+    if likelihood != "normal":  # held-out values too: they are to be predicted
+        check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
     counts, auto, at_least = likelihood != "normal", isinstance(given.n_factors, str), _stated(given.n_factors)
@@ -150,7 +152,6 @@ def _check_data(
         if not stored_only:
             check_values(matrix, given.layer, stacklevel=6)
         return None
-    check_count_values(matrix, given.layer, likelihood, cells, genes)
     if not stored_only:
         check_variation(matrix, given.layer)
         warn_about_empty_genes(matrix, given.layer, stacklevel=5)

@@ -95,9 +95,12 @@ def total_counts(adata: AnnData, matrix: CellMatrix) -> np.ndarray:
     totals = np.asarray(matrix.values.sum(axis=1, dtype=np.float64)).ravel()
     empty = totals == 0
     if empty.any():
+        what, mend = "no counts", "Call sc.pp.filter_cells(adata, min_counts=1) first"
+        if matrix.held_out is not None and np.isin(np.flatnonzero(empty), matrix.held_out.cell).any():
+            what, mend = "no counts but those held out", "Hold out fewer of them"
         msg = (
-            f"{int(empty.sum())} cell(s) have no counts, first {adata.obs_names[empty][0]!r}, and so no size factor. "
-            "Call sc.pp.filter_cells(adata, min_counts=1) first, or pass size_factors=."
+            f"{int(empty.sum())} cell(s) have {what}, first {adata.obs_names[empty][0]!r}, and so no size factor. "
+            f"{mend}, or pass size_factors=."
         )
         raise ValueError(msg)
     return totals

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -126,6 +128,7 @@ GOOD = {
         (("5", "6", "nan", "8"), "the rating 'nan' is not a number"),
         (("5", "6", "", "8"), "the rating '' is not a number"),
         (("u5", "6", "7", "8"), "the user 'u5' is not a whole number"),
+        (("9" * 20, "6", "7", "8"), "the user '9+' is not a whole number"),
         (("5", "6.5", "7", "8"), "the movie '6.5' is not a whole number"),
         (("5", "6", "7", "noon"), "the timestamp 'noon' is not a number"),
     ],
@@ -185,6 +188,21 @@ def test_missing_files(tmp_path):
         lfm.datasets.movielens(tmp_path / "nowhere")
     with pytest.raises(TypeError, match="`path` must be a path, found 3"):
         lfm.datasets.movielens(3)
+
+
+@pytest.mark.parametrize("library", ["gzip", "bz2", "lzma"])
+def test_compressed_files(tmp_path, library):
+    with importlib.import_module(library).open(tmp_path / "ratings.csv", "wt") as file:
+        file.write("userId,movieId,rating,timestamp\n1,2,3,4\n")
+    with pytest.raises(ValueError, match="ratings.csv is compressed. Unpack it"):
+        lfm.datasets.movielens(tmp_path)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_mark_of_utf8_is_no_value(tmp_path, name):
+    (tmp_path / name).write_text(GOOD[name], encoding="utf-8-sig")
+    adata = lfm.datasets.movielens(tmp_path)
+    assert (adata.obs_names.tolist(), adata.var_names.tolist(), adata.X.data.tolist()) == (["1"], ["2"], [3])
 
 
 def test_two_data_sets_in_one_folder(write_100k, write_dat):

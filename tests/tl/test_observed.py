@@ -310,6 +310,28 @@ def test_bad_input(name):
     assert (set(adata.uns), set(adata.obsm)) == before
 
 
+@pytest.mark.parametrize(("value", "words"), [(2.5, "not whole numbers"), (-3, "negative")])
+def test_counts_held_out_are_counts(value, words):
+    adata = lfm.datasets.simulate(60, 40, 2, likelihood="poisson", mu=1.5)
+    adata.X = sp.csr_matrix(adata.X).astype(np.float32)
+    adata.X[0, 0] = value
+    mask = sp.csr_matrix(([True], ([0], [0])), shape=(60, 40))
+    with pytest.raises(ValueError, match=f"{words}; the first is {value}.* in cell 'cell_0', gene 'gene_0'"):
+        lfm.tl.fit(adata, 2, likelihood="poisson", held_out=mask, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:1 cell.* no observed value")
+def test_a_cell_whose_counts_are_all_held_out_has_no_size_factor():
+    adata = lfm.datasets.simulate(60, 40, 2, likelihood="poisson", mu=1.5)
+    mask = np.zeros((60, 40), dtype=bool)
+    mask[7] = True
+    with pytest.raises(ValueError, match="1 cell.* have no counts but those held out, first 'cell_7'"):
+        lfm.tl.fit(adata, 2, held_out=sp.csr_matrix(mask), progress=False)
+    lfm.tl.fit(adata, 2, held_out=sp.csr_matrix(mask), size_factors=np.ones(60), progress=False)
+    prior = np.sqrt(adata.uns["lfm"]["prior_cell_cov"].diagonal())
+    np.testing.assert_allclose(adata.obsm["X_lfm_sd"][7], prior[1:], rtol=0.02)
+
+
 def test_dense_values_have_no_unseen_entries():
     adata = lfm.datasets.simulate(30, 20, 2)
     adata.X = np.asarray(adata.X)
