@@ -177,3 +177,8 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
         )
         raise TypeError(msg)
     return column.astype(str).astype("category") if not isinstance(column.dtype, pd.CategoricalDtype) else column
+
+
+def place_of(layer: str | None) -> str:
+    """Words for the values that are read."""
+    return "X" if layer is None else f"layers[{layer!r}]"

@@ -109,18 +109,22 @@ def check_counts(
     cells: pd.Index,
     genes: pd.Index,
     *,
-    likelihood: str,
+    asked: str,
+    otherwise: str,
     maximum: int | None = None,
 ) -> None:
-    """Raise unless every value is a count that the likelihood and float32 can hold, naming the first that is not."""
+    """Raise unless every value is a count that float32 can hold, at most `maximum`, naming the first that is not.
+
+    `asked` is the argument that is for counts, and `otherwise` what to pass for values that are none.
+    """
     stored = stored_values(values)
     if stored.size == 0 or stored.dtype.kind == "b":
         return
     bad = stored != np.rint(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, dtype=bool)
-    kind, mend = "not whole numbers", "Pass the layer that holds raw counts, or likelihood='normal' for log values."
+    kind, mend = "not whole numbers", f"Pass the layer that holds raw counts, or {otherwise} for log values."
     if not bad.any():
         bad, kind = stored < 0, "negative"
-        mend = "Counts cannot be; pass the layer that holds raw counts, or likelihood='normal'."
+        mend = f"Counts cannot be; pass the layer that holds raw counts, or {otherwise}."
     if not bad.any() and maximum is not None:
         bad, kind = stored > maximum, f"above {maximum}"
         mend = "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
@@ -132,7 +136,7 @@ def check_counts(
     position = int(np.flatnonzero(bad.ravel())[0])
     cell, gene = _place(values, position)
     msg = (
-        f"likelihood={likelihood!r} is for {'zeros and ones' if maximum == 1 else 'counts'}, but {where} holds "
+        f"{asked} is for {'zeros and ones' if maximum == 1 else 'counts'}, but {where} holds "
         f"{int(bad.sum()):,} value(s) ({bad.mean():.1%} of those stored) that are {kind}; the first is "
         f"{stored.ravel()[position]} in cell {cells[cell]!r}, gene {genes[gene]!r}. {mend}"
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from .._validate import near_matches
+from .._validate import near_matches, place_of
 from ._blocks import CellMatrix
 from ._checks import check_dtype, check_finite, check_names
 
@@ -42,7 +42,7 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     """
     check_names(adata)
     values = _select(adata, layer)
-    where = "X" if layer is None else f"layers[{layer!r}]"
+    where = place_of(layer)
     check_dtype(values, where)
     values = canonical(values) if sp.issparse(values) else np.asarray(values)
     if genes is not None and not genes.all():

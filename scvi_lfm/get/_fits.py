@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .._keys import RANK, fit_keys
+from .._keys import HELD_OUT, RANK, fit_keys
 from .._validate import check_count, near_matches
 from ._stored import advice, check_factors, stored_fields
 
@@ -125,7 +125,7 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
         There is no such fit.
     """
     stored = stored_fields(adata, key, "fit", "elbo")
-    elbo, held_out = stored["elbo"], stored.get("held_out", {})
+    elbo, held_out = stored["elbo"], stored.get(HELD_OUT, {})
     value = np.asarray(elbo["value"], dtype=np.float64)
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan

@@ -70,8 +70,7 @@ class NormalEngine:
         return run(self._problem, step, self._batches, number, bar)
 
     def held_out(self, step: Step) -> None:
-        """Every entry is data."""
-        return
+        """None: every entry is data."""
 
     def ranks(self, step: Step) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""

@@ -21,6 +21,8 @@ from .predictive import eta_of_entries
 from .predictive_counts import predictive_counts
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..data import HeldOut
     from .posterior import NormalPosterior
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 class Score:
     """Sums over entries that were held out; they add up over blocks of cells."""
 
-    log_density: float
-    square: float
+    log_density: Tensor  # ()
+    square: Tensor  # ()
     n: int
 
     def plus(self, other: Score) -> Score:
@@ -40,10 +42,10 @@ class Score:
     @property
     def means(self) -> tuple[float, float]:
         """Log density per entry, and root mean square error."""
-        return self.log_density / max(self.n, 1), (self.square / max(self.n, 1)) ** 0.5
+        return float(self.log_density / max(self.n, 1)), float((self.square / max(self.n, 1)).sqrt())
 
 
-NOTHING = Score(0.0, 0.0, 0)
+NOTHING = Score(torch.tensor(0.0), torch.tensor(0.0), 0)
 
 
 def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Score:
@@ -60,4 +62,4 @@ def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Sc
     else:
         mean = eta.mean
         log_density = normal.log_density(y, mean, eta.var + q.noise.of_pairs(cells, genes).square())
-    return Score(float(log_density.sum()), float((y - mean).square().sum()), len(y))
+    return Score(log_density.sum(), (y - mean).square().sum(), len(y))

@@ -87,6 +87,12 @@ def congruent(linear: Tensor, values: Tensor) -> Tensor:
     return torch.cat([pack((unpack(part) @ right).mT @ right) for part in values.split(ROWS_PER_BLOCK)])
 
 
+def inner(k: int, device: torch.device) -> Tensor:
+    """Positions in a packed (k, k) matrix of the part without its first row and column, in packed order."""
+    rows, columns = torch.tril_indices(k - 1, k - 1, device=device) + 1
+    return rows * (rows + 1) // 2 + columns
+
+
 def first_column(k: int, device: torch.device) -> Tensor:
     """Positions of the first column of a packed (k, k) matrix."""
     steps = torch.arange(k, device=device)

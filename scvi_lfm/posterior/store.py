@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import FitKeys, fit_keys
+from .._keys import HELD_OUT, FitKeys, fit_keys
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
@@ -208,7 +208,7 @@ def _count_posterior(
     size = np.asarray(find(adata, "obs", keys.size_factor), dtype=np.float64)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
     # without it covariances are computed anew, as if every entry were data
-    if keys.cell_cov in adata.obsm or params.get("observed") == "stored" or "held_out" in params:
+    if keys.cell_cov in adata.obsm or params.get("observed") == "stored" or HELD_OUT in params:
         of_cells = torch.cat([rows[:1], rows[1 + common["n_known"] :]])
         values = read_packed(find(adata, "obsm", keys.cell_cov), of_cells)
         cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))

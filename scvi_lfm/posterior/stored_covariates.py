@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._keys import COVARIATES
 from ..data import code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from anndata import AnnData
-
-# in uns of a fit: the coding, a data frame with a row for each column of the design matrix
-COVARIATES = "covariates"
 
 
 def stored_coding(uns: Mapping[str, Any]) -> pd.DataFrame | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._keys import BY_ROW
 from .covariances import Common, Eigenbasis, Packed, PackedUnderNoise
 from .fields import entry, find
 from .posterior import NormalNoise, NormalPosterior
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._keys import FitKeys
-
-
-# in uns: whether every cell and gene has a covariance of its own
-BY_ROW = "by_row"
 
 
 def small_fields(

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .._keys import HELD_OUT
 from .._validate import check_key, near_matches
 from ..data import read_held_out, restrict
 
@@ -65,7 +66,7 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
 
 def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> CellMatrix:
     """The values of `matrix` that were data of the fit, or would have been."""
-    held_out = stored.params.get("held_out")
+    held_out = stored.params.get(HELD_OUT)
     if held_out is not None and held_out not in adata.layers:
         msg = f"The fit left out entries, and the mask that says which, layers[{held_out!r}], is gone. Put it back."
         if held_out == ARRAY:

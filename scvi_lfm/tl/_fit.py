@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._keys import COVARIATES
 from .._settings import logger
 from .._validate import check_anndata, check_key
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
-from ..posterior.stored_covariates import COVARIATES
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._validate import check_choice, check_count, check_positive
+from .._validate import check_choice, check_count, check_positive, place_of
 from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
 from ..model.likelihoods import COUNTS
 
@@ -137,7 +137,7 @@ def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int 
     """Warn if every value is a whole number."""
     if all_integers(matrix.values):
         msg = (
-            f"{'X' if layer is None else f'layers[{layer!r}]'} holds whole numbers, and the Normal likelihood is made "
+            f"{place_of(layer)} holds whole numbers, and the Normal likelihood is made "
             "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
             "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
         )
@@ -182,14 +182,21 @@ def check_count_values(
     matrix: CellMatrix, layer: str | None, likelihood: str, cells: pd.Index, genes: pd.Index
 ) -> None:
     """Raise unless the values suit a count likelihood."""
-    where = "X" if layer is None else f"layers[{layer!r}]"
-    check_counts(matrix.values, where, cells, genes, likelihood=likelihood, maximum=COUNTS[likelihood].MAXIMUM)
+    check_counts(
+        matrix.values,
+        place_of(layer),
+        cells,
+        genes,
+        asked=f"likelihood={likelihood!r}",
+        otherwise="likelihood='normal'",
+        maximum=COUNTS[likelihood].MAXIMUM,
+    )
 
 
 def check_variation(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if every value is the same."""
     if is_constant(matrix.values):
-        msg = f"Every value of {'X' if layer is None else f'layers[{layer!r}]'} is the same: there is nothing to fit."
+        msg = f"Every value of {place_of(layer)} is the same: there is nothing to fit."
         raise ValueError(msg)
 
 
@@ -199,7 +206,7 @@ def warn_about_empty_genes(
     """Warn about genes without a value other than zero."""
     n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
     if n_empty:
-        where = "X" if layer is None else f"layers[{layer!r}]"
+        where = place_of(layer)
         msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
         warnings.warn(msg, UserWarning, stacklevel=stacklevel)
 
@@ -207,7 +214,7 @@ def warn_about_empty_genes(
 def check_values(matrix: CellMatrix, layer: str | None, *, stacklevel: int) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
     check_variation(matrix, layer)
-    where = "X" if layer is None else f"layers[{layer!r}]"
+    where = place_of(layer)
     warn_about_counts(matrix, layer, stacklevel=stacklevel)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:

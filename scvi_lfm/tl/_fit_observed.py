@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._settings import settings
+from .._validate import place_of
 from ..data import read_held_out, restrict
 from ..data._checks import stored_values
 from ..posterior.stored_covariances import stored_bytes
@@ -50,11 +51,6 @@ def observed_part(
         msg = f"{asked} does not go with `covariates` under likelihood='normal'. Leave one of the two out."
         raise ValueError(msg)
     return part
-
-
-def place_of(layer: str | None) -> str:
-    """Words for the values that are read."""
-    return "X" if layer is None else f"layers[{layer!r}]"
 
 
 def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import RANK
+from .._keys import COVARIATES, HELD_OUT, RANK
 from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
@@ -52,7 +52,7 @@ def _held_out_of(result: FitResult) -> dict[str, Any]:
         return {}
     epoch, log_density, rmse = map(np.asarray, zip(*result.held_out.values, strict=True))
     trace = {"epoch": epoch, "log_density": log_density, "rmse": rmse, "stopped": result.held_out.stopped}
-    return {"held_out": trace}
+    return {HELD_OUT: trace}
 
 
 def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict
         "likelihood": options.likelihood,
         "noise": options.noise if options.likelihood == "normal" else None,
         "observed": given.observed,
-        "held_out": _name_or(given.held_out, "array"),
-        "covariates": _names(given.covariates),
+        HELD_OUT: _name_or(given.held_out, "array"),
+        COVARIATES: _names(given.covariates),
         "size_factors": _name_or(given.size_factors, "array"),
         "mask_var": _name_or(given.mask_var, "array"),
         "family": options.family,

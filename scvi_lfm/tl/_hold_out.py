@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from .._context import resolve_rng
 from .._keys import train_layer
 from .._settings import logger
-from .._validate import check_anndata, check_choice, check_fraction, check_key, check_not_empty
+from .._validate import check_anndata, check_choice, check_fraction, check_key, check_not_empty, place_of
 from ..data import read_matrix
-from ..data._checks import stored_values
+from ..data._checks import check_counts
 from ..data._holding_out import draw_entries, thin_molecules
 
 if TYPE_CHECKING:
@@ -122,9 +122,10 @@ def hold_out(
         msg = f"`key_added`: layers[{layer!r}], which is read, would be overwritten. Pass another key_added."
         raise ValueError(msg)
     matrix = read_matrix(adata, layer)
-    where = "X" if layer is None else f"layers[{layer!r}]"
+    where = place_of(layer)
     if by == "molecules":
-        _check_whole(matrix, where, adata)
+        names = adata.obs_names, adata.var_names
+        check_counts(matrix.values, where, *names, asked="by='molecules'", otherwise="by='entries'")
         train, held, kept = thin_molecules(matrix.values, share, generator)
         parts = [held, train]
     else:
@@ -161,19 +162,3 @@ def _entries(
         )
         raise ValueError(msg)
     return draw_entries(matrix.values, fraction, rng, stored=observed == "stored")
-
-
-def _check_whole(matrix: CellMatrix, where: str, adata: AnnData) -> None:
-    values = stored_values(matrix.values)
-    bad = (values != np.rint(values)) | (values < 0)
-    if not bad.any():
-        return
-    entries = sp.coo_array(matrix.values)
-    first = int(np.flatnonzero((entries.data != np.rint(entries.data)) | (entries.data < 0))[0])
-    cell, gene = adata.obs_names[entries.row[first]], adata.var_names[entries.col[first]]
-    msg = (
-        f"by='molecules' is for counts, but {where} holds {int(bad.sum()):,} value(s) that are negative or not whole "
-        f"numbers; the first is {entries.data[first]} in cell {cell!r}, gene {gene!r}. Pass the layer that holds raw "
-        "counts, or by='entries'."
-    )
-    raise ValueError(msg)

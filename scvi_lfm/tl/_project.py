@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .._context import resolve_device
+from .._keys import BY_ROW, HELD_OUT
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
 from ..data import read_matrix, restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
@@ -41,8 +42,8 @@ WRITTEN = (
     "cell_eig",
     "gene_basis",
     "gene_eig",
-    "by_row",
-    "held_out",
+    BY_ROW,
+    HELD_OUT,
 )
 
 
@@ -179,7 +180,7 @@ def project(
             q = project_cells(matrix, q)
     adata = adata.copy() if copy else adata
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
-    record["params"].pop("held_out", None)  # of the reference's cells
+    record["params"].pop(HELD_OUT, None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     return adata if copy else None
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._validate import check_anndata, check_choice, check_count, check_fraction, locate
+from .._validate import check_anndata, check_choice, check_count, check_fraction, locate, place_of
 from ..data import read_matrix
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior, read_fit
@@ -99,7 +99,7 @@ def recommend(
     layer = layer_of_fit(adata, stored, layer)
     seen = read_matrix(adata, layer, genes=stored.fitted).values
     if isinstance(seen, np.ndarray):
-        where = "X" if layer is None else f"layers[{layer!r}]"
+        where = place_of(layer)
         msg = (
             f"{where} is dense, so every entry has been seen and none is left to recommend. Store the entries that "
             "have been seen in a sparse layer and pass layer=, or see tl.predict."

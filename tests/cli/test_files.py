@@ -63,11 +63,13 @@ def test_a_failed_write_leaves_the_output(
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 import scvi_lfm as lfm
 from scvi_lfm._cli import main
 
 def fit(*args, **kwargs):
+    # a test run in the background passes on that interrupts are ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print("fitting", flush=True)
     time.sleep(60)
 

@@ -135,7 +135,9 @@ class CountEngine:
         cells = state.cells.rows(rows)
         half = torch.empty_like(y)
         for _ in range(self._n_steps(state, number)):
-            cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), None, observed, half)
+            cells, _ = cell_step(
+                problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed, half=half
+            )
         every = 1 if self.n_batches == 1 else DISPERSION_EVERY
         new = cell_statistics(problem, g, features, y, cells, every, observed, half)
         rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import outer, unpack
+from ...posterior.packed import inner, outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
 from .equations import solve_rows, where_observed
@@ -52,7 +52,7 @@ def cell_statistics(
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     xx = outer(x)
-    xx[:, _inner(x.shape[1], x.device)] += cells.cov
+    xx[:, inner(x.shape[1], x.device)] += cells.cov
     m = problem.n_genes
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
@@ -77,12 +77,6 @@ def cell_statistics(
     for total in (weighted, response, excess, square):
         total /= n
     return Statistics(mean_xx, weighted, response, excess, square)
-
-
-def _inner(k: int, device: torch.device) -> Tensor:
-    """Positions in a packed (k, k) matrix of the part without its first row and column, in packed order."""
-    rows, columns = torch.tril_indices(k - 1, k - 1, device=device) + 1
-    return rows * (rows + 1) // 2 + columns
 
 
 def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> Globals:

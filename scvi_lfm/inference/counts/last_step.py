@@ -39,7 +39,9 @@ def step_of_all(
     for rows, batch in batches.numbered_epoch():
         y, observed, prior = batch.dense(), batch.is_observed(), cell_prior(g)
         half = torch.empty_like(y)
-        some, _ = cell_step(problem, y, cells.rows(rows), features, g.mu, g.dispersion, prior, None, observed, half)
+        some, _ = cell_step(
+            problem, y, cells.rows(rows), features, g.mu, g.dispersion, prior, observed=observed, half=half
+        )
         cells = cells.put(rows, some)
         new = cell_statistics(problem, g, features, y, some, observed=observed, half=half)
         statistics = statistics.plus(new, len(y) / problem.n_cells)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...posterior.packed import unpack
-from ..ranks import RankCurve, effective_factors
+from ..ranks import GENE_STEPS, RankCurve, effective_factors
 from .gene_step import gene_step
 from .objective import elbo_per_entry
 from .state import Cells, Globals, Statistics, cell_prior, gene_prior
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
     from .objective import EntrySample
     from .state import Problem
-
-# gene steps for each rank, each no longer than trusted
-GENE_STEPS = 2
 
 
 def count_curve(

@@ -139,24 +139,23 @@ class MaskedEngine:
     def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: tqdm) -> tuple[State, list[float]]:
         """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
-        total, score, held_out = 0.0, NOTHING, self._matrix.held_out
+        total, score, held_out = torch.zeros_like(g.mu), NOTHING, self._matrix.held_out
         for rows, batch in batches.numbered_epoch():
             cells = CellStep.of(g, problem.family)(batch)
             if held_out is not None:
                 score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
             new = cell_statistics(batch, cells)
-            total += self._estimate(g, new) * batch.n_cells / problem.n_cells
+            total = total + self._estimate(g, new) * batch.n_cells / problem.n_cells
             statistics = statistics.blend(new, learning_rate(steps))
             g, _ = gene_step(problem, g, statistics)
             steps += 1
             bar.update()
         g, statistics = self._in_best_gauge(g, statistics)
-        return State(g, statistics, steps, score), [total * problem.n_cells / problem.n_observed]
+        return State(g, statistics, steps, score), [float(total) * problem.n_cells / problem.n_observed]
 
-    def _estimate(self, g: Globals, statistics: Statistics) -> float:
+    def _estimate(self, g: Globals, statistics: Statistics) -> Tensor:
         """ELBO per cell, from the cells of one batch."""
-        squares = expected_squares(g, statistics)
-        return float(local_elbo(g, statistics, squares) - global_kl(g) / self._problem.n_cells)
+        return local_elbo(g, statistics, expected_squares(g, statistics)) - global_kl(g) / self._problem.n_cells
 
     def held_out(self, state: State) -> Score | None:
         """How well the last epoch predicts the entries held out; by minibatches, when their cells were visited."""

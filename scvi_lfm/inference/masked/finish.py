@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...model import Gaussian
 from ...posterior import NormalPosterior, to_stored_gauge
 from ...posterior.covariances import Packed, PackedUnderNoise
 from ...posterior.posterior import NormalNoise
@@ -15,7 +16,6 @@ from .equations import Rows
 from .noise import shrunk_variances
 from .projection import project_observed
 from .start import statistics_of
-from .state import prior_of
 from .steps import CellStep, elbo, expected_squares, update_genes, update_mu
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Sta
 
 def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
     """q in the gauge of the fit, under its own noise."""
-    sigma, prior = g.precision.rsqrt(), prior_of(g.scales.gene_var)
+    sigma, prior = g.precision.rsqrt(), Gaussian.centred(g.scales.gene_var)
     return NormalPosterior(
         mu=float(g.mu),
         cell_mean=cells.mean,
@@ -68,7 +68,7 @@ def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
         gene_mean=g.gene_mean,
         gene_cov=PackedUnderNoise(g.gene_cov, sigma, prior.cov),
         noise=NormalNoise(sigma, sigma),
-        cell_prior=prior_of(g.scales.cell_var),
+        cell_prior=Gaussian.centred(g.scales.cell_var),
         gene_prior=prior,
     )
 

@@ -13,7 +13,7 @@ import torch
 
 from ...posterior.held_out import score_held_out
 from ...posterior.packed import packed_size, unpack
-from ..ranks import RankCurve, effective_factors
+from ..ranks import GENE_STEPS, RankCurve, effective_factors
 from .equations import ROWS_PER_BLOCK, Rows
 from .finish import as_posterior
 from .start import statistics_of
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     from ...data import Batch, HeldOut
     from .state import Globals, Problem, Statistics
-
-# gene steps for each rank; the genes answer to the noise and the noise to them
-GENE_STEPS = 2
 
 
 def masked_curve(problem: Problem, g: Globals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:

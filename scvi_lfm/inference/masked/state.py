@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model import Gaussian
 from ...posterior.packed import congruent, diagonal, unpack
 
 if TYPE_CHECKING:
@@ -122,8 +121,3 @@ class Globals:
             gene_cov=congruent(move.gene_map, self.gene_cov),
             gene_log_det=self.gene_log_det + 2 * len(self.gene_mean) * torch.linalg.slogdet(move.gene_map).logabsdet,
         )
-
-
-def prior_of(variances: Tensor) -> Gaussian:
-    """Independent Normals around zero."""
-    return Gaussian.centred(variances)

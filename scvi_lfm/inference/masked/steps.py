@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...model import Gaussian
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
-from ...posterior.packed import doubled, first_column, outer, without_first
+from ...posterior.packed import doubled, first_column, inner, outer, without_first
 from ...posterior.posterior import extend
 from ..counts.gene_step import normal_equations
 from .equations import Rows, solve_rows
 from .noise import update_noise
-from .state import Statistics, prior_of
+from .state import Statistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
-    from ...model import Gaussian
     from .state import Globals, Problem
 
 GENES_PER_BLOCK = 2048
@@ -73,7 +73,7 @@ class CellStep:
     @classmethod
     def of(cls, g: Globals, family: str) -> CellStep:
         """Under the current genes."""
-        return cls(g.mu, g.gene_mean, g.gene_cov, g.precision, prior_of(g.scales.cell_var), family)
+        return cls(g.mu, g.gene_mean, g.gene_cov, g.precision, Gaussian.centred(g.scales.cell_var), family)
 
     def __call__(self, batch: Batch) -> Rows:
         """q(a, A) of the cells of a block."""
@@ -89,20 +89,13 @@ def cell_statistics(batch: Batch, cells: Rows) -> Statistics:
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     xx = x.T @ x
     products = outer(x.to(cells.cov.dtype))
-    inner = _inner(k + 1, x.device)
-    products[:, inner] += cells.cov
+    products[:, inner(k + 1, x.device)] += cells.cov
     first, second = torch.tril_indices(k, k, device=x.device) + 1
     spread = cells.cov.sum(0, dtype=torch.float64)
     xx[first, second] += spread
     xx[second, first] += torch.where(first == second, 0.0, spread)
     weighted = batch.observed_times_cells(products)
     return Statistics(xx / n, weighted / n, batch.times_cells(x) / n, batch.square_sums / n, cells.log_det / n)
-
-
-def _inner(k: int, device: torch.device) -> Tensor:
-    """Positions in a packed (k, k) matrix of the part without its first row and column, in packed order."""
-    rows, columns = torch.tril_indices(k - 1, k - 1, device=device) + 1
-    return rows * (rows + 1) // 2 + columns
 
 
 def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
@@ -119,7 +112,7 @@ def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> Global
     information, target = normal_equations(statistics.weighted, statistics.yx, g.mu)
     weight = (problem.n_cells * g.precision)[:, None]
     genes = solve_rows(
-        information * weight.to(information.dtype), target * weight, prior_of(g.scales.gene_var), problem.family
+        information * weight.to(information.dtype), target * weight, Gaussian.centred(g.scales.gene_var), problem.family
     )
     return replace(g, gene_mean=genes.mean, gene_cov=genes.cov, gene_log_det=genes.log_det)
 
