@@ -35,6 +35,11 @@ def _indices(k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tens
     return rows, columns, rows * k + columns, position
 
 
+def packed_positions(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the lower triangle is in a flattened (k, k) matrix, and where each of the matrix's values is in that."""
+    return _indices(k, device)[2:]
+
+
 def pack(matrices: Tensor) -> Tensor:
     """Lower triangles, (..., size), of symmetric matrices (..., k, k)."""
     k = matrices.shape[-1]
@@ -74,8 +79,12 @@ def without_first(values: Tensor) -> Tensor:
 
 def root(matrices: Tensor) -> Tensor:
     """Lower Cholesky factors; coordinates without variance, which have no covariance either, get zeros."""
-    none = torch.diag_embed((matrices.diagonal(dim1=-2, dim2=-1) == 0).to(matrices.dtype))
-    return torch.linalg.cholesky(matrices + none) - none
+    none = (matrices.diagonal(dim1=-2, dim2=-1) == 0).to(matrices.dtype)
+    matrices = matrices.clone()
+    matrices.diagonal(dim1=-2, dim2=-1).add_(none)
+    factor = torch.linalg.cholesky(matrices)
+    factor.diagonal(dim1=-2, dim2=-1).sub_(none)
+    return factor
 
 
 def congruent(linear: Tensor, values: Tensor) -> Tensor:

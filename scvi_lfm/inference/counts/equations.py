@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...model.priors import free_coordinates
-from ...posterior.packed import pack, unpack
+from ...posterior.rows_last import blocks, invert, pack_last, unpack_last
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TRUST = 0.5
 # a step that leaves more than this share of what was missing has swung past the optimum: the next ones are shorter
 CLOSER, SHORTER = 0.95, 0.6
-ROWS_PER_BLOCK = 1024
 TINY = 1e-12
 
 
@@ -63,7 +62,7 @@ def solve_rows(
     root = torch.linalg.cholesky(prior.cov)
     parts = [
         _solve(information[rows], target[rows], prior, root, free, current[rows], family)
-        for rows in _blocks(len(target))
+        for rows in blocks(*target.shape)
     ]
     step, cov, missing, change = (torch.cat(values) for values in zip(*parts, strict=True))
     trust = target.new_full((len(target),), TRUST) if trust is None else trust
@@ -80,10 +79,6 @@ def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
     return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
 
 
-def _blocks(n_rows: int) -> list[slice]:
-    return [slice(start, start + ROWS_PER_BLOCK) for start in range(0, n_rows, ROWS_PER_BLOCK)]
-
-
 def _solve(
     information: Tensor,
     target: Tensor,
@@ -93,34 +88,42 @@ def _solve(
     current: Tensor,
     family: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    H, k = unpack(information), current.shape[1]
+    k = current.shape[1]
+    H, current, target = unpack_last(information, k), current.T, target.T
     root = root.to(H.dtype)
-    centre = prior.means(current[:, 1 : 1 + k - len(free)].double()).to(H.dtype)
-    own = H if len(free) == k else H[:, free[:, None], free]
+    centre = prior.means(current[1 : 1 + k - len(free)].T.double()).T.to(H.dtype)
+    own = H if len(free) == k else H[free[:, None], free]
     white = _between(root.T, own, diagonal=prior.independent)
-    white.diagonal(dim1=-2, dim2=-1).add_(1)
-    factor = torch.linalg.cholesky(white)
+    white.diagonal().add_(1)
+    inverse, _ = invert(white)
     # in steps from the current mean: what float32 leaves out of them is made good by the next one
-    prior_pull = torch.linalg.solve_triangular(root, (current[:, free] - centre).T, upper=False).T
-    pull = (target - (H @ current[..., None])[..., 0])[:, free] @ root - prior_pull
-    step = torch.cholesky_solve(pull[..., None], factor)[..., 0]
-    missing = 0.5 * (pull * step).sum(1)
-    step = torch.zeros_like(current).index_copy(1, free, step @ root.T)
-    change = (((H @ step[..., None])[..., 0] * step).sum(1) / H[:, 0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
+    prior_pull = torch.linalg.solve_triangular(root, current[free] - centre, upper=False)
+    pull = root.T @ (target - _times(H, current))[free] - prior_pull
+    step = _times(inverse, pull)
+    missing = 0.5 * (pull * step).sum(0)
+    step = torch.zeros_like(current).index_copy(0, free, root @ step)
+    change = ((_times(H, step) * step).sum(0) / H[0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
     if family == "mean_field":
-        precision = torch.linalg.inv(root @ root.T).diagonal() + own.diagonal(dim1=-2, dim2=-1)
-        cov = torch.diag_embed(1 / precision)
+        precision = torch.linalg.inv(root @ root.T).diagonal()[:, None] + own.diagonal().T
+        cov = torch.zeros_like(inverse)
+        cov.diagonal().copy_((1 / precision).T)
     else:
-        cov = _between(root, torch.cholesky_inverse(factor), diagonal=prior.independent)
+        cov = _between(root, inverse, diagonal=prior.independent)
     if len(free) < k:
         full = torch.zeros_like(H)
-        full[:, free[:, None], free] = cov
+        full[free[:, None], free] = cov
         cov = full
-    return step, pack(cov), missing, change
+    return step.T.contiguous(), pack_last(cov), missing, change
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """`M x` of symmetric matrices (k, k, rows) with vectors (k, rows)."""
+    return (matrices * vectors).sum(1)
 
 
 def _between(linear: Tensor, matrices: Tensor, *, diagonal: bool) -> Tensor:
-    """`L M L'` of each matrix; elementwise where L is diagonal, as it is but in the stored gauge."""
+    """`L M L'` of each matrix (k, k, rows); elementwise where L is diagonal, as it is but in the stored gauge."""
     if diagonal:
-        return matrices * torch.outer(linear.diagonal(), linear.diagonal())
-    return linear @ matrices @ linear.T
+        return matrices * torch.outer(linear.diagonal(), linear.diagonal())[..., None]
+    half = torch.tensordot(linear, matrices, dims=1)
+    return torch.tensordot(linear, half.transpose(0, 1), dims=1)

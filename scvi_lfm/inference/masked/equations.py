@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import pack, unpack
+from ...posterior.packed import pack
+from ...posterior.rows_last import blocks, invert, pack_last, unpack_last
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...model import Gaussian
-
-# few enough to stay in a processor's cache
-ROWS_PER_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,25 @@ def solve_rows(information: Tensor, target: Tensor, prior: Gaussian, family: str
     """Solve packed H (rows, p) and h (rows, k); mean field keeps the means and the diagonals of the precisions."""
     precision = torch.linalg.inv(prior.cov)
     pull = precision @ prior.mean
-    parts = [
-        _solve(H, h, precision, pull, family)
-        for H, h in zip(information.split(ROWS_PER_BLOCK), target.split(ROWS_PER_BLOCK), strict=True)
-    ]
+    parts = [_solve(information[rows], target[rows], precision, pull, family) for rows in blocks(*target.shape)]
     mean, cov, log_det = zip(*parts, strict=True)
     return Rows(torch.cat(mean), torch.cat(cov), torch.stack(log_det).sum())
 
 
 def _solve(H: Tensor, h: Tensor, precision: Tensor, pull: Tensor, family: str) -> tuple[Tensor, Tensor, Tensor]:
-    full = unpack(H).double() + precision
-    factor = torch.linalg.cholesky(full)
-    target = h.double() + pull
+    full = unpack_last(H, len(pull)).add_(precision.to(H.dtype)[..., None])
+    target, own = (h + pull).T, full.diagonal().double()  # (k, rows), (rows, k)
+    # inverted as correlations, and the means made good in float64: what float32 loses is little
+    scale = own.rsqrt().T.to(H.dtype)
+    inverse, pivots = invert(full * scale * scale[:, None])
+    inverse.mul_(scale).mul_(scale[:, None])
+    mean = _times(inverse, target.to(H.dtype)).double()
+    mean += _times(inverse, (target - _times(full, mean)).to(H.dtype))
     if family == "mean_field":
-        mean = torch.cholesky_solve(target[..., None], factor)[..., 0]
-        variances = full.diagonal(dim1=-2, dim2=-1).reciprocal()
-        return mean, pack(torch.diag_embed(variances)).to(H.dtype), variances.log().sum()
-    inverse = torch.cholesky_inverse(factor)
-    log_det = -2 * factor.diagonal(dim1=-2, dim2=-1).log().sum()
-    return (inverse @ target[..., None])[..., 0], pack(inverse).to(H.dtype), log_det
+        return mean.T, pack(torch.diag_embed(own.reciprocal())).to(H.dtype), -own.log().sum()
+    return mean.T, pack_last(inverse), -pivots.double().log().sum() - own.log().sum()
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """`M x` of symmetric matrices (k, k, rows) with vectors (k, rows), in the precision of the vectors."""
+    return (matrices * vectors).sum(1)

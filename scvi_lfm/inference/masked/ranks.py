@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...posterior.held_out import score_held_out
-from ...posterior.packed import packed_size, unpack
+from ...posterior.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
-from .equations import ROWS_PER_BLOCK, Rows
+from .equations import Rows
 from .finish import as_posterior
 from .start import statistics_of
 from .steps import CellStep, elbo, expected_squares, gene_step

@@ -1,0 +1,74 @@
+"""Many small symmetric matrices at once, (k, k, rows): the rows come last, and one operation serves all of them.
+
+LAPACK inverts matrices one after the other, and small ones cost it mostly calls; see :func:`invert`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .packed import packed_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+# few enough to stay in a processor's cache, many enough to be worth an operation
+VALUES_PER_BLOCK = 2**21
+LEAST_ROWS = 64
+
+
+def blocks(n_rows: int, k: int) -> Iterator[slice]:
+    """Blocks of rows of a size that suits (k, k) matrices."""
+    size = max(LEAST_ROWS, VALUES_PER_BLOCK // k**2)
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def unpack_last(values: Tensor, k: int) -> Tensor:
+    """Matrices (k, k, rows) from lower triangles (rows, size)."""
+    _, position = packed_positions(k, values.device)
+    return values.T.contiguous().index_select(0, position).unflatten(0, (k, k))
+
+
+def pack_last(matrices: Tensor) -> Tensor:
+    """Lower triangles (rows, size) of matrices (k, k, rows)."""
+    lower, _ = packed_positions(len(matrices), matrices.device)
+    return matrices.flatten(0, 1).index_select(0, lower).T.contiguous()
+
+
+def invert(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Inverses of positive definite matrices (k, k, rows), in place, and their pivots (k, rows), whose product is det.
+
+    Sweeps of each coordinate in turn, after which the matrix is its own inverse:
+
+    .. math::
+
+        M_{jj} \gets 1 / d, \quad M_{j\cdot} \gets M_{j\cdot} / d, \quad M_{\cdot j} \gets -M_{\cdot j} / d, \quad
+        M_{kl} \gets M_{kl} - M_{kj} M_{jl} / d, \qquad d = M_{jj}
+
+    Raises
+    ------
+    torch.linalg.LinAlgError
+        If a pivot is not positive.
+
+    References
+    ----------
+    Goodnight 1979, A tutorial on the SWEEP operator, The American Statistician 33:149-158.
+    """
+    pivots = torch.empty_like(matrices[0])
+    for j in range(len(matrices)):
+        pivots[j] = matrices[j, j]
+        one_over = pivots[j].reciprocal()
+        row, column = matrices[j] * one_over, matrices[:, j].clone()
+        matrices.addcmul_(column[:, None], row[None], value=-1)
+        matrices[j] = row
+        matrices[:, j] = column.mul_(-one_over)
+        matrices[j, j] = one_over
+    if not bool((pivots > 0).all()):
+        msg = "a matrix is not positive definite"
+        raise torch.linalg.LinAlgError(msg)
+    return matrices, pivots
