@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from .gauge import absorb, rotate, shift_constants, translate_cells, translate_genes
+from .gauge import absorb, identity, rotate, shift_constants, translate_cells, translate_genes
 from .shared_clusters import slopes_within_clusters
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .gauge import Move
     from .posterior import Posterior
 
 Q = TypeVar("Q", bound="Posterior")
@@ -24,20 +26,28 @@ def to_stored_gauge(q: Q) -> Q:
     decreasing length; the largest entry of each column of B is positive. What covariates explain of (a, A), within
     clusters of cells that all of their values share, is in beta.
     """
-    p = q.n_known
-    q = translate_cells(_behind(p, q.cell_factors.double().mean(0))).posterior(q)
-    q = translate_genes(_behind(p, q.gene_factors.double().mean(0))).posterior(q)
+    p, total = q.n_known, identity(q.n_known + q.n_factors, q.gene_mean.device)
+    means = q
+
+    def move(by: Move) -> None:
+        nonlocal means, total
+        means = replace(means, cell_mean=by.cells(means.cell_mean), gene_mean=by.genes(means.gene_mean))
+        total = total.then(by)
+
+    # the moves depend on means alone; covariances are moved once, by their product
+    move(translate_cells(_behind(p, means.cell_factors.double().mean(0))))
+    move(translate_genes(_behind(p, means.gene_factors.double().mean(0))))
     if p:
-        q = absorb(_explained(q)).posterior(q)
-        q = translate_cells(_behind(p, q.cell_factors.double().mean(0))).posterior(q)
-    from_cells, from_genes = q.cell_mean[:, 0].double().mean(), q.gene_mean[:, 0].double().mean()
-    q = shift_constants(from_cells, from_genes, p + q.n_factors).posterior(q)
-    if q.n_factors == 0:
-        return q
-    q = rotate(_canonical_rotation(q.cell_factors.double(), q.gene_factors.double()), p).posterior(q)
-    factors = q.gene_factors
-    largest = factors.gather(0, factors.abs().argmax(0, keepdim=True))[0]
-    return rotate(torch.diag(torch.where(largest < 0, -1.0, 1.0).double()), p).posterior(q)
+        move(absorb(_explained(means)))
+        move(translate_cells(_behind(p, means.cell_factors.double().mean(0))))
+    from_cells, from_genes = means.cell_mean[:, 0].double().mean(), means.gene_mean[:, 0].double().mean()
+    move(shift_constants(from_cells, from_genes, p + q.n_factors))
+    if q.n_factors:
+        move(rotate(_canonical_rotation(means.cell_factors.double(), means.gene_factors.double()), p))
+        factors = means.gene_factors
+        largest = factors.gather(0, factors.abs().argmax(0, keepdim=True))[0]
+        move(rotate(torch.diag(torch.where(largest < 0, -1.0, 1.0).double()), p))
+    return total.posterior(q)
 
 
 def _behind(n_known: int, vector: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ r"""The global step: q(b, B), the dispersions and the prior scales, from running
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,10 +117,16 @@ def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Te
     k = response.shape[1] - 1
     device = response.device
     x_position = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.arange(2, k + 1, device=device)])
-    rows, columns = torch.tril_indices(k, k, device=device)
-    big, small = x_position[rows], x_position[columns]
-    information = weighted[:, big * (big + 1) // 2 + small]
-    with_one = weighted[:, x_position * (x_position + 1) // 2]  # E[u] by weight
+    information = weighted.index_select(1, without_activity(k, device))
+    with_one = weighted.index_select(1, x_position * (x_position + 1) // 2)  # E[u] by weight
     higher, lower = x_position.clamp_min(1), x_position.clamp_max(1)
-    with_activity = weighted[:, higher * (higher + 1) // 2 + lower]  # E[a u] by weight
-    return information, response[:, x_position] - mu.to(with_one.dtype) * with_one - with_activity
+    with_activity = weighted.index_select(1, higher * (higher + 1) // 2 + lower)  # E[a u] by weight
+    return information, response.index_select(1, x_position) - mu.to(with_one.dtype) * with_one - with_activity
+
+
+@lru_cache(maxsize=32)
+def without_activity(k: int, device: torch.device) -> Tensor:
+    """Positions of packed (1, A), k values, within packed (1, a, A)."""
+    rows, columns = torch.tril_indices(k, k, device=device)
+    big, small = rows + (rows > 0), columns + (columns > 0)
+    return big * (big + 1) // 2 + small

@@ -22,7 +22,7 @@ from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
 from ...posterior.packed import doubled, first_column, inner, outer, without_first
 from ...posterior.posterior import extend
-from ..counts.gene_step import normal_equations
+from ..counts.gene_step import normal_equations, without_activity
 from .equations import Rows, solve_rows
 from .noise import update_noise
 from .state import Statistics
@@ -130,15 +130,14 @@ def expected_squares(g: Globals, statistics: Statistics) -> Tensor:
     """`mean_i p_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64."""
     # eta = c . x with c = (mu + b, 1, B)
     c = torch.cat([g.mu + g.gene_mean[:, :1], torch.ones_like(g.gene_mean[:, :1]), g.gene_mean[:, 1:]], dim=1)
-    twice, twice_inner = doubled(c.shape[1], c), doubled(g.gene_mean.shape[1], c)
     squares = statistics.yy - 2 * (statistics.yx * c).sum(1) + g.mu_var * statistics.observed()
+    twice, varies = doubled(c.shape[1], c), without_activity(g.gene_mean.shape[1], c.device)
     parts = []
     for start in range(0, len(c), GENES_PER_BLOCK):
         genes = slice(start, start + GENES_PER_BLOCK)
-        weighted = statistics.weighted[genes].double()
-        information, _ = normal_equations(weighted, statistics.yx[genes], g.mu)
-        fitted = (weighted * outer(c[genes])) @ twice
-        parts.append(fitted + (information * g.gene_cov[genes]) @ twice_inner)
+        second = outer(c[genes])  # E[c c']
+        second[:, varies] += g.gene_cov[genes]
+        parts.append(second.mul_(statistics.weighted[genes]) @ twice)
     return squares + torch.cat(parts)
 
 
