@@ -12,10 +12,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from ...model.priors import free_coordinates
-from ...posterior.packed import unpack
 from ...posterior.rates import cell_features, rates
 from .equations import solve_rows, where_observed
 
@@ -61,17 +57,3 @@ def cell_step(
     target -= information[:, p:]
     solved = solve_rows(information[:, :p], target, prior, cells.mean, problem.family, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
-
-
-def kl_rows(mean: Tensor, cov: Tensor, prior: Gaussian) -> Tensor:
-    """KL of Normal rows with packed covariances from a prior, summed; what the prior leaves out is known."""
-    precision, n_known = torch.linalg.inv(prior.cov), mean.shape[1] - len(prior.mean)
-    free = free_coordinates(mean.shape[1], n_known, mean.device)
-    centred = mean[:, free].double() - prior.means(mean[:, 1 : 1 + n_known].double())
-    total = centred.new_zeros(())
-    for start in range(0, len(mean), 4096):
-        rows = slice(start, start + 4096)
-        full = unpack(cov[rows].double())[:, free[:, None], free]
-        total = total + (full * precision).sum() - torch.linalg.slogdet(full).logabsdet.sum()
-    n, k = centred.shape
-    return 0.5 * (total + ((centred @ precision) * centred).sum() - n * k + n * torch.logdet(prior.cov))

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...model.priors import MU_SCALE
-from ...posterior.packed import root, unpack
+from ...model.priors import MU_SCALE, free_coordinates
+from ...posterior.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...posterior.posterior import extend
-from .cell_step import kl_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,37 +75,37 @@ class EntrySample:
 
 
 def expected_log_density(
-    problem: Problem,
-    g: Globals,
-    cells: Cells,
-    sample: EntrySample,
-    generator: torch.Generator,
-    width: int | None = None,
+    problem: Problem, g: Globals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor
 ) -> Tensor:
-    """Mean over all entries of the block of E log p, estimated.
+    """Mean over all entries of the block of E log p, estimated from draws (draws, rows, k) around the means of q."""
+    cell, slopes = cells.mean[sample.cell], extend(g.gene_mean)[sample.gene]
+    centre = (cells.log_size + g.mu)[sample.cell] + g.gene_mean[sample.gene, 0] + (cell * slopes).sum(1)
+    eta = []
+    for of_cells, of_genes in zip(cell_draws, gene_draws, strict=True):
+        d_cell, d_gene = of_cells[sample.cell], of_genes[sample.gene]
+        d_abundance = d_gene[:, 0].clone()
+        d_gene[:, 0] = 0
+        even = centre + (d_cell * d_gene).sum(1)
+        odd = d_abundance + (cell * d_gene).sum(1) + (d_cell * slopes).sum(1)
+        eta += [even + odd, even - odd]
+    rate = torch.stack(eta).clamp_(max=30).exp_()
+    return (problem.likelihood.log_density(sample.y, rate, g.dispersion[sample.gene]) @ sample.weight).mean()
 
-    `width` random numbers are drawn for a row, at least as many as it has latents: with the same width, models of
-    fewer factors get the same ones.
+
+def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | None = None) -> tuple[Tensor, Tensor]:
+    """Differences from their means of rows with packed covariances (n, p), (draws, n, k), and their log determinants.
+
+    What is known has no variance, and is left out of the determinants.
     """
-    cell_root = root(unpack(cells.cov.double())).to(cells.mean.dtype)
-    gene_root = torch.linalg.cholesky(unpack(g.gene_cov.double())).to(g.gene_mean.dtype)
-    offset = (cells.log_size + g.mu)[sample.cell]
-    total = offset.new_zeros((), dtype=torch.float64)
-    for _ in range(PAIRS_OF_DRAWS):
-        cell_noise = _spread(cell_root, generator, width)
-        gene_noise = _spread(gene_root, generator, width)
-        for sign in (1, -1):
-            cell, gene = cells.mean + sign * cell_noise, g.gene_mean + sign * gene_noise
-            eta = offset + gene[sample.gene, 0] + (cell[sample.cell] * extend(gene)[sample.gene]).sum(1)
-            rate, phi = eta.clamp(max=30).exp(), g.dispersion[sample.gene]
-            total += sample.weight @ problem.likelihood.log_density(sample.y, rate, phi)
-    return total / (2 * PAIRS_OF_DRAWS)
-
-
-def _spread(factor: Tensor, generator: torch.Generator, width: int | None) -> Tensor:
-    n, k = factor.shape[:2]
-    noise = torch.randn((n, width or k), generator=generator, dtype=torch.float32)[:, :k].to(factor)
-    return (factor @ noise[..., None])[..., 0]
+    n, k = len(cov), dimension(cov.shape[1])
+    noise = torch.randn((n, width or k, PAIRS_OF_DRAWS), generator=generator, dtype=torch.float32)[:, :k].to(cov)
+    draws, log_dets = [], []
+    for part, some in zip(cov.split(ROWS_PER_BLOCK), noise.split(ROWS_PER_BLOCK), strict=True):
+        factor = root(unpack(part.double()))
+        diagonals = factor.diagonal(dim1=-2, dim2=-1)
+        log_dets.append(2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1))
+        draws.append(factor.to(cov.dtype) @ some)
+    return torch.cat(draws).movedim(2, 0).contiguous(), torch.cat(log_dets)
 
 
 def elbo_per_entry(
@@ -118,12 +117,32 @@ def elbo_per_entry(
     seed: int,
     width: int | None = None,
 ) -> float:
-    """ELBO over the number of entries that are data, from the cells of one block; priors of cells and genes."""
+    """ELBO over the number of entries that are data, from the cells of one block; priors of cells and genes.
+
+    `width` random numbers are drawn for a row, at least as many as it has latents: with the same width, models of
+    fewer factors get the same ones.
+    """
     generator = torch.Generator().manual_seed(seed)
-    kl_cells = kl_rows(cells.mean, cells.cov, priors[0])
-    kl_genes = kl_rows(g.gene_mean, g.gene_cov, priors[1]) + kl_mu(g)
-    data = expected_log_density(problem, g, cells, sample, generator, width)
+    cell_draws, cell_log_det = draws_and_log_dets(cells.cov, generator, width)
+    gene_draws, gene_log_det = draws_and_log_dets(g.gene_cov, generator, width)
+    kl_cells = kl_rows(cells.mean, cells.cov, cell_log_det, priors[0])
+    kl_genes = kl_rows(g.gene_mean, g.gene_cov, gene_log_det, priors[1]) + kl_mu(g)
+    data = expected_log_density(problem, g, cells, sample, cell_draws, gene_draws)
     return float(data - kl_cells / sample.n_entries - kl_genes / problem.n_entries)
+
+
+def kl_rows(mean: Tensor, cov: Tensor, log_det: Tensor, prior: Gaussian) -> Tensor:
+    """KL of Normal rows with packed covariances from a prior, summed; what the prior leaves out is known.
+
+    `log_det` (rows,) holds the logarithms of the determinants of the covariances, without what is known.
+    """
+    precision, n_known = torch.linalg.inv(prior.cov), mean.shape[1] - len(prior.mean)
+    free = free_coordinates(mean.shape[1], n_known, mean.device)
+    centred = mean[:, free].double() - prior.means(mean[:, 1 : 1 + n_known].double())
+    total_cov = unpack(cov.sum(0, dtype=torch.float64))[free[:, None], free]
+    n, k = centred.shape
+    expected_square = (total_cov * precision).sum() + ((centred @ precision) * centred).sum()
+    return 0.5 * (expected_square - log_det.sum() - n * k + n * torch.logdet(prior.cov))
 
 
 def kl_mu(g: Globals) -> Tensor:

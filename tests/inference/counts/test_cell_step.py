@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from scvi_lfm.inference.counts.cell_step import cell_step, kl_rows
+from scvi_lfm.inference.counts.cell_step import cell_step
 from scvi_lfm.inference.counts.equations import TRUST
 from scvi_lfm.inference.counts.state import cell_prior
 from scvi_lfm.model.likelihoods import COUNTS
@@ -194,22 +194,3 @@ def test_neither_blocks_of_genes_nor_other_cells_change_a_cell(draw_state, monke
     some = torch.tensor([2, 0])
     alone, _ = step(replace(state, y=state.y[some], cells=state.cells.rows(some)))
     torch.testing.assert_close(alone.mean, whole.mean[some], **EXACT)
-
-
-def test_divergence_of_rows(draw_state, general_prior):
-    state, prior = draw_state(6, 5, 2), general_prior(3)
-    expected = sum(
-        divergence(mean, torch.from_numpy(S), prior) for mean, S in zip(state.cells.mean, state.S, strict=True)
-    )
-    torch.testing.assert_close(kl_rows(state.cells.mean, state.cells.cov, prior), expected, rtol=1e-10, atol=0)
-    assert float(kl_rows(prior.mean[None], torch.from_numpy(prior.cov.numpy()[np.tril_indices(3)])[None], prior)) == (
-        pytest.approx(0, abs=1e-12)
-    )
-
-
-def test_divergence_of_many_rows_in_float32(draw_state, general_prior):
-    """Several blocks, and sums in float64."""
-    state, prior = draw_state(50, 5, 2), general_prior(3)
-    once = kl_rows(state.cells.mean, state.cells.cov, prior)
-    many = kl_rows(state.cells.mean.float().repeat(100, 1), state.cells.cov.float().repeat(100, 1), prior)
-    assert float(many) == pytest.approx(100 * float(once), rel=1e-6)

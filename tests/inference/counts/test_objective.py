@@ -14,7 +14,14 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.counts import objective
-from scvi_lfm.inference.counts.objective import EntrySample, elbo_per_entry, expected_log_density, kl_mu
+from scvi_lfm.inference.counts.objective import (
+    EntrySample,
+    draws_and_log_dets,
+    elbo_per_entry,
+    expected_log_density,
+    kl_mu,
+    kl_rows,
+)
 from scvi_lfm.inference.counts.state import Cells, cell_prior, gene_prior
 from scvi_lfm.model.likelihoods import COUNTS
 
@@ -23,6 +30,16 @@ COPIES = 4000
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def data_term(problem, g, cells, sample, generator):
+    """The estimate of E log p from draws with this generator."""
+    draws = [draws_and_log_dets(cov, generator)[0] for cov in (cells.cov, g.gene_cov)]
+    return float(expected_log_density(problem, g, cells, sample, *draws))
+
+
+def divergence_of_rows(mean, cov, prior):
+    return float(kl_rows(mean, cov, draws_and_log_dets(cov, generator())[1], prior))
 
 
 def whole_sample(state, copies=1):
@@ -90,13 +107,13 @@ def test_the_expected_log_density_is_that_of_quadrature(draw_state, likelihood):
     assert by_quadrature(state, 16) == pytest.approx(exact, abs=1e-5)
     g, cells = copied(state, COPIES)
     sample = whole_sample(state, COPIES)
-    found = [float(expected_log_density(state.problem, g, cells, sample, generator(seed))) for seed in range(5)]
+    found = [data_term(state.problem, g, cells, sample, generator(seed)) for seed in range(5)]
     error = np.std(found, ddof=1) / math.sqrt(5)
     assert error < 0.005
     assert np.mean(found) == pytest.approx(exact, abs=5 * error)
     # what the variances are worth is far more than that
     certain = replace(cells, cov=1e-12 * cells.cov), replace(g, gene_cov=1e-12 * g.gene_cov)
-    at_means = float(expected_log_density(state.problem, certain[1], certain[0], sample, generator()))
+    at_means = data_term(state.problem, certain[1], certain[0], sample, generator())
     assert abs(at_means - exact) > 20 * error
 
 
@@ -105,7 +122,7 @@ def test_the_expected_log_density_is_that_of_quadrature(draw_state, likelihood):
 def test_the_elbo_is_its_parts(draw_state, general_prior, likelihood, family):
     state = draw_state(4, 5, 2, likelihood=likelihood, family=family)
     g, cells, sample = state.globals, state.cells, whole_sample(state)
-    data = float(expected_log_density(state.problem, g, cells, sample, generator(3)))
+    data = data_term(state.problem, g, cells, sample, generator(3))
     for priors in ((cell_prior(g), gene_prior(g)), (general_prior(3, seed=2), general_prior(3, seed=3))):
         divergence = 0.5 * float(g.mu / 100) ** 2
         for means, covs, prior in ((cells.mean, state.S, priors[0]), (g.gene_mean, state.T, priors[1])):
@@ -149,7 +166,7 @@ def test_draws_come_in_pairs_of_opposites(draw_state):
     sample = whole_sample(state)
     # without product and dispersion, y eta is linear in eta, and at no depth nothing else is left
     cells = replace(state.cells, log_size=torch.full((6,), -60.0, dtype=torch.float64))
-    found = {float(expected_log_density(state.problem, state.globals, cells, sample, generator(s))) for s in range(3)}
+    found = {data_term(state.problem, state.globals, cells, sample, generator(s)) for s in range(3)}
     eta = -60 + state.globals.mu + cells.mean + state.globals.gene_mean.T
     expected = (state.y * eta - torch.lgamma(state.y + 1)).mean()
     for value in found:
@@ -224,3 +241,34 @@ def test_a_sample_of_nothing_but_zeros_or_without_any(value):
     sample = draw(np.full((5, 4), value))
     assert float(sample.weight.sum()) == pytest.approx(1, rel=1e-9)
     assert (sample.y == value).all()
+
+
+def test_divergence_of_rows(draw_state, general_prior):
+    state, prior = draw_state(6, 5, 2), general_prior(3)
+    normals = zip(state.cells.mean, state.S, strict=True)
+    expected = sum(
+        float(kl_divergence(MultivariateNormal(mean, torch.from_numpy(S)), MultivariateNormal(prior.mean, prior.cov)))
+        for mean, S in normals
+    )
+    assert divergence_of_rows(state.cells.mean, state.cells.cov, prior) == pytest.approx(expected, rel=1e-10)
+    itself = torch.from_numpy(prior.cov.numpy()[np.tril_indices(3)])[None]
+    assert divergence_of_rows(prior.mean[None], itself, prior) == pytest.approx(0, abs=1e-12)
+
+
+def test_divergence_of_many_rows_in_float32(draw_state, general_prior):
+    """Several blocks, and sums in float64."""
+    state, prior = draw_state(50, 5, 2), general_prior(3)
+    mean, cov = state.cells.mean, state.cells.cov
+    once = divergence_of_rows(mean, cov, prior)
+    many = divergence_of_rows(mean.float().repeat(100, 1), cov.float().repeat(100, 1), prior)
+    assert many == pytest.approx(100 * once, rel=1e-6)
+
+
+def test_draws_have_the_covariances_of_their_rows():
+    cov = torch.tensor([[2.0, -0.6, 1.0], [0.5, 0.0, 0.0]], dtype=torch.float64)
+    draws, log_dets = draws_and_log_dets(cov.repeat(20000, 1), generator())
+    for row, expected in enumerate(([[2.0, -0.6], [-0.6, 1.0]], [[0.5, 0.0], [0.0, 0.0]])):
+        found = np.cov(draws[:, row::2].reshape(-1, 2).numpy().T)
+        np.testing.assert_allclose(found, expected, atol=0.03)
+    # the second row's second coordinate is known
+    np.testing.assert_allclose(log_dets[:2], [math.log(2.0 - 0.36), math.log(0.5)], rtol=1e-12)
