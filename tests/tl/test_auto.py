@@ -77,7 +77,8 @@ def test_counts(monkeypatch, n_factors):
     )
     assert abs(auto(adata) - n_factors) <= 1
     assert adata.uns["lfm"]["params"]["max_factors"] == 12
-    assert np.diff(adata.uns["lfm"]["rank"]["elbo"])[n_factors + 2 :].max() < 0
+    # beyond the true number the bound falls, up to a nat of the whole data set
+    assert np.diff(adata.uns["lfm"]["rank"]["elbo"])[n_factors + 2 :].max() < 1 / (adata.n_obs * adata.n_vars)
 
 
 @pytest.mark.parametrize("options", [{"covariates": "batch"}, {"noise": "cell_gene"}], ids=str)

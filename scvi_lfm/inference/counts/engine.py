@@ -1,4 +1,4 @@
-"""The natural-gradient engine for counts: minibatches of cells, running averages, gauge moves once an epoch."""
+"""The natural-gradient engine for counts: an epoch of stochastic steps, then sweeps; gauge moves once an epoch."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from .projection import project_counts
 from .ranks import cells_with, count_curve, globals_with, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +50,10 @@ START_CELLS = 4096
 FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
+# solves of the genes after a sweep, as their prior scales follow
+ROUNDS = 2
+# cells that tell about dispersions in a sweep, at the least
+DISPERSION_CELLS = 1000
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,12 @@ class CountEngine:
     def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
-        for rows, batch in self._batches.numbered_epoch():
-            state = self._visit(state, rows, batch, number)
-            bar.update()
+        if number > 1:
+            state = self._sweep(state, number, bar)
+        else:
+            for rows, batch in self._batches.numbered_epoch():
+                state = self._visit(state, rows, batch, number)
+                bar.update()
         g = state.globals
         move, scales = best_move(g, state.statistics.xx, problem.n_cells, rotates=problem.rotates and g.n_factors > 0)
         state = replace(
@@ -127,6 +135,13 @@ class CountEngine:
             cells=state.cells.moved(move, problem.family),
         )
         return state, [self._elbo(state)]
+
+    def _sweep(self, state: State, number: int, bar: tqdm) -> State:
+        """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
+        problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
+        every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
+        cells, statistics = sweep(problem, g, state.cells, state.statistics, self._batches, steps, every, bar)
+        return State(gene_step(problem, g, statistics, ROUNDS), statistics, cells, state.steps + self.n_batches)
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
         problem, g = self._problem, state.globals

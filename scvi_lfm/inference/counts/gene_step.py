@@ -80,9 +80,17 @@ def cell_statistics(
     return Statistics(mean_xx, weighted, response, excess, square)
 
 
-def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> Globals:
-    """q(b, B), dispersions and scales given the statistics of the cells."""
-    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics))
+def gene_step(problem: Problem, g: Globals, statistics: Statistics, rounds: int = 1) -> Globals:
+    """q(b, B), dispersions and scales given the statistics of the cells.
+
+    Scales and q answer each other: `rounds` tells how often.
+    """
+    scales = g.scales
+    for _ in range(rounds):
+        solved = solve_genes(problem, replace(g, scales=scales), statistics)
+        after = with_genes(problem, g, statistics, solved)
+        scales = after.scales
+    return after
 
 
 def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Solved) -> Globals:

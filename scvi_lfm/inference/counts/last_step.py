@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...posterior.rates import GeneFeatures
-from .cell_step import cell_step
 from .equations import TRUST, shortened
 from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
-from .state import cell_prior
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +33,7 @@ def step_of_all(
     problem: Problem, g: Globals, cells: Cells, statistics: Statistics, batches: Minibatches
 ) -> tuple[Globals, Cells, Statistics]:
     """Every cell once, then the genes from all of them until none has anything to gain."""
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-    statistics = statistics.scaled(0)
-    for rows, batch in batches.numbered_epoch():
-        y, observed, prior = batch.dense(), batch.is_observed(), cell_prior(g)
-        half = torch.empty_like(y)
-        some, _ = cell_step(
-            problem, y, cells.rows(rows), features, g.mu, g.dispersion, prior, observed=observed, half=half
-        )
-        cells = cells.put(rows, some)
-        new = cell_statistics(problem, g, features, y, some, observed=observed, half=half)
-        statistics = statistics.plus(new, len(y) / problem.n_cells)
+    cells, statistics = sweep(problem, g, cells, statistics, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved)
     return _settle(problem, g, cells, statistics, solved.missing, batches), cells, statistics
@@ -72,7 +61,11 @@ def _settle(
         missing = solved.missing
         trust = shortened(trust, missing, before)
         solved = solved.within(trust, some.gene_mean)
-        dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
+        # where loadings and dispersions swing against each other, the steps of both are shorter
+        ratio = dispersions(problem, g, statistics.put(genes, fresh))[genes] / some.dispersion
+        dispersion = (
+            some.dispersion * ratio ** (trust / TRUST) if problem.likelihood.LEARNS_DISPERSION else some.dispersion
+        )
         g = g.put(genes, solved.mean, solved.cov, dispersion)
     return g
 

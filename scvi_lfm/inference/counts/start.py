@@ -104,8 +104,9 @@ def _visit(
     problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, every: int
 ) -> tuple[Cells, Statistics]:
     y, observed = batch.dense(), batch.is_observed()
-    cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed)
-    return cells, cell_statistics(problem, g, features, y, cells, every, observed)
+    half = torch.empty_like(y)
+    cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed, half=half)
+    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half)
 
 
 def log_values(
