@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # cells whose factors are guessed from log values, and in which the ELBO is measured
 START_CELLS = 4096
 # steps at a visit: a cell's first guess needs more, and so does one whose covariance was not kept
-FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 2, 4, 1, 2
+FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 1, 4, 1, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
 # solves of the genes after a sweep, as their prior scales follow
@@ -90,11 +90,14 @@ class CountEngine:
         rng = np.random.default_rng(options.seed)
         those = self._matrix.at_cells(some)
         self._sample = EntrySample.draw(those, options.device, rng)
-        parts = np.array_split(np.arange(len(some)), -(-len(some) // options.batch_size))
+        # each block takes cells from all over the file, which may be sorted by batch or type
+        n_blocks = -(-len(some) // options.batch_size)
+        parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
         blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known)
+        activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
         rank0 = elbo_per_entry(problem, g, activity, (cell_prior(g), gene_prior(g)), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 STEPS = 50
 ENTRIES_PER_BLOCK = 2**22
 # nats per gene: a step that was expected to gain less was the last
-ENOUGH = 0.03
+ENOUGH = 0.1
 
 
 def step_of_all(

@@ -13,8 +13,10 @@ from torch.distributions import MultivariateNormal, kl_divergence
 import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient
+from scvi_lfm.inference.counts import engine as engine_module
 from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_entry, expected_log_density
+from scvi_lfm.inference.counts.start import add_factors
 from scvi_lfm.inference.counts.state import Cells, Globals, cell_prior, gene_prior
 from scvi_lfm.inference.progress import progress_bar
 from scvi_lfm.model import PriorScales
@@ -161,6 +163,28 @@ def test_same_seed_same_bits_and_another_seed_others(count_options, likelihood, 
     assert first.elbo == again.elbo
     assert first.elbo != other.elbo
     assert np.corrcoef(eta_of(first.posterior).ravel(), eta_of(other.posterior).ravel())[0, 1] > 0.99
+
+
+def test_the_start_takes_cells_from_all_over_the_file(count_options, monkeypatch):
+    """A file may be sorted: genes of the types at its end must not begin without loadings."""
+    values = simulate(90, 40).X
+    log_size = np.linspace(-0.4, 0.4, 90)
+    seen = []
+
+    def add(problem, g, factors, batch, activity, scales):
+        seen.append((batch.dense(), activity.log_size, len(factors)))
+        return add_factors(problem, g, factors, batch, activity, scales)
+
+    monkeypatch.setattr(engine_module, "add_factors", add)
+    engine = CountEngine(CellMatrix(values), count_options(values, n_factors=2, batch_size=30, log_size=log_size))
+    state, _ = engine.start()
+    (y, sizes, n), rows = seen[0], np.arange(0, 90, 3)
+    assert n == 30
+    np.testing.assert_array_equal(y, values[rows])
+    np.testing.assert_allclose(sizes, log_size[rows], rtol=1e-6)
+    # activities are those of the cells that they are given to
+    excess = np.log(values.sum(1)) - log_size
+    assert np.corrcoef(state.cells.mean[:, 0], excess)[0, 1] > 0.9
 
 
 def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
