@@ -74,6 +74,7 @@ def model(
     n_cells: int | None = None,
     rows: Tensor | None = None,
     covariates: Tensor | None = None,
+    observed: Tensor | None = None,
 ) -> Tensor:
     r"""Draw every latent, then observe `y`.
 
@@ -95,6 +96,8 @@ def model(
     covariates
         Covariates z of the cells in the batch, (batch, p): :math:`z_i \cdot \beta_j` is added to eta, with a site
         `beta` for the genes. The guides here have no such site.
+    observed
+        Which entries are data, (batch, m) bool; None takes all. The others say nothing, whatever their value.
 
     Returns
     -------
@@ -118,7 +121,8 @@ def model(
         if covariates is not None:
             eta = eta + (covariates[:, None, :] * beta).sum(-1)
         eta = eta if log_size is None else eta + log_size[:, None]
-        return pyro.sample("y", observation(likelihood, eta, scales), obs=y)
+        values = observation(likelihood, eta, scales)
+        return pyro.sample("y", values if observed is None else values.mask(observed), obs=y)
 
 
 def observation(likelihood: str, eta: Tensor, scales: Scales) -> TorchDistribution:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pyro
 import pytest
 import scipy.sparse as sp
 import torch
+from pyro import poutine
 
 from scvi_lfm.data import CellMatrix, Observed
 from scvi_lfm.inference.masked.equations import Rows
@@ -15,11 +17,12 @@ from scvi_lfm.inference.masked.noise import shrunk_variances
 from scvi_lfm.inference.masked.ranks import leading_log_dets
 from scvi_lfm.inference.masked.state import Globals, Problem
 from scvi_lfm.inference.masked.steps import CellStep, cell_statistics, elbo, expected_squares, update_genes, update_mu
-from scvi_lfm.model import PriorScales
+from scvi_lfm.model import GuideParameters, PriorScales, Scales, guide, model
 from scvi_lfm.model.priors import MU_SCALE
 
 N, M, R = 14, 11, 2
 CPU = torch.device("cpu")
+LATENTS = ("mu", "a", "A", "b", "B")
 
 
 def triangles(full):
@@ -174,6 +177,41 @@ def test_the_elbo_is_that_of_sums_over_observed_entries(drawn):
     kl_mu = divergence(np.array([[0.3]]), np.array([[[0.01]]]), np.array([MU_SCALE**2]))
     found = float(elbo(drawn.problem, drawn.g, drawn.statistics, expected_squares(drawn.g, drawn.statistics)))
     assert found == pytest.approx(data - kl - kl_mu, rel=1e-6)
+
+
+def test_the_elbo_lies_within_four_standard_errors_of_the_programs(drawn):
+    """Draws of log p - log q of the Pyro program in which only some entries are data."""
+    g, n_draws = drawn.g, 4000
+    q = GuideParameters(
+        mu_loc=g.mu,
+        mu_scale=g.mu_var.sqrt(),
+        cell_loc=drawn.cells.mean,
+        cell_tril=torch.linalg.cholesky(torch.from_numpy(drawn.S)),
+        gene_loc=g.gene_mean,
+        gene_tril=torch.linalg.cholesky(torch.from_numpy(drawn.T)),
+    )
+    scales = Scales(g.scales.a, g.scales.A, g.scales.b, g.scales.B, g.precision.rsqrt())
+    # what is not data has values that would be seen
+    y, observed = torch.from_numpy(np.where(drawn.p, drawn.y, 1e3)), torch.from_numpy(drawn.p)
+
+    def many(program, *args, **options):
+        with pyro.plate("draws", n_draws, dim=-3):
+            return program(*args, **options)
+
+    def log_density(trace, names):
+        trace.compute_log_prob()
+        return sum(trace.nodes[name]["log_prob"].flatten(1).sum(1) for name in names)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        of_q = poutine.trace(many).get_trace(guide, y, q)
+    latents = {name: of_q.nodes[name]["value"] for name in LATENTS}
+    of_p = poutine.trace(many).get_trace(poutine.condition(model, data=latents), y, scales, observed=observed)
+    draws = log_density(of_p, (*LATENTS, "y")) - log_density(of_q, LATENTS)
+    found = float(elbo(drawn.problem, g, drawn.statistics, expected_squares(g, drawn.statistics)))
+    standard_error = float(draws.std()) / np.sqrt(n_draws)
+    assert standard_error < 0.01 * abs(found)
+    assert found == pytest.approx(float(draws.mean()), abs=4 * standard_error)
 
 
 def test_noise_of_a_gene_with_few_values_is_that_of_all(drawn):
