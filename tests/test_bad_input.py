@@ -316,7 +316,7 @@ BAD_ARGUMENTS = [
         ValueError,
         "`likelihood` must be one of 'auto', 'normal', 'poisson', 'negative_binomial', 'bernoulli', found 'gamma'.",
     ),
-    ({"noise": "none"}, ValueError, "`noise` must be one of 'shared', 'gene', found 'none'."),
+    ({"noise": "none"}, ValueError, "`noise` must be one of 'shared', 'gene', 'cell_gene', found 'none'."),
     ({"family": "full"}, ValueError, "`family` must be one of 'row_block', 'mean_field', found 'full'."),
     ({"engine": "svi"}, ValueError, "`engine` must be one of 'natural_gradient', 'pyro', found 'svi'."),
     ({"guide": "row_block"}, ValueError, "`guide` belongs to engine='pyro', and engine is 'natural_gradient'."),

@@ -252,7 +252,10 @@ def _noise_scales(name: str, sigma: object, size: int) -> np.ndarray:
     """Standard deviations above zero: one, or one for each of `size` rows."""
     scales = _scales(name, sigma, () if np.ndim(sigma) == 0 else (size,))  # type: ignore[arg-type]
     if (scales == 0).any():
-        msg = f"`{name}` must be above 0, found 0; for data that are almost free of noise pass a small number such as 1e-3."
+        msg = (
+            f"`{name}` must be above 0, found 0; for data that are almost free of noise pass a small number such as "
+            "1e-3."
+        )
         raise ValueError(msg)
     return scales
 

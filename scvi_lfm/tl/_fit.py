@@ -52,7 +52,7 @@ def fit(
 
     .. math::
 
-        \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j, \qquad y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2)
+        \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j, \quad y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_i^2 \sigma_j^2)
         \quad \text{or, for counts,} \quad y_{ij} \sim p(\lambda_{ij}), \; \lambda_{ij} = s_i e^{\eta_{ij}}
 
     with Normal priors on all latents and their scales learned. Run it on raw counts or, which is faster, on
@@ -74,7 +74,9 @@ def fit(
         :math:`\lambda`. `"bernoulli"`: zeros and ones, :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`:
         `"negative_binomial"` if all values are whole and none is negative, else `"normal"`.
     noise
-        For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
+        For the Normal. `"shared"`: one sigma for all cells and genes. `"gene"`: one for each gene. `"cell_gene"`:
+        :math:`\sigma_i \sigma_j`, one for each cell and each gene, so that a noisy cell is less sure than a quiet one;
+        the geometric mean of :math:`\sigma_i` over the cells is one. With the natural-gradient engine only.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -123,7 +125,7 @@ def fit(
 
     `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
         Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
-        Normal: the standard deviation is the same for every cell.
+        Normal: the standard deviation is the same for every cell, unless `noise="cell_gene"`.
     `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
         Mean and standard deviation of the cell's activity a; its mean over cells is zero.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
@@ -133,6 +135,8 @@ def fit(
     `.var['lfm_sigma']` : (m,)
         Normal: noise of each gene for predicting and scoring, the root mean expected squared residual after the fit.
         All standard deviations of genes use it.
+    `.obs['lfm_sigma']` : (n,)
+        `noise="cell_gene"`: noise :math:`\sigma_i` of each cell, by which that of a gene is multiplied.
     `.var['lfm_theta']` : (m,)
         Negative binomial: dispersion of each gene.
     `.obs['lfm_size_factor']` : (n,)
@@ -144,7 +148,8 @@ def fit(
         `params` (the arguments), `mu`, `variance_ratio` (r,), `elbo` (`epoch`, `value` per entry, and `rank0`, its
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
-        noise) and the covariances (`cell_cov`, `gene_basis`, `gene_eig`). Counts: `total_counts` of a cell with size
+        noise) and the covariances (`cell_cov`, `gene_basis`, `gene_eig`; `cell_basis` and `cell_eig` in place of
+        `cell_cov` with `noise="cell_gene"`). Counts: `total_counts` of a cell with size
         factor one, unless size factors were given.
 
     Factors that are off are zero in all of them.

@@ -99,6 +99,8 @@ def project(
         Those of the reference; NaN for genes that it did not fit.
     `.var['lfm_b']`, `.var['lfm_b_sd']`, `.var['lfm_sigma']` or `.var['lfm_theta']` : (m,)
         Those of the reference; NaN for genes that it did not fit.
+    `.obs['lfm_sigma']` : (n,)
+        Reference fitted with `noise="cell_gene"`: noise of the new cells, on the scale of the reference's.
     `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
