@@ -25,6 +25,7 @@ def simulate(  # noqa: PLR0913
     gene_scale: float = 1.0,
     factor_scales: np.ndarray | list[float] | None = None,
     sigma: float | np.ndarray | None = None,
+    cell_sigma: float | np.ndarray | None = None,
     theta: float | np.ndarray | None = None,
     depth_spread: float | None = None,
     rng: int | np.random.Generator = 0,
@@ -41,7 +42,7 @@ def simulate(  # noqa: PLR0913
 
     .. math::
 
-        \text{normal} \qquad y_{ij} &\sim \mathcal N(\eta_{ij}, \sigma_j^2) \\
+        \text{normal} \qquad y_{ij} &\sim \mathcal N(\eta_{ij}, \sigma_i^2 \sigma_j^2) \\
         \text{poisson} \qquad y_{ij} &\sim \mathrm{Poisson}(\lambda_{ij}) \\
         \text{negative\_binomial} \qquad y_{ij} &\sim \mathrm{NB}(\lambda_{ij}, \theta_j), \quad
             \mathrm{var}(y_{ij}) = \lambda_{ij} + \lambda_{ij}^2 / \theta_j \\
@@ -74,6 +75,9 @@ def simulate(  # noqa: PLR0913
         decreasing.
     sigma
         For the Normal: standard deviation of the noise, one number or one for each gene. By default 1.
+    cell_sigma
+        For the Normal: factor :math:`\sigma_i` of the noise of every cell, one number or one for each cell. By default
+        1.
     theta
         For the negative binomial: dispersion :math:`\theta`, one number or one for each gene; the smaller, the more
         counts scatter. By default 5.
@@ -98,6 +102,8 @@ def simulate(  # noqa: PLR0913
         True gene abundance, as drawn.
     `.var['sigma']` : :class:`pandas.Series` (dtype `float64`, shape (n_genes,))
         Normal: true standard deviation of the noise of each gene.
+    `.obs['sigma']` : :class:`pandas.Series` (dtype `float64`, shape (n_cells,))
+        With `cell_sigma`: true factor of the noise of each cell.
     `.var['theta']` : :class:`pandas.Series` (dtype `float64`, shape (n_genes,))
         Negative binomial: true dispersion of each gene.
     `.obs['size_factor']` : :class:`pandas.Series` (dtype `float64`, shape (n_cells,))
@@ -128,6 +134,7 @@ def simulate(  # noqa: PLR0913
     check_choice("likelihood", likelihood, LIKELIHOODS)
     normal = likelihood == "normal"
     _check_owner("sigma", sigma, likelihood, ("normal",))
+    _check_owner("cell_sigma", cell_sigma, likelihood, ("normal",))
     _check_owner("theta", theta, likelihood, ("negative_binomial",))
     _check_owner("depth_spread", depth_spread, likelihood, LIKELIHOODS[1:])
     n = check_count("n_cells", n_cells)
@@ -141,7 +148,8 @@ def simulate(  # noqa: PLR0913
         if factor_scales is None
         else _scales("factor_scales", factor_scales, (r,))
     )
-    noise_scale = np.broadcast_to(_noise_scales(1.0 if sigma is None else sigma, m), m)
+    noise_scale = np.broadcast_to(_noise_scales("sigma", 1.0 if sigma is None else sigma, m), m)
+    cell_noise = np.broadcast_to(_noise_scales("cell_sigma", 1.0 if cell_sigma is None else cell_sigma, n), n)
     dispersion = np.broadcast_to(_dispersions(5.0 if theta is None else theta, m), m)
     excess = 1 / dispersion if likelihood == "negative_binomial" else np.zeros(m)
     spread = _scales("depth_spread", 0.5 if depth_spread is None else depth_spread, ())
@@ -154,8 +162,11 @@ def simulate(  # noqa: PLR0913
     obs, var = {"a": a}, {"b": b}
     if normal:
         eta = level + a[:, None] + b + A @ B.T
-        values = (eta + noise_scale * generator.standard_normal((n, m))).astype(np.float32)
+        noise = cell_noise[:, None] * (noise_scale * generator.standard_normal((n, m)))
+        values = (eta + noise).astype(np.float32)
         var["sigma"] = noise_scale
+        if cell_sigma is not None:
+            obs["sigma"] = cell_noise
     else:
         log_size = spread * generator.standard_normal(n) - spread**2 / 2
         values = _draw_counts(likelihood, (level + log_size + a, A), (b, B), excess, generator)
@@ -237,12 +248,13 @@ def _scales(name: str, value: object, shape: tuple[int, ...]) -> np.ndarray:
     return scales
 
 
-def _noise_scales(sigma: object, n_genes: int) -> np.ndarray:
-    """`sigma` as standard deviations above zero: one, or one for each gene."""
-    scales = _scales("sigma", sigma, () if np.ndim(sigma) == 0 else (n_genes,))  # type: ignore[arg-type]
+def _noise_scales(name: str, sigma: object, size: int) -> np.ndarray:
+    """Standard deviations above zero: one, or one for each of `size` rows."""
+    scales = _scales(name, sigma, () if np.ndim(sigma) == 0 else (size,))  # type: ignore[arg-type]
     if (scales == 0).any():
         msg = (
-            "`sigma` must be above 0, found 0; for data that are almost free of noise pass a small number such as 1e-3."
+            f"`{name}` must be above 0, found 0; for data that are almost free of noise pass a small number such as "
+            "1e-3."
         )
         raise ValueError(msg)
     return scales

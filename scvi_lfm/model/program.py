@@ -46,7 +46,7 @@ class Scales:
     A: Tensor  # (r,)
     b: Tensor  # ()
     B: Tensor  # (r,)
-    sigma: Tensor = torch.ones(())  # () or (m,): noise of the Normal
+    sigma: Tensor = torch.ones(())  # (), (m,) or (batch, m): noise of the Normal
     theta: Tensor = torch.ones(())  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
     beta: Tensor = torch.ones(())  # () or (p,): of the coefficients of covariates
 
