@@ -212,6 +212,7 @@ def test_intervals_of_scores_cover_the_truth_for_quiet_and_noisy_genes():
         assert 0.85 <= np.mean(inside) <= 0.92
 
 
+@pytest.mark.slow
 def test_agrees_with_a_rank_test_on_sorted_blood_cells(pbmc_fitted):
     adata = pbmc_fitted.copy()
     lfm.tl.rank_genes(adata, "facs_celltype")

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
 START_CELLS = 4096
-# steps at a visit: a cell's first guess needs more, and so does one whose covariance was not kept
-FIRST_STEPS, COLD_STEPS, LATER_STEPS, WITHOUT_COV_STEPS = 1, 4, 1, 2
+# steps at a visit where not all cells had a start, and where covariances are not kept; else one
+COLD_STEPS, WITHOUT_COV_STEPS = 4, 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
 # solves of the genes after a sweep, as their prior scales follow
@@ -164,9 +164,9 @@ class CountEngine:
         return State(g, statistics, state.cells.put(rows, cells), state.steps + 1)
 
     def _n_steps(self, state: State, number: int) -> int:
-        if number == 1:
-            return FIRST_STEPS if len(self._some) == self._problem.n_cells else COLD_STEPS
-        return LATER_STEPS if state.cells.keeps_cov else WITHOUT_COV_STEPS
+        if number == 1 and len(self._some) < self._problem.n_cells:
+            return COLD_STEPS
+        return 1 if state.cells.keeps_cov else WITHOUT_COV_STEPS
 
     def held_out(self, state: State) -> Score | None:
         """How well the last epoch predicts the entries held out; None where there are none."""

@@ -61,11 +61,10 @@ def _settle(
         missing = solved.missing
         trust = shortened(trust, missing, before)
         solved = solved.within(trust, some.gene_mean)
-        # where loadings and dispersions swing against each other, the steps of both are shorter
-        ratio = dispersions(problem, g, statistics.put(genes, fresh))[genes] / some.dispersion
-        dispersion = (
-            some.dispersion * ratio ** (trust / TRUST) if problem.likelihood.LEARNS_DISPERSION else some.dispersion
-        )
+        dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
+        if problem.likelihood.LEARNS_DISPERSION:
+            # where loadings and dispersions swing against each other, the steps of both are shorter
+            dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)
     return g
 
