@@ -24,15 +24,14 @@ from ..minibatches import Minibatches
 from ..moves import best_move
 from ..options import FitResult
 from ..rates import learning_rate
-from .cell_step import cell_step
-from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
+from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import cells_with, count_curve, globals_with, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
-from .sweep import sweep
+from .sweep import sweep, visit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,24 +143,16 @@ class CountEngine:
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
         cells, statistics = sweep(problem, g, state.cells, state.statistics, self._batches, steps, every, bar)
-        return State(gene_step(problem, g, statistics, ROUNDS), statistics, cells, state.steps + self.n_batches)
+        return replace(state, globals=gene_step(problem, g, statistics, ROUNDS), statistics=statistics, cells=cells)
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
-        problem, g = self._problem, state.globals
-        y, observed = batch.dense(), batch.is_observed()
-        features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        cells = state.cells.rows(rows)
-        half = torch.empty_like(y)
-        for _ in range(self._n_steps(state, number)):
-            cells, _ = cell_step(
-                problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed, half=half
-            )
-        every = 1 if self.n_batches == 1 else DISPERSION_EVERY
-        new = cell_statistics(problem, g, features, y, cells, every, observed, half)
-        rate = 1.0 if self.n_batches == 1 else learning_rate(state.steps)
-        statistics = state.statistics.blend(new, rate)
-        g = gene_step(problem, g, statistics)
-        return State(g, statistics, state.cells.put(rows, cells), state.steps + 1)
+        """A stochastic step."""
+        problem, g, alone = self._problem, state.globals, self.n_batches == 1
+        features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
+        every = 1 if alone else DISPERSION_EVERY
+        cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, number), every)
+        statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
+        return State(gene_step(problem, g, statistics), statistics, state.cells.put(rows, cells), state.steps + 1)
 
     def _n_steps(self, state: State, number: int) -> int:
         if number == 1 and len(self._some) < self._problem.n_cells:

@@ -23,6 +23,7 @@ from .state import Statistics, gene_prior
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ...model import PriorScales
     from ...posterior.rates import GeneFeatures
     from .equations import Solved
     from .state import Cells, Globals, Problem
@@ -85,19 +86,25 @@ def gene_step(problem: Problem, g: Globals, statistics: Statistics, rounds: int 
 
     Scales and q answer each other: `rounds` tells how often.
     """
-    scales = g.scales
-    for _ in range(rounds):
-        solved = solve_genes(problem, replace(g, scales=scales), statistics)
-        after = with_genes(problem, g, statistics, solved)
-        scales = after.scales
-    return after
+    for _ in range(rounds - 1):
+        g = replace(g, scales=_scales(g, statistics, solve_genes(problem, g, statistics)))
+    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics))
 
 
 def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Solved) -> Globals:
     """With q(b, B) as solved, and the dispersions and scales that follow."""
-    g = replace(g, gene_mean=solved.mean, gene_cov=solved.cov, dispersion=dispersions(problem, g, statistics))
-    scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.noise_var)
-    return replace(g, scales=scales)
+    return replace(
+        g,
+        gene_mean=solved.mean,
+        gene_cov=solved.cov,
+        dispersion=dispersions(problem, g, statistics),
+        scales=_scales(g, statistics, solved),
+    )
+
+
+def _scales(g: Globals, statistics: Statistics, solved: Solved) -> PriorScales:
+    squares = replace(g, gene_mean=solved.mean, gene_cov=solved.cov).gene_squares()
+    return g.scales.learned_from(statistics.xx[1, 1], squares, g.noise_var)
 
 
 def solve_genes(problem: Problem, g: Globals, statistics: Statistics) -> Solved:

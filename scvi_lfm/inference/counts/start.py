@@ -15,9 +15,9 @@ from ...posterior.rates import GeneFeatures
 from ..initialisation import add_random_factors, fit_without_factors
 from ..sweep import LocalStep
 from ..sweep import Problem as NormalProblem
-from .cell_step import cell_step
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
-from .state import Cells, Globals, cell_prior
+from .state import Cells, Globals
+from .sweep import visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,7 +78,9 @@ def fit_margins(
     every = 1 if affordable > LEAST_SWEEPS else DISPERSION_EVERY
     for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        visited = [_visit(problem, g, features, read(), part, every) for read, part in zip(blocks, cells, strict=True)]
+        visited = [
+            visit(problem, g, features, read(), part, 1, every) for read, part in zip(blocks, cells, strict=True)
+        ]
         cells = [part for part, _ in visited]
         whole = visited[0][1].scaled(len(cells[0].mean))
         for part, statistics in visited[1:]:
@@ -98,15 +100,6 @@ def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tu
         total = total + batch.dense().sum(0, dtype=torch.float64)
         size = size + (s.sum() if observed is None else s @ observed.double())
     return total, size
-
-
-def _visit(
-    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, every: int
-) -> tuple[Cells, Statistics]:
-    y, observed = batch.dense(), batch.is_observed()
-    half = torch.empty_like(y)
-    cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, cell_prior(g), observed=observed, half=half)
-    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half)
 
 
 def log_values(

@@ -1,4 +1,4 @@
-"""Every cell once under the same genes, and what all of them say about the genes."""
+"""Cells under the same genes, in one batch or all of them, and what they say about the genes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .state import cell_prior
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
+    from ...data import Batch
     from ..minibatches import Minibatches
     from .state import Cells, Globals, Problem, Statistics
 
@@ -32,16 +33,23 @@ def sweep(
 
     What the dispersion needs is taken from one in `every` cells.
     """
-    features, prior = GeneFeatures.of(g.gene_mean, g.gene_cov), cell_prior(g)
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
     statistics = statistics.scaled(0)
     for rows, batch in batches.numbered_epoch():
-        y, observed = batch.dense(), batch.is_observed()
-        some, half = cells.rows(rows), torch.empty_like(y)
-        for _ in range(steps):
-            some, _ = cell_step(problem, y, some, features, g.mu, g.dispersion, prior, observed=observed, half=half)
+        some, new = visit(problem, g, features, batch, cells.rows(rows), steps, every)
         cells = cells.put(rows, some)
-        new = cell_statistics(problem, g, features, y, some, every, observed, half)
-        statistics = statistics.plus(new, len(y) / problem.n_cells)
+        statistics = statistics.plus(new, batch.n_cells / problem.n_cells)
         if bar is not None:
             bar.update()
     return cells, statistics
+
+
+def visit(
+    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, steps: int, every: int
+) -> tuple[Cells, Statistics]:
+    """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
+    y, observed, prior = batch.dense(), batch.is_observed(), cell_prior(g)
+    half = torch.empty_like(y)
+    for _ in range(steps):
+        cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, prior, observed=observed, half=half)
+    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half)
