@@ -14,7 +14,6 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.counts import engine
 
 N, M = 40, 25
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -323,12 +322,12 @@ def test_arguments(counts, options, error, message):
         fit(counts, **options)
 
 
-@pytest.mark.parametrize("moment", ["cell_step", "gene_step", "project_counts"])
+@pytest.mark.parametrize("moment", ["sweep.cell_step", "engine.gene_step", "engine.project_counts"])
 def test_interrupted_by_the_user(counts, monkeypatch, moment):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, moment, interrupted)
+    monkeypatch.setattr(f"scvi_lfm.inference.counts.{moment}", interrupted)
     before = counts.copy()
     with pytest.raises(KeyboardInterrupt):
         fit(counts)
@@ -340,7 +339,7 @@ def test_a_breakdown_stores_nothing(counts, monkeypatch):
         msg = "linalg.cholesky: the input is not positive-definite"
         raise torch.linalg.LinAlgError(msg)
 
-    monkeypatch.setattr(engine, "cell_step", broken)
+    monkeypatch.setattr("scvi_lfm.inference.counts.sweep.cell_step", broken)
     with refused(FloatingPointError, "The fit broke down numerically: values differ from each other", counts):
         fit(counts)
 
