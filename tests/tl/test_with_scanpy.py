@@ -5,6 +5,7 @@ import pytest
 import scanpy as sc
 
 
+@pytest.mark.slow  # numba compiles UMAP, 25 s
 def test_neighbours_umap_and_leiden_run_on_the_embedding(pbmc_fitted):
     adata = pbmc_fitted.copy()
     sc.pp.neighbors(adata, use_rep="X_lfm", n_neighbors=15)
