@@ -10,6 +10,7 @@ import torch
 
 from ..model.likelihoods import COUNTS
 from .anomaly_scan import NOT_ASKED, Scores
+from .gross_errors import or_gross_error
 from .leave_one_out_counts import CountLeaveOneOut
 from .other_cells_counts import other_cells_counts
 from .predictive_counts import mixed
@@ -61,13 +62,17 @@ class CountAnomalyScan:
         at = torch.nonzero(y, as_tuple=True)
         own = self._likelihood.log_density(y[at], rate[at], dispersion[at])
         other = self._likelihood.log_density(y[at], others[at], others_dispersion[at])
-        log_ratio[at] = (other - own).float()
+        log_ratio[at] = (other - self._own(own, y[at], rate[at], expected[at])).float()
         distance[at] = self._distance(y[at], rate[at], dispersion[at], expected[at], own).to(distance)
         if not both:
             asked = y > expected if self._direction == "up" else y <= expected
             log_ratio.masked_fill_(~asked, -torch.inf)
             distance.masked_fill_(~asked, NOT_ASKED)
         return CountScores(expected, distance, log_ratio, rate, dispersion)
+
+    def _own(self, log_density: Tensor, y: Tensor, rate: Tensor, expected: Tensor) -> Tensor:
+        """Log density of counts above zero by their own cells; presence has no room for gross errors."""
+        return log_density if self._likelihood.MAXIMUM == 1 else or_gross_error(log_density, y, rate, expected)
 
     def _distance(self, y: Tensor, rate: Tensor, dispersion: Tensor, expected: Tensor, own: Tensor) -> Tensor:
         """Minus the log tail probability of counts above zero.
