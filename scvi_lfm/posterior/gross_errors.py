@@ -14,7 +14,7 @@ that falls by a sixth a molecule.
 
 References
 ----------
-Huber 1964, Robust estimation of a location parameter, Annals of Mathematical Statistics 35:73-101 (contaminated models).
+Huber 1964, Robust estimation of a location parameter, Annals of Mathematical Statistics 35:73-101 (contamination).
 """
 
 from __future__ import annotations
