@@ -62,17 +62,14 @@ class CountAnomalyScan:
         at = torch.nonzero(y, as_tuple=True)
         own = self._likelihood.log_density(y[at], rate[at], dispersion[at])
         other = self._likelihood.log_density(y[at], others[at], others_dispersion[at])
-        log_ratio[at] = (other - self._own(own, y[at], rate[at], expected[at])).float()
+        here = or_gross_error(self._name, own, y[at], rate[at], expected[at])
+        log_ratio[at] = (other - here).float()
         distance[at] = self._distance(y[at], rate[at], dispersion[at], expected[at], own).to(distance)
         if not both:
             asked = y > expected if self._direction == "up" else y <= expected
             log_ratio.masked_fill_(~asked, -torch.inf)
             distance.masked_fill_(~asked, NOT_ASKED)
         return CountScores(expected, distance, log_ratio, rate, dispersion)
-
-    def _own(self, log_density: Tensor, y: Tensor, rate: Tensor, expected: Tensor) -> Tensor:
-        """Log density of counts above zero by their own cells; presence has no room for gross errors."""
-        return log_density if self._likelihood.MAXIMUM == 1 else or_gross_error(log_density, y, rate, expected)
 
     def _distance(self, y: Tensor, rate: Tensor, dispersion: Tensor, expected: Tensor, own: Tensor) -> Tensor:
         """Minus the log tail probability of counts above zero.

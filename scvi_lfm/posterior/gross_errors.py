@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import negative_binomial
+from ..model.likelihoods import COUNTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +33,14 @@ SHARE, DISPERSION = 1e-5, 5.0
 LEAST_RATE = 1e-12
 
 
-def or_gross_error(own: Tensor, y: Tensor, rate: Tensor, expected: Tensor) -> Tensor:
-    """Log density of counts by their own cells, `own` without gross errors; shapes are equal."""
+def or_gross_error(likelihood: str, own: Tensor, y: Tensor, rate: Tensor, expected: Tensor) -> Tensor:
+    """Log density of counts by their own cells, `own` without gross errors; shapes are equal.
+
+    Presence has no room for gross errors.
+    """
+    unit = COUNTS[likelihood]
+    if unit.MAXIMUM == 1:
+        return own
     dispersion = DISPERSION / rate.clamp(LEAST_RATE, 1)
-    gross = negative_binomial.log_density(y, rate.clamp_min(LEAST_RATE), dispersion)
+    gross = unit.log_density(y, rate.clamp_min(LEAST_RATE), dispersion)
     return torch.where(y > expected, torch.logaddexp(own, math.log(SHARE) + gross.to(own)), own)
