@@ -29,7 +29,7 @@ from ..model.likelihoods import COUNTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARE, DISPERSION = 1e-5, 5.0
+SHARE, DISPERSION = 1e-7, 5.0
 LEAST_RATE = 1e-12
 
 

@@ -61,7 +61,7 @@ def anomalies(
     - Does it look as if it came from other cells?
       :math:`\log p(y_{ij} \mid \text{other cells}) - \log p(y_{ij} \mid \text{own})`, the `log_ratio`, and the local
       false discovery rate `lfdr` that follows from it. A large count may also be a gross error of neither kind, one in
-      a hundred thousand, so that what no other cell accounts for is not taken for one of theirs.
+      ten million, so that what no other cell accounts for is not taken for one of theirs.
 
     The second cannot reward a gene for being rare, and is the one to read first: log-normalised values are far from
     Normal, so many singletons of rare genes are improbable under the first without meaning anything. Doublets lie

@@ -111,9 +111,9 @@ class Dense:
         average = without_own(unscaled)
         elsewhere = law(size * average, without_own(unscaled**2) / average**2 * (1 + phi) - 1)
         tail = np.where(y > here.mean(), here.sf(y - 1), here.cdf(y))
-        # a count above expectation may be a gross error, one in a hundred thousand
+        # a count above expectation may be a gross error, one in ten million
         dispersion = 5 / np.minimum(here.mean(), 1)
-        gross = np.where(y > here.mean(), np.log(1e-5) + law(here.mean(), dispersion).logpmf(y), -np.inf)
+        gross = np.where(y > here.mean(), np.log(1e-7) + law(here.mean(), dispersion).logpmf(y), -np.inf)
         own = np.logaddexp(here.logpmf(y), gross)
         return cls(y, here.mean(), tail, here.logpmf(y), elsewhere.logpmf(y) - own)
 
