@@ -60,11 +60,11 @@ class CountAnomalyScan:
         if both:
             distance = (distance - np.log(2)).clamp_(min=0)
         at = torch.nonzero(y, as_tuple=True)
-        own = self._likelihood.log_density(y[at], rate[at], dispersion[at])
-        other = self._likelihood.log_density(y[at], others[at], others_dispersion[at])
-        here = or_gross_error(self._name, own, y[at], rate[at], expected[at])
-        log_ratio[at] = (other - here).float()
-        distance[at] = self._distance(y[at], rate[at], dispersion[at], expected[at], own).to(distance)
+        count, at_rate, at_dispersion = y[at], rate[at], dispersion[at]
+        own = self._likelihood.log_density(count, at_rate, at_dispersion)
+        other = self._likelihood.log_density(count, others[at], others_dispersion[at])
+        log_ratio[at] = (other - or_gross_error(self._name, own, count, at_rate)).float()
+        distance[at] = self._distance(count, at_rate, at_dispersion, expected[at], own).to(distance)
         if not both:
             asked = y > expected if self._direction == "up" else y <= expected
             log_ratio.masked_fill_(~asked, -torch.inf)

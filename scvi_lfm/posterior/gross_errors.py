@@ -6,7 +6,7 @@ elsewhere, however badly other cells account for it too. So that such a count is
 
 .. math::
 
-    \log \big( p(y \mid \text{own}) + \varepsilon\, \mathrm{NB}(y \mid \lambda, \varphi) \big), \quad y > E[y],
+    \log \big( p(y \mid \text{own}) + \varepsilon\, \mathrm{NB}(y \mid \lambda, \varphi) \big), \quad y > \lambda,
     \qquad \varphi = 5 / \min(\lambda, 1)
 
 Its variance is :math:`\lambda + 5 \lambda \max(\lambda, 1)`: even where next to nothing is expected, counts have a tail
@@ -33,7 +33,7 @@ SHARE, DISPERSION = 1e-7, 5.0
 LEAST_RATE = 1e-12
 
 
-def or_gross_error(likelihood: str, own: Tensor, y: Tensor, rate: Tensor, expected: Tensor) -> Tensor:
+def or_gross_error(likelihood: str, own: Tensor, y: Tensor, rate: Tensor) -> Tensor:
     """Log density of counts by their own cells, `own` without gross errors; shapes are equal.
 
     Presence has no room for gross errors.
@@ -43,4 +43,4 @@ def or_gross_error(likelihood: str, own: Tensor, y: Tensor, rate: Tensor, expect
         return own
     dispersion = DISPERSION / rate.clamp(LEAST_RATE, 1)
     gross = unit.log_density(y, rate.clamp_min(LEAST_RATE), dispersion)
-    return torch.where(y > expected, torch.logaddexp(own, math.log(SHARE) + gross.to(own)), own)
+    return torch.where(y > rate, torch.logaddexp(own, math.log(SHARE) + gross.to(own)), own)

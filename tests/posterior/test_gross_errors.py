@@ -20,7 +20,7 @@ def test_is_a_mixture_above_expectation():
     variance = rate + DISPERSION * rate * np.maximum(rate, 1)
     gross = nbinom(rate**2 / (variance - rate), rate / variance).logpmf(y)
     expected = np.where(y > rate, np.log(np.exp(own) + SHARE * np.exp(gross)), own)
-    given = [torch.from_numpy(part) for part in (own, y, rate, rate)]
+    given = [torch.from_numpy(part) for part in (own, y, rate)]
     for likelihood in ("negative_binomial", "poisson"):
         np.testing.assert_allclose(or_gross_error(likelihood, *given), expected, rtol=1e-9)
     assert torch.equal(or_gross_error("bernoulli", *given), given[0])
