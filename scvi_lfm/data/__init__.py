@@ -1,6 +1,6 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
-from ._blocks import Batch, CellMatrix, HeldOut, Observed
+from ._blocks import Batch, CellMatrix, HeldOut, Observed, column_sums
 from ._covariates import code, learn_coding
 from ._gate import read_matrix
 from ._observed import read_held_out, restrict
@@ -11,6 +11,7 @@ __all__ = [
     "HeldOut",
     "Observed",
     "code",
+    "column_sums",
     "learn_coding",
     "read_held_out",
     "read_matrix",

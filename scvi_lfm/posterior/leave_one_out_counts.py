@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.likelihoods import COUNTS
-from .packed import doubled, outer, without_first
+from .packed import doubled, off_first, outer
 from .posterior import extend
 from .predictive import Moments
 from .rates import MAX_LOG_RATE
@@ -46,7 +46,7 @@ class CountLeaveOneOut:
         gene_cov = q.gene_cov.packed().float()
         self._from_cells = outer(self._slopes) * weights
         self._from_genes = gene_cov * weights
-        self._product = without_first(gene_cov) * weights
+        self._product = self._from_genes * off_first(gene_mean.shape[1], weights)
         self.dispersion = q.noise.dispersion.float()
 
     def fitted(self, cells: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:

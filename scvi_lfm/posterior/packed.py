@@ -55,7 +55,21 @@ def unpack(values: Tensor) -> Tensor:
 def outer(x: Tensor) -> Tensor:
     """Packed `x x'` of each row, (..., size)."""
     rows, columns, _, _ = _indices(x.shape[-1], x.device)
-    return x.index_select(-1, rows).mul_(x.index_select(-1, columns))
+    flat = x.reshape(-1, x.shape[-1])
+    out = x.new_empty(len(flat), len(rows))
+    for part, values in zip(flat.split(ROWS_PER_BLOCK), out.split(ROWS_PER_BLOCK), strict=True):
+        torch.mul(part.index_select(1, rows), part.index_select(1, columns), out=values)
+    return out.view(*x.shape[:-1], len(rows))
+
+
+def slope_moments(v: Tensor, cov: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Packed `w E[v v']` of each row (rows, size): v = (1, B) with means (rows, k), where `cov` is that of (b, B)."""
+    inside, out = off_first(v.shape[1], cov), torch.empty_like(cov)
+    weight = cov.new_ones(1).expand(len(v)) if weight is None else weight
+    blocks = (values.split(ROWS_PER_BLOCK) for values in (v, cov, weight, out))
+    for slopes, spread, w, values in zip(*blocks, strict=True):
+        torch.mul(outer(slopes).addcmul_(spread, inside), w[:, None], out=values)
+    return out
 
 
 def doubled(k: int, like: Tensor) -> Tensor:
@@ -71,10 +85,9 @@ def diagonal(values: Tensor) -> Tensor:
     return values[..., steps * (steps + 3) // 2]
 
 
-def without_first(values: Tensor) -> Tensor:
-    """Packed matrices with their first row and column taken as zero."""
-    k = dimension(values.shape[-1])
-    return values * (_indices(k, values.device)[1] > 0)
+def off_first(k: int, like: Tensor) -> Tensor:
+    """Ones (size,) off the first row and column, zeros in them."""
+    return (_indices(k, like.device)[1] > 0).to(like.dtype)
 
 
 def root(matrices: Tensor) -> Tensor:
@@ -92,8 +105,11 @@ def congruent(linear: Tensor, values: Tensor) -> Tensor:
     right = linear.to(values.dtype).mT
     if values.ndim == 1:
         return pack(right.mT @ unpack(values) @ right)
-    # (C L')' is L C: both products are one of tall matrices
-    return torch.cat([pack((unpack(part) @ right).mT @ right) for part in values.split(ROWS_PER_BLOCK)])
+    rows = values.flatten(0, -2)
+    moved = rows.new_empty(len(rows), packed_size(len(linear)))
+    for old, new in zip(rows.split(ROWS_PER_BLOCK), moved.split(ROWS_PER_BLOCK), strict=True):
+        new.copy_(pack(torch.bmm(right.mT.expand(len(old), -1, -1), unpack(old) @ right)))
+    return moved.unflatten(0, values.shape[:-1])
 
 
 def inner(k: int, device: torch.device) -> Tensor:

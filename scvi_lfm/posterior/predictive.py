@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .covariances import product_variance, product_variance_of_pairs
-from .packed import doubled, outer, without_first
+from .packed import doubled, outer, slope_moments
 from .posterior import CountNoise, extend
 
 if TYPE_CHECKING:
@@ -55,20 +55,27 @@ def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        var = torch.sparse_csr_tensor(starts, genes, u.new_zeros(len(genes)), size=(n, m), check_invariants=False)
-        # u' T u, then S . E[v v'], both summed over lower triangles
+        var, mean = (
+            torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), check_invariants=False)
+            for zeros in (u.new_zeros(len(genes)), q.cell_mean.new_zeros(len(genes)))
+        )
+        # (u u' + S_AA) . T, then v' S v, both summed over lower triangles
         weights = doubled(u.shape[1], u)
-        var = torch.sparse.sampled_addmm(var, outer(u).mul_(weights), T.T)
-        var = torch.sparse.sampled_addmm(var, S * weights, outer(v).add_(without_first(T)).T)
-    blocks = zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)
-    mean = torch.cat([_mean(q, c, g) for c, g in blocks])
-    return Moments(mean, var.values().double())
+        var = torch.sparse.sampled_addmm(var, slope_moments(u, S).mul_(weights), T.T)
+        var = torch.sparse.sampled_addmm(var, S * weights, outer(v).T)
+        ones = torch.ones_like(q.cell_mean[:, :1])
+        left, right = torch.cat([ones, q.cell_mean], dim=1), torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1)
+        mean = torch.sparse.sampled_addmm(mean, left, right.T)
+    return Moments(_with_offset(q, mean.values(), cells), var.values().double())
 
 
 def _mean(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
     gene = q.gene_mean[genes]
-    mean = q.mu + gene[:, 0] + (q.cell_mean[cells] * extend(gene)).sum(1)
-    return mean + q.noise.log_size[cells] if isinstance(q.noise, CountNoise) else mean
+    return _with_offset(q, gene[:, 0] + (q.cell_mean[cells] * extend(gene)).sum(1), cells)
+
+
+def _with_offset(q: Posterior, mean: Tensor, cells: Tensor) -> Tensor:
+    return q.mu + mean + q.noise.log_size[cells] if isinstance(q.noise, CountNoise) else q.mu + mean
 
 
 class BlockPredictor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .packed import doubled, first_column, outer, packed_size, without_first
+from .packed import doubled, first_column, outer, packed_size, slope_moments
 from .posterior import extend
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class GeneFeatures:
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
         """From means (m, r+1) and packed covariances (m, p) of (b, B)."""
         slopes = extend(mean)
-        second = outer(slopes).add_(without_first(cov))
+        second = slope_moments(slopes, cov)
         with_abundance = cov[:, first_column(mean.shape[1], cov.device)].clone()
         with_abundance[:, 0] = 0  # b meets the 1 of v, which has no variance
         return cls(mean, slopes, torch.cat([cov, second, mean[:, :1] * slopes + with_abundance], dim=1))

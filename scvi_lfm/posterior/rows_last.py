@@ -28,9 +28,10 @@ def blocks(n_rows: int, k: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_rows))
 
 
-def unpack_last(values: Tensor, k: int) -> Tensor:
-    """Matrices (k, k, rows) from lower triangles (rows, size)."""
+def unpack_last(values: Tensor, k: int, part: Tensor | None = None) -> Tensor:
+    """Matrices (k, k, rows) from lower triangles (rows, size), or from those at `part` (size,) of wider rows."""
     _, position = packed_positions(k, values.device)
+    position = position if part is None else part[position]
     return values.T.contiguous().index_select(0, position).unflatten(0, (k, k))
 
 

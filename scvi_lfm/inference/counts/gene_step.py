@@ -129,14 +129,23 @@ def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Te
 
     `weighted` and `response` are averages over cells, as in :class:`~.state.Statistics`, and so are the equations.
     """
-    k = response.shape[1] - 1
-    device = response.device
-    x_position = torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.arange(2, k + 1, device=device)])
-    information = weighted.index_select(1, without_activity(k, device))
-    with_one = weighted.index_select(1, x_position * (x_position + 1) // 2)  # E[u] by weight
-    higher, lower = x_position.clamp_min(1), x_position.clamp_max(1)
-    with_activity = weighted.index_select(1, higher * (higher + 1) // 2 + lower)  # E[a u] by weight
-    return information, response.index_select(1, x_position) - mu.to(with_one.dtype) * with_one - with_activity
+    information = weighted.index_select(1, without_activity(response.shape[1] - 1, weighted.device))
+    return information, right_side(weighted, response, mu)
+
+
+def right_side(weighted: Tensor, response: Tensor, mu: Tensor) -> Tensor:
+    """The h of :func:`normal_equations`."""
+    with_one, with_activity = margins(weighted, response.shape[1] - 1)
+    response = torch.cat([response[:, :1], response[:, 2:]], dim=1)
+    return response - mu.to(with_one.dtype) * with_one - with_activity
+
+
+def margins(weighted: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`E[u]` and `E[a u]` by weight, (m, k) each, from packed ones of x = (1, a, A), with u = (1, A)."""
+    row = torch.arange(1, k + 1, device=weighted.device)
+    row[0] = 0  # that of a
+    first = row * (row + 1) // 2
+    return weighted.index_select(1, first), weighted.index_select(1, first + 1)
 
 
 @lru_cache(maxsize=32)

@@ -19,15 +19,17 @@ from .centre import centred
 from .equations import Rows
 from .finish import as_posterior, finish
 from .ranks import leading_factors, masked_curve
-from .start import add_factors, fit_margins, left_over, statistics_of
+from .start import add_factors, average, fit_margins, left_over, statistics_of
 from .state import Problem
-from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo
+from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
 if TYPE_CHECKING:
     from torch import Tensor
     from tqdm.std import tqdm
 
     from ...data import Batch, CellMatrix
+    from ...model import PriorScales
+    from ...posterior.gauge import Move
     from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions, FitResult
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 CELLS_PER_BLOCK = 4096
 # sweeps in which all factors count as relevant
-WIDE_SWEEPS = 2
+WIDE_SWEEPS = 3
 LOST_IN_FLOAT32 = 1e-4
 
 
@@ -103,36 +105,41 @@ class MaskedEngine:
         for _ in range(WIDE_SWEEPS if options.n_factors else 0):
             wide = g.scales.B
             statistics, _ = statistics_of(CellStep.of(g, problem.family), blocks)
+            state = self._in_best_gauge(State(g, statistics, 1))
+            g = replace(state.globals, scales=replace(g.scales, B=wide))
+            statistics = state.statistics
             g, _ = gene_step(problem, g, statistics)
-            g, statistics = self._in_best_gauge(g, statistics)
-            g = replace(g, scales=replace(g.scales, B=wide))
         return State(g, statistics, 1), rank0
 
-    def _in_best_gauge(self, g: Globals, statistics: Statistics) -> tuple[Globals, Statistics]:
-        move, scales = best_move(
-            g, statistics.xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0
-        )
-        return replace(g.moved(move), scales=scales), statistics.moved(move)
+    def _in_best_gauge(self, state: State) -> State:
+        move, scales = self._best_move(state.globals, state.statistics.xx)
+        g = replace(state.globals.moved(move), scales=scales)
+        return replace(state, globals=g, statistics=state.statistics.moved(move))
+
+    def _best_move(self, g: Globals, xx: Tensor) -> tuple[Move, PriorScales]:
+        return best_move(g, xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0)
 
     def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
-        """Every cell once, then the gauge of highest ELBO; the ELBO per observed entry."""
+        """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
         if self._batches is None:
             return self._sweep(state, bar)
         return self._pass_over_minibatches(state, self._batches, bar)
 
     def _sweep(self, state: State, bar: tqdm) -> tuple[State, list[float]]:
-        """Coordinate ascent."""
-        problem = self._problem
-        held_out = self._matrix.held_out
+        """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
+        problem, held_out = self._problem, self._matrix.held_out
         step = CellStep.of(state.globals, problem.family)
-        statistics, cells = statistics_of(step, self._blocks, keep=held_out is not None)
-        g, squares = gene_step(problem, state.globals, statistics)
+        cells = [step(batch) for batch in self._blocks]
+        move, scales = self._best_move(state.globals, mean_moment(cells))
+        cells = [rows.moved(move) for rows in cells]
+        g = replace(state.globals, mu=state.globals.mu + move.mu_shift, scales=scales)
+        statistics = average(self._blocks, cells)
+        g, squares = gene_step(problem, g, statistics)
         score = NOTHING
         if held_out is not None:
             everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
             score = score_held_out(as_posterior(g, everyone), held_out)
         value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
-        g, statistics = self._in_best_gauge(g, statistics)
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
@@ -150,8 +157,8 @@ class MaskedEngine:
             g, _ = gene_step(problem, g, statistics)
             steps += 1
             bar.update()
-        g, statistics = self._in_best_gauge(g, statistics)
-        return State(g, statistics, steps, score), [float(total) * problem.n_cells / problem.n_observed]
+        state = self._in_best_gauge(State(g, statistics, steps, score))
+        return state, [float(total) * problem.n_cells / problem.n_observed]
 
     def _estimate(self, g: Globals, statistics: Statistics) -> Tensor:
         """ELBO per cell, from the cells of one batch."""
@@ -163,10 +170,12 @@ class MaskedEngine:
 
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per observed entry of the leading k factors, for every k."""
-        return masked_curve(self._problem, state.globals, self._all_blocks(), self._matrix.held_out)
+        g = self._in_best_gauge(state).globals
+        return masked_curve(self._problem, g, self._all_blocks(), self._matrix.held_out)
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
+        state = self._in_best_gauge(state)
         g, statistics = leading_factors(self._problem, state.globals, state.statistics, n_factors)
         return replace(state, globals=g, statistics=statistics)
 
@@ -175,6 +184,7 @@ class MaskedEngine:
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
+        state = self._in_best_gauge(state)
         g = keep_factors(state.globals, used_factors(state))
         return finish(self._problem, g, self._all_blocks(), self._original, self._centre, trace)
 

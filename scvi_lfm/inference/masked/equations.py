@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import pack
+from ...posterior.packed import congruent, pack, packed_size
 from ...posterior.rows_last import blocks, invert, pack_last, unpack_last
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...model import Gaussian
+    from ...posterior.gauge import Move
 
 
 @dataclass(frozen=True)
@@ -29,30 +30,56 @@ class Rows:
     cov: Tensor  # (rows, p): packed, in the dtype of the information
     log_det: Tensor  # (): sum over rows of log |C_i|
 
+    def moved(self, move: Move) -> Rows:
+        """Cells after a gauge move."""
+        log_det = 2 * len(self.mean) * torch.linalg.slogdet(move.cell_map).logabsdet
+        return Rows(move.cells(self.mean), congruent(move.cell_map, self.cov), self.log_det + log_det)
 
-def solve_rows(information: Tensor, target: Tensor, prior: Gaussian, family: str) -> Rows:
-    """Solve packed H (rows, p) and h (rows, k); mean field keeps the means and the diagonals of the precisions."""
+
+def solve_rows(
+    information: Tensor,
+    target: Tensor,
+    prior: Gaussian,
+    family: str,
+    weight: Tensor | None = None,
+    part: Tensor | None = None,
+) -> Rows:
+    """Solve packed H (rows, p) and h (rows, k), both times `weight` (rows,) if given.
+
+    `part` (p,) tells where H is in rows of more values. Mean field keeps the means and the diagonals of the precisions.
+    """
     precision = torch.linalg.inv(prior.cov)
     pull = precision @ prior.mean
-    parts = [_solve(information[rows], target[rows], precision, pull, family) for rows in blocks(*target.shape)]
-    mean, cov, log_det = zip(*parts, strict=True)
-    return Rows(torch.cat(mean), torch.cat(cov), torch.stack(log_det).sum())
+    k, log_det = len(pull), target.new_zeros(())
+    mean, cov = torch.empty_like(target), information.new_empty(len(target), packed_size(k))
+    for rows in blocks(*target.shape):
+        full = unpack_last(information[rows], k, part)
+        h = target[rows].T  # (k, rows)
+        if weight is not None:
+            full.mul_(weight[rows].to(full.dtype))
+            h = h * weight[rows]
+        full += precision.to(full.dtype)[..., None]
+        solved, cov[rows], added = _solve(full, h + pull[:, None], family)
+        mean[rows] = solved.T
+        log_det += added
+    return Rows(mean, cov, log_det)
 
 
-def _solve(H: Tensor, h: Tensor, precision: Tensor, pull: Tensor, family: str) -> tuple[Tensor, Tensor, Tensor]:
-    full = unpack_last(H, len(pull)).add_(precision.to(H.dtype)[..., None])
-    target, own = (h + pull).T, full.diagonal().double()  # (k, rows), (rows, k)
-    # inverted as correlations, and the means made good in float64: what float32 loses is little
-    scale = own.rsqrt().T.to(H.dtype)
-    inverse, pivots = invert(full * scale * scale[:, None])
-    inverse.mul_(scale).mul_(scale[:, None])
-    mean = _times(inverse, target.to(H.dtype)).double()
-    mean += _times(inverse, (target - _times(full, mean)).to(H.dtype))
+def _solve(full: Tensor, target: Tensor, family: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (k, rows), packed covariances (rows, p) and the sum of their log determinants, from precisions."""
+    inverse, pivots = invert(full.clone())
+    # the means are made good in float64: what float32 loses is little
+    mean = _times(inverse, target.to(full.dtype)).double()
+    mean += _times(inverse, (target - _times(full, mean)).to(full.dtype))
     if family == "mean_field":
-        return mean.T, pack(torch.diag_embed(own.reciprocal())).to(H.dtype), -own.log().sum()
-    return mean.T, pack_last(inverse), -pivots.double().log().sum() - own.log().sum()
+        own = full.diagonal().double()  # (rows, k)
+        return mean, pack(torch.diag_embed(own.reciprocal())), -own.log().sum()
+    return mean, pack_last(inverse), -pivots.double().log().sum()
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """`M x` of symmetric matrices (k, k, rows) with vectors (k, rows), in the precision of the vectors."""
-    return (matrices * vectors).sum(1)
+    product = matrices[0] * vectors[0]
+    for row, x in zip(matrices[1:], vectors[1:], strict=True):
+        product.addcmul_(row, x)
+    return product

@@ -16,7 +16,7 @@ from .equations import Rows
 from .noise import shrunk_variances
 from .projection import project_observed
 from .start import statistics_of
-from .steps import CellStep, elbo, expected_squares, update_genes, update_mu
+from .steps import CellStep, elbo, update_genes, update_genes_and_mu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +32,8 @@ def finish(
     problem: Problem, g: Globals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
 ) -> FitResult:
     """The result: exact statistics and ELBO, noise for predicting, q of every cell given the genes as stored."""
-    statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
-    g = update_mu(update_genes(problem, g, statistics), statistics, problem.n_cells)
-    squares = expected_squares(g, statistics)
+    statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
+    g, squares = update_genes_and_mu(problem, g, statistics)
     value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
     posterior = _to_posterior(problem, g, cells, statistics, squares)
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
@@ -81,7 +80,7 @@ def _to_posterior(
     predictive = sigma if problem.noise == "gene" else shrunk_variances(problem, statistics, squares).sqrt()
     if problem.noise == "shared":
         under = replace(g, precision=predictive.square().reciprocal())
-        g = replace(g, gene_cov=update_genes(problem, under, statistics).gene_cov)
+        g = replace(g, gene_cov=update_genes(problem, under, statistics)[0].gene_cov)
     mean, cov = torch.cat([rows.mean for rows in cells]), torch.cat([rows.cov for rows in cells])
     q = as_posterior(g, Rows(mean, cov.float(), statistics.log_det))
     q = replace(q, noise=NormalNoise(sigma, predictive))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def masked_curve(problem: Problem, g: Globals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:
     """The curve from one step of all cells under the genes of the fit."""
-    statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
+    statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks)
     mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])
     log_dets, r = leading_log_dets(cov), g.n_factors
     effective = effective_factors(statistics.xx, unpack(cov.mean(0, dtype=torch.float64)), r)

@@ -29,19 +29,23 @@ START_VAR = 0.05
 TINY = 1e-8
 
 
-def statistics_of(step: CellStep, blocks: Sequence[Batch], *, keep: bool = False) -> tuple[Statistics, list[Rows]]:
-    """Averages over the cells of some blocks; with `keep`, also q of each block."""
-    n = sum(batch.n_cells for batch in blocks)
-    total, cells = None, []
-    for batch in blocks:
-        rows = step(batch)
-        part = cell_statistics(batch, rows).scaled(batch.n_cells / n)
+def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[Statistics, list[Rows]]:
+    """Averages over the cells of some blocks, and q of each block."""
+    cells = [step(batch) for batch in blocks]
+    return average(blocks, cells), cells
+
+
+def average(blocks: Sequence[Batch], cells: Sequence[Rows]) -> Statistics:
+    """Averages over the cells of some blocks, given their q."""
+    n, total = sum(batch.n_cells for batch in blocks), None
+    for batch, rows in zip(blocks, cells, strict=True):
+        part = cell_statistics(batch, rows)
+        part = part if len(blocks) == 1 else part.scaled(batch.n_cells / n)
         total = part if total is None else total.plus(part)
-        cells += [rows] if keep else []
     if total is None:
         msg = "There are no blocks of cells."
         raise ValueError(msg)
-    return total, cells
+    return total
 
 
 def fit_margins(
@@ -63,7 +67,7 @@ def fit_margins(
         scales=initial_scales(0, margins, spread),
     )
     for _ in range(MARGIN_SWEEPS):
-        statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks, keep=True)
+        statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
         g, squares = gene_step(problem, g, statistics)
     observed = statistics.observed().sum()
     value = (local_elbo(g, statistics, squares) - global_kl(g) / problem.n_cells) / observed

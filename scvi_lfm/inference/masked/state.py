@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data import column_sums
 from ...posterior.packed import congruent, diagonal, unpack
 
 if TYPE_CHECKING:
@@ -105,12 +106,12 @@ class Globals:
         """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
         z = torch.cat([torch.ones_like(self.gene_mean[:, :1]), self.gene_mean], dim=1)
         moment = z.T @ z
-        moment[1:, 1:] += unpack(self.gene_cov.sum(0, dtype=torch.float64))
+        moment[1:, 1:] += unpack(column_sums(self.gene_cov))
         return moment
 
     def gene_squares(self) -> Tensor:
         """Mean over genes of E[(b, B)^2], (r+1,)."""
-        return self.gene_mean.square().mean(0) + diagonal(self.gene_cov).mean(0, dtype=torch.float64)
+        return self.gene_mean.square().mean(0) + diagonal(column_sums(self.gene_cov)) / len(self.gene_cov)
 
     def moved(self, move: Move) -> Globals:
         """The same q after a gauge move; the prior stays."""

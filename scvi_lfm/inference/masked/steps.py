@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data import column_sums
 from ...model import Gaussian
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
-from ...posterior.packed import doubled, first_column, inner, outer, without_first
+from ...posterior.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...posterior.posterior import extend
-from ..counts.gene_step import normal_equations, without_activity
+from ..counts.gene_step import margins, right_side, without_activity
 from .equations import Rows, solve_rows
 from .noise import update_noise
 from .state import Statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from ...data import Batch
@@ -64,8 +67,7 @@ class CellStep:
         self._with_one = first_column(k, gene_mean.device)
         self._slopes = weight * v
         # packed w_j E[v v'] in the precision of the covariances, w_j E[b v] in that of the means
-        second = outer(v.to(gene_cov.dtype)).add_(without_first(gene_cov))
-        self._second = second.mul_(weight.to(second.dtype))
+        self._second = slope_moments(v.to(gene_cov.dtype), gene_cov, precision.to(gene_cov.dtype))
         with_abundance = gene_cov[:, self._with_one].to(v.dtype)
         with_abundance[:, 0] = 0  # b meets the 1 of v, which has no variance
         self._products = weight * with_abundance.addcmul_(gene_mean[:, :1], v)
@@ -83,38 +85,66 @@ class CellStep:
         return solve_rows(information, target, self._prior, self._family)
 
 
+def mean_moment(blocks: Sequence[Rows]) -> Tensor:
+    """Mean of E[x x'] over the cells of some blocks, (r+2, r+2) in float64."""
+    return torch.stack([_moment(cells) for cells in blocks]).sum(0) / sum(len(cells.mean) for cells in blocks)
+
+
+def _moment(cells: Rows) -> Tensor:
+    x = _features(cells)
+    moment = x.T @ x
+    moment[1:, 1:] += unpack(column_sums(cells.cov))
+    return moment
+
+
+def _features(cells: Rows) -> Tensor:
+    return torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
+
+
 def cell_statistics(batch: Batch, cells: Rows) -> Statistics:
     """Averages over the cells of a block."""
     n, k = cells.mean.shape
-    x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
-    xx = x.T @ x
+    x = _features(cells)
     products = outer(x.to(cells.cov.dtype))
     products[:, inner(k + 1, x.device)] += cells.cov
-    first, second = torch.tril_indices(k, k, device=x.device) + 1
-    spread = cells.cov.sum(0, dtype=torch.float64)
-    xx[first, second] += spread
-    xx[second, first] += torch.where(first == second, 0.0, spread)
+    products /= n
     weighted = batch.observed_times_cells(products)
-    return Statistics(xx / n, weighted / n, batch.times_cells(x) / n, batch.square_sums / n, cells.log_det / n)
+    return Statistics(
+        mean_moment([cells]), weighted, batch.times_cells(x) / n, batch.square_sums / n, cells.log_det / n
+    )
 
 
 def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
     """The global step: genes, mu, noise and scales; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
-    g = update_mu(update_genes(problem, g, statistics), statistics, problem.n_cells)
-    squares = expected_squares(g, statistics)
+    g, squares = update_genes_and_mu(problem, g, statistics)
     g = update_noise(problem, g, statistics, squares)
     scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.precision.reciprocal().mean())
     return replace(g, scales=scales), squares
 
 
-def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> Globals:
-    """q(b, B) given the cells."""
-    information, target = normal_equations(statistics.weighted, statistics.yx, g.mu)
-    weight = (problem.n_cells * g.precision)[:, None]
-    genes = solve_rows(
-        information * weight.to(information.dtype), target * weight, Gaussian.centred(g.scales.gene_var), problem.family
-    )
-    return replace(g, gene_mean=genes.mean, gene_cov=genes.cov, gene_log_det=genes.log_det)
+def update_genes_and_mu(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
+    """q(b, B), then q(mu), given the cells; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
+    g, explained = update_genes(problem, g, statistics)
+    g = update_mu(g, statistics, problem.n_cells)
+    return g, expected_squares(g, statistics, explained)
+
+
+def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
+    r"""q(b, B) given the cells, and what it explains of each gene, (m,).
+
+    With :math:`G_j = \frac{1}{n} \sum_i p_{ij} E[u_i u_i']`, :math:`h_j` the right side above, P the prior and
+    :math:`\gamma_j = (b_j, B_j)` of length k, the equations themselves give
+
+    .. math:: E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
+    """
+    target = right_side(statistics.weighted, statistics.yx, g.mu)
+    weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
+    part = without_activity(k, target.device)
+    genes = solve_rows(statistics.weighted, target, Gaussian.centred(prior_var), problem.family, weight, part)
+    of_prior = (genes.mean.square() + diagonal(genes.cov)) / prior_var
+    explained = (genes.mean * target).sum(1) + (1 - of_prior).sum(1) / weight
+    explained = torch.where(statistics.observed() > 0, explained, 0.0)
+    return replace(g, gene_mean=genes.mean, gene_cov=genes.cov, gene_log_det=genes.log_det), explained
 
 
 def update_mu(g: Globals, statistics: Statistics, n_cells: int) -> Globals:
@@ -126,19 +156,29 @@ def update_mu(g: Globals, statistics: Statistics, n_cells: int) -> Globals:
     return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
 
 
-def expected_squares(g: Globals, statistics: Statistics) -> Tensor:
-    """`mean_i p_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64."""
-    # eta = c . x with c = (mu + b, 1, B)
-    c = torch.cat([g.mu + g.gene_mean[:, :1], torch.ones_like(g.gene_mean[:, :1]), g.gene_mean[:, 1:]], dim=1)
-    squares = statistics.yy - 2 * (statistics.yx * c).sum(1) + g.mu_var * statistics.observed()
-    twice, varies = doubled(c.shape[1], c), without_activity(g.gene_mean.shape[1], c.device)
-    parts = []
-    for start in range(0, len(c), GENES_PER_BLOCK):
-        genes = slice(start, start + GENES_PER_BLOCK)
-        second = outer(c[genes])  # E[c c']
-        second[:, varies] += g.gene_cov[genes]
-        parts.append(second.mul_(statistics.weighted[genes]) @ twice)
-    return squares + torch.cat(parts)
+def expected_squares(g: Globals, statistics: Statistics, explained: Tensor | None = None) -> Tensor:
+    """`mean_i p_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64.
+
+    `explained` is what :func:`update_genes` tells where q(b, B) is new; otherwise it is summed from all triangles.
+    """
+    gamma, mu_square = g.gene_mean, g.mu.square() + g.mu_var
+    explained = explained_by_genes(g, statistics) if explained is None else explained
+    with_one, with_activity = (part.double() for part in margins(statistics.weighted, gamma.shape[1]))
+    yx, activity_square = statistics.yx, statistics.weighted[:, 2].double()
+    response = g.mu * yx[:, 0] + yx[:, 1] + gamma[:, 0] * yx[:, 0] + (gamma[:, 1:] * yx[:, 2:]).sum(1)
+    others = mu_square * with_one[:, 0] + 2 * g.mu * with_activity[:, 0] + activity_square
+    crossed = (gamma * (g.mu * with_one + with_activity)).sum(1)
+    return statistics.yy - 2 * response + others + 2 * crossed + explained
+
+
+def explained_by_genes(g: Globals, statistics: Statistics) -> Tensor:
+    """`mean_i p_ij E ((b_j, B_j) . u_i)^2` of each gene, (m,) in float64."""
+    k, parts = g.gene_mean.shape[1], []
+    twice, varies = doubled(k, g.gene_mean), without_activity(k, g.gene_mean.device)
+    blocks = (values.split(GENES_PER_BLOCK) for values in (g.gene_mean, g.gene_cov, statistics.weighted))
+    for gamma, cov, weighted in zip(*blocks, strict=True):
+        parts.append(outer(gamma).add_(cov).mul_(weighted[:, varies]) @ twice)
+    return torch.cat(parts)
 
 
 def elbo(problem: Problem, g: Globals, statistics: Statistics, squares: Tensor) -> Tensor:

@@ -16,7 +16,15 @@ from scvi_lfm.inference.masked.equations import Rows
 from scvi_lfm.inference.masked.noise import shrunk_variances
 from scvi_lfm.inference.masked.ranks import leading_log_dets
 from scvi_lfm.inference.masked.state import Globals, Problem
-from scvi_lfm.inference.masked.steps import CellStep, cell_statistics, elbo, expected_squares, update_genes, update_mu
+from scvi_lfm.inference.masked.steps import (
+    CellStep,
+    cell_statistics,
+    elbo,
+    expected_squares,
+    explained_by_genes,
+    update_genes,
+    update_mu,
+)
 from scvi_lfm.model import GuideParameters, PriorScales, Scales, guide, model
 from scvi_lfm.model.priors import MU_SCALE
 
@@ -122,7 +130,7 @@ def test_cells(drawn):
 
 
 def test_genes(drawn):
-    g = update_genes(drawn.problem, drawn.g, drawn.statistics)
+    g, explained = update_genes(drawn.problem, drawn.g, drawn.statistics)
     u, uu, au = drawn.second(drawn.cell, drawn.S)
     prior = drawn.g.scales.gene_var.numpy()
     for j in range(M):
@@ -131,6 +139,9 @@ def test_genes(drawn):
         mean, cov = solved(w * uu[seen].sum(0), target, prior, drawn.family)
         np.testing.assert_allclose(g.gene_mean[j], mean, rtol=1e-5, atol=1e-8)
         np.testing.assert_allclose(full(g.gene_cov)[j], cov, rtol=1e-5, atol=1e-8)
+        second = np.outer(mean, mean) + cov
+        np.testing.assert_allclose(explained[j], np.sum(second * uu[seen].sum(0)) / N, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(explained, explained_by_genes(g, drawn.statistics), rtol=1e-5, atol=1e-8)
 
 
 def moments(drawn):
@@ -232,7 +243,7 @@ def test_log_determinants_of_leading_parts(drawn):
 
 def test_every_update_raises_the_elbo(drawn):
     """q of cells and of genes are the best given the other: no other mean or covariance has a higher bound."""
-    g = update_genes(drawn.problem, drawn.g, drawn.statistics)
+    g, _ = update_genes(drawn.problem, drawn.g, drawn.statistics)
 
     def value(g):
         return float(elbo(drawn.problem, g, drawn.statistics, expected_squares(g, drawn.statistics)))
