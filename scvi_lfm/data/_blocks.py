@@ -214,7 +214,9 @@ def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:
 
 
 def _sum_observed(pattern: Tensor, values: Tensor, *, only: bool) -> Tensor:
-    product = pattern @ values.to(pattern.dtype)
+    # the operator @ would fill and copy the result before it is computed, which takes longer than computing it
+    product = torch.empty(pattern.shape[0], values.shape[1], dtype=pattern.dtype, device=pattern.device)
+    torch.addmm(product, pattern, values.to(pattern.dtype), beta=0, out=product)
     return product if only else torch.sub(column_sums(values).to(pattern.dtype), product, out=product)
 
 

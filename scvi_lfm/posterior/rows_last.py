@@ -36,9 +36,9 @@ def unpack_last(values: Tensor, k: int, part: Tensor | None = None) -> Tensor:
 
 
 def pack_last(matrices: Tensor) -> Tensor:
-    """Lower triangles (rows, size) of matrices (k, k, rows)."""
+    """Lower triangles (rows, size) of matrices (k, k, rows), a view of (size, rows)."""
     lower, _ = packed_positions(len(matrices), matrices.device)
-    return matrices.flatten(0, 1).index_select(0, lower).T.contiguous()
+    return matrices.flatten(0, 1).index_select(0, lower).T
 
 
 def invert(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import inner, outer, unpack
+from ...posterior.packed import dimension, inner, outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
 from .equations import solve_rows, where_observed
@@ -130,19 +130,18 @@ def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Te
     `weighted` and `response` are averages over cells, as in :class:`~.state.Statistics`, and so are the equations.
     """
     information = weighted.index_select(1, without_activity(response.shape[1] - 1, weighted.device))
-    return information, right_side(weighted, response, mu)
+    return information, right_side(*margins(weighted), response, mu)
 
 
-def right_side(weighted: Tensor, response: Tensor, mu: Tensor) -> Tensor:
-    """The h of :func:`normal_equations`."""
-    with_one, with_activity = margins(weighted, response.shape[1] - 1)
+def right_side(with_one: Tensor, with_activity: Tensor, response: Tensor, mu: Tensor) -> Tensor:
+    """The h of :func:`normal_equations`, from :func:`margins`."""
     response = torch.cat([response[:, :1], response[:, 2:]], dim=1)
     return response - mu.to(with_one.dtype) * with_one - with_activity
 
 
-def margins(weighted: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def margins(weighted: Tensor) -> tuple[Tensor, Tensor]:
     """`E[u]` and `E[a u]` by weight, (m, k) each, from packed ones of x = (1, a, A), with u = (1, A)."""
-    row = torch.arange(1, k + 1, device=weighted.device)
+    row = torch.arange(1, dimension(weighted.shape[1]), device=weighted.device)
     row[0] = 0  # that of a
     first = row * (row + 1) // 2
     return weighted.index_select(1, first), weighted.index_select(1, first + 1)

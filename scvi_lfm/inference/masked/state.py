@@ -6,12 +6,14 @@ Covariances of rows, and sums of them, are in the precision of the data; all els
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...data import column_sums
 from ...posterior.packed import congruent, diagonal, unpack
+from ..counts.gene_step import margins
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +72,12 @@ class Statistics:
             log_det=self.log_det + 2 * torch.linalg.slogdet(move.cell_map).logabsdet,
         )
 
+    @cached_property
+    def margins(self) -> tuple[Tensor, Tensor]:
+        """Means of p_ij E[u] and p_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
+        with_one, with_activity = margins(self.weighted)
+        return with_one.double(), with_activity.double()
+
     def observed(self) -> Tensor:
         """Share of the cells in which each gene was observed, (m,) in float64."""
         return self.weighted[:, 0].double()
@@ -102,16 +110,20 @@ class Globals:
         """The noise variance against which prior variances are floored."""
         return self.precision.mean().reciprocal()
 
+    @cached_property
+    def _total_cov(self) -> Tensor:
+        return column_sums(self.gene_cov)
+
     def second_moment(self) -> Tensor:
         """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
         z = torch.cat([torch.ones_like(self.gene_mean[:, :1]), self.gene_mean], dim=1)
         moment = z.T @ z
-        moment[1:, 1:] += unpack(column_sums(self.gene_cov))
+        moment[1:, 1:] += unpack(self._total_cov)
         return moment
 
     def gene_squares(self) -> Tensor:
         """Mean over genes of E[(b, B)^2], (r+1,)."""
-        return self.gene_mean.square().mean(0) + diagonal(column_sums(self.gene_cov)) / len(self.gene_cov)
+        return self.gene_mean.square().mean(0) + diagonal(self._total_cov) / len(self.gene_cov)
 
     def moved(self, move: Move) -> Globals:
         """The same q after a gauge move; the prior stays."""

@@ -23,7 +23,7 @@ from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
 from ...posterior.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...posterior.posterior import extend
-from ..counts.gene_step import margins, right_side, without_activity
+from ..counts.gene_step import right_side, without_activity
 from .equations import Rows, solve_rows
 from .noise import update_noise
 from .state import Statistics
@@ -137,7 +137,7 @@ def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[
 
     .. math:: E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
     """
-    target = right_side(statistics.weighted, statistics.yx, g.mu)
+    target = right_side(*statistics.margins, statistics.yx, g.mu)
     weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
     part = without_activity(k, target.device)
     genes = solve_rows(statistics.weighted, target, Gaussian.centred(prior_var), problem.family, weight, part)
@@ -149,9 +149,8 @@ def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[
 
 def update_mu(g: Globals, statistics: Statistics, n_cells: int) -> Globals:
     """q(mu) given everything else."""
-    first = statistics.weighted[:, first_column(statistics.yx.shape[1], g.mu.device)].double()
-    known = torch.cat([g.gene_mean[:, :1], torch.ones_like(g.gene_mean[:, :1]), g.gene_mean[:, 1:]], dim=1)
-    residual = statistics.yx[:, 0] - (first * known).sum(1)
+    with_one, with_activity = statistics.margins
+    residual = statistics.yx[:, 0] - (with_one * g.gene_mean).sum(1) - with_activity[:, 0]
     var = 1 / (MU_SCALE**-2 + n_cells * (g.precision @ statistics.observed()))
     return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
 
@@ -163,7 +162,7 @@ def expected_squares(g: Globals, statistics: Statistics, explained: Tensor | Non
     """
     gamma, mu_square = g.gene_mean, g.mu.square() + g.mu_var
     explained = explained_by_genes(g, statistics) if explained is None else explained
-    with_one, with_activity = (part.double() for part in margins(statistics.weighted, gamma.shape[1]))
+    with_one, with_activity = statistics.margins
     yx, activity_square = statistics.yx, statistics.weighted[:, 2].double()
     response = g.mu * yx[:, 0] + yx[:, 1] + gamma[:, 0] * yx[:, 0] + (gamma[:, 1:] * yx[:, 2:]).sum(1)
     others = mu_square * with_one[:, 0] + 2 * g.mu * with_activity[:, 0] + activity_square
