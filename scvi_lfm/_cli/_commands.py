@@ -153,7 +153,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 
 
 def _likelihood(arguments: argparse.Namespace) -> str:
-    """The likelihood to ask for; log-normalised values have one only."""
+    """The likelihood to ask for; log-normalised values have the Normal unless another is named."""
     if not arguments.normalize:
         return str(arguments.likelihood)
     for option, given in (
@@ -163,7 +163,7 @@ def _likelihood(arguments: argparse.Namespace) -> str:
         if given:
             msg = f"{option} is for counts, and --normalize fits their logarithms: leave one of them out"
             raise CommandError(msg)
-    return "normal"
+    return "normal" if arguments.likelihood == "auto" else str(arguments.likelihood)
 
 
 def _summary(adata: ad.AnnData, key: str) -> str:

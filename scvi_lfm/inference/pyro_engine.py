@@ -58,6 +58,10 @@ def _program(matrix: CellMatrix, options: FitOptions) -> Program:
         from .pyro_counts import CountProgram
 
         return CountProgram(matrix, options)
+    if options.likelihood == "student_t":
+        from .pyro_student_t import StudentProgram
+
+        return StudentProgram(matrix, options)
     from .pyro_normal import NormalProgram
 
     return NormalProgram(matrix, options)

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Batch, CellMatrix
+    from ..model import Scales
     from .finish import Trace
     from .options import FitOptions, FitResult
+    from .sweep import Step
 
 
 class NormalProgram:
@@ -38,11 +40,15 @@ class NormalProgram:
         self._problem = problem = Problem(n_cells, n_genes, str(options.guide), options.noise)
         rng = np.random.default_rng(options.seed)
         self.batches = Minibatches(matrix, options.batch_size, options.device, options.dtype, rng)
-        base = fit_without_factors(problem, self.batches.first(), options.prior_scales)
-        self.rank0 = float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
+        self.rank0 = self._without_factors(fit_without_factors(problem, self.batches.first(), options.prior_scales))
         self._cells, self._shared = _start(problem, self.batches.first(), options)
         self._guide = guide if options.guide == "row_block" else mean_field_guide
         self._objective = TraceMeanField_ELBO()
+
+    def _without_factors(self, base: Step) -> float:
+        """ELBO per entry of mu + a_i + b_j alone."""
+        n_cells, n_genes = self._problem.n_cells, self._problem.n_genes
+        return float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """One for what cells share, and a sparse one for their means."""
@@ -54,12 +60,16 @@ class NormalProgram:
 
     def loss(self, rows: Tensor, batch: Batch) -> Tensor:
         """The negative ELBO of all cells, estimated from a batch by one draw."""
-        shared, n_cells = self._shared, self._problem.n_cells
+        options, n_cells = self._options, self._problem.n_cells
         return self._objective.differentiable_loss(
-            partial(model, scales=shared.scales(), n_cells=n_cells, rows=rows),
-            partial(self._guide, q=shared.guide(self._cells(rows)), n_cells=n_cells, rows=rows),
+            partial(model, scales=self._scales(), likelihood=options.likelihood, n_cells=n_cells, rows=rows),
+            partial(self._guide, q=self._shared.guide(self._cells(rows)), n_cells=n_cells, rows=rows),
             batch.dense(),
         )
+
+    def _scales(self) -> Scales:
+        """Scales of the program."""
+        return self._shared.scales()
 
     def finish(self, trace: Trace) -> FitResult:
         """The result; its last ELBO is the exact one."""

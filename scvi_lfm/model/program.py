@@ -6,7 +6,8 @@ r"""The model and its guides as Pyro programs: the specification that the closed
 
 .. math::
 
-    y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2), \qquad \text{or, with } \lambda_{ij} = s_i e^{\eta_{ij}}, \qquad
+    y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2), \quad \text{StudentT}_\nu(\eta_{ij}, \sigma_j), \qquad
+    \text{or, with } \lambda_{ij} = s_i e^{\eta_{ij}},
     y_{ij} \sim \mathrm{Poisson}(\lambda_{ij}), \quad \mathrm{NegativeBinomial}(\lambda_{ij}, \theta_j), \quad
     \mathrm{Bernoulli}(1 - e^{-\lambda_{ij}})
 
@@ -28,6 +29,7 @@ from pyro.distributions import (
     NegativeBinomial,
     Normal,
     Poisson,
+    StudentT,
     TransformedDistribution,
 )
 
@@ -46,7 +48,8 @@ class Scales:
     A: Tensor  # (r,)
     b: Tensor  # ()
     B: Tensor  # (r,)
-    sigma: Tensor = torch.ones(())  # (), (m,) or (batch, m): noise of the Normal
+    sigma: Tensor = torch.ones(())  # (), (m,) or (batch, m): noise of the Normal, scale of the Student t
+    df: Tensor = torch.ones(())  # (): degrees of freedom of the Student t
     theta: Tensor = torch.ones(())  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
     beta: Tensor = torch.ones(())  # () or (p,): of the coefficients of covariates
 
@@ -85,7 +88,7 @@ def model(
     scales
         Standard deviations of priors and noise.
     likelihood
-        `"normal"`, `"poisson"`, `"negative_binomial"` or `"bernoulli"`.
+        `"normal"`, `"student_t"`, `"poisson"`, `"negative_binomial"` or `"bernoulli"`.
     log_size
         Log size factors of the cells in the batch, (batch,), for counts; None makes all size factors 1.
     n_cells
@@ -130,6 +133,8 @@ def observation(likelihood: str, eta: Tensor, scales: Scales) -> TorchDistributi
     match likelihood:
         case "normal":
             return Normal(eta, scales.sigma)
+        case "student_t":
+            return StudentT(scales.df, eta, scales.sigma)
         case "poisson":
             return Poisson(eta.exp())
         case "negative_binomial":

@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormalNoise:
-    """What the Normal likelihood needs besides eta."""
+    """What the Normal likelihood, or the Student t, needs besides eta."""
 
     sigma: Tensor  # (m,): noise of the fit
     predictive: Tensor  # (m,): noise for predicting and scoring, s_j
     cell: Tensor | None = None  # (n,): sigma_i, by which both are multiplied; None where it is 1 for all
+    df: float | None = None  # degrees of freedom of the Student t, whose scale sigma then is; None: the Normal
 
     def at_genes(self, rows: Tensor) -> NormalNoise:
         """That of some genes."""
-        return NormalNoise(self.sigma[rows], self.predictive[rows], self.cell)
+        return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
     def of_pairs(self, cells: Tensor, genes: Tensor) -> Tensor:
         """Standard deviation for predicting cell `cells[k]` with gene `genes[k]`, (pairs,)."""
@@ -47,10 +48,11 @@ class NormalNoise:
     def rounded(self) -> NormalNoise:
         """With values as float32 storage holds them; a shared sigma is stored in float64."""
         varies = (self.sigma != self.sigma[0]).any()
-        return NormalNoise(
-            self.sigma.float().double() if varies else self.sigma,
-            self.predictive.float().double(),
-            None if self.cell is None else self.cell.float().double(),
+        return replace(
+            self,
+            sigma=self.sigma.float().double() if varies else self.sigma,
+            predictive=self.predictive.float().double(),
+            cell=None if self.cell is None else self.cell.float().double(),
         )
 
 
@@ -118,7 +120,7 @@ class Posterior:
 
 @dataclass(frozen=True)
 class NormalPosterior(Posterior):
-    """The posterior under the Normal likelihood: one S or eigenbasis for all cells, one eigenbasis for all genes.
+    """The posterior under the Normal likelihood or the Student t: one S or eigenbasis for all cells, one for all genes.
 
     Where some entries were not data, every cell and gene has a covariance of its own.
     """

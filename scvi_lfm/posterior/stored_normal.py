@@ -1,4 +1,4 @@
-"""What belongs to the Normal likelihood alone among a fit's fields: noise, and covariances in their three forms."""
+"""What the Normal and the Student t alone have among a fit's fields: noise, and covariances in their three forms."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def small_fields(
 ) -> dict[str, Any]:
     """What goes into uns: the fit's noise, and covariances as far as cells or genes share them."""
     fields: dict[str, Any] = {"sigma": _root_mean_square(q.noise.sigma)}
+    if q.noise.df is not None:
+        fields["df"] = q.noise.df
     if isinstance(q.gene_cov, Eigenbasis):
         fields |= {"gene_basis": padded(q.gene_cov.basis), "gene_eig": padded_vector(q.gene_cov.eig)}
     else:
@@ -74,7 +76,8 @@ def read_normal(
             cell_cov = Eigenbasis(small("cell_basis"), small("cell_eig"), cell_sigma)
         else:
             cell_cov = Common(small("cell_cov"), len(common["cell_mean"]))
-    noise = NormalNoise(fit_sigma, predictive, cell_sigma)
+    df = float(entry(uns, "df", keys.uns)) if params["likelihood"] == "student_t" else None
+    noise = NormalNoise(fit_sigma, predictive, cell_sigma, df)
     return NormalPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)
 
 

@@ -16,7 +16,7 @@ from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.other_cells import evidence, from_others
-from ._common import blocks_of, check_result_key, layer_of_fit, observed_of_fit
+from ._common import blocks_of, check_closed_form, check_result_key, layer_of_fit, observed_of_fit
 from ._fit_arguments import check_count_values
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def anomalies(
     KeyError
         There is no such fit or layer.
     TypeError, ValueError
-        An argument or the data cannot be used. `adata` is then as it was.
+        An argument or the data cannot be used, or the fit is one by `likelihood="student_t"`, which has no
+        leave-one-out predictive in closed form. `adata` is then as it was.
 
     Examples
     --------
@@ -133,6 +134,7 @@ def anomalies(
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
+    check_closed_form(stored, "anomalies")
     layer = layer_of_fit(adata, stored, layer)
     matrix = read_matrix(adata, layer, genes=stored.fitted)
     if not matrix.shape[1]:

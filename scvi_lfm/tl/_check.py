@@ -17,7 +17,7 @@ from ..posterior import CountPosterior, read_fit
 from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.predictive import eta_of_pairs
 from ._check_words import CLOSE, ENOUGH, MOST_LEFTOVER, OVERALL, STRATUM, on_calibration, on_convergence, on_leftover
-from ._common import blocks_of, layer_of_fit, observed_of_fit
+from ._common import blocks_of, check_closed_form, layer_of_fit, observed_of_fit
 from ._fit import fit
 from ._fit_arguments import check_count_values
 
@@ -115,7 +115,8 @@ def check(
     KeyError
         There is no such fit or layer.
     TypeError, ValueError
-        An argument or the data cannot be used.
+        An argument or the data cannot be used, or the fit is one by `likelihood="student_t"`, which has no
+        leave-one-out predictive in closed form.
 
     References
     ----------
@@ -138,6 +139,7 @@ def check(
     where = resolve_device(device)
     seed = int(resolve_rng(rng).integers(2**31))
     stored = read_fit(adata, key, device=where)
+    check_closed_form(stored, "check")
     layer = layer_of_fit(adata, stored, layer)
     matrix = read_matrix(adata, layer, genes=stored.fitted)
     if isinstance(stored.posterior, CountPosterior):

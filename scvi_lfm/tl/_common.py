@@ -33,6 +33,18 @@ def check_result_key(adata: AnnData, key_added: str) -> None:
         raise ValueError(msg)
 
 
+def check_closed_form(stored: StoredFit, tool: str) -> None:
+    """Raise if the tool has no formula for the likelihood of the fit."""
+    likelihood = stored.params["likelihood"]
+    if likelihood == "student_t":
+        msg = (
+            f"lfm.tl.{tool} has no closed form under likelihood={likelihood!r}. For it, fit the values with "
+            "likelihood='normal' too, under another key_added; this fit serves rank_genes, rank_cells, similar_genes, "
+            "predict, recommend and sample_posterior."
+        )
+        raise ValueError(msg)
+
+
 def blocks_of(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Blocks of cells: positions, dense values (cells, m), and which of them are data (None: all)."""
     n_cells, n_genes = matrix.shape

@@ -78,14 +78,16 @@ def fit(
     layer
         Layer to read; None reads `X`.
     likelihood
-        `"normal"`: log-normalised values. `"negative_binomial"`: counts with mean :math:`\lambda` and variance
-        :math:`\lambda + \lambda^2 / \theta_j`, theta learned for each gene. `"poisson"`: counts with variance
-        :math:`\lambda`. `"bernoulli"`: zeros and ones, :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`:
-        `"negative_binomial"` if all values are whole and none is negative, else `"normal"`.
+        `"normal"`: log-normalised values. `"student_t"`: such values with outliers, noise of scale sigma with heavy
+        tails, whose degrees of freedom are learned between 2.1 and 100; with `engine="pyro"` only.
+        `"negative_binomial"`: counts with mean :math:`\lambda` and variance :math:`\lambda + \lambda^2 / \theta_j`,
+        theta learned for each gene. `"poisson"`: counts with variance :math:`\lambda`. `"bernoulli"`: zeros and ones,
+        :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`: `"negative_binomial"` if all values are whole and none is
+        negative, else `"normal"`.
     noise
-        For the Normal. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one for each.
-        `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the geometric
-        mean of :math:`\sigma_i` over the fitted cells is one.
+        For the Normal and the Student t. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one
+        for each. `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the
+        geometric mean of :math:`\sigma_i` over the fitted cells is one.
     observed
         `"all"`: every entry is data, zeros included, except those of `held_out`. `"stored"`: of a sparse matrix, only
         the entries that it stores are, as in ratings; a stored zero is a value of zero, and `likelihood="auto"` is
@@ -122,8 +124,8 @@ def fit(
     learning_rate
         Step size of the Pyro engine's optimiser; None takes 0.02.
     prior_scales
-        Standard deviations to hold fixed, from `"a"`, `"A"`, `"b"`, `"B"` and (Normal) `"sigma"`; `"A"` and `"B"` take
-        one number or r. Whatever is not named is learned, except `"A"`, which is 1.
+        Standard deviations to hold fixed, from `"a"`, `"A"`, `"b"`, `"B"` and (but for counts) `"sigma"`; `"A"` and
+        `"B"` take one number or r. Whatever is not named is learned, except `"A"`, which is 1.
     batch_size
         Cells in a minibatch; None takes 512 for counts, and 2,048 or all of at most 4,096 cells for the Normal.
     max_epochs
@@ -158,7 +160,7 @@ def fit(
         Mean and standard deviation of the gene's abundance b; its mean over genes is zero.
     `.var['lfm_sigma']` : (m,)
         Normal: noise of each gene for predicting and scoring, the root mean expected squared residual after the fit.
-        All standard deviations of genes use it.
+        All standard deviations of genes use it. Student t: the scale of the noise in the fit.
     `.obs['lfm_sigma']` : (n,)
         `noise="cell_gene"`: noise of each cell, by which that of the gene is multiplied.
     `.var['lfm_theta']` : (m,)
@@ -178,12 +180,13 @@ def fit(
         value without factors), `converged`, `seconds`, `version`, and in float64 the prior in the stored gauge
         (`prior_cell_mean`, `prior_cell_cov`, `prior_gene_mean`, `prior_gene_cov`). Normal: also `sigma` (the fit's
         noise) and the covariances (`cell_cov`, or `cell_basis` and `cell_eig` under `noise="cell_gene"`; `gene_basis`,
-        `gene_eig`; `by_row` instead where every row has its own). Counts: `total_counts` of a cell with size factor one
-        and `expected_counts`, what the prior of (a, A) expects of it, unless size factors were given. With covariates,
-        `covariates`: a data frame with a row for each coefficient (`column`, `kind`, `level`, `reference`, `mean`,
-        `sd`), and the prior and `gene_basis`, `gene_eig` and `varm['lfm_cov']` have p more coordinates, behind the
-        first. With `held_out`, `held_out`: `epoch`, `log_density` and `rmse` per entry held out after each epoch and
-        at the end, and `stopped`, whether the log density fell twice in a row, which ends the fit.
+        `gene_eig`; `by_row` instead where every row has its own). Student t: these and `df`, the degrees of freedom.
+        Counts: `total_counts` of a cell with size factor one and `expected_counts`, what the prior of (a, A) expects of
+        it, unless size factors were given. With covariates, `covariates`: a data frame with a row for each coefficient
+        (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`, `gene_eig` and
+        `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
+        and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
+        in a row, which ends the fit.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
     holds what :func:`scvi_lfm.get.rank_df` shows.
@@ -209,6 +212,7 @@ def fit(
     ----------
     Hoffman et al. (2013), Stochastic variational inference, JMLR 14:1303, section 2.
     Blei et al. (2017), Variational inference: a review for statisticians, JASA 112:859, section 2.
+    Lange et al. (1989), Robust statistical modeling using the t distribution, JASA 84:881 (Student t).
     Khan & Lin (2017), Conjugate-computation variational inference, AISTATS 54:878, section 3 (counts).
 
     Examples

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
-from ..model.likelihoods import COUNTS
+from ..model.likelihoods import CONTINUOUS, COUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,12 +64,13 @@ def check_takes_covariates(covariates: object, engine: str, noise: str) -> None:
             raise ValueError(msg)
 
 
-def check_guide_of_normal(guide: object, families: Sequence[str]) -> None:
-    """Raise if a guide was asked for that the Normal likelihood has no use for."""
+def check_guide_of_normal(guide: object, families: Sequence[str], likelihood: str) -> None:
+    """Raise if a guide was asked for that a continuous likelihood has no use for."""
     if guide is not None and guide not in families:
+        why = "" if likelihood != "normal" else ", under which the best q of a row is a Normal, as in 'row_block'"
         msg = (
-            f"`guide` must be one of {', '.join(map(repr, families))}, found {guide!r} with likelihood='normal', under "
-            "which the best q of a row is a Normal, as in 'row_block'. Other guides are for counts."
+            f"`guide` must be one of {', '.join(map(repr, families))}, found {guide!r} with likelihood={likelihood!r}"
+            f"{why}. Other guides are for counts."
         )
         raise ValueError(msg)
 
@@ -133,11 +134,11 @@ def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> in
     return 100 if n_batches == 1 else 20
 
 
-def warn_about_counts(matrix: CellMatrix, layer: str | None, *, stacklevel: int = 3) -> None:
+def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int = 3) -> None:
     """Warn if every value is a whole number."""
     if all_integers(matrix.values):
         msg = (
-            f"{place_of(layer)} holds whole numbers, and the Normal likelihood is made "
+            f"{place_of(layer)} holds whole numbers, and likelihood={likelihood!r} is made "
             "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
             "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
         )
@@ -159,12 +160,18 @@ def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool 
 
 
 def check_options_of_likelihood(
-    likelihood: str, noise: str, scales: Mapping[str, object], size_factors: object
+    likelihood: str, engine: str, noise: str, scales: Mapping[str, object], size_factors: object
 ) -> None:
-    """Raise if an option was given that the likelihood does not have."""
-    if likelihood == "normal":
+    """Raise if an option was given that the likelihood does not have, or its engine was not."""
+    if likelihood == "student_t" and engine != "pyro":
+        msg = (
+            f"`likelihood`='student_t' is fitted by engine='pyro', found engine={engine!r}. Pass engine='pyro', or "
+            "likelihood='normal' for closed-form steps."
+        )
+        raise ValueError(msg)
+    if likelihood in CONTINUOUS:
         if size_factors is not None:
-            msg = "`size_factors` belong to count likelihoods, and the values are fitted with likelihood='normal'."
+            msg = f"`size_factors` belong to count likelihoods, and the values are fitted with {likelihood=}."
             raise ValueError(msg)
         return
     if noise != "shared":
@@ -211,11 +218,11 @@ def warn_about_empty_genes(
         warnings.warn(msg, UserWarning, stacklevel=stacklevel)
 
 
-def check_values(matrix: CellMatrix, layer: str | None, *, stacklevel: int) -> None:
+def check_values(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
     check_variation(matrix, layer)
     where = place_of(layer)
-    warn_about_counts(matrix, layer, stacklevel=stacklevel)
+    warn_about_counts(matrix, layer, likelihood, stacklevel=stacklevel)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."

@@ -13,7 +13,7 @@ from .._settings import settings
 from .._validate import check_choice, check_count, check_positive, resolve_mask
 from ..data import code, learn_coding, read_matrix
 from ..inference import FitOptions
-from ..model.likelihoods import COUNTS
+from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
 from ._fit_arguments import (
     check_auto,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
 
-LIKELIHOODS = ("auto", "normal", *COUNTS)
+LIKELIHOODS = ("auto", *CONTINUOUS, *COUNTS)
 NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
@@ -104,12 +104,12 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     if coding is not None:
         matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, matrix, stored_only=given.observed == "stored")
-    check_options_of_likelihood(likelihood, given.noise, scales, given.size_factors)
-    if likelihood != "normal":  # held-out values too: they are to be predicted
+    check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
+    if likelihood in COUNTS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
-    counts, auto, at_least = likelihood != "normal", isinstance(given.n_factors, str), _stated(given.n_factors)
+    counts, auto, at_least = likelihood in COUNTS, isinstance(given.n_factors, str), _stated(given.n_factors)
     asked = given.batch_size
     if asked is None and not counts and matrix.observed is not None:
         asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
@@ -147,10 +147,10 @@ def _check_data(
     if stored_only:
         check_stored_variation(matrix, given.layer)
     warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood, stacklevel=5)
-    if likelihood == "normal":
-        check_guide_of_normal(given.guide, FAMILIES)
+    if likelihood in CONTINUOUS:
+        check_guide_of_normal(given.guide, FAMILIES, likelihood)
         if not stored_only:
-            check_values(matrix, given.layer, stacklevel=6)
+            check_values(matrix, given.layer, likelihood, stacklevel=6)
         return None
     if not stored_only:
         check_variation(matrix, given.layer)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .._keys import COVARIATES, HELD_OUT, RANK
+from ..model.likelihoods import CONTINUOUS
 from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
@@ -73,7 +74,7 @@ def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict
         "max_factors": None if result.ranks is None else len(result.ranks.elbo) - 1,
         "layer": given.layer,
         "likelihood": options.likelihood,
-        "noise": options.noise if options.likelihood == "normal" else None,
+        "noise": options.noise if options.likelihood in CONTINUOUS else None,
         "observed": given.observed,
         HELD_OUT: _name_or(given.held_out, "array"),
         COVARIATES: _names(given.covariates),

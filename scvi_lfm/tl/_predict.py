@@ -9,9 +9,11 @@ import pandas as pd
 import torch
 
 from .._validate import as_list, check_anndata, check_fraction, check_key, locate
+from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.predictive_counts import predictive_counts
+from ..posterior.predictive_student_t import quantile
 from ._rank_cells import fitted_positions
 
 if TYPE_CHECKING:
@@ -133,11 +135,13 @@ def _table(
     }
     if isinstance(q, CountPosterior):
         return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
-    sd = (eta.var + q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)).square()).sqrt()
+    sigma, df = q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)), q.noise.df
+    sd = (eta.var + (sigma.square() if df is None else student_t.variance(sigma, df))).sqrt()
     table = {"expected": eta.mean.numpy(), "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
         z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
-        table[f"q{level:g}"] = (eta.mean + z * sd).numpy()
+        values = (eta.mean + z * sd).numpy() if df is None else quantile(level, eta, sigma, df)
+        table[f"q{level:g}"] = values
     return pd.DataFrame(names | table)
 
 

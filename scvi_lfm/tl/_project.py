@@ -18,7 +18,7 @@ from ..inference import project_cells, project_counts, project_observed, with_ce
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
-from ._common import layer_of_fit
+from ._common import check_closed_form, layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
 from ._fit_observed import check_cov_bytes
 from ._size_factors import new_size_factors
@@ -123,7 +123,8 @@ def project(
     KeyError
         There is no such fit or layer, or no column of `obs` for a covariate.
     TypeError, ValueError
-        The values or covariates cannot be used, or no gene is shared. `adata` is then as it was.
+        The values or covariates cannot be used, no gene is shared, or the fit is one by `likelihood="student_t"`, which
+        has no step of cells in closed form. `adata` is then as it was.
 
     Examples
     --------
@@ -141,6 +142,7 @@ def project(
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
+    check_closed_form(stored, "project")
     layer = layer_of_fit(adata, stored, layer)
     known = reference.var_names[stored.fitted]
     check_unique(known, "var")
@@ -169,7 +171,7 @@ def project(
             raise ValueError(msg)
         family = stored.params.get("guide", stored.params["family"])
         if observed == "all":
-            warn_about_counts(matrix, layer)
+            warn_about_counts(matrix, layer, "normal")
         q = whole.at_genes(kept)
         if isinstance(q.gene_cov, PackedUnderNoise):
             q = project_observed(matrix, q, family)

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import nbinom, poisson
 
 import scvi_lfm as lfm
-from scvi_lfm.model.likelihoods import COUNTS
+from scvi_lfm.model.likelihoods import CONTINUOUS, COUNTS
 from scvi_lfm.posterior import read_fit
 
 RATES = np.array([1e-3, 0.05, 1.0, 7.0, 60.0])
@@ -255,7 +255,7 @@ def test_every_unit_has_the_same_functions_and_facts(name):
 
 def test_the_table_has_a_line_for_each_file():
     folder = Path(inspect.getfile(COUNTS[NAMES[0]])).parent
-    assert {path.stem for path in folder.glob("*.py")} == {"__init__", "normal", *NAMES}
+    assert {path.stem for path in folder.glob("*.py")} == {"__init__", *CONTINUOUS, *NAMES}
 
 
 def names_in(node):

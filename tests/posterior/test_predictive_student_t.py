@@ -1,0 +1,47 @@
+"""Quantiles of a Student t plus a Normal, against draws and against either alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from scvi_lfm.model.likelihoods import student_t
+from scvi_lfm.posterior.predictive import Moments
+from scvi_lfm.posterior.predictive_student_t import LARGEST_RATIO, quantile
+
+
+def found(level, mean, sd, sigma, df):
+    mean, sd, sigma = (torch.tensor(values, dtype=torch.float64) for values in (mean, sd, sigma))
+    return quantile(level, Moments(mean, sd.square()), sigma, df)
+
+
+@pytest.mark.parametrize("df", [2.2, 4.0, 50.0])
+@pytest.mark.parametrize("level", [0.01, 0.5, 0.9])
+def test_the_distribution_function_there_is_the_level(df, level):
+    mean, sd, sigma = np.array([0.3, -1.0, 2.0]), np.array([0.05, 0.8, 3.0]), np.array([1.0, 0.5, 0.7])
+    for x, m, s, scale in zip(found(level, mean, sd, sigma, df), mean, sd, sigma, strict=True):
+
+        def below(z, x=x, m=m, s=s, scale=scale):
+            return student.cdf((x - m - s * z) / scale, df) * norm.pdf(z)
+
+        assert quad(below, -9, 9, limit=200)[0] == pytest.approx(level, abs=2e-4)
+
+
+def test_certain_eta_leaves_the_student_t():
+    x = found(0.95, np.zeros(2), np.zeros(2), np.array([1.0, 2.0]), 3.0)
+    np.testing.assert_allclose(x, student.ppf(0.95, 3) * np.array([1, 2]), rtol=1e-6)
+
+
+def test_far_wider_eta_leaves_a_normal():
+    ratio = np.array([0.99, 1.01]) * LARGEST_RATIO
+    x = found(0.95, np.zeros(2), ratio, np.ones(2), 4.0)
+    np.testing.assert_allclose(x, norm.ppf(0.95) * np.hypot(ratio, np.sqrt(2)), rtol=1e-3)
+
+
+def test_the_variance_is_scipys():
+    sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    np.testing.assert_allclose(student_t.variance(sigma, 4.5), student.var(4.5) * sigma.numpy() ** 2)
