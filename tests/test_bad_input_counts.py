@@ -303,12 +303,12 @@ def test_a_fixed_sigma(counts, likelihood):
         (
             {"likelihood": "nb"},
             ValueError,
-            "`likelihood` must be one of 'auto', 'normal', 'poisson', 'negative_binomia",
+            "`likelihood` must be one of 'auto', 'normal', 'student_t', 'poisson', 'negative_binomia",
         ),
         (
             {"likelihood": None},
             ValueError,
-            "`likelihood` must be one of 'auto', 'normal', 'poisson', 'negative_binomia",
+            "`likelihood` must be one of 'auto', 'normal', 'student_t', 'poisson', 'negative_binomia",
         ),
         ({"tol": 0}, ValueError, "`tol` must be above 0, found 0."),
         ({"prior_scales": {"theta": 1.0}}, ValueError, "`prior_scales` has no scale 'theta'; the scales are 'a', 'A',"),

@@ -76,7 +76,7 @@ def read_normal(
             cell_cov = Eigenbasis(small("cell_basis"), small("cell_eig"), cell_sigma)
         else:
             cell_cov = Common(small("cell_cov"), len(common["cell_mean"]))
-    df = float(entry(uns, "df", keys.uns)) if params["likelihood"] == "student_t" else None
+    df = float(entry(uns, "df", keys.uns)) if params.get("likelihood") == "student_t" else None
     noise = NormalNoise(fit_sigma, predictive, cell_sigma, df)
     return NormalPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)
 

@@ -35,7 +35,7 @@ def check_result_key(adata: AnnData, key_added: str) -> None:
 
 def check_closed_form(stored: StoredFit, tool: str) -> None:
     """Raise if the tool has no formula for the likelihood of the fit."""
-    likelihood = stored.params["likelihood"]
+    likelihood = stored.params.get("likelihood")
     if likelihood == "student_t":
         msg = (
             f"lfm.tl.{tool} has no closed form under likelihood={likelihood!r}. For it, fit the values with "
