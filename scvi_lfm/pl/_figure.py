@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which all kinds of colour vision tell apart
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 SMALL = 8
-# likelihoods whose values are no counts
-CONTINUOUS = ("normal", "student_t")
 # half the width of a 95 % interval of a Normal, in standard deviations
 WHISKER = 1.96
 
 
 def of_counts(adata: AnnData, key: str) -> bool:
     """Whether the fit under `key` is one of counts; a fit that is there no more passes for a Normal."""
-    return adata.uns.get(key, {}).get("params", {}).get("likelihood", "normal") not in CONTINUOUS
+    from ..model.likelihoods import COUNTS  # torch comes with it, which no other plot needs
+
+    return adata.uns.get(key, {}).get("params", {}).get("likelihood") in COUNTS
 
 
 def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
