@@ -14,11 +14,13 @@ observation of eta among others, and taking it out of either side is exact given
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..model.likelihoods import COUNTS
+from .covariances import Packed, product_variance_of_pairs
 from .packed import doubled, off_first, outer
 from .posterior import extend
 from .predictive import Moments
@@ -27,6 +29,8 @@ from .rates import MAX_LOG_RATE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from .covariances import Covariances
+    from .leave_many_out import TakenOut
     from .posterior import CountPosterior
 
 MAX_LEVERAGE = 0.999
@@ -34,11 +38,29 @@ MAX_LEVERAGE = 0.999
 MIN_LOG_RATE = -50.0
 
 
-class CountLeaveOneOut:
-    """Leave-one-out moments of eta, the size factor in it, for blocks of cells with all genes."""
+@dataclass(frozen=True)
+class Fitted:
+    """Mean of eta, the size factor in it, and the parts of its variance, of any shape."""
 
-    def __init__(self, q: CountPosterior) -> None:
-        self._q, self.name = q, q.noise.likelihood
+    mean: Tensor
+    by_cell: Tensor  # v' S v
+    by_gene: Tensor  # u' T u
+    by_both: Tensor  # tr(S_AA T_BB)
+
+    def rate(self) -> Tensor:
+        """Expected rates."""
+        spread = self.by_cell + self.by_gene + self.by_both
+        return (self.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
+
+
+class CountLeaveOneOut:
+    """Leave-one-out moments of eta, the size factor in it, for blocks of cells with all genes.
+
+    Means of the posterior have not seen a share of the counts in `taken`; covariances have seen all.
+    """
+
+    def __init__(self, q: CountPosterior, taken: TakenOut | None = None) -> None:
+        self._q, self.name, self._taken = q, q.noise.likelihood, taken
         self._likelihood = COUNTS[self.name]
         gene_mean = q.gene_mean.float()
         self._slopes, self._abundance = extend(gene_mean), gene_mean[:, 0]
@@ -49,24 +71,47 @@ class CountLeaveOneOut:
         self._product = self._from_genes * off_first(gene_mean.shape[1], weights)
         self.dispersion = q.noise.dispersion.float()
 
-    def fitted(self, cells: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean of eta and the three parts of its variance: by the cell, by the gene, by both, (cells, m) each."""
+    def fitted(self, cells: slice) -> Fitted:
+        """Moments of eta with all counts, (cells, m) each."""
         q = self._q
         mean = q.cell_mean[cells].float()
         cov = q.cell_cov.at(cells).packed()
         offset = (q.noise.log_size[cells] + q.mu).float()
         eta = torch.addmm(self._abundance, mean, self._slopes.T).add_(offset[:, None])
         by_gene = outer(extend(mean)) @ self._from_genes.T
-        return eta, cov @ self._from_cells.T, by_gene, cov @ self._product.T
+        return Fitted(eta, cov @ self._from_cells.T, by_gene, cov @ self._product.T)
 
     def eta(self, y: Tensor, cells: slice) -> tuple[Moments, Tensor]:
         """Moments of eta for the counts `y` (cells, m), each without itself; and the rates with all of them."""
-        eta, by_cell, by_gene, by_both = self.fitted(cells)
-        rate = (eta + 0.5 * (by_cell + by_gene + by_both)).clamp_(max=MAX_LOG_RATE).exp_()
+        fitted = self.fitted(cells)
+        rate = fitted.rate()
         weight, score = self._likelihood.weight_and_score(y, rate, self.dispersion)
-        spread = _without(by_cell, weight).add_(_without(by_gene, weight))
-        mean = torch.addcmul(eta, spread, score, value=-1).clamp_(MIN_LOG_RATE, MAX_LOG_RATE)
-        return Moments(mean, spread.add_(by_both)), rate
+        if self._taken is not None:
+            taken = self._taken.rows(cells)
+            score[taken.cell, taken.gene] *= taken.seen
+        return left_out(fitted, weight, score), rate
+
+
+def left_out(fitted: Fitted, weight: Tensor, score: Tensor) -> Moments:
+    """Moments of eta without observations of some weights and scores, one for each entry."""
+    spread = _without(fitted.by_cell, weight).add_(_without(fitted.by_gene, weight))
+    mean = torch.addcmul(fitted.mean, spread, score, value=-1).clamp_(MIN_LOG_RATE, MAX_LOG_RATE)
+    return Moments(mean, spread.add_(fitted.by_both))
+
+
+def fitted_of_pairs(q: CountPosterior, cells: Tensor, genes: Tensor) -> Fitted:
+    """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
+    S, T = _of_pairs(q.cell_cov, cells), q.gene_cov.at(genes)
+    u, v = q.cell_mean[cells], extend(q.gene_mean[genes])
+    mean = q.mu + q.noise.log_size[cells] + q.gene_mean[genes, 0] + (u * v).sum(1)
+    parts = mean, S.quadratic(v), T.quadratic(extend(u)), product_variance_of_pairs(S, T)
+    return Fitted(*(part.float() for part in parts))
+
+
+def _of_pairs(cov: Covariances, rows: Tensor) -> Packed:
+    """Covariances of rows that repeat, each made once."""
+    different, place = rows.unique_consecutive(return_inverse=True)
+    return Packed(cov.at(different).packed()[place])
 
 
 def _without(var: Tensor, weight: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
     u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
     var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + product_variance_of_pairs(cell_cov, gene_cov)
-    return Moments(_mean(q, cells, genes), var)
+    return Moments(mean_of_pairs(q, cells, genes), var)
 
 
 def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
@@ -69,7 +69,8 @@ def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(_with_offset(q, mean.values(), cells), var.values().double())
 
 
-def _mean(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
+def mean_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
+    """Mean of eta for cell `cells[k]` with gene `genes[k]`, (pairs,)."""
     gene = q.gene_mean[genes]
     return _with_offset(q, gene[:, 0] + (q.cell_mean[cells] * extend(gene)).sum(1), cells)
 

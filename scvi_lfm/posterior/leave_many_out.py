@@ -1,0 +1,138 @@
+r"""The posterior's means without some of the counts, or without a share of them, and without a refit.
+
+What a count brought to its cell and to its gene is taken out of both, as in leaving one out: at the fixed point of
+inference it is one Normal observation of eta among others, with weight w and score g. With :math:`\omega_{ij}` the
+share to be taken out,
+
+.. math::
+
+    (a_i, A_i)^* = (a_i, A_i) - \Big( S_i^{-1} - \sum_j \omega_{ij} w_{ij} v_j v_j' \Big)^{-1}
+        \sum_j \omega_{ij} g_{ij} v_j
+
+and likewise for genes, with T and u in place of S and v. Covariances stay as they are. In every direction a row keeps
+at least a fifth of its information: with less, one Newton step overshoots. What is then left of a count's own pull on
+its own prediction is taken out where it is judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import COUNTS
+from .leave_one_out_counts import fitted_of_pairs, left_out
+from .packed import outer, packed_size, unpack
+from .posterior import extend
+from .predictive import Moments, mean_of_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from .covariances import Covariances
+    from .leave_one_out_counts import Fitted
+    from .posterior import CountPosterior
+
+PAIRS_PER_BLOCK = 20_000
+ROWS_PER_BLOCK = 4096
+MOST_TAKEN = 0.8
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class TakenOut:
+    """Counts of which a share is taken out, in the order of cells."""
+
+    cell: Tensor  # (k,): position
+    gene: Tensor  # (k,): position
+    share: Tensor  # (k,): between 0 and 1
+    seen: Tensor  # (k,): share of its own pull on its own prediction that is still in the posterior
+
+    @classmethod
+    def none(cls, cell: Tensor, gene: Tensor) -> TakenOut:
+        """Counts of which nothing has been taken out yet."""
+        share = torch.zeros(len(cell), device=cell.device)
+        return cls(cell, gene, share, 1 - share)
+
+    def rows(self, cells: slice) -> TakenOut:
+        """Those of some consecutive cells, at their places among these."""
+        ends = torch.tensor([cells.start, cells.stop], device=self.cell.device)
+        first, last = torch.searchsorted(self.cell.contiguous(), ends).tolist()
+        some = TakenOut(self.cell[first:last], self.gene[first:last], self.share[first:last], self.seen[first:last])
+        return replace(some, cell=some.cell - cells.start)
+
+    def where(self, chosen: Tensor) -> TakenOut:
+        """Some of them, by a mask."""
+        return TakenOut(self.cell[chosen], self.gene[chosen], self.share[chosen], self.seen[chosen])
+
+
+def without(q: CountPosterior, y: Tensor, taken: TakenOut) -> tuple[CountPosterior, TakenOut]:
+    """The posterior with the means of cells and genes without the shares `taken` of the counts `y` (k,).
+
+    How much of each count's own pull is left is noted in what is returned with it.
+    """
+    some = taken.share > 0
+    cell, gene, share = taken.cell[some], taken.gene[some], taken.share[some]
+    weight, score = torch.empty_like(share), torch.empty_like(share)
+    before, pull = torch.empty_like(share), torch.empty_like(share)
+    for part, fitted, w, g in _pairs(q, y[some], cell, gene):
+        weight[part], score[part] = w * share[part], g * share[part]
+        before[part], pull[part] = fitted.mean, fitted.mean - left_out(fitted, w, g).mean
+    u, v = extend(q.cell_mean), extend(q.gene_mean)
+    cell_mean = _rows_without(q.cell_mean, q.cell_cov, cell, v, gene, weight, score)
+    gene_mean = _rows_without(q.gene_mean, q.gene_cov, gene, u, cell, weight, score)
+    new = replace(q, cell_mean=cell_mean, gene_mean=gene_mean)
+    after = mean_of_pairs(new, cell, gene).to(before)
+    left = 1 - ((before - after) / pull.clamp_min(TINY)).clamp(0, 1)
+    seen = torch.ones_like(taken.share)
+    seen[some] = torch.maximum(left, 1 - share)
+    return new, replace(taken, seen=seen)
+
+
+def eta_without(q: CountPosterior, y: Tensor, taken: TakenOut) -> Moments:
+    """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
+    mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
+    for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
+        eta = left_out(fitted, weight, score * taken.seen[part])
+        mean[part], var[part] = eta.mean, eta.var
+    return Moments(mean, var)
+
+
+def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
+    """Moments of eta, Fisher weights and scores of some counts, by blocks of them: positions first."""
+    dispersion = q.noise.dispersion.float()
+    for part in torch.arange(len(y), device=y.device).split(PAIRS_PER_BLOCK):
+        fitted = fitted_of_pairs(q, cell[part], gene[part])
+        yield part, fitted, *COUNTS[q.noise.likelihood].weight_and_score(y[part], fitted.rate(), dispersion[gene[part]])
+
+
+def _rows_without(
+    mean: Tensor, cov: Covariances, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor
+) -> Tensor:
+    """Means of rows without observations of `x[at]` (k,), their `weight` and `score`."""
+    affected, place = rows.unique(return_inverse=True)
+    k = mean.shape[1]
+    information = mean.new_zeros(len(affected), packed_size(k))
+    pull = mean.new_zeros(len(affected), k)
+    for part in torch.arange(len(rows), device=rows.device).split(PAIRS_PER_BLOCK):
+        values = x[at[part]]
+        information.index_add_(0, place[part], weight[part, None].double() * outer(values))
+        pull.index_add_(0, place[part], -score[part, None].double() * values)
+    mean = mean.clone()
+    for part in torch.arange(len(affected), device=rows.device).split(ROWS_PER_BLOCK):
+        row = affected[part]
+        wider = _wider(unpack(cov.at(row).packed().double()), unpack(information[part]))
+        mean[row] += (wider @ pull[part, :, None])[..., 0]
+    return mean
+
+
+def _wider(cov: Tensor, information: Tensor) -> Tensor:
+    """`(C^-1 - H)^-1` of each row, (rows, k, k), coordinates without variance included."""
+    values, vectors = torch.linalg.eigh(cov)
+    root = vectors * values.clamp_min(0).sqrt()[:, None, :]
+    taken, basis = torch.linalg.eigh(root.mT @ information @ root)
+    root = root @ (basis * (1 - taken.clamp(0, MOST_TAKEN)).rsqrt()[:, None, :])
+    return root @ root.mT
