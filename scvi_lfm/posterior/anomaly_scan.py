@@ -9,7 +9,7 @@ import torch
 
 from ..model.likelihoods import normal
 from .leave_one_out import LeaveOneOut
-from .other_cells import fit_share, from_others, other_cells
+from .other_cells import RATIO_BINS, RATIO_MAX, fit_share, from_others, other_cells, ratio_centers, ratio_histogram
 
 if TYPE_CHECKING:
     from typing import Self
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from .anomaly_scan_counts import CountAnomalyScan
     from .posterior import NormalPosterior
 
-# histogram of log ratios in [-50, 50]
-RATIO_BINS, RATIO_MAX = 4000, 50.0
 # a distance that stands for "not asked about"
 NOT_ASKED = -1.0
 
@@ -67,6 +65,7 @@ class AnomalyScan:
     """Scores of entries under their leave-one-out predictives; the distance is in standard deviations."""
 
     distance_max, distance_bins = 40.0, 8000
+    share: float | None = None  # of entries from other cells, where it is known
 
     def __init__(self, q: NormalPosterior, direction: str) -> None:
         self._loo = LeaveOneOut(q)
@@ -110,7 +109,7 @@ class Histograms:
             distance, ratio = distance[observed], ratio[observed]
         far = distance.clamp(max=self._scan.distance_max * (1 - 1e-6))
         self.distance += torch.histc(far, self._scan.distance_bins, 0, self._scan.distance_max)
-        self.ratio += torch.histc(ratio.clamp(-RATIO_MAX, RATIO_MAX), RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+        self.ratio += ratio_histogram(ratio)
         self.total += distance.numel()
 
     def thresholds(self, fdr: float) -> Thresholds:
@@ -122,14 +121,13 @@ class Histograms:
         raw = torch.where(beyond > 0, self.total * tail / beyond.clamp_min(1), 1.0)
         q_values = raw.cummin(0).values.clamp(max=1)
         passing = torch.nonzero((q_values <= fdr) & (beyond > 0)).flatten()
-        width = 2 * RATIO_MAX / RATIO_BINS
-        centers = -RATIO_MAX + width * (torch.arange(RATIO_BINS, device=edges.device) + 0.5)
-        share = fit_share(centers.double(), self.ratio)
-        likely = from_others(centers.double(), share) >= 1 - fdr
+        centers = ratio_centers(edges.device)
+        share = fit_share(centers, self.ratio) if self._scan.share is None else self._scan.share
+        likely = from_others(centers, share) >= 1 - fdr
         return Thresholds(
             share=share,
             min_distance=float(edges[passing[0]]) if len(passing) else float("inf"),
-            min_log_ratio=float(centers[likely][0] - width / 2) if likely.any() else float("inf"),
+            min_log_ratio=float(centers[likely][0]) - RATIO_MAX / RATIO_BINS if likely.any() else float("inf"),
             q_values=q_values,
             distance_max=self._scan.distance_max,
             n_by_tail=int(beyond[passing[0]]) if len(passing) else 0,

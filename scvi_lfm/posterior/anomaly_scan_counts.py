@@ -10,15 +10,12 @@ import torch
 
 from ..model.likelihoods import COUNTS
 from .anomaly_scan import NOT_ASKED, Scores
-from .gross_errors import or_gross_error
-from .leave_one_out_counts import CountLeaveOneOut
-from .other_cells_counts import other_cells_counts
-from .predictive_counts import mixed
+from .explanations import Explanations
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import CountPosterior
+    from .odd_counts import WithoutOdd
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ class CountAnomalyScan:
 
     distance_max, distance_bins = 160.0, 8000
 
-    def __init__(self, q: CountPosterior, direction: str, fdr: float) -> None:
-        self._loo, self._name = CountLeaveOneOut(q), q.noise.likelihood
-        self._likelihood = COUNTS[self._name]
-        self._log_size, self._direction, self._fdr = q.noise.log_size, direction, fdr
-        self._others = other_cells_counts(q)
+    def __init__(self, cleaned: WithoutOdd, direction: str, fdr: float) -> None:
+        q = cleaned.posterior
+        self._explain, self._gross = Explanations(q, cleaned.taken), cleaned.gross
+        self._likelihood, self._direction, self._fdr = COUNTS[q.noise.likelihood], direction, fdr
+        self.share = cleaned.share
 
     @staticmethod
     def tail(distance: Tensor) -> Tensor:
@@ -47,29 +44,24 @@ class CountAnomalyScan:
 
     def score(self, y: Tensor, cells: slice) -> CountScores:
         """Both scores of the entries `y` (cells, m)."""
-        eta, fitted = self._loo.eta(y, cells)
-        rate, dispersion = mixed(self._name, eta.mean, eta.var, self._loo.dispersion)
-        expected = self._likelihood.mean(rate, dispersion)
-        size = self._log_size[cells, None].exp().float()
-        average, others_dispersion = self._others.without(fitted / size)
-        others = size * average
-        log_zero = self._likelihood.log_zero(rate, dispersion)
-        log_ratio = self._likelihood.log_zero(others, others_dispersion) - log_zero
+        here, others = self._explain(y, cells)
+        expected, log_zero = here.mean(), here.log_zero()
+        log_ratio = others.log_zero() - log_zero
         both = self._direction == "both"
         distance = torch.full_like(log_zero, NOT_ASKED) if self._direction == "up" else -log_zero
         if both:
             distance = (distance - np.log(2)).clamp_(min=0)
         at = torch.nonzero(y, as_tuple=True)
-        count, at_rate, at_dispersion = y[at], rate[at], dispersion[at]
-        own = self._likelihood.log_density(count, at_rate, at_dispersion)
-        other = self._likelihood.log_density(count, others[at], others_dispersion[at])
-        log_ratio[at] = (other - or_gross_error(self._name, own, count, at_rate)).float()
-        distance[at] = self._distance(count, at_rate, at_dispersion, expected[at], own).to(distance)
+        count, law = y[at], here.at(at)
+        own = law.log_density(count)
+        with_gross = own if self._gross is None else self._gross.added_to(own, count, expected[at])
+        log_ratio[at] = (others.at(at).log_density(count) - with_gross).float()
+        distance[at] = self._distance(count, law.rate, law.dispersion, expected[at], own).to(distance)
         if not both:
             asked = y > expected if self._direction == "up" else y <= expected
             log_ratio.masked_fill_(~asked, -torch.inf)
             distance.masked_fill_(~asked, NOT_ASKED)
-        return CountScores(expected, distance, log_ratio, rate, dispersion)
+        return CountScores(expected, distance, log_ratio, here.rate, here.dispersion)
 
     def _distance(self, y: Tensor, rate: Tensor, dispersion: Tensor, expected: Tensor, own: Tensor) -> Tensor:
         """Minus the log tail probability of counts above zero.

@@ -1,16 +1,14 @@
-r"""A third explanation of a large count: it belongs neither to its cell nor to other cells.
+r"""Gross errors: a third explanation of a large count, which belongs neither to its cell nor to other cells.
 
-A count far above expectation is improbable in its cell, and where its gene varies at all, it is less improbable
-elsewhere, however badly other cells account for it too. So that such a count is not taken for one of theirs, a share
-:math:`\varepsilon` of large counts is granted to the cell itself with a dispersion beyond that of any gene:
+Each molecule that is expected begins a burst with probability :math:`\varepsilon`, and a burst adds a geometric number
+of molecules, :math:`\beta` in the mean:
 
 .. math::
 
-    \log \big( p(y \mid \text{own}) + \varepsilon\, \mathrm{NB}(y \mid \lambda, \varphi) \big), \quad y > \lambda,
-    \qquad \varphi = 5 / \min(\lambda, 1)
+    p(y \mid \text{gross error}) = \left( 1 - e^{-\varepsilon \lambda} \right)
+        \frac{1}{1 + \beta} \left( \frac{\beta}{1 + \beta} \right)^{y - \lambda}, \qquad y > \lambda
 
-Its variance is :math:`\lambda + 5 \lambda \max(\lambda, 1)`: even where next to nothing is expected, counts have a tail
-that falls by a sixth a molecule.
+:math:`\varepsilon` and :math:`\beta` are fitted by EM, with the share of entries that come from other cells held.
 
 References
 ----------
@@ -20,27 +18,64 @@ Huber 1964, Robust estimation of a location parameter, Annals of Mathematical St
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import COUNTS
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARE, DISPERSION = 1e-7, 5.0
-LEAST_RATE = 1e-12
+STEPS = 100
+START_SHARE, START_SIZE = 1e-3, 10.0
+# a burst of less than a molecule is none
+LEAST_SIZE = 1.0
+LEAST_RATE, LEAST_SHARE = 1e-12, 1e-30
 
 
-def or_gross_error(likelihood: str, own: Tensor, y: Tensor, rate: Tensor) -> Tensor:
-    """Log density of counts by their own cells, `own` without gross errors; shapes are equal.
+@dataclass(frozen=True)
+class GrossErrors:
+    """How often counts are gross errors, and by how much."""
 
-    Presence has no room for gross errors.
+    share: float  # probability for each molecule that is expected
+    size: float  # mean of what is added, in molecules
+
+    def log_density(self, y: Tensor, rate: Tensor) -> Tensor:
+        """Log probability, with that of a gross error in it, of counts above their expected values, in float64."""
+        y, rate = y.double(), rate.double().clamp_min(LEAST_RATE)
+        begun = torch.log(-torch.expm1(-self.share * rate))
+        burst = (y - rate).clamp_min(0) * math.log(self.size / (1 + self.size)) - math.log1p(self.size)
+        return torch.where(y > rate, begun + burst, -torch.inf)
+
+    def added_to(self, own: Tensor, y: Tensor, rate: Tensor) -> Tensor:
+        """Log density of counts by their own cells, from `own` without gross errors; shapes are equal."""
+        return torch.logaddexp(own.double(), self.log_density(y, rate))
+
+
+def most_likely_burst(y: Tensor, rate: Tensor) -> Tensor:
+    """Log density of a burst of the size that suits each count best, were every molecule to begin one."""
+    added = (y - rate).clamp_min(LEAST_RATE)
+    return rate.clamp_min(LEAST_RATE).log() + torch.xlogy(added, added / (1 + added)) - torch.log1p(added)
+
+
+def fit_gross_errors(
+    own: Tensor, other: Tensor, y: Tensor, rate: Tensor, share: float, n_molecules: float
+) -> tuple[GrossErrors, Tensor]:
+    """The share and size of gross errors by EM, and the probability (k,) that each count is not its own cell's.
+
+    `own` and `other` (k,) are log densities by the own and by other cells, of the counts `y` with expected values
+    `rate`; other cells have a `share` of all entries. The rest of the `n_molecules` is taken for their own cells'.
     """
-    unit = COUNTS[likelihood]
-    if unit.MAXIMUM == 1:
-        return own
-    dispersion = DISPERSION / rate.clamp(LEAST_RATE, 1)
-    gross = unit.log_density(y, rate.clamp_min(LEAST_RATE), dispersion)
-    return torch.where(y > rate, torch.logaddexp(own, math.log(SHARE) + gross.to(own)), own)
+    gross = GrossErrors(START_SHARE, START_SIZE)
+    for _ in range(STEPS):
+        bursts = _shares(gross, own, other, y, rate, share)[2]
+        total = float(bursts.sum())
+        size = float((bursts * (y - rate)).sum()) / total if total > 0 else START_SIZE
+        gross = GrossErrors(max(total / n_molecules, LEAST_SHARE), max(size, LEAST_SIZE))
+    return gross, 1 - _shares(gross, own, other, y, rate, share)[0]
+
+
+def _shares(gross: GrossErrors, own: Tensor, other: Tensor, y: Tensor, rate: Tensor, share: float) -> Tensor:
+    """Probabilities of being the own cell's, another cell's and a gross error, (3, k)."""
+    parts = torch.stack([own.double(), math.log(share) + other.double(), gross.log_density(y, rate)])
+    return parts.softmax(0)

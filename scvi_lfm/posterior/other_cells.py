@@ -24,6 +24,8 @@ SHARE_STEPS = 200
 START_SHARE = 1e-3
 # misfit looks like other cells too; a larger share would measure that
 MAX_SHARE = 0.01
+# histogram of log ratios in [-50, 50]
+RATIO_BINS, RATIO_MAX = 4000, 50.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,17 @@ def other_cells(q: NormalPosterior) -> OtherCells:
     mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
     spread = ((v @ q.cell_prior.cov) * v).sum(1)
     return OtherCells(mean, spread + q.noise.predictive.square(), q.noise)
+
+
+def ratio_histogram(log_ratio: Tensor) -> Tensor:
+    """Number of log ratios in each bin, (bins,)."""
+    return torch.histc(log_ratio.clamp(-RATIO_MAX, RATIO_MAX), RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+
+
+def ratio_centers(device: torch.device) -> Tensor:
+    """Log ratios in the middle of each bin, (bins,) in float64."""
+    steps = torch.arange(RATIO_BINS, dtype=torch.float64, device=device)
+    return (2 * RATIO_MAX / RATIO_BINS) * (steps + 0.5) - RATIO_MAX
 
 
 def fit_share(log_ratio: Tensor, count: Tensor) -> float:

@@ -15,6 +15,7 @@ from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
+from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
 from ._common import blocks_of, check_closed_form, check_result_key, layer_of_fit, observed_of_fit
 from ._fit_arguments import check_count_values
@@ -60,8 +61,12 @@ def anomalies(
     - Is this value improbable here? Its tail probability `p`, and the Benjamini-Hochberg `q` over all entries.
     - Does it look as if it came from other cells?
       :math:`\log p(y_{ij} \mid \text{other cells}) - \log p(y_{ij} \mid \text{own})`, the `log_ratio`, and the local
-      false discovery rate `lfdr` that follows from it. A large count may also be a gross error of neither kind, one in
-      ten million, so that what no other cell accounts for is not taken for one of theirs.
+      false discovery rate `lfdr` that follows from it.
+
+    In raw counts a large value may also be a gross error of neither kind, a burst of molecules that no cell accounts
+    for; how often and how large these are is learned from the data. Counts that are odd in either way are taken out of
+    what the cell and the gene expect before anything is judged, so that many of them do not hide each other. They are
+    told by the cells and genes of `adata`: a part of it may be judged a little differently than all of it.
 
     The second cannot reward a gene for being rare, and is the one to read first: log-normalised values are far from
     Normal, so many singletons of rare genes are improbable under the first without meaning anything. Doublets lie
@@ -141,8 +146,11 @@ def anomalies(
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
 
-    scan = _scan(matrix, stored, direction, fdr, layer, adata)
+    if isinstance(stored.posterior, CountPosterior):
+        genes = adata.var_names[stored.fitted]
+        check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
     matrix = observed_of_fit(adata, stored, matrix)
+    scan = _scan(matrix, stored, direction, fdr, where)
     histograms = Histograms(scan, where)
     for cells, y, observed in blocks_of(matrix, where):
         histograms.add(scan.score(y, cells), observed)
@@ -169,14 +177,12 @@ def anomalies(
 
 
 def _scan(
-    matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, layer: str | None, adata: AnnData
+    matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device
 ) -> AnomalyScan | CountAnomalyScan:
     q = stored.posterior
     if not isinstance(q, CountPosterior):
         return AnomalyScan(q, direction)
-    genes = adata.var_names[stored.fitted]
-    check_count_values(matrix, layer, q.noise.likelihood, adata.obs_names, genes)
-    return CountAnomalyScan(q, direction, fdr)
+    return CountAnomalyScan(without_odd_counts(q, blocks_of(matrix, device)), direction, fdr)
 
 
 def _collect(

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from functools import cache
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg
 import scipy.sparse as sp
 import torch
 from scipy import optimize
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax, xlogy
 from scipy.stats import false_discovery_control, nbinom, spearmanr
 
 import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomaly_scan_counts import CountAnomalyScan
+from scvi_lfm.posterior.odd_counts import without_odd_counts
 from scvi_lfm.tl import _common
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -66,6 +69,128 @@ def without_own(values):
 
 
 @dataclass(frozen=True)
+class Rows:
+    """q of cells and genes with full covariances, and what the likelihood needs besides."""
+
+    likelihood: str
+    cells: np.ndarray  # (n, k)
+    S: np.ndarray
+    genes: np.ndarray  # (m, k)
+    T: np.ndarray
+    mu: float
+    size: np.ndarray  # (n, 1)
+    phi: np.ndarray  # (m,)
+
+    @classmethod
+    def of(cls, adata, key) -> Rows:
+        fitted = np.isfinite(adata.var[f"{key}_b"].to_numpy())
+        var, varm = adata.var[fitted], {name: adata.varm[name][fitted] for name in (key, f"{key}_cov")}
+        cells = np.column_stack([adata.obs[f"{key}_a"], adata.obsm[f"X_{key}"]]).astype(float)
+        genes = np.column_stack([var[f"{key}_b"], varm[key]]).astype(float)
+        on = np.concatenate([[True], (genes[:, 1:] != 0).any(0)])
+        S, T = (unpacked(values)[:, on][:, :, on] for values in (adata.obsm[f"{key}_cov"], varm[f"{key}_cov"]))
+        size = adata.obs[f"{key}_size_factor"].to_numpy(float)[:, None]
+        phi = 1 / var[f"{key}_theta"].to_numpy(float) if f"{key}_theta" in var else np.zeros(len(var))
+        likelihood, mu = adata.uns[key]["params"]["likelihood"], adata.uns[key]["mu"]
+        return cls(likelihood, cells[:, on], S, genes[:, on], T, mu, size, phi)
+
+    def uv(self):
+        u, v = self.cells.copy(), self.genes.copy()
+        u[:, 0] = v[:, 0] = 1
+        return u, v
+
+    def parts(self):
+        """Mean of eta and its variance by the cell, by the gene and by both, (n, m) each."""
+        u, v = self.uv()
+        eta = self.mu + self.cells[:, :1] + self.genes[:, 0] + self.cells[:, 1:] @ self.genes[:, 1:].T
+        by_cell, by_gene = np.einsum("jk,ikl,jl->ij", v, self.S, v), np.einsum("ik,jkl,il->ij", u, self.T, u)
+        return np.log(self.size) + eta, by_cell, by_gene, np.einsum("ikl,jkl->ij", self.S[:, 1:, 1:], self.T[:, 1:, 1:])
+
+    def rate(self):
+        eta, *var = self.parts()
+        return np.exp(eta + sum(var) / 2)
+
+    def weight_and_score(self, y):
+        rate = self.rate()
+        if self.likelihood == "bernoulli":
+            return rate**2 / np.expm1(np.minimum(rate, 500)), y * rate / -np.expm1(-rate) - rate
+        return rate / (1 + self.phi * rate), (y - rate) / (1 + self.phi * rate)
+
+    def left_out(self, y, seen=1.0):
+        """Moments of eta for each count without itself, of whose pull a share is still `seen`."""
+        eta, by_cell, by_gene, by_both = self.parts()
+        weight, score = self.weight_and_score(y)
+        spread = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
+        return (eta - spread * score * seen).clip(-50, 30), spread + by_both
+
+    def here(self, y, seen=1.0):
+        mean, var = self.left_out(y, seen)
+        return law(np.exp(mean + var / 2), np.exp(var) * (1 + self.phi) - 1)
+
+    def elsewhere(self):
+        unscaled = self.rate() / self.size
+        average = without_own(unscaled)
+        return law(self.size * average, without_own(unscaled**2) / average**2 * (1 + self.phi) - 1)
+
+    def without(self, y, taken) -> tuple[Rows, np.ndarray]:
+        """q with means that have not seen the shares `taken` of the counts, and what is left of each one's pull."""
+        u, v = self.uv()
+        weight, score = (taken * part for part in self.weight_and_score(y))
+        cells = taken_from(self.cells, self.S, weight, score, v)
+        new = replace(self, cells=cells, genes=taken_from(self.genes, self.T, weight.T, score.T, u))
+        before, after = self.parts()[0], new.parts()[0]
+        pull = np.maximum(before - self.left_out(y)[0], 1e-12)
+        return new, np.where(taken > 0, np.maximum(1 - ((before - after) / pull).clip(0, 1), 1 - taken), 1)
+
+
+def taken_from(mean, cov, weight, score, x):
+    """Means of rows without observations of x."""
+    mean = mean.copy()
+    for i in np.flatnonzero(weight.any(1)):
+        # with B' C^-1 B = I, the eigenvalues of what is taken out are leverages
+        leverages, basis = scipy.linalg.eigh((weight[i, :, None] * x).T @ x, np.linalg.inv(cov[i]))
+        mean[i] -= basis @ np.diag(1 / (1 - leverages.clip(0, 0.8))) @ basis.T @ (score[i] @ x)
+    return mean
+
+
+def fitted_share(log_ratio):
+    """Share of entries from other cells, by EM over all entries, log ratios in steps of 0.025."""
+    log_ratio = 0.025 * (np.floor(log_ratio / 0.025) + 0.5)
+    share = 1e-3
+    for _ in range(200):
+        share = min(expit(log_ratio + logit(share)).mean(), MAX_SHARE)
+    return share
+
+
+def bursts(y, rate, epsilon, size):
+    """Log probability of a gross error: a burst, begun by one of the molecules that were expected."""
+    with np.errstate(divide="ignore"):
+        begun = np.log(-np.expm1(-epsilon * rate))
+    added = np.maximum(y - rate, 0)
+    return np.where(y > rate, begun + added * np.log(size / (1 + size)) - np.log1p(size), -np.inf)
+
+
+def better_by(own, other, y, rate):
+    """Nats by which other cells, or the burst that suits best, explain each count better than its own cell."""
+    added = np.maximum(y - rate, 1e-12)
+    best = np.maximum(other, np.log(rate) + xlogy(added, added / (1 + added)) - np.log1p(added))
+    return np.where(y > rate, best - own, -np.inf)
+
+
+def odd(own, other, y, rate, share, candidate):
+    """Probability that each count is not its own cell's, and the chance and the mean size of a gross error."""
+    epsilon, size = 1e-3, 10.0
+    for last in [False] * 100 + [True]:
+        terms = np.stack([own, np.log(share) + other, bursts(y, rate, epsilon, size)])
+        shares = np.where(candidate, softmax(terms, axis=0), 0)
+        if not last:
+            total = shares[2].sum()
+            size = max((shares[2] * (y - rate)).sum() / total, 1)
+            epsilon = total / y.sum()
+    return np.where(candidate, 1 - shares[0], 0), epsilon, size
+
+
+@dataclass(frozen=True)
 class Dense:
     """Every score of every entry, computed at once in float64 from the stored fields."""
 
@@ -74,48 +199,36 @@ class Dense:
     tail: np.ndarray  # of the side on which the value lies, the value included
     own: np.ndarray  # log probability of the value
     log_ratio: np.ndarray
+    share: float  # of entries from other cells
 
     @classmethod
     def of(cls, adata, key="lfm") -> Dense:
-        likelihood = adata.uns[key]["params"]["likelihood"]
-        fitted = np.isfinite(adata.var[f"{key}_b"].to_numpy())
-        var, varm = adata.var[fitted], {name: adata.varm[name][fitted] for name in (key, f"{key}_cov")}
-        y = np.asarray(adata.X[:, fitted].todense(), dtype=float)
-        cells = np.column_stack([adata.obs[f"{key}_a"], adata.obsm[f"X_{key}"]]).astype(float)
-        genes = np.column_stack([var[f"{key}_b"], varm[key]]).astype(float)
-        on = np.concatenate([[True], (genes[:, 1:] != 0).any(0)])
-        S, T = (unpacked(values)[:, on][:, :, on] for values in (adata.obsm[f"{key}_cov"], varm[f"{key}_cov"]))
-        cells, genes = cells[:, on], genes[:, on]
-        size = adata.obs[f"{key}_size_factor"].to_numpy(float)[:, None]
-        phi = 1 / var[f"{key}_theta"].to_numpy(float) if f"{key}_theta" in var else np.zeros(len(var))
-        u, v = cells.copy(), genes.copy()
-        u[:, 0] = v[:, 0] = 1
-        eta = np.log(size) + adata.uns[key]["mu"] + cells[:, :1] + genes[:, 0] + cells[:, 1:] @ genes[:, 1:].T
-        by_cell, by_gene = np.einsum("jk,ikl,jl->ij", v, S, v), np.einsum("ik,jkl,il->ij", u, T, u)
-        by_both = np.einsum("ikl,jkl->ij", S[:, 1:, 1:], T[:, 1:, 1:])
-        rate = np.exp(eta + (by_cell + by_gene + by_both) / 2)
-        if likelihood == "bernoulli":
-            weight, score = rate**2 / np.expm1(np.minimum(rate, 500)), y * rate / -np.expm1(-rate) - rate
-        else:
-            weight, score = rate / (1 + phi * rate), (y - rate) / (1 + phi * rate)
-        spread = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
-        mean, var = (eta - spread * score).clip(-50, 30), spread + by_both
-        unscaled = rate / size
-        if likelihood == "bernoulli":
-            present, absent = presence(mean, var)
-            presences = -np.expm1(-unscaled)
-            absent_elsewhere = (1 - without_own(presences)) ** size
-            own, other = np.where(y > 0, present, absent), np.where(y > 0, 1 - absent_elsewhere, absent_elsewhere)
-            return cls(y, present, own, np.log(own), np.log(other / own))
-        here = law(np.exp(mean + var / 2), np.exp(var) * (1 + phi) - 1)
-        average = without_own(unscaled)
-        elsewhere = law(size * average, without_own(unscaled**2) / average**2 * (1 + phi) - 1)
+        fitted = Rows.of(adata, key)
+        y = np.asarray(adata.X[:, np.isfinite(adata.var[f"{key}_b"].to_numpy())].todense(), dtype=float)
+        if fitted.likelihood == "bernoulli":
+            return cls.of_presence(y, fitted)
+        other = fitted.elsewhere().logpmf(y)
+        here, rows, seen = fitted.here(y), fitted, 1.0
+        share = fitted_share(other - here.logpmf(y))
+        candidate = better_by(here.logpmf(y), other, y, here.mean()) > 3
+        for _ in range(3):
+            here = rows.here(y, seen)
+            taken, _, _ = odd(here.logpmf(y), other, y, here.mean(), share, candidate)
+            taken[taken <= 1e-3] = 0
+            rows, seen = fitted.without(y, taken)
+        here = rows.here(y, seen)
+        _, epsilon, size = odd(here.logpmf(y), other, y, here.mean(), share, candidate)
+        own = np.logaddexp(here.logpmf(y), bursts(y, here.mean(), epsilon, size))
         tail = np.where(y > here.mean(), here.sf(y - 1), here.cdf(y))
-        # a count above expectation may be a gross error, one in ten million
-        dispersion = 5 / np.minimum(here.mean(), 1)
-        gross = np.where(y > here.mean(), np.log(1e-7) + law(here.mean(), dispersion).logpmf(y), -np.inf)
-        own = np.logaddexp(here.logpmf(y), gross)
-        return cls(y, here.mean(), tail, here.logpmf(y), elsewhere.logpmf(y) - own)
+        return cls(y, here.mean(), tail, here.logpmf(y), rows.elsewhere().logpmf(y) - own, share)
+
+    @classmethod
+    def of_presence(cls, y, fitted) -> Dense:
+        present, absent = presence(*fitted.left_out(y))
+        absent_elsewhere = (1 - without_own(-np.expm1(-fitted.rate() / fitted.size))) ** fitted.size
+        own, other = np.where(y > 0, present, absent), np.where(y > 0, 1 - absent_elsewhere, absent_elsewhere)
+        log_ratio = np.log(other / own)
+        return cls(y, present, own, np.log(own), log_ratio, fitted_share(log_ratio))
 
     def p(self, sides=2):
         """Mid tail probabilities."""
@@ -126,13 +239,6 @@ class Dense:
         p = np.minimum(2 * self.tail, 1)
         return false_discovery_control(p.ravel()).reshape(p.shape)
 
-    def share(self) -> float:
-        """Share of entries from other cells, by EM over all entries one by one."""
-        share = 1e-3
-        for _ in range(200):
-            share = min(expit(self.log_ratio + logit(share)).mean(), MAX_SHARE)
-        return share
-
 
 def listed(adata, **options):
     result = lfm.tl.anomalies(adata, copy=True, **options)
@@ -141,17 +247,33 @@ def listed(adata, **options):
     return result, entries, where
 
 
-@pytest.fixture(scope="module", params=LIKELIHOODS)
-def simulated(request):
-    """120 x 80 of one likelihood, some values of which were changed after they were drawn."""
-    binary = request.param == "bernoulli"
-    adata = lfm.datasets.simulate(120, 80, 2, likelihood=request.param, mu=-0.5 if binary else 0.3)
-    rng = np.random.default_rng(1)
+def changed(likelihood, seed):
+    """120 x 80 of one likelihood with a fit, some values of which were changed after they were drawn."""
+    binary = likelihood == "bernoulli"
+    adata = lfm.datasets.simulate(120, 80, 2, likelihood=likelihood, mu=-0.5 if binary else 0.3)
+    rng = np.random.default_rng(seed)
     values = adata.X.toarray()
     rows, columns = rng.integers(120, size=20), rng.integers(80, size=20)
     values[rows, columns] = 1 - values[rows, columns] if binary else values[rows, columns] * 2 + 8
     adata.X = sp.csr_matrix(values)
-    lfm.tl.fit(adata, 2, likelihood=request.param, progress=False)
+    lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False)
+    return adata
+
+
+def on_the_edge(adata):
+    """Whether single precision decides which counts are looked at."""
+    rows, y = Rows.of(adata, "lfm"), adata.X.toarray().astype(float)
+    here, other = rows.here(y), rows.elsewhere().logpmf(y)
+    added = better_by(here.logpmf(y), other, y, here.mean())
+    return np.abs(added - 3).min() < 1e-3
+
+
+@pytest.fixture(scope="module", params=LIKELIHOODS)
+def simulated(request):
+    seeds = itertools.count(1)
+    adata = changed(request.param, next(seeds))
+    while request.param != "bernoulli" and on_the_edge(adata):
+        adata = changed(request.param, next(seeds))
     return adata
 
 
@@ -221,7 +343,8 @@ def pairs(entries):
 @pytest.mark.parametrize("direction", ["both", "up", "down"])
 def test_scores_of_every_entry(simulated, dense, direction):
     y = torch.from_numpy(dense.y).float()
-    scan = CountAnomalyScan(read_fit(simulated, "lfm").posterior, direction, 0.1)
+    cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, [(slice(0, len(y)), y, None)])
+    scan = CountAnomalyScan(cleaned, direction, 0.1)
     scores = scan.score(y, slice(0, len(y)))
     above = dense.y > dense.expected
     asked = {"both": above | ~above, "up": above, "down": ~above}[direction]
@@ -244,7 +367,7 @@ def test_scores_of_every_entry(simulated, dense, direction):
 
 def test_columns_equal_a_dense_computation(simulated, dense):
     result, entries, where = listed(simulated, fdr=0.9)
-    share = dense.share()
+    share = dense.share
     if simulated.uns["lfm"]["params"]["likelihood"] != "bernoulli":  # two values leave little room to be odd
         assert len(entries) >= 14
     np.testing.assert_array_equal(entries["y"], dense.y[where])
@@ -272,7 +395,7 @@ def test_false_discovery_rates_by_histogram_equal_those_of_all_entries(simulated
     n_by_tail = result.uns["lfm_anomaly"]["params"]["n_by_tail"]
     assert passing.sum() == n_by_tail
     assert (exact <= fdr / 1.021).sum() <= n_by_tail <= (exact <= fdr).sum()
-    lfdr = expit(-dense.log_ratio - logit(dense.share()))
+    lfdr = expit(-dense.log_ratio - logit(dense.share))
     assert result.uns["lfm_anomaly"]["params"]["n_by_ratio"] == pytest.approx((lfdr <= fdr).sum(), abs=1)
     assert len(entries) == ((entries["q"] <= fdr) | (entries["lfdr"] <= 1.03 * fdr)).sum()
 
@@ -304,8 +427,9 @@ def test_scores_far_out_keep_their_digits(likelihood):
     adata.X = sp.csr_matrix(values)
     lfm.tl.fit(adata, 2, likelihood=likelihood, size_factors="size_factor", progress=False)
     dense = Dense.of(adata)
-    scan = CountAnomalyScan(read_fit(adata, "lfm").posterior, "both", 0.1)
-    scores = scan.score(torch.from_numpy(values), slice(0, 80))
+    y = torch.from_numpy(values)
+    cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, [(slice(0, 80), y, None)])
+    scores = CountAnomalyScan(cleaned, "both", 0.1).score(y, slice(0, 80))
     for part in (scores.expected, scores.distance, scores.log_ratio):
         assert torch.isfinite(part).all()
     odd = [11, 12], [7, 8]
@@ -334,6 +458,15 @@ def test_finds_what_was_planted(types, direction):
     assert len(entries) <= len(wanted) + 5
     if direction != "both":
         assert set(entries["direction"]) == {direction}
+
+
+def test_the_direction_that_is_asked_for_changes_no_local_rate(types):
+    _, both, _ = listed(types)
+    for direction in ("up", "down"):
+        _, one, _ = listed(types, direction=direction)
+        joined = one.merge(both, on=["cell", "gene"], suffixes=("", "_of_both"))
+        assert len(joined) >= 14
+        np.testing.assert_allclose(joined["lfdr"], joined["lfdr_of_both"])
 
 
 def test_cells_and_genes_of_what_was_planted_score_highest(types):
@@ -446,9 +579,18 @@ def test_some_of_the_cells_are_compared_among_themselves(planted):
     kept = entries[entries["cell"].isin(part.obs_names)]
     both = some.merge(kept, on=["cell", "gene"], suffixes=("", "_of_all"))
     assert len(both) >= len(kept) - 2
+    # odd counts of cells that are not there cannot be taken out: a few genes expect more
+    gone = set(entries["gene"][~entries["cell"].isin(part.obs_names)])
+    apart = ~both["gene"].isin(gone)
+    assert apart.sum() >= 8
     for name in ("y", "expected", "p"):
-        np.testing.assert_allclose(both[name], both[f"{name}_of_all"], rtol=1e-3)
-    np.testing.assert_allclose(both["log_ratio"], both["log_ratio_of_all"], atol=0.5)
+        np.testing.assert_allclose(both[name][apart], both[f"{name}_of_all"][apart], rtol=2e-3)
+    # far out, gross errors bound the log ratio, and how rare they are is learned from the cells at hand
+    bounded = both["log_ratio"] > 20
+    assert (bounded == (both["log_ratio_of_all"] > 20)).all()
+    assert (~bounded & apart).sum() >= 5
+    compared = both[~bounded & apart]
+    np.testing.assert_allclose(compared["log_ratio"], compared["log_ratio_of_all"], atol=0.5)
     assert not np.array_equal(both["log_ratio"], both["log_ratio_of_all"])
 
 

@@ -1,0 +1,99 @@
+"""Large counts that are hardly their own cells', found one by one, and the posterior without them.
+
+What is odd pulls the fit: a burst of molecules raises what its cell and its gene expect, and a count that came from
+another cell makes the next one of its kind look at home. Counts are therefore taken out of the posterior to the extent
+that they are odd, and judged anew, a few times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..model.likelihoods import COUNTS
+from .explanations import Explanations, Law
+from .gross_errors import fit_gross_errors, most_likely_burst
+from .leave_many_out import TakenOut, eta_without, without
+from .other_cells import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
+from .predictive_counts import mixed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from .gross_errors import GrossErrors
+    from .posterior import CountPosterior
+
+ROUNDS = 3
+# nats by which another explanation must be better than the own cell's before a count is looked at
+LEAST_EVIDENCE = 3.0
+# a count that is odd with less than this probability stays as it is
+LEAST_ODD = 1e-3
+
+
+@dataclass(frozen=True)
+class WithoutOdd:
+    """A posterior, the counts that were taken out of it, and what odd counts are like.
+
+    All but the first are None where the likelihood has no room for large counts.
+    """
+
+    posterior: CountPosterior
+    taken: TakenOut | None = None
+    gross: GrossErrors | None = None
+    share: float | None = None  # of entries that come from other cells
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    cell: Tensor  # (k,): position
+    gene: Tensor  # (k,): position
+    y: Tensor  # (k,)
+    other: Tensor  # (k,): log density by other cells
+
+
+def without_odd_counts(q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]) -> WithoutOdd:
+    """The posterior without the odd ones among counts.
+
+    These come in `blocks` of consecutive cells: positions, counts (cells, m), and which of them are data (None: all).
+    """
+    likelihood = q.noise.likelihood
+    if COUNTS[likelihood].MAXIMUM == 1:
+        return WithoutOdd(q)
+    found, share, n_molecules = _candidates(q, blocks)
+    cleaned, taken = q, TakenOut.none(found.cell, found.gene)
+    dispersion = q.noise.dispersion[found.gene].float()
+    for left in reversed(range(ROUNDS + 1)):
+        eta = eta_without(cleaned, found.y, taken)
+        own = Law(likelihood, *mixed(likelihood, eta.mean, eta.var, dispersion))
+        gross, odd = fit_gross_errors(own.log_density(found.y), found.other, found.y, own.mean(), share, n_molecules)
+        if left:
+            taken = replace(taken, share=torch.where(odd > LEAST_ODD, odd, 0.0).to(found.y))
+            cleaned, taken = without(q, found.y, taken)
+    return WithoutOdd(cleaned, taken.where(taken.share > 0), gross, share)
+
+
+def _candidates(
+    q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]
+) -> tuple[_Candidates, float, float]:
+    """Counts that have a better explanation than their own cell, the share of other cells, the number of molecules."""
+    explain, parts, n_molecules = Explanations(q), [], 0.0
+    device = q.gene_mean.device
+    ratios = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
+    for cells, y, observed in blocks:
+        own, others = explain(y, cells)
+        n_molecules += float(y.sum(dtype=torch.float64))
+        log_ratio = others.log_zero() - own.log_zero()
+        at = torch.nonzero(y, as_tuple=True)
+        count, here = y[at], own.at(at)
+        by_own, by_others = here.log_density(count), others.at(at).log_density(count)
+        log_ratio[at] = (by_others - by_own).to(log_ratio)
+        ratios += ratio_histogram(log_ratio if observed is None else log_ratio[observed])
+        best = torch.maximum(by_others, most_likely_burst(count, here.mean()).to(by_others))
+        some = (count > here.mean()) & (best > by_own + LEAST_EVIDENCE)
+        parts.append((at[0][some] + cells.start, at[1][some], count[some], by_others[some]))
+    found = _Candidates(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    return found, fit_share(ratio_centers(device), ratios), max(n_molecules, 1.0)
