@@ -23,7 +23,7 @@ from ..model.likelihoods import COUNTS
 from .covariances import Packed, product_variance_of_pairs
 from .packed import doubled, off_first, outer
 from .posterior import extend
-from .predictive import Moments
+from .predictive import Moments, mean_of_pairs
 from .rates import MAX_LOG_RATE
 
 if TYPE_CHECKING:
@@ -102,9 +102,8 @@ def left_out(fitted: Fitted, weight: Tensor, score: Tensor) -> Moments:
 def fitted_of_pairs(q: CountPosterior, cells: Tensor, genes: Tensor) -> Fitted:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
     S, T = _of_pairs(q.cell_cov, cells), q.gene_cov.at(genes)
-    u, v = q.cell_mean[cells], extend(q.gene_mean[genes])
-    mean = q.mu + q.noise.log_size[cells] + q.gene_mean[genes, 0] + (u * v).sum(1)
-    parts = mean, S.quadratic(v), T.quadratic(extend(u)), product_variance_of_pairs(S, T)
+    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
+    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), product_variance_of_pairs(S, T)
     return Fitted(*(part.float() for part in parts))
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.likelihoods import COUNTS
-from .explanations import Explanations, Law
+from .explanations import Explanations
 from .gross_errors import fit_gross_errors, most_likely_burst
 from .leave_many_out import TakenOut, eta_without, without
 from .other_cells import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
-from .predictive_counts import mixed
+from .predictive_counts import CountPredictive, mixed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,7 @@ def without_odd_counts(q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, 
     dispersion = q.noise.dispersion[found.gene].float()
     for left in reversed(range(ROUNDS + 1)):
         eta = eta_without(cleaned, found.y, taken)
-        own = Law(likelihood, *mixed(likelihood, eta.mean, eta.var, dispersion))
+        own = CountPredictive(likelihood, *mixed(likelihood, eta.mean, eta.var, dispersion))
         gross, odd = fit_gross_errors(own.log_density(found.y), found.other, found.y, own.mean(), share, n_molecules)
         if left:
             taken = replace(taken, share=torch.where(odd > LEAST_ODD, odd, 0.0).to(found.y))

@@ -44,9 +44,21 @@ class CountPredictive:
     rate: Tensor  # M
     dispersion: Tensor  # phi'
 
+    def at(self, index: tuple[Tensor, ...]) -> CountPredictive:
+        """Those of some of the entries."""
+        return CountPredictive(self.likelihood, self.rate[index], self.dispersion[index])
+
     def mean(self) -> Tensor:
         """Expected values."""
         return COUNTS[self.likelihood].mean(self.rate, self.dispersion)
+
+    def log_zero(self) -> Tensor:
+        """Log probability of a zero."""
+        return COUNTS[self.likelihood].log_zero(self.rate, self.dispersion)
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Log probability of counts, in float64."""
+        return COUNTS[self.likelihood].log_density(y, self.rate, self.dispersion)
 
     def variance(self) -> Tensor:
         """Variances."""

@@ -54,7 +54,7 @@ def test_both_are_taken_out_and_next_to_nothing_else(two_groups):
     share[found.taken.cell, found.taken.gene] = found.taken.share
     assert share[3, 0] > 0.99
     assert share[7, 1] > 0.99
-    # of the others, one in two hundred cells at the most
+    # measured: 5.4, what is not theirs spread over 61 of 12,000 counts
     assert share.sum() < 8
     before, after = (CountLeaveOneOut(part).fitted(slice(0, 200)).rate() for part in (q, found.posterior))
     assert after[3, 0] < 0.1 * before[3, 0]
@@ -71,14 +71,15 @@ def test_blocks_of_cells_change_nothing(two_groups):
     assert whole.share == parts.share
 
 
-def test_what_is_no_data_is_not_asked(two_groups):
-    q, y = two_groups
-    kept = y.clone()
-    kept[3, 0] = 0
-    observed = torch.ones_like(y, dtype=torch.bool)
-    observed[3, 0] = False
-    found = without_odd_counts(q, blocks(kept, 200, observed))
-    assert (3, 0) not in set(zip(found.taken.cell.tolist(), found.taken.gene.tolist(), strict=True))
+def test_what_is_no_data_says_nothing():
+    adata = lfm.datasets.simulate(200, 60, 2, likelihood="negative_binomial", mu=0.3)
+    lfm.tl.fit(adata, 2, likelihood="negative_binomial", progress=False)
+    q, y = read_fit(adata, "lfm").posterior, torch.from_numpy(adata.X.toarray())
+    # zeros where most is expected: as data they would look like other cells
+    unseen = y >= y.flatten().sort(descending=True).values[20]
+    kept = y.masked_fill(unseen, 0)
+    shares = [without_odd_counts(q, blocks(kept, 200, mask)).share for mask in (~unseen, None)]
+    assert shares[0] < 0.8 * shares[1]
 
 
 def test_odd_counts_of_a_gene_do_not_hide_the_next_one():
