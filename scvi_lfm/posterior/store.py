@@ -24,6 +24,7 @@ from .stored_normal import read_normal, small_fields
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pandas as pd
     from anndata import AnnData
     from torch import Tensor
 
@@ -198,6 +199,7 @@ def _count_posterior(
     gene_cov = Packed(read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows))
     if COUNTS[likelihood].LEARNS_DISPERSION:
         theta = np.asarray(find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
+        _check_positive(theta > 0, theta, f"var[{keys.gene_theta!r}]", "gene", adata.var_names[fitted])
         dispersion = torch.as_tensor(1 / theta, device=device)
     else:
         dispersion = torch.zeros(int(fitted.sum()), dtype=torch.float64, device=device)
@@ -206,6 +208,8 @@ def _count_posterior(
         noise = CountNoise(likelihood, dispersion, nothing)
         return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
     size = np.asarray(find(adata, "obs", keys.size_factor), dtype=np.float64)
+    positive = (size > 0) & np.isfinite(size)
+    _check_positive(positive, size, f"obs[{keys.size_factor!r}]", "cell", adata.obs_names)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
     # without it covariances are computed anew, as if every entry were data
     if keys.cell_cov in adata.obsm or params.get("observed") == "stored" or HELD_OUT in params:
@@ -248,6 +252,16 @@ def _check_cells(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
             f"{int(missing.sum())} cell(s) have no values in obsm[{keys.cell_factors!r}] and "
             f"obs[{keys.cell_activity!r}], first {adata.obs_names[missing][0]!r}. Were they joined to the fitted ones? "
             "Place them with lfm.tl.project, or leave them out."
+        )
+        raise ValueError(msg)
+
+
+def _check_positive(positive: np.ndarray, values: np.ndarray, where: str, what: str, names: pd.Index) -> None:
+    wrong = ~positive
+    if wrong.any():
+        msg = (
+            f"{where} must be positive, found {values[wrong][0]:g} in {what} {names[wrong][0]!r}, first of "
+            f"{wrong.sum()} {what}(s): it was changed after the fit. Put it back, or run lfm.tl.fit(adata) again."
         )
         raise ValueError(msg)
 

@@ -634,3 +634,22 @@ def test_values_that_are_no_counts_are_refused(likelihood, value):
     pd.testing.assert_frame_equal(adata.obs, before.obs)
     pd.testing.assert_frame_equal(adata.var, before.var)
     np.testing.assert_array_equal(adata.X, before.X)
+
+
+@pytest.mark.parametrize(
+    ("frame", "name", "row", "value"),
+    [
+        ("obs", "lfm_size_factor", "cell_3", np.nan),
+        ("obs", "lfm_size_factor", "cell_3", 0.0),
+        ("obs", "lfm_size_factor", "cell_3", np.inf),
+        ("var", "lfm_theta", "gene_3", 0.0),
+        ("var", "lfm_theta", "gene_3", np.nan),
+    ],
+)
+def test_fields_that_were_changed_after_the_fit_are_named(planted, frame, name, row, value):
+    adata = planted.copy()
+    getattr(adata, frame).loc[row, name] = value
+    what = row.split("_")[0]
+    with pytest.raises(ValueError, match=rf"{frame}\['{name}'\] must be positive, found {value:g} in {what} '{row}'"):
+        lfm.tl.anomalies(adata)
+    assert "lfm_anomaly" not in adata.uns
