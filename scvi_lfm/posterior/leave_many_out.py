@@ -10,8 +10,9 @@ share to be taken out,
         \sum_j \omega_{ij} g_{ij} v_j
 
 and likewise for genes, with T and u in place of S and v. Covariances stay as they are. In every direction a row keeps
-at least a fifth of its information: with less, one Newton step overshoots. What is then left of a count's own pull on
-its own prediction is taken out where it is judged.
+at least a fifth of its information: with less, one Newton step overshoots. A step is shortened
+where it would change a row's log rates by more than is trusted: a count that was changed after the fit has not pulled
+it. What is then left of a count's own pull on its own prediction is taken out where it is judged.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 PAIRS_PER_BLOCK = 20_000
 ROWS_PER_BLOCK = 4096
 MOST_TAKEN = 0.8
+# a step may change the log rates of a cell, or of a gene, by so much, root mean square by weight
+TRUST_IN_CELLS, TRUST_IN_GENES = 0.5, 1.0
 TINY = 1e-12
 
 
@@ -82,8 +85,8 @@ def without(q: CountPosterior, y: Tensor, taken: TakenOut) -> tuple[CountPosteri
         weight[part], score[part] = w * share[part], g * share[part]
         before[part], pull[part] = fitted.mean, fitted.mean - left_out(fitted, w, g).mean
     u, v = extend(q.cell_mean), extend(q.gene_mean)
-    cell_mean = _rows_without(q.cell_mean, q.cell_cov, cell, v, gene, weight, score)
-    gene_mean = _rows_without(q.gene_mean, q.gene_cov, gene, u, cell, weight, score)
+    cell_mean = _rows_without(q.cell_mean, q.cell_cov, cell, v, gene, weight, score, TRUST_IN_CELLS)
+    gene_mean = _rows_without(q.gene_mean, q.gene_cov, gene, u, cell, weight, score, TRUST_IN_GENES)
     new = replace(q, cell_mean=cell_mean, gene_mean=gene_mean)
     after = mean_of_pairs(new, cell, gene).to(before)
     left = 1 - ((before - after) / pull.clamp_min(TINY)).clamp(0, 1)
@@ -110,7 +113,7 @@ def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator
 
 
 def _rows_without(
-    mean: Tensor, cov: Covariances, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor
+    mean: Tensor, cov: Covariances, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
 ) -> Tensor:
     """Means of rows without observations of `x[at]` (k,), their `weight` and `score`."""
     affected, place = rows.unique(return_inverse=True)
@@ -124,15 +127,18 @@ def _rows_without(
     mean = mean.clone()
     for part in torch.arange(len(affected), device=rows.device).split(ROWS_PER_BLOCK):
         row = affected[part]
-        wider = _wider(unpack(cov.at(row).packed().double()), unpack(information[part]))
-        mean[row] += (wider @ pull[part, :, None])[..., 0]
+        wider, first = _wider(unpack(cov.at(row).packed().double()), unpack(information[part]))
+        step = (wider @ pull[part, :, None])[..., 0]
+        change = ((step * pull[part]).sum(1) / first).clamp_min(0).sqrt()
+        mean[row] += step * (trust / change.clamp_min(trust))[:, None]
     return mean
 
 
-def _wider(cov: Tensor, information: Tensor) -> Tensor:
-    """`(C^-1 - H)^-1` of each row, (rows, k, k), coordinates without variance included."""
+def _wider(cov: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
+    """`(C^-1 - H)^-1` of each row, (rows, k, k), coordinates without variance included; the first value of C^-1."""
     values, vectors = torch.linalg.eigh(cov)
     root = vectors * values.clamp_min(0).sqrt()[:, None, :]
     taken, basis = torch.linalg.eigh(root.mT @ information @ root)
     root = root @ (basis * (1 - taken.clamp(0, MOST_TAKEN)).rsqrt()[:, None, :])
-    return root @ root.mT
+    inverse = torch.where(values > TINY * values[:, -1:], values, torch.inf).reciprocal()
+    return root @ root.mT, (vectors[:, 0].square() * inverse).sum(1)

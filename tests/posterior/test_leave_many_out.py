@@ -53,16 +53,19 @@ def test_rows_are_those_of_the_formula(odd):
     phi = q.noise.dispersion[gene]
     weight, score = share * rate / (1 + phi * rate), share * (y[cell, gene] - rate) / (1 + phi * rate)
     sides = (
-        (q.cell_mean, q.cell_cov, new.cell_mean, cell, q.gene_mean, gene),
-        (q.gene_mean, q.gene_cov, new.gene_mean, gene, q.cell_mean, cell),
+        (q.cell_mean, q.cell_cov, new.cell_mean, cell, q.gene_mean, gene, 0.5),
+        (q.gene_mean, q.gene_cov, new.gene_mean, gene, q.cell_mean, cell, 1.0),
     )
-    for mean, cov, new_mean, rows, others, at in sides:
+    for mean, cov, new_mean, rows, others, at, most in sides:
         x = others[at].clone()
         x[:, 0] = 1
         for row in rows.unique():
             mine = rows == row
             precision = torch.linalg.inv(unpack(cov.values[row].double())) - (weight[mine, None] * x[mine]).T @ x[mine]
-            moved = mean[row] - torch.linalg.inv(precision) @ (score[mine, None] * x[mine]).sum(0)
+            pull = -(score[mine, None] * x[mine]).sum(0)
+            step = torch.linalg.inv(precision) @ pull
+            change = (step @ pull / torch.linalg.inv(unpack(cov.values[row].double()))[0, 0]).sqrt()
+            moved = mean[row] + step * (most / change).clamp(max=1)
             torch.testing.assert_close(new_mean[row], moved, rtol=1e-5, atol=1e-6)
         rest = torch.ones(len(mean), dtype=torch.bool)
         rest[rows] = False
