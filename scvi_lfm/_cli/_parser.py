@@ -15,6 +15,7 @@ NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 DIRECTIONS = ("both", "up", "down")
+LISTED_BY = ("lfdr", "q", "either")
 
 _DESCRIPTION = """\
 A Bayesian factor model for single-cell data: embeddings of cells and genes,
@@ -188,6 +189,12 @@ def _add_anomalies(command: argparse.ArgumentParser) -> None:
     _add_fitted(command)
     _add_layer(command, "layer to read (default: the one that was fitted)")
     command.add_argument("--direction", choices=DIRECTIONS, default="both", help="values too high, too low, or both")
+    command.add_argument(
+        "--by",
+        choices=LISTED_BY,
+        default="lfdr",
+        help="list a value because it looks as if it came from other cells, because it is improbable here, or either",
+    )
     command.add_argument("--fdr", type=float, default=0.1, help="level at which a value is listed")
     command.add_argument("--max-entries", type=int, default=100_000, metavar="N", help="values to list at most")
     _add_device(command)
