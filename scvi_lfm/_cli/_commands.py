@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -55,7 +55,6 @@ def _fit(arguments: argparse.Namespace) -> None:
             tol=arguments.tol,
             device=arguments.device,
             rng=arguments.seed,
-            progress=sys.stderr.isatty(),
             key_added=arguments.key,
         )
         write_data(adata, draft)
@@ -93,6 +92,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
             adata,
             layer=arguments.layer,
             direction=arguments.direction,
+            by=arguments.by,
             fdr=arguments.fdr,
             max_entries=arguments.max_entries,
             device=arguments.device,
@@ -107,10 +107,12 @@ def _anomalies(arguments: argparse.Namespace) -> None:
         f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
         f"(lfdr at most {arguments.fdr:g}) and {params['n_by_tail']:,} are improbable (q at most {arguments.fdr:g})"
     )
-    say(
-        f"the cells' scores correlate {table.attrs['depth_correlation']:+.2f} with the number of genes detected; "
-        "far from zero, do not choose cells by them"
-    )
+    depth = table.attrs["depth_correlation"]
+    if math.isfinite(depth):
+        say(
+            f"the cells' scores correlate {depth:+.2f} with the number of genes detected; "
+            "far from zero, do not choose cells by them"
+        )
     if arguments.n_top and not table.empty:
         print(anomalies_text(table, arguments.n_top))
 
