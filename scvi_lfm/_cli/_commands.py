@@ -33,6 +33,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     likelihood = _likelihood(arguments)
+    _check_inputs_stay(arguments, arguments.data)
     with new_file(arguments.out, DATA) as draft:
         adata = read_data(arguments.data)
         check_space(adata, draft)
@@ -64,6 +65,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -85,6 +87,7 @@ def _rank(arguments: argparse.Namespace) -> None:
 
 def _anomalies(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -118,6 +121,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
 
 
 def _project(arguments: argparse.Namespace) -> None:
+    _check_inputs_stay(arguments, arguments.data, arguments.reference)
     with new_file(arguments.out, DATA) as draft:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
@@ -190,6 +194,13 @@ def _read_fitted(path: Path, key: str) -> ad.AnnData:
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)
     return adata
+
+
+def _check_inputs_stay(arguments: argparse.Namespace, *inputs: Path) -> None:
+    out = arguments.out
+    if out is not None and not arguments.force and out.resolve() in {path.resolve() for path in inputs}:
+        msg = f"{out} is an input, which the output would replace: name another file, or pass --force to replace it"
+        raise CommandError(msg)
 
 
 def _check_n_top(n_top: int) -> None:

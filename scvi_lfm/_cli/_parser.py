@@ -163,6 +163,7 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
     _add_device(command)
     command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
+    _add_force(command)
 
 
 def _number_or_auto(text: str) -> int | str:
@@ -211,6 +212,7 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     _add_device(command)
     command.add_argument("--key", default="lfm", help="name of the reference's fit")
     command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
+    _add_force(command)
 
 
 def _add_fitted(command: argparse.ArgumentParser) -> None:
@@ -245,3 +247,8 @@ def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table (.csv)")
     command.add_argument("--out", type=Path, metavar="FILE", help="write the data with the result (.h5ad or .zarr)")
     command.add_argument("--key-added", default=key_added, metavar="KEY", help="key of the result in --out")
+    _add_force(command)
+
+
+def _add_force(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--force", action="store_true", help="replace an input if it is named as the output too")

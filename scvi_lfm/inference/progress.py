@@ -163,4 +163,4 @@ def duration(seconds: float) -> str:
 def _write(text: str) -> None:
     # a log that cannot be written to must not end a fit
     with contextlib.suppress(OSError, ValueError):
-        print(f"scvi_lfm: fit: {text}", file=sys.stderr, flush=True)
+        print(f"scvi-lfm: fit: {text}", file=sys.stderr, flush=True)

@@ -78,8 +78,8 @@ def test_lines_come_by_themselves_and_end_with_the_fit(monkeypatch):
         lines.epoch(1, -0.5, math.inf, 6)
         lines.end("stopped by max_epochs")
     written = log.getvalue().splitlines()
-    assert written[:3] == ["scvi_lfm: fit: first epoch"] * 3
-    assert written[-1].startswith("scvi_lfm: fit: 1 epoch(s), ELBO -0.50000 per entry, stopped by max_epochs, in ")
+    assert written[:3] == ["scvi-lfm: fit: first epoch"] * 3
+    assert written[-1].startswith("scvi-lfm: fit: 1 epoch(s), ELBO -0.50000 per entry, stopped by max_epochs, in ")
     assert "scvi_lfm progress" not in {thread.name for thread in threading.enumerate()}
 
 
