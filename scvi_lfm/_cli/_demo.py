@@ -48,10 +48,10 @@ _COLUMNS = """
 """
 
 _DEPTH = """\
-Each row says: this cell shows a gene that belongs to other cells. Their RNA was in the droplet, or the cell was sorted
-wrongly. Counts that are odd wherever they came from are listed with `--by q`. The cells' total scores correlate
-{depth:+.2f} with the number of genes detected: far from zero, they tell deep cells from shallow ones, so read single
-rows and do not choose cells by their total.
+A row with a small lfdr says: this cell shows a gene that belongs to other cells. Their RNA was in the droplet, or the
+cell was sorted wrongly. A small q alone says that so many molecules are odd here, wherever they came from. The cells'
+total scores correlate {depth:+.2f} with the number of genes detected: far from zero, they tell deep cells from shallow
+ones, so read single rows and do not choose cells by their total.
 """
 
 _NEXT = """

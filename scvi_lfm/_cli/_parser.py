@@ -15,7 +15,7 @@ NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 DIRECTIONS = ("both", "up", "down")
-LISTED_BY = ("lfdr", "q", "either")
+LISTED_BY = ("auto", "lfdr", "q", "either")
 
 _DESCRIPTION = """\
 A Bayesian factor model for single-cell data: embeddings of cells and genes,
@@ -193,8 +193,9 @@ def _add_anomalies(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--by",
         choices=LISTED_BY,
-        default="lfdr",
-        help="list a value because it looks as if it came from other cells, because it is improbable here, or either",
+        default="auto",
+        help="list values that look as if they came from other cells (lfdr), that are improbable here (q), or either;"
+        " 'auto': either of counts, by lfdr of other values",
     )
     command.add_argument("--fdr", type=float, default=0.1, help="level at which a value is listed")
     command.add_argument("--max-entries", type=int, default=100_000, metavar="N", help="values to list at most")

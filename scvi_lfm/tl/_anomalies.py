@@ -39,7 +39,7 @@ class Found:
 
 
 DIRECTIONS = ("both", "up", "down")
-LISTED_BY = ("lfdr", "q", "either")
+LISTED_BY = ("auto", "lfdr", "q", "either")
 
 
 def anomalies(
@@ -47,7 +47,7 @@ def anomalies(
     *,
     layer: str | None = None,
     direction: str = "both",
-    by: str = "lfdr",
+    by: str = "auto",
     fdr: float = 0.1,
     max_entries: int = 100_000,
     device: str = "auto",
@@ -84,8 +84,9 @@ def anomalies(
         `"up"`: values above expectation (what should not be in this cell). `"down"`: below (what is missing from it).
         `"both"`: either.
     by
-        What an entry is listed by. `"lfdr"`: it looks as if it came from other cells. `"q"`: it is improbable here;
-        of log-normalised values these are mostly single molecules of rare genes. `"either"`: one or the other.
+        What an entry is listed by. `"lfdr"`: it looks as if it came from other cells. `"q"`: it is improbable here.
+        `"either"`: one or the other. `"auto"`: either of counts, and by lfdr alone of other values, in which thousands
+        of single molecules of rare genes are improbable.
     fdr
         Level of `lfdr` or `q` at which an entry is listed.
     max_entries
@@ -116,8 +117,8 @@ def anomalies(
         Spearman correlation of the cells' score with the number of genes detected. Far from zero, the score follows
         depth and should not be used to choose cells.
     `.uns['lfm_anomaly']['params']` : dict
-        `key`, `layer` (absent for `X`), `direction`, `by`, `fdr`, `max_entries`, and the number of entries that pass
-        each question, listed or not, `n_by_tail` (`q`) and `n_by_ratio` (`lfdr`).
+        `key`, `layer` (absent for `X`), `direction`, `by` (what `"auto"` took), `fdr`, `max_entries`, and the number of
+        entries that pass each question, listed or not, `n_by_tail` (`q`) and `n_by_ratio` (`lfdr`).
 
     Raises
     ------
@@ -157,6 +158,8 @@ def anomalies(
         genes = adata.var_names[stored.fitted]
         check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
     matrix = observed_of_fit(adata, stored, matrix)
+    if by == "auto":
+        by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"
     scan = _scan(matrix, stored, direction, fdr, where)
     histograms = Histograms(scan, where)
     for cells, y, observed in blocks_of(matrix, where):

@@ -161,8 +161,8 @@ def test_rank_and_anomalies_of_a_fit_to_counts(
     lfm.tl.rank_genes(adata, mask_obs="chosen")
     assert table.read_text() == lfm.get.rank_genes_df(adata).to_csv(index=False)
     capsys.readouterr()
-    assert run("anomalies", data, "--direction", "up", "--by", "either", "--fdr", 0.2, "--csv", table) == 0
-    lfm.tl.anomalies(adata, direction="up", by="either", fdr=0.2)
+    assert run("anomalies", data, "--direction", "up", "--by", "auto", "--fdr", 0.2, "--csv", table) == 0
+    lfm.tl.anomalies(adata, direction="up", fdr=0.2)
     entries = lfm.get.anomalies_df(adata)
     assert table.read_text() == entries.to_csv(index=False)
     captured = capsys.readouterr()

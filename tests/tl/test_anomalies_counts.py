@@ -244,7 +244,7 @@ class Dense:
 
 
 def listed(adata, **options):
-    result = lfm.tl.anomalies(adata, copy=True, **{"by": "either"} | options)
+    result = lfm.tl.anomalies(adata, copy=True, **options)
     entries = lfm.get.anomalies_df(result)
     where = adata.obs_names.get_indexer(entries["cell"]), adata.var_names.get_indexer(entries["gene"])
     return result, entries, where
@@ -541,7 +541,7 @@ def test_tables_survive_a_file(planted, tmp_path):
     result.write_h5ad(tmp_path / "counts.h5ad")
     again = ad.read_h5ad(tmp_path / "counts.h5ad")
     pd.testing.assert_frame_equal(lfm.get.anomalies_df(again), entries, check_dtype=False)
-    lfm.tl.anomalies(again, by="either", key_added="again")
+    lfm.tl.anomalies(again, key_added="again")
     pd.testing.assert_frame_equal(lfm.get.anomalies_df(again, key="again"), entries)
     np.testing.assert_array_equal(again.obs["again"], result.obs["lfm_anomaly"])
 
