@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     likelihood = _likelihood(arguments)
+    _check_inputs_stay(arguments, arguments.data)
     with new_file(arguments.out, DATA) as draft:
         adata = read_data(arguments.data)
         check_space(adata, draft)
@@ -55,7 +56,6 @@ def _fit(arguments: argparse.Namespace) -> None:
             tol=arguments.tol,
             device=arguments.device,
             rng=arguments.seed,
-            progress=sys.stderr.isatty(),
             key_added=arguments.key,
         )
         write_data(adata, draft)
@@ -65,6 +65,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -86,6 +87,7 @@ def _rank(arguments: argparse.Namespace) -> None:
 
 def _anomalies(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -93,6 +95,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
             adata,
             layer=arguments.layer,
             direction=arguments.direction,
+            by=arguments.by,
             fdr=arguments.fdr,
             max_entries=arguments.max_entries,
             device=arguments.device,
@@ -107,15 +110,18 @@ def _anomalies(arguments: argparse.Namespace) -> None:
         f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
         f"(lfdr at most {arguments.fdr:g}) and {params['n_by_tail']:,} are improbable (q at most {arguments.fdr:g})"
     )
-    say(
-        f"the cells' scores correlate {table.attrs['depth_correlation']:+.2f} with the number of genes detected; "
-        "far from zero, do not choose cells by them"
-    )
+    depth = table.attrs["depth_correlation"]
+    if math.isfinite(depth):
+        say(
+            f"the cells' scores correlate {depth:+.2f} with the number of genes detected; "
+            "far from zero, do not choose cells by them"
+        )
     if arguments.n_top and not table.empty:
         print(anomalies_text(table, arguments.n_top))
 
 
 def _project(arguments: argparse.Namespace) -> None:
+    _check_inputs_stay(arguments, arguments.data, arguments.reference)
     with new_file(arguments.out, DATA) as draft:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
@@ -188,6 +194,13 @@ def _read_fitted(path: Path, key: str) -> ad.AnnData:
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)
     return adata
+
+
+def _check_inputs_stay(arguments: argparse.Namespace, *inputs: Path) -> None:
+    out = arguments.out
+    if out is not None and not arguments.force and out.resolve() in {path.resolve() for path in inputs}:
+        msg = f"{out} is an input, which the output would replace: name another file, or pass --force to replace it"
+        raise CommandError(msg)
 
 
 def _check_n_top(n_top: int) -> None:

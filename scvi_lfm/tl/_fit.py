@@ -138,7 +138,9 @@ def fit(
     rng
         Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
     progress
-        Show a progress bar.
+        Say on standard error how far the fit is: on a terminal and in a notebook a line that renews itself, elsewhere
+        one every half minute and one at the end. The time left follows from how the gains in ELBO shrink, since most
+        fits end long before `max_epochs`.
     key_added
         Stem of the keys below.
     copy

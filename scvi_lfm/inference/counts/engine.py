@@ -35,12 +35,12 @@ from .sweep import sweep, visit
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from tqdm.std import tqdm
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions
+    from ..progress import Progress
     from ..ranks import RankCurve
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
@@ -119,7 +119,7 @@ class CountEngine:
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
 
-    def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
+    def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
         if number > 1:
@@ -138,7 +138,7 @@ class CountEngine:
         )
         return state, [self._elbo(state)]
 
-    def _sweep(self, state: State, number: int, bar: tqdm) -> State:
+    def _sweep(self, state: State, number: int, bar: Progress) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
