@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._calls import named_arguments
 from .._keys import fit_keys
 from .._validate import near_matches
 from ..get import variance_df
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def factors(
     adata: AnnData,
     color: str | None = None,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
@@ -27,6 +28,7 @@ SELECTED = "selected"
 ASKED_BY_SCANPY = ("pvals", "pvals_adj")
 
 
+@named_arguments
 def rank_genes(
     adata: AnnData,
     groupby: str | None = None,
