@@ -108,4 +108,4 @@ def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
         names = [*adata.obs.columns, *adata.var_names]
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
-    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color)
+    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color, dtype=float)
