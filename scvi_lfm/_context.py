@@ -6,10 +6,10 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ._settings import settings
+from ._validate import resolve_rng as resolve_rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,19 +38,6 @@ def resolve_device(device: str | torch.device) -> torch.device:
         msg = f"`device` {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA device(s)."
         raise ValueError(msg)
     return resolved
-
-
-def resolve_rng(rng: int | np.random.Generator) -> np.random.Generator:
-    """Turn `rng` into a generator; an int always gives the same stream."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
-        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
-        raise TypeError(msg)
-    if rng < 0:
-        msg = f"`rng` must not be negative, found {rng}."
-        raise ValueError(msg)
-    return np.random.default_rng(int(rng))
 
 
 @contextlib.contextmanager

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ._spelling import near_matches, nearest_choice
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-
-
-def near_matches(name: object, options: Iterable[object]) -> str:
-    """One sentence that names what `name` may have meant, or what there is."""
-    choices = [str(option) for option in options]
-    close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
-    if close:
-        return f"Did you mean {', '.join(map(repr, close))}?"
-    if not choices:
-        return "There are none."
-    shown = ", ".join(map(repr, choices[:10]))
-    return f"There are: {shown}{', ...' if len(choices) > 10 else ''}."
 
 
 def check_anndata(adata: object, name: str = "adata") -> None:
@@ -57,19 +46,36 @@ def check_unique(index: pd.Index, axis: str) -> None:
 def check_choice(name: str, value: object, options: Sequence[str]) -> None:
     """Raise unless `value` is one of `options`."""
     if not (isinstance(value, str) and value in options):
-        msg = f"`{name}` must be one of {', '.join(map(repr, options))}, found {value!r}."
+        near = nearest_choice(str(value), options)
+        meant = "" if near is None else f" Did you mean {near!r}?"
+        msg = f"`{name}` must be one of {', '.join(map(repr, options))}, found {value!r}.{meant}"
         raise ValueError(msg)
 
 
 def check_count(name: str, value: object, *, minimum: int = 1) -> int:
-    """Raise unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    """`value` as an int, 10.0 as 10; raise unless it is a whole number of at least `minimum`."""
+    number = float(value) if isinstance(value, float | np.floating) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
         msg = f"`{name}` must be a whole number, found {value!r} of type {type(value).__name__}."
         raise TypeError(msg)
-    if value < minimum:
+    if number < minimum:
         msg = f"`{name}` must be at least {minimum}, found {value}."
         raise ValueError(msg)
-    return int(value)
+    return int(number)
+
+
+def resolve_rng(rng: object) -> np.random.Generator:
+    """Turn `rng` into a generator; a whole number always gives the same stream."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        seed = check_count("rng", rng, minimum=0)
+    except TypeError:
+        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
+        raise TypeError(msg) from None
+    return np.random.default_rng(seed)
 
 
 def check_fraction(name: str, value: object) -> float:

@@ -68,6 +68,11 @@ def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index,
         f"{where} holds {int(bad.sum())} value(s) that are {kind}; the first is {stored.ravel()[position]} "
         f"in cell {cells[cell]!r}, gene {genes[gene]!r}. Remove or replace them first."
     )
+    if np.isnan(stored).any():
+        msg += (
+            " If they are entries that are missing, lfm.tl.fit can do without them: store the others alone in a sparse "
+            "matrix and pass observed='stored', or put 0 in their place and pass held_out= with a mask of them."
+        )
     raise ValueError(msg)
 
 

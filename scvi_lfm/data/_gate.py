@@ -44,7 +44,7 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     values = _select(adata, layer)
     where = place_of(layer)
     check_dtype(values, where)
-    values = canonical(values) if sp.issparse(values) else np.asarray(values)
+    values = canonical(values) if sp.issparse(values) else _computable(np.asarray(values))
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]
@@ -68,11 +68,18 @@ def _select(adata: AnnData, layer: str | None) -> object:
     return adata.layers[layer]
 
 
+def _computable(array: np.ndarray) -> np.ndarray:
+    """In the byte order of this machine, and of a precision that arithmetic has; a copy only where it is not so."""
+    dtype = array.dtype.newbyteorder("=")
+    return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
+
+
 def canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
     """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
-    values = values.tocsr()
     # a wrapper of its own: scipy notes what it learns about the indices on the object
-    matrix = sp.csr_array((values.data, values.indices, values.indptr), shape=values.shape, copy=False)
+    compressed = sp.csc_array if values.format == "csc" else sp.csr_array
+    parts = _computable(values.data), values.indices, values.indptr
+    matrix = compressed(parts, shape=values.shape, copy=False).tocsr()
     if matrix.has_canonical_format:
         return matrix
     # a copy, wide enough for the sums

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._calls import named_arguments
 from .._keys import fit_keys
 from .._validate import near_matches
 from ..get import variance_df
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def factors(
     adata: AnnData,
     color: str | None = None,
@@ -106,4 +108,4 @@ def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
         names = [*adata.obs.columns, *adata.var_names]
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
-    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color)
+    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color, dtype=float)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._context import resolve_device
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..data import read_matrix
@@ -42,6 +43,7 @@ DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
 
 
+@named_arguments
 def anomalies(
     adata: AnnData,
     *,

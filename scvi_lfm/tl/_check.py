@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
 from .._validate import check_anndata, check_not_empty
 from ..data import read_matrix
@@ -78,6 +79,7 @@ class CheckReport:
         return self.summary
 
 
+@named_arguments
 def check(
     adata: AnnData,
     *,

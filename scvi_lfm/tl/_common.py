@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .._calls import warn_user
 from .._keys import HELD_OUT
 from .._validate import check_key, near_matches
 from ..data import read_held_out, restrict
@@ -72,7 +72,7 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
         f"layer={layer!r} is not what the fit read ({'X' if fitted is None else repr(fitted)}); "
         "results mean little unless both are on the same scale."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_user(msg)
     return layer
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .._calls import named_arguments
 from .._keys import COVARIATES
 from .._settings import logger
 from .._validate import check_anndata, check_key
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
+@named_arguments
 def fit(
     adata: AnnData,
     n_factors: int | str = 30,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._calls import warn_user
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
 from ..model.likelihoods import CONTINUOUS, COUNTS
@@ -134,7 +134,7 @@ def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> in
     return 100 if n_batches == 1 else 20
 
 
-def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int = 3) -> None:
+def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str) -> None:
     """Warn if every value is a whole number."""
     if all_integers(matrix.values):
         msg = (
@@ -142,7 +142,7 @@ def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str, *,
             "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
             "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
         )
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+        warn_user(msg)
 
 
 def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool = False) -> str:
@@ -207,24 +207,22 @@ def check_variation(matrix: CellMatrix, layer: str | None) -> None:
         raise ValueError(msg)
 
 
-def warn_about_empty_genes(
-    matrix: CellMatrix, layer: str | None, n_empty: int | None = None, *, stacklevel: int
-) -> None:
+def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int | None = None) -> None:
     """Warn about genes without a value other than zero."""
     n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
     if n_empty:
         where = place_of(layer)
         msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+        warn_user(msg)
 
 
-def check_values(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int) -> None:
+def check_values(matrix: CellMatrix, layer: str | None, likelihood: str) -> None:
     """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
     check_variation(matrix, layer)
     where = place_of(layer)
-    warn_about_counts(matrix, layer, likelihood, stacklevel=stacklevel)
+    warn_about_counts(matrix, layer, likelihood)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel - 1)
-    warn_about_empty_genes(matrix, layer, empty_genes, stacklevel=stacklevel)
+        warn_user(msg)
+    warn_about_empty_genes(matrix, layer, empty_genes)

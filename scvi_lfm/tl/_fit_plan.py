@@ -146,15 +146,15 @@ def _check_data(
     stored_only = given.observed == "stored"
     if stored_only:
         check_stored_variation(matrix, given.layer)
-    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood, stacklevel=5)
+    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood)
     if likelihood in CONTINUOUS:
         check_guide_of_normal(given.guide, FAMILIES, likelihood)
         if not stored_only:
-            check_values(matrix, given.layer, likelihood, stacklevel=6)
+            check_values(matrix, given.layer, likelihood)
         return None
     if not stored_only:
         check_variation(matrix, given.layer)
-        warn_about_empty_genes(matrix, given.layer, stacklevel=5)
+        warn_about_empty_genes(matrix, given.layer)
     return np.log(resolve_size_factors(adata, given.size_factors, matrix))
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from .._calls import warn_user
 from .._keys import COVARIATES, HELD_OUT, RANK
 from ..model.likelihoods import CONTINUOUS
 from ..posterior.posterior import CountNoise, NormalNoise
@@ -132,7 +132,7 @@ def warn_not_converged(result: FitResult, options: FitOptions) -> None:
         f"The fit did not converge to tol={options.tol:g} in {options.max_epochs} epoch(s): results are usable but can "
         "be improved. Pass a larger max_epochs, or a larger tol to accept this."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_user(msg)
 
 
 def warn_at_bound(result: FitResult, options: FitOptions) -> None:
@@ -142,4 +142,4 @@ def warn_at_bound(result: FitResult, options: FitOptions) -> None:
             f"The ELBO still rises at {options.n_factors} factors, the most that n_factors='auto' tries on these data. "
             f"Pass a larger number as n_factors=, or n_factors={options.n_factors} to accept this one."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from .._calls import named_arguments
 from .._context import resolve_rng
 from .._keys import train_layer
 from .._settings import logger
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
+@named_arguments
 def hold_out(
     adata: AnnData,
     fraction: float = 0.1,

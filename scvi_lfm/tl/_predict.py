@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._validate import as_list, check_anndata, check_fraction, check_key, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
@@ -29,6 +30,7 @@ MAX_ROWS = 10_000_000
 CELLS_PER_BLOCK = 2048
 
 
+@named_arguments
 def predict(
     adata: AnnData,
     *,

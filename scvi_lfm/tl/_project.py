@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .._calls import named_arguments, warn_user
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
 from .._validate import check_anndata, check_key, check_not_empty, check_unique
@@ -47,6 +47,7 @@ WRITTEN = (
 )
 
 
+@named_arguments
 def project(
     adata: AnnData,
     reference: AnnData,
@@ -193,4 +194,4 @@ def _check_overlap(n_shared: int, n_known: int) -> None:
         raise ValueError(msg)
     if n_shared < n_known:
         msg = f"{n_known - n_shared} of {n_known} fitted genes are absent from `adata` and taken as unobserved."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .._calls import named_arguments
 from .._validate import check_anndata, check_key, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@named_arguments
 def rank_cells(
     adata: AnnData,
     genes: str | Sequence[str],

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from ..posterior import NormalPosterior
 
 SELECTED = "selected"
+# nothing here is one, but scanpy's readers of a ranking die without the columns
+ASKED_BY_SCANPY = ("pvals", "pvals_adj")
 
 
+@named_arguments
 def rank_genes(
     adata: AnnData,
     groupby: str | None = None,
@@ -82,11 +86,14 @@ def rank_genes(
         For counts the score over log 2, a difference of log2 rates. For the Normal likelihood an approximate log2
         fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the mean expected eta,
         clipped at 0.
+    `.uns['rank_genes_lfm']['pvals']`, `.uns['rank_genes_lfm']['pvals_adj']` : (m,)
+        NaN throughout, for nothing here is one: scanpy's readers ask for the columns. A `pval_cutoff` keeps no gene.
     `.uns['rank_genes_lfm']['params']` : dict
         `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
 
-    The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with
-    `sc.pl.rank_genes_groups(adata, key="rank_genes_lfm")`, read it with :func:`scvi_lfm.get.rank_genes_df`.
+    The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with `sc.pl.rank_genes_groups` and its kin
+    (`_dotplot`, `_heatmap`, ...) and `key="rank_genes_lfm"`, read it with :func:`scvi_lfm.get.rank_genes_df`. After
+    `mask_obs`, plots that show the cells of groups want a column of `obs` as `groupby=`.
 
     Raises
     ------
@@ -199,6 +206,7 @@ def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray
             "logfoldchanges": fold.astype(np.float32),
             "sd": contrast.sd.numpy().astype(np.float32),
             "lfsr": contrast.lfsr.numpy(),
+            **dict.fromkeys(ASKED_BY_SCANPY, np.full(len(names), np.nan, dtype=np.float32)),
         }
         for name, values in fields.items():
             columns.setdefault(name, {})[group] = values[order]

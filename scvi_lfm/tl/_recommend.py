@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._validate import check_anndata, check_choice, check_count, check_fraction, locate, place_of
 from ..data import read_matrix
 from ..model.likelihoods import COUNTS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..posterior.unseen import Chosen
 
 
+@named_arguments
 def recommend(
     adata: AnnData,
     obs_names: str | Sequence[str] | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .._calls import named_arguments
 from .._context import resolve_rng
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@named_arguments
 def sample_posterior(
     adata: AnnData, n_samples: int, *, rng: int | np.random.Generator = 0, key: str = "lfm"
 ) -> dict[str, np.ndarray]:
@@ -58,7 +60,7 @@ def sample_posterior(
     (10, 50, 3)
     """
     check_anndata(adata)
-    check_count("n_samples", n_samples)
+    n_samples = check_count("n_samples", n_samples)
     generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
     stored = read_fit(adata, key)
     q = stored.posterior
