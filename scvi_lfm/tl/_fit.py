@@ -10,11 +10,12 @@ import torch
 
 from .._keys import COVARIATES
 from .._settings import logger
-from .._validate import check_anndata, check_key
+from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
+from ._overwriting import check_free, fit_places, note_written, obs_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -140,7 +141,7 @@ def fit(
     progress
         Show a progress bar.
     key_added
-        Stem of the keys below.
+        Stem of the keys below. What is there already must be an earlier fit, left by this function.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -187,6 +188,8 @@ def fit(
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
         in a row, which ends the fit.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
     holds what :func:`scvi_lfm.get.rank_df` shows.
@@ -225,7 +228,7 @@ def fit(
     """
     started = time.perf_counter()
     check_anndata(adata)
-    check_key("key_added", key_added)
+    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
     arguments = FitArguments(
         n_factors=n_factors,
         layer=layer,
@@ -266,6 +269,7 @@ def fit(
     if plan.coding is not None:
         record[COVARIATES] = plan.coding
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
+    note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
 
