@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _ON_JOINING = (
     "Were AnnData joined? Parts of one fitted AnnData keep its fit with ad.concat(parts, merge='same', "
-    "uns_merge='same'). Cells that were fitted or placed apart share none: join their values, and fit them anew or place "
+    "uns_merge='same'). Cells that were fitted or placed apart share none: join their values, fit them anew or place "
     "all of them with lfm.tl.project(adata, reference)."
 )
 

@@ -46,7 +46,7 @@ def check_cells_fit_record(adata: AnnData, keys: FitKeys, cov: Covariances, acti
         msg = (
             f"{int(wrong.sum())} of {adata.n_obs} cell(s), first {adata.obs_names[wrong][0]!r}, have standard "
             f"deviations in obs[{keys.cell_activity_sd!r}] and obsm[{keys.cell_factors_sd!r}] that do not follow from "
-            f"the covariance of the fit {keys.uns!r}: it is that of other cells. Were cells joined that had been fitted "
+            f"the covariance of the fit {keys.uns!r}: it is that of other cells. Were cells joined that were fitted "
             f"or placed apart (ad.concat with uns_merge=)? Place all of them with lfm.tl.project(adata, reference, "
             f"key={keys.uns!r}, key_added={keys.uns + '_joined'!r}), or use the parts one by one."
         )
@@ -65,7 +65,7 @@ def check_genes_fit_record(
         msg = (
             f"{int(wrong.sum())} of {int(fitted.sum())} gene(s), first {adata.var_names[fitted][wrong][0]!r}, have "
             f"values in var[{keys.gene_abundance_sd!r}] and varm[{keys.gene_factors_sd!r}] that do not follow from the "
-            f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=), or were "
+            f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=) or were "
             "changed since. Go back to the parts, or run lfm.tl.fit again."
         )
         raise ValueError(msg)
