@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._keys import fit_keys
-from .._validate import near_matches
+from .._validate import near_matches, one_column
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,4 +38,4 @@ def find(adata: AnnData, container: str, name: str) -> Any:
         words = f" {_ON_JOINING} Otherwise run" if lost else " Run"
         msg = f"{container} has no {name!r}. {near_matches(name, fields)}{words} lfm.tl.fit(adata) first."
         raise KeyError(msg)
-    return fields[name]
+    return one_column(fields, name, container) if container in {"obs", "var"} else fields[name]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .fields import find
 from .recomputed import Recomputed
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def check_genes_fit_record(
         msg = (
             f"{int(wrong.sum())} of {int(fitted.sum())} gene(s), first {adata.var_names[fitted][wrong][0]!r}, have "
             f"values in var[{keys.gene_abundance_sd!r}] and varm[{keys.gene_factors_sd!r}] that do not follow from the "
-            f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=) or were "
-            "changed since. Go back to the parts, or run lfm.tl.fit again."
+            f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=) or "
+            "were changed since. Go back to the parts, or run lfm.tl.fit again."
         )
         raise ValueError(msg)
 
@@ -77,8 +78,8 @@ def _stored(
     """Standard deviations of (a, A) or (b, B), (rows, .) each; None where they were taken out."""
     parts: list[np.ndarray | None] = []
     for container, name in (scalar, vector):
-        fields = getattr(adata, container)
-        values = np.asarray(fields[name], dtype=np.float64) if name in fields else None
+        there = name in getattr(adata, container)
+        values = np.asarray(find(adata, container, name), dtype=np.float64) if there else None
         parts.append(values[:, None] if values is not None and values.ndim == 1 else values)
     if parts[1] is not None and parts[1].shape[1] == len(active):
         parts[1] = parts[1][:, active]

@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .._keys import COVARIATES, HELD_OUT, WRITTEN, fit_keys
-from .._validate import check_key
+from .._validate import check_key, one_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +65,8 @@ def check_free(
         place, mend = (container, field), ""
         if not _exists(adata, place):
             continue
+        if container in {"obs", "var"}:
+            one_column(getattr(adata, container), field, container)
         what, by = protected.get(place), noted.get(place)
         if what is None:
             if by == tool or (by is None and earlier):
