@@ -111,14 +111,24 @@ def check_key(name: str, value: object) -> str:
     return value
 
 
+def one_column(frame: pd.DataFrame, name: object, axis: str, argument: str | None = None) -> pd.Series:
+    """The column `name` of obs or var (`axis`), asked for by `argument`; one that is missing or repeated raises."""
+    asked = "" if argument is None else f"`{argument}`: "
+    if name not in frame.columns:
+        msg = f"{asked}{axis} has no column {name!r}. {near_matches(name, frame.columns)}"
+        raise KeyError(msg)
+    column = frame[name]
+    if isinstance(column, pd.DataFrame):
+        msg = f"{asked}{axis} has {column.shape[1]} columns called {name!r}. Rename or drop all but one."
+        raise ValueError(msg)
+    return column
+
+
 def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
     """Turn a boolean array, or the name of a boolean column of `frame`, into an array."""
     axis = "obs" if name == "mask_obs" else "var"
     if isinstance(mask, str):
-        if mask not in frame.columns:
-            msg = f"`{name}`: {axis} has no column {mask!r}. {near_matches(mask, frame.columns)}"
-            raise KeyError(msg)
-        mask = frame[mask]
+        mask = one_column(frame, mask, axis, name)
     values = np.asarray(mask)
     if values.dtype != bool:
         msg = f"`{name}` must be boolean, without missing values, found dtype {values.dtype}."
@@ -165,10 +175,7 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
     if not isinstance(groupby, str):
         msg = f"`groupby` must be the name of a column of obs, found {groupby!r}."
         raise TypeError(msg)
-    if groupby not in adata.obs.columns:
-        msg = f"obs has no column {groupby!r}. {near_matches(groupby, adata.obs.columns)}"
-        raise KeyError(msg)
-    column = adata.obs[groupby]
+    column = one_column(adata.obs, groupby, "obs", "groupby")
     if column.isna().any():
         count = int(column.isna().sum())
         msg = (

@@ -1,7 +1,7 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
 from ._blocks import Batch, CellMatrix, HeldOut, Observed, column_sums
-from ._covariates import code, learn_coding
+from ._covariates import code, learn_coding, numbers_of_levels
 from ._gate import read_matrix
 from ._observed import read_held_out, restrict
 
@@ -13,6 +13,7 @@ __all__ = [
     "code",
     "column_sums",
     "learn_coding",
+    "numbers_of_levels",
     "read_held_out",
     "read_matrix",
     "restrict",

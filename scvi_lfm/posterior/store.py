@@ -15,6 +15,7 @@ from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Packed
 from .fields import entry, find
+from .joined import check_cells_fit_record, check_genes_fit_record, check_present
 from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
 from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
@@ -148,7 +149,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     KeyError
         A field is missing.
     ValueError
-        Fields do not belong together.
+        Fields do not belong together, as where AnnData with different fits were joined.
     """
     keys = fit_keys(check_key("key", key))
     uns = find(adata, "uns", keys.uns)
@@ -167,7 +168,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     fitted = np.isfinite(gene_mean[:, 0])
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
-        _check_cells(adata, cell_mean, keys)
+        check_present(adata, cell_mean, keys)
         cell_mean = np.column_stack([cell_mean[:, :1], known_of_cells(adata, uns), cell_mean[:, 1:]])
     else:
         cell_mean = np.empty((0, len(gene_mean[0])))
@@ -181,6 +182,9 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     }
     read: Callable[..., AnyPosterior] = _count_posterior if counts else read_normal
     posterior = read(adata, keys, params, common, fitted, rows, cells=cells)
+    check_genes_fit_record(adata, keys, posterior.gene_cov, active, fitted, gene_mean[fitted])
+    if cells:
+        check_cells_fit_record(adata, keys, posterior.cell_cov, active, p)
     return StoredFit(posterior, active, fitted, params, keys)
 
 
@@ -243,17 +247,6 @@ def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, 
         )
         raise ValueError(msg)
     return np.column_stack([first, rest[:, active]])
-
-
-def _check_cells(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
-    missing = ~np.isfinite(cell_mean).all(axis=1)
-    if missing.any():
-        msg = (
-            f"{int(missing.sum())} cell(s) have no values in obsm[{keys.cell_factors!r}] and "
-            f"obs[{keys.cell_activity!r}], first {adata.obs_names[missing][0]!r}. Were they joined to the fitted ones? "
-            "Place them with lfm.tl.project, or leave them out."
-        )
-        raise ValueError(msg)
 
 
 def _check_positive(positive: np.ndarray, values: np.ndarray, where: str, what: str, names: pd.Index) -> None:

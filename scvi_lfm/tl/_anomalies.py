@@ -18,8 +18,9 @@ from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
-from ._common import blocks_of, check_closed_form, check_result_key, layer_of_fit, observed_of_fit
+from ._common import blocks_of, check_closed_form, layer_of_fit, observed_of_fit
 from ._fit_arguments import check_count_values
+from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -98,7 +99,7 @@ def anomalies(
     key
         Stem under which the fit is stored.
     key_added
-        Key in `obs`, `var` and `uns` of the result.
+        Key in `obs`, `var` and `uns` of the result. What is there already must be an earlier result of this tool.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -121,6 +122,8 @@ def anomalies(
     `.uns['lfm_anomaly']['params']` : dict
         `key`, `layer` (absent for `X`), `direction`, `by` (what `"auto"` took), `fdr`, `max_entries`, and the number of
         entries that pass each question, listed or not, `n_by_tail` (`q`) and `n_by_ratio` (`lfdr`).
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def anomalies(
     check_choice("by", by, LISTED_BY)
     fdr = check_fraction("fdr", fdr)
     max_entries = check_count("max_entries", max_entries)
-    check_result_key(adata, key_added)
+    check_free(adata, "anomalies", key_added, _places)
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
@@ -185,7 +188,12 @@ def anomalies(
         "entries": entries,
         "depth_correlation": _rank_correlation(found.cell_score, found.depth),
     }
+    note_written(adata, "anomalies", _places(key_added))
     return adata if copy else None
+
+
+def _places(key: str) -> list[tuple[str, str]]:
+    return [(container, key) for container in ("obs", "var", "uns")]
 
 
 def _scan(

@@ -1,13 +1,12 @@
-"""What several tools need: the layer of the fit, and a key that overwrites no fit."""
+"""What several tools need: values that the fit reads, or read."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .._calls import warn_user
 from .._keys import HELD_OUT
-from .._validate import check_key, near_matches
+from .._validate import near_matches
 from ..data import read_held_out, restrict
 
 if TYPE_CHECKING:
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 4_000_000
 # what stands in `params` for a mask that was passed as a matrix
 ARRAY = "array"
-
-
-def check_result_key(adata: AnnData, key_added: str) -> None:
-    """Raise unless results can be stored in `uns[key_added]`: a fit there would be lost."""
-    present = adata.uns.get(check_key("key_added", key_added))
-    if isinstance(present, Mapping) and "prior_gene_cov" in present:
-        msg = f"`key_added`: uns[{key_added!r}] holds a fit, which would be overwritten. Pass another key_added."
-        raise ValueError(msg)
 
 
 def check_closed_form(stored: StoredFit, tool: str) -> None:

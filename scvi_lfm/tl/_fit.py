@@ -11,11 +11,12 @@ import torch
 from .._calls import named_arguments
 from .._keys import COVARIATES
 from .._settings import logger
-from .._validate import check_anndata, check_key
+from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
+from ._overwriting import check_free, fit_places, note_written, obs_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -100,10 +101,10 @@ def fit(
         Tools that read the values afterwards need the layer.
     covariates
         Columns of `obs` whose effect on each gene is to be told apart from the cells' own, such as the batch:
-        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers, whole ones too, are continuous, centred and
-        divided by their standard deviation. Strings, categoricals and booleans are levels, each against the first, and
-        centred; categories without a cell are left out. They need `engine="natural_gradient"` and one of the first two
-        kinds of noise.
+        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers are continuous, centred and divided by their
+        standard deviation; a few whole ones counted from 0 or 1, as numbers of batches are, warn. Strings, categoricals
+        and booleans are levels, each against the first, and centred; categories without a cell are left out. They need
+        `engine="natural_gradient"` and one of the first two kinds of noise.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -144,7 +145,7 @@ def fit(
         one every half minute and one at the end. The time left follows from how the gains in ELBO shrink, since most
         fits end long before `max_epochs`.
     key_added
-        Stem of the keys below.
+        Stem of the keys below. What is there already must be an earlier fit, left by this function.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -191,6 +192,8 @@ def fit(
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
         in a row, which ends the fit.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
     holds what :func:`scvi_lfm.get.rank_df` shows.
@@ -229,7 +232,7 @@ def fit(
     """
     started = time.perf_counter()
     check_anndata(adata)
-    check_key("key_added", key_added)
+    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
     arguments = FitArguments(
         n_factors=n_factors,
         layer=layer,
@@ -270,6 +273,7 @@ def fit(
     if plan.coding is not None:
         record[COVARIATES] = plan.coding
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
+    note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
 

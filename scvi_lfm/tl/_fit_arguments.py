@@ -8,6 +8,7 @@ import numpy as np
 
 from .._calls import warn_user
 from .._validate import check_choice, check_count, check_positive, place_of
+from ..data import numbers_of_levels
 from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
 from ..model.likelihoods import CONTINUOUS, COUNTS
 
@@ -62,6 +63,18 @@ def check_takes_covariates(covariates: object, engine: str, noise: str) -> None:
             words = " or ".join(f"{name}={choice!r}" for choice in serves)
             msg = f"`covariates` need {words}, found {name}={value!r}. Leave out `covariates`, or change `{name}`."
             raise ValueError(msg)
+
+
+def warn_about_codes(obs: pd.DataFrame, coding: pd.DataFrame) -> None:
+    """Warn about covariates that are numbers of levels, such as batches, and get one slope."""
+    for name in numbers_of_levels(obs, coding):
+        levels = np.unique(np.asarray(obs[name], dtype=np.float64))
+        msg = (
+            f"`covariates`: obs[{name!r}] holds {len(levels)} whole numbers ({levels[0]:g} to {levels[-1]:g}) and is "
+            "fitted as a quantity, with one slope for each gene. If they number batches or other levels, call "
+            f'adata.obs["{name}"] = adata.obs["{name}"].astype("category") first.'
+        )
+        warn_user(msg)
 
 
 def check_guide_of_normal(guide: object, families: Sequence[str], likelihood: str) -> None:

@@ -30,6 +30,7 @@ from ._fit_arguments import (
     choose_likelihood,
     choose_max_epochs,
     most_factors,
+    warn_about_codes,
     warn_about_empty_genes,
 )
 from ._fit_observed import OBSERVED, check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
@@ -102,6 +103,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     matrix = read_matrix(adata, given.layer, genes=fitted)
     if coding is not None:
+        warn_about_codes(adata.obs, coding)
         matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, matrix, stored_only=given.observed == "stored")
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)

@@ -9,12 +9,13 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
-from .._validate import as_list, check_anndata, check_fraction, check_key, locate
+from .._validate import as_list, check_anndata, check_fraction, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.predictive_counts import predictive_counts
 from ..posterior.predictive_student_t import quantile
+from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def predict(
         Quantiles of the predictive distribution to give, each between 0 and 1.
     layer_added
         Instead of a table: write the expected value of every cell and gene into this layer, dense float32. Refused
-        where it would take more than 1 GiB.
+        where it would take more than 1 GiB, and where the layer exists and is no earlier prediction.
     key
         Stem under which the fit is stored.
 
@@ -77,13 +78,15 @@ def predict(
 
     `.layers[layer_added]` : (n, m)
         Expected values: eta, or counts. NaN for genes that were left out of the fit.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
     KeyError
         There is no such fit, cell or gene.
     ValueError
-        The arguments do not fit together, or the answer would be too large.
+        The arguments do not fit together, the answer would be too large, or something else would be overwritten.
 
     Examples
     --------
@@ -94,12 +97,15 @@ def predict(
     (2, 7)
     """
     check_anndata(adata)
+    if layer_added is not None:
+        check_free(adata, "predict", layer_added, _places, argument="layer_added")
     stored = read_fit(adata, key)
     if layer_added is not None:
         if obs_names is not None or var_names is not None:
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
-        adata.layers[check_key("layer_added", layer_added)] = _expected_layer(adata, stored)
+        adata.layers[layer_added] = _expected_layer(adata, stored)
+        note_written(adata, "predict", _places(layer_added))
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
@@ -109,6 +115,10 @@ def predict(
     genes = fitted_positions(adata, "var_names", var_names, stored.fitted)
     cells, genes = _entries(cells, genes, pairs=pairs)
     return _table(adata, stored, cells, genes, levels)
+
+
+def _places(layer: str) -> list[tuple[str, str]]:
+    return [("layers", layer)]
 
 
 def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:

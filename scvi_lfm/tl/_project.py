@@ -12,7 +12,7 @@ import torch
 from .._calls import named_arguments, warn_user
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
-from .._validate import check_anndata, check_key, check_not_empty, check_unique
+from .._validate import check_anndata, check_not_empty, check_unique
 from ..data import read_matrix, restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
@@ -21,6 +21,7 @@ from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import check_closed_form, layer_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
 from ._fit_observed import check_cov_bytes
+from ._overwriting import check_free, fit_places, note_written
 from ._size_factors import new_size_factors
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def project(
     key
         Stem under which the reference's fit is stored.
     key_added
-        Stem under which the result is stored in `adata`.
+        Stem under which the result is stored in `adata`. What is there already must be an earlier projection.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -118,6 +119,8 @@ def project(
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
         That of the reference; for the Normal with `cell_cov` (or `cell_basis` and `cell_eig`) of the new cells.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
@@ -139,7 +142,7 @@ def project(
     """
     check_anndata(adata)
     check_anndata(reference, "reference")
-    check_key("key_added", key_added)
+    check_free(adata, "project", key_added, fit_places)
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
@@ -185,6 +188,7 @@ def project(
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
     record["params"].pop(HELD_OUT, None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
+    note_written(adata, "project", fit_places(key_added))
     return adata if copy else None
 
 

@@ -13,7 +13,7 @@ from .._calls import named_arguments
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
-from ._common import check_result_key
+from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ def rank_genes(
     key
         Stem under which the fit is stored.
     key_added
-        Key in `uns` of the result.
+        Key in `uns` of the result. What is there already must be an earlier result of this tool.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -90,6 +90,8 @@ def rank_genes(
         NaN throughout, for nothing here is one: scanpy's readers ask for the columns. A `pval_cutoff` keeps no gene.
     `.uns['rank_genes_lfm']['params']` : dict
         `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with `sc.pl.rank_genes_groups` and its kin
     (`_dotplot`, `_heatmap`, ...) and `key="rank_genes_lfm"`, read it with :func:`scvi_lfm.get.rank_genes_df`. After
@@ -112,7 +114,7 @@ def rank_genes(
     (50,)
     """
     check_anndata(adata)
-    check_result_key(adata, key_added)
+    check_free(adata, "rank_genes", key_added, _places)
     stored = read_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
@@ -139,7 +141,12 @@ def rank_genes(
         params["layer"] = stored.params["layer"]
     adata = adata.copy() if copy else adata
     adata.uns[key_added] = {"params": params, **_records(names, results)}
+    note_written(adata, "rank_genes", _places(key_added))
     return adata if copy else None
+
+
+def _places(key: str) -> list[tuple[str, str]]:
+    return [("uns", key)]
 
 
 def _chosen_groups(
