@@ -55,7 +55,7 @@ def blocks_of(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice,
         yield cells, batch.dense(), batch.is_observed()
 
 
-def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | None:
+def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None, *, stacklevel: int = 3) -> str | None:
     """The layer to read: that of the fit unless another is asked for, which warns."""
     fitted = stored.params.get("layer")
     if layer is None and fitted is not None and fitted not in adata.layers:
@@ -72,7 +72,7 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
         f"layer={layer!r} is not what the fit read ({'X' if fitted is None else repr(fitted)}); "
         "results mean little unless both are on the same scale."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warnings.warn(msg, UserWarning, stacklevel=stacklevel)
     return layer
 
 
