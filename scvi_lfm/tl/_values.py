@@ -60,8 +60,10 @@ def expected_values(q: NormalPosterior | CountPosterior) -> np.ndarray:
     if isinstance(q, CountPosterior):
         rates = expected_rates(q) * q.noise.log_size.exp().mean()
         return COUNTS[q.noise.likelihood].mean(rates, q.noise.dispersion).cpu().numpy()
-    cell = q.cell_mean.mean(0) if len(q.cell_mean) else q.cell_prior.mean
-    return (q.mu + q.gene_mean[:, 0] + extend(q.gene_mean) @ cell).cpu().numpy()
+    expected = q.mu + q.gene_mean[:, 0]
+    if len(q.cell_mean):  # the average cell has zeros
+        expected = expected + extend(q.gene_mean) @ q.cell_mean.mean(0)
+    return expected.cpu().numpy()
 
 
 def read_as_fitted(
@@ -116,7 +118,7 @@ def _compare(
     where, other = place_of(layer), fitted.other_kind(found)
     if other is not None:
         msg = f"{where} holds {other[0]} ({found.span}), and the fit read {other[1]} ({fitted.kind.span}). " + (
-            _advice(adata, layer, genes, fitted, of_fit) or "Put back what was fitted, or run lfm.tl.fit again."
+            _advice(adata, layer, genes, fitted, of_fit) or "Pass values of the kind that was fitted, or run lfm.tl.fit again."
         )
         raise ValueError(msg)
     scale = fitted.other_scale(found)
