@@ -101,7 +101,7 @@ def _meant(name: str, known: list[str]) -> str:
     return f"Did you mean {ours[0]!r}?" if ours else near_matches(name, known)
 
 
-def warn_user(message: str) -> None:
+def warn_user(message: str | UserWarning) -> None:
     """Warn at the line of the user's code that called the package, however deep inside it this is."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):

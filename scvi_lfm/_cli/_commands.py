@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 import scvi_lfm as lfm
 
 from .._validate import near_matches
-from ..data import read_matrix
-from ..data._checks import all_integers
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
 from ._files import DATA, TABLE, check_space, new_file, read_data, write_data
@@ -38,8 +36,6 @@ def _fit(arguments: argparse.Namespace) -> None:
         adata = read_data(arguments.data)
         check_space(adata, draft)
         layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        if arguments.likelihood == "normal" and all_integers(read_matrix(adata, layer).values):
-            say("the values look like counts: leave --likelihood out to fit them as such, or pass --normalize")
         lfm.tl.fit(
             adata,
             arguments.n_factors,
@@ -81,6 +77,8 @@ def _rank(arguments: argparse.Namespace) -> None:
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
+    if table["logfoldchanges"].isna().all():
+        say("log2 fold changes are NaN: the fit read values that are not log1p")
     if arguments.n_top:
         print(rank_genes_text(table, arguments.n_top))
 

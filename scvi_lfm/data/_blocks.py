@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from torch import Tensor
 
+    from ._kind import ValueKind
+
 
 NEGLIGIBLE = 1e-30
 ROWS_PER_SUM = 1024
@@ -151,6 +153,7 @@ class CellMatrix:
     observed: Observed | None = None  # which entries are data; None: all
     held_out: HeldOut | None = None
     covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
+    kind: ValueKind | None = None  # of all values that were read
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -165,7 +168,7 @@ class CellMatrix:
     def at_genes(self, genes: np.ndarray) -> CellMatrix:
         """The columns of some genes, by position or mask."""
         observed = self.observed and replace(self.observed, pattern=self.observed.pattern[:, genes])
-        return replace(self, values=self.values[:, genes], observed=observed, held_out=None)
+        return replace(self, values=self.values[:, genes], observed=observed, held_out=None, kind=None)
 
     def at_cells(self, rows: np.ndarray) -> CellMatrix:
         """The rows of some cells, by position, held-out entries left behind."""

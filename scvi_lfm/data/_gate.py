@@ -10,12 +10,15 @@ import scipy.sparse as sp
 from .._validate import near_matches, place_of
 from ._blocks import CellMatrix
 from ._checks import check_dtype, check_finite, check_names
+from ._kind import kind_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None) -> CellMatrix:
+def read_matrix(
+    adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None, stored_only: bool = False
+) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
     Parameters
@@ -26,10 +29,12 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
         Name of the layer to read; None reads `X`.
     genes
         Boolean mask of the genes to keep, (m,); None keeps all.
+    stored_only
+        Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
 
     Returns
     -------
-    The values. They share memory with the AnnData wherever its form allows it.
+    The values, with the record of their kind. They share memory with the AnnData wherever its form allows it.
 
     Raises
     ------
@@ -48,8 +53,9 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]
-    check_finite(values, where, adata.obs_names, names)
-    return CellMatrix(values)
+    kind = kind_of(values, stored_only=stored_only)
+    check_finite(values, kind, where, adata.obs_names, names)
+    return CellMatrix(values, kind=kind)
 
 
 def _select(adata: AnnData, layer: str | None) -> object:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import HELD_OUT, FitKeys, fit_keys
+from .._keys import HELD_OUT, VALUES, FitKeys, fit_keys
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
@@ -41,6 +41,7 @@ class StoredFit:
     fitted: np.ndarray  # (m,) bool: genes that were fitted
     params: Mapping[str, Any]
     keys: FitKeys
+    values: Mapping[str, Any]  # their kind; empty in fits stored before it was
 
 
 def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
@@ -185,7 +186,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     check_genes_fit_record(adata, keys, posterior.gene_cov, active, fitted, gene_mean[fitted])
     if cells:
         check_cells_fit_record(adata, keys, posterior.cell_cov, active, p)
-    return StoredFit(posterior, active, fitted, params, keys)
+    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}))
 
 
 def _count_posterior(

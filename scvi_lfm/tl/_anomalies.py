@@ -12,15 +12,14 @@ import torch
 from .._calls import named_arguments
 from .._context import resolve_device
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
-from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
-from ._common import blocks_of, check_closed_form, layer_of_fit, observed_of_fit
-from ._fit_arguments import check_count_values
+from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._overwriting import check_free, note_written
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -153,15 +152,11 @@ def anomalies(
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
     check_closed_form(stored, "anomalies")
-    layer = layer_of_fit(adata, stored, layer)
-    matrix = read_matrix(adata, layer, genes=stored.fitted)
+    expected = expected_values(stored.posterior)
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
     if not matrix.shape[1]:
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
-
-    if isinstance(stored.posterior, CountPosterior):
-        genes = adata.var_names[stored.fitted]
-        check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
     matrix = observed_of_fit(adata, stored, matrix)
     if by == "auto":
         by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"

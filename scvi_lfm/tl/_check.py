@@ -13,7 +13,6 @@ import torch
 from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
 from .._validate import check_anndata, check_not_empty
-from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
 from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.predictive import eta_of_pairs
@@ -28,9 +27,9 @@ from ._check_words import (
     on_convergence,
     on_leftover,
 )
-from ._common import blocks_of, check_closed_form, layer_of_fit, observed_of_fit
+from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._fit import fit
-from ._fit_arguments import check_count_values
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -156,11 +155,8 @@ def check(
     seed = int(resolve_rng(rng).integers(2**31))
     stored = read_fit(adata, key, device=where)
     check_closed_form(stored, "check")
-    layer = layer_of_fit(adata, stored, layer)
-    matrix = read_matrix(adata, layer, genes=stored.fitted)
-    if isinstance(stored.posterior, CountPosterior):
-        genes = adata.var_names[stored.fitted]
-        check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
+    expected = expected_values(stored.posterior)
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
     matrix = observed_of_fit(adata, stored, matrix)
     transforms, leftover = _transforms(matrix, stored, where, seed)
     calibration, histogram = _tables(transforms)

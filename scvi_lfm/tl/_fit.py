@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._calls import named_arguments
-from .._keys import COVARIATES
+from .._keys import COVARIATES, VALUES
 from .._settings import logger
 from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
@@ -17,6 +17,7 @@ from ..posterior import write_fit
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, fit_places, note_written, obs_places
+from ._values import record_of_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -191,7 +192,9 @@ def fit(
         (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`, `gene_eig` and
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
-        in a row, which ends the fit.
+        in a row, which ends the fit. `values`: what every tool compares the values that it reads with, `whole` (the
+        share of whole numbers among those other than zero), `minimum`, `maximum`, `mean_total` (of a cell), for counts
+        `expected_total` (what the fit expects of it), and for log1p values `log_base`, their base.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -270,6 +273,7 @@ def fit(
     seconds = time.perf_counter() - started
     record = record_of(arguments, options, result, seconds, matrix.n_observed)
     record |= scale_of_sizes(matrix, result.posterior, size_factors)
+    record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
     if plan.coding is not None:
         record[COVARIATES] = plan.coding
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)

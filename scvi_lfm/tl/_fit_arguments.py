@@ -9,7 +9,8 @@ import numpy as np
 from .._calls import warn_user
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
-from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
+from ..data._checks import check_counts, describe_empty, is_constant
+from ..data._kind import ValueKind, ValuesWarning
 from ..model.likelihoods import CONTINUOUS, COUNTS
 
 if TYPE_CHECKING:
@@ -147,18 +148,34 @@ def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> in
     return 100 if n_batches == 1 else 20
 
 
-def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str) -> None:
-    """Warn if every value is a whole number."""
-    if all_integers(matrix.values):
-        msg = (
-            f"{place_of(layer)} holds whole numbers, and likelihood={likelihood!r} is made "
-            "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
-            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
-        )
-        warn_user(msg)
+def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:
+    """Warn if values look like what a continuous likelihood is not made for."""
+    if looks is None:
+        return
+    place, also = ("adata.X", "") if layer is None else (f"adata.layers[{layer!r}]", f", layer={layer!r}")
+    seen, mend = {
+        "counts": (
+            f"holds whole numbers, and likelihood={likelihood!r} is made for log-normalised values.",
+            "If they are counts, pass likelihood='negative_binomial', or call sc.pp.normalize_total(adata) and "
+            "sc.pp.log1p(adata) first.",
+        ),
+        "unlogged": (
+            f"holds values that look unlogged: the largest is {kind.maximum:,.4g}, the mean of those above zero "
+            f"{kind.mean_present:,.3g}. Under likelihood={likelihood!r} a few abundant genes will rule the fit.",
+            f"If they are normalised counts, call sc.pp.log1p(adata{also}) first; if they are expected or corrected "
+            f"counts, pass likelihood='negative_binomial' after {place} = np.rint({place}).",
+        ),
+        "scaled": (
+            f"holds genes scaled to unit variance ({kind.span}), as sc.pp.scale leaves them: the noise of rare genes "
+            "then weighs as much as the expression of others.",
+            "Fit the log-normalised values, before sc.pp.scale, or from a layer (layer=) or adata.raw.to_adata() that "
+            "still holds them.",
+        ),
+    }[looks]
+    warn_user(ValuesWarning(looks, f"{place_of(layer)} {seen}", mend))
 
 
-def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool = False) -> str:
+def choose_likelihood(likelihood: str, kind: ValueKind, *, stored_only: bool = False) -> str:
     """The likelihood asked for; where the choice is left open, the one that the values call for.
 
     Where only stored entries are data, whole numbers are ratings.
@@ -167,8 +184,7 @@ def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool 
         return likelihood
     if stored_only:
         return "normal"
-    values = stored_values(matrix.values)
-    counts = values.size > 0 and bool(values.min() >= 0) and all_integers(matrix.values)
+    counts = kind.n_present > 0 and kind.is_whole and kind.minimum >= 0
     return "negative_binomial" if counts else "normal"
 
 
@@ -229,11 +245,10 @@ def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int |
         warn_user(msg)
 
 
-def check_values(matrix: CellMatrix, layer: str | None, likelihood: str) -> None:
-    """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
+def check_values(matrix: CellMatrix, layer: str | None) -> None:
+    """Raise if there is nothing to fit; warn about cells and genes without a value."""
     check_variation(matrix, layer)
     where = place_of(layer)
-    warn_about_counts(matrix, layer, likelihood)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."

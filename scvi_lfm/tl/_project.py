@@ -13,16 +13,16 @@ from .._calls import named_arguments, warn_user
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
 from .._validate import check_anndata, check_not_empty, check_unique
-from ..data import read_matrix, restrict
+from ..data import restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
-from ._common import check_closed_form, layer_of_fit
-from ._fit_arguments import check_count_values, warn_about_counts
+from ._common import check_closed_form
 from ._fit_observed import check_cov_bytes
 from ._overwriting import check_free, fit_places, note_written
 from ._size_factors import new_size_factors
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -147,25 +147,24 @@ def project(
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
     check_closed_form(stored, "project")
-    layer = layer_of_fit(adata, stored, layer)
     known = reference.var_names[stored.fitted]
     check_unique(known, "var")
     positions = known.get_indexer(adata.var_names)
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
-    matrix = read_matrix(adata, layer, genes=shared)
+    whole = stored.posterior
+    kept = torch.as_tensor(positions[shared], device=where)
+    # new counts come with their own depth
+    expected = None if isinstance(whole, CountPosterior) else expected_values(whole.at_genes(kept))
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=shared, expected=expected)
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     observed = str(stored.params.get("observed", "all"))
     matrix = restrict(matrix, observed, None)
-    whole = stored.posterior
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
-    kept = torch.as_tensor(positions[shared], device=where)
     q: NormalPosterior | CountPosterior
     if isinstance(whole, CountPosterior):
-        names = adata.var_names[shared]
-        check_count_values(matrix, layer, whole.noise.likelihood, adata.obs_names, names)
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
         q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
@@ -174,8 +173,6 @@ def project(
             msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
             raise ValueError(msg)
         family = stored.params.get("guide", stored.params["family"])
-        if observed == "all":
-            warn_about_counts(matrix, layer, "normal")
         q = whole.at_genes(kept)
         if isinstance(q.gene_cov, PackedUnderNoise):
             q = project_observed(matrix, q, family)

@@ -10,10 +10,12 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
+from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ._overwriting import check_free, note_written
+from ._values import LOG_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from ..posterior import NormalPosterior
+    from ..posterior import NormalPosterior, StoredFit
 
 SELECTED = "selected"
 # nothing here is one, but scanpy's readers of a ranking die without the columns
@@ -83,9 +85,10 @@ def rank_genes(
         Local false sign rate: posterior probability that the true score has the other sign. It speaks about these
         cells, not about donors, and falls as cells are added.
     `.uns['rank_genes_lfm']['logfoldchanges']` : (m,)
-        For counts the score over log 2, a difference of log2 rates. For the Normal likelihood an approximate log2
-        fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the mean expected eta,
-        clipped at 0.
+        For counts the score over log 2, a difference of log2 rates. For log1p values an approximate log2 fold change:
+        log2 of the ratio of `expm1` of the mean expected eta, clipped at 0, in the base that :func:`scanpy.pp.log1p`
+        noted in `uns["log1p"]` before the fit (e if none). NaN if the fit read no log1p values but, as it could tell,
+        negative, whole, scaled or unlogged ones, or ratings.
     `.uns['rank_genes_lfm']['pvals']`, `.uns['rank_genes_lfm']['pvals_adj']` : (m,)
         NaN throughout, for nothing here is one: scanpy's readers ask for the columns. A `pval_cutoff` keeps no gene.
     `.uns['rank_genes_lfm']['params']` : dict
@@ -133,7 +136,8 @@ def rank_genes(
         chosen = _chosen_groups(present, groupby, groups, reference)
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
-    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference) for group in chosen}
+    base = _log_base(stored)
+    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference, base) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
@@ -185,8 +189,19 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
+def _log_base(stored: StoredFit) -> float | None:
+    """Base of the log1p values that the fit read; None, and a note, if it read others."""
+    if isinstance(stored.posterior, CountPosterior):
+        return None
+    # a fit stored without a record is taken at its user's word
+    base = stored.values.get(LOG_BASE) if stored.values else math.e
+    if base is None:
+        logger.warning("the fit read values that are not log1p: their logfoldchanges are NaN")
+    return None if base is None else float(base)
+
+
 def _rank(
-    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
+    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None, base: float | None
 ) -> tuple[Contrast, np.ndarray]:
     cells = torch.as_tensor(labels == group)
     others: Tensor | None = None
@@ -195,12 +210,14 @@ def _rank(
     contrast = contrast_genes(q, cells, others)
     if isinstance(q, CountPosterior):
         return contrast, (contrast.score / math.log(2)).numpy()
-    fold = _log2_expm1(expected_eta(q, cells)) - _log2_expm1(expected_eta(q, others))
+    if base is None:
+        return contrast, np.full(len(contrast.score), np.nan)
+    fold = _log2_unlogged(expected_eta(q, cells), base) - _log2_unlogged(expected_eta(q, others), base)
     return contrast, fold.numpy()
 
 
-def _log2_expm1(eta: Tensor) -> Tensor:
-    return (eta.clamp_min(0).expm1() + 1e-9).log() / math.log(2)
+def _log2_unlogged(eta: Tensor, base: float) -> Tensor:
+    return ((eta.clamp_min(0) * math.log(base)).expm1() + 1e-9).log() / math.log(2)
 
 
 def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from ..posterior.predictive_counts import predictive_counts
 from ..posterior.unseen import best_unseen
 from ._common import layer_of_fit
 from ._predict import MAX_ROWS
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,12 @@ def recommend(
     stored = read_fit(adata, key)
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
-    layer = layer_of_fit(adata, stored, layer)
-    seen = read_matrix(adata, layer, genes=stored.fitted).values
+    if layer is None:
+        expected = expected_values(stored.posterior)
+        matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
+    else:  # which entries were seen, by whatever values
+        matrix = read_matrix(adata, layer_of_fit(adata, stored, layer), genes=stored.fitted)
+    seen = matrix.values
     if isinstance(seen, np.ndarray):
         where = place_of(layer)
         msg = (
