@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # in uns of a fit: what is known of every number of factors; how held-out entries were predicted (in params: the mask);
 # how covariates are coded; whether every row has a covariance of its own
 RANK, HELD_OUT, COVARIATES, BY_ROW = "rank", "held_out", "covariates", "by_row"
+# in uns of a fit: what was taken off all values before they were fitted; absent where nothing was
+LEVEL = "level"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import HELD_OUT, FitKeys, fit_keys
+from .._keys import HELD_OUT, LEVEL, FitKeys, fit_keys
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
@@ -40,6 +40,7 @@ class StoredFit:
     fitted: np.ndarray  # (m,) bool: genes that were fitted
     params: Mapping[str, Any]
     keys: FitKeys
+    level: float = 0.0  # of the values as they were read: the posterior, mu too, is that of values less this
 
 
 def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
@@ -68,7 +69,7 @@ def write_fit(
     fitted: np.ndarray,
     record: Mapping[str, Any],
 ) -> None:
-    """Write a fit under `key`; `record` holds what else belongs into uns, `params` among it."""
+    """Write a fit under `key`; `record` holds what else belongs into uns, `params` and any level of the values."""
     keys = fit_keys(key)
     active = np.arange(n_factors) < posterior.n_factors
     first = 1 + posterior.n_known
@@ -90,7 +91,7 @@ def write_fit(
     gene_sd = posterior.gene_cov.diagonals().sqrt()
     uns = {
         **record,
-        "mu": posterior.mu,
+        "mu": posterior.mu + float(record.get(LEVEL, 0.0)),
         "prior_cell_mean": padded_vector(posterior.cell_prior.mean),
         "prior_cell_cov": padded(posterior.cell_prior.cov),
         "prior_gene_mean": padded_vector(posterior.gene_prior.mean),
@@ -157,7 +158,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     small = {
         name: torch.as_tensor(np.asarray(entry(uns, name, key), dtype=np.float64), device=device) for name in _PRIOR
     }
-    p = n_known(uns)
+    p, level = n_known(uns), float(uns.get(LEVEL, 0.0))
     on = small["prior_cell_cov"].diagonal()[1 + p :] > 0
     rows, active = torch.cat([on.new_ones(1 + p), on]), on.cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
@@ -172,7 +173,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     else:
         cell_mean = np.empty((0, len(gene_mean[0])))
     common: dict[str, Any] = {
-        "mu": float(entry(uns, "mu", key)),
+        "mu": float(entry(uns, "mu", key)) - level,
         "cell_mean": torch.as_tensor(cell_mean, device=device),
         "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
         "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
@@ -181,7 +182,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     }
     read: Callable[..., AnyPosterior] = _count_posterior if counts else read_normal
     posterior = read(adata, keys, params, common, fitted, rows, cells=cells)
-    return StoredFit(posterior, active, fitted, params, keys)
+    return StoredFit(posterior, active, fitted, params, keys, level)
 
 
 def _count_posterior(

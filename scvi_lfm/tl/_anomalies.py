@@ -149,7 +149,7 @@ def anomalies(
     if isinstance(stored.posterior, CountPosterior):
         genes = adata.var_names[stored.fitted]
         check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
-    matrix = observed_of_fit(adata, stored, matrix)
+    matrix = observed_of_fit(adata, stored, matrix, layer)
     scan = _scan(matrix, stored, direction, fdr, where)
     histograms = Histograms(scan, where)
     for cells, y, observed in blocks_of(matrix, where):
@@ -200,9 +200,12 @@ def _collect(
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())
         gene_score += nats.sum(0)
-        depths.append((y != 0).sum(1).cpu().numpy())
+        detected = y != -matrix.level if observed is None else (y != -matrix.level) & observed
+        depths.append(detected.sum(1).cpu().numpy())
         passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
         rows = _rows(scan, y, scores, thresholds, torch.nonzero(passing), cells.start)
+        if matrix.level:
+            rows |= {name: rows[name] + np.float64(matrix.level) for name in ("y", "expected")}
         best = _best(rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}, max_entries)
     return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from ..posterior import NormalPosterior
+    from ..posterior import StoredFit
 
 SELECTED = "selected"
+FAR_ABOVE_ZERO = 500.0
 
 
 def rank_genes(
@@ -124,7 +125,7 @@ def rank_genes(
         chosen = _chosen_groups(present, groupby, groups, reference)
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
-    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference) for group in chosen}
+    results = {group: _rank(stored, labels.to_numpy(), group, reference) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
@@ -171,9 +172,8 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
-def _rank(
-    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
-) -> tuple[Contrast, np.ndarray]:
+def _rank(stored: StoredFit, labels: np.ndarray, group: str, reference: str | None) -> tuple[Contrast, np.ndarray]:
+    q, level = stored.posterior, stored.level
     cells = torch.as_tensor(labels == group)
     others: Tensor | None = None
     if reference is not None:
@@ -181,12 +181,14 @@ def _rank(
     contrast = contrast_genes(q, cells, others)
     if isinstance(q, CountPosterior):
         return contrast, (contrast.score / math.log(2)).numpy()
-    fold = _log2_expm1(expected_eta(q, cells)) - _log2_expm1(expected_eta(q, others))
+    fold = _log2_expm1(expected_eta(q, cells) + level) - _log2_expm1(expected_eta(q, others) + level)
     return contrast, fold.numpy()
 
 
 def _log2_expm1(eta: Tensor) -> Tensor:
-    return (eta.clamp_min(0).expm1() + 1e-9).log() / math.log(2)
+    # so far above zero, the logarithm of expm1 is the value itself
+    log = (eta.clamp(0, FAR_ABOVE_ZERO).expm1() + 1e-9).log()
+    return torch.where(eta > FAR_ABOVE_ZERO, eta, log) / math.log(2)
 
 
 def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:
