@@ -65,7 +65,7 @@ def at_level(matrix: CellMatrix, level: float, where: str, *, stacklevel: int = 
     lowered = replace(matrix, level=level, held_out=None if held is None else replace(held, y=held.y - level))
     offset, spread, _ = _moments(matrix, level)
     _check_digits(matrix, level, spread, where)
-    if abs(offset) > abs(level) / 2:
+    if abs(offset) > max(abs(level) / 2, SPREADS * spread):
         msg = (
             f"The values of {where} lie around {level + offset:.10g}, and those of the fit around {level:.10g}; "
             "results mean little unless both are on the same scale."

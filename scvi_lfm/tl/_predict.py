@@ -170,9 +170,9 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
-        layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy().astype(dtype) + dtype.type(
-            stored.level
-        )
+        layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy()
+    if stored.level:
+        layer += stored.level
     return layer
 
 
