@@ -7,6 +7,8 @@ from dataclasses import dataclass
 # in uns of a fit: what is known of every number of factors; how held-out entries were predicted (in params: the mask);
 # how covariates are coded; whether every row has a covariance of its own; what kind of values was read
 RANK, HELD_OUT, COVARIATES, BY_ROW, VALUES = "rank", "held_out", "covariates", "by_row", "values"
+# in uns of a fit: what was taken off all values before they were fitted; absent where nothing was
+LEVEL = "level"
 # in uns: which tool wrote which field
 WRITTEN = "lfm_written"
 

@@ -3,6 +3,7 @@
 from ._blocks import Batch, CellMatrix, HeldOut, Observed, column_sums
 from ._covariates import code, learn_coding, numbers_of_levels
 from ._gate import read_matrix
+from ._level import at_level, common_level
 from ._observed import read_held_out, restrict
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "CellMatrix",
     "HeldOut",
     "Observed",
+    "at_level",
     "code",
     "column_sums",
+    "common_level",
     "learn_coding",
     "numbers_of_levels",
     "read_held_out",

@@ -134,7 +134,11 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
         linewidths=0,
         rasterized=len(rows) > 5_000,
     )
-    axes.axline((1, 1), (2, 2), color=GREY, linestyle="--", linewidth=1, zorder=0)
+    if axes.get_xscale() == "log":
+        axes.axline((1, 1), (2, 2), color=GREY, linestyle="--", linewidth=1, zorder=0)
+    else:
+        start = rows["expected"].iloc[0]  # values may lie around any level
+        axes.axline((start, start), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
     # negative ratios, of entries that were listed for their tail alone, share the lightest colour
     extend = "neither" if color == "lfdr" else "both"
     axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30, extend=extend)

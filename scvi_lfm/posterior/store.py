@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import HELD_OUT, VALUES, FitKeys, fit_keys
+from .._keys import HELD_OUT, LEVEL, VALUES, FitKeys, fit_keys
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
@@ -42,6 +42,7 @@ class StoredFit:
     params: Mapping[str, Any]
     keys: FitKeys
     values: Mapping[str, Any]  # their kind; empty in fits stored before it was
+    level: float = 0.0  # of the values as they were read: the posterior, mu too, is that of values less this
 
 
 def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
@@ -70,7 +71,7 @@ def write_fit(
     fitted: np.ndarray,
     record: Mapping[str, Any],
 ) -> None:
-    """Write a fit under `key`; `record` holds what else belongs into uns, `params` among it."""
+    """Write a fit under `key`; `record` holds what else belongs into uns, `params` and any level of the values."""
     keys = fit_keys(key)
     active = np.arange(n_factors) < posterior.n_factors
     first = 1 + posterior.n_known
@@ -92,7 +93,7 @@ def write_fit(
     gene_sd = posterior.gene_cov.diagonals().sqrt()
     uns = {
         **record,
-        "mu": posterior.mu,
+        "mu": posterior.mu + float(record.get(LEVEL, 0.0)),
         "prior_cell_mean": padded_vector(posterior.cell_prior.mean),
         "prior_cell_cov": padded(posterior.cell_prior.cov),
         "prior_gene_mean": padded_vector(posterior.gene_prior.mean),
@@ -159,7 +160,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     small = {
         name: torch.as_tensor(np.asarray(entry(uns, name, key), dtype=np.float64), device=device) for name in _PRIOR
     }
-    p = n_known(uns)
+    p, level = n_known(uns), float(uns.get(LEVEL, 0.0))
     on = small["prior_cell_cov"].diagonal()[1 + p :] > 0
     rows, active = torch.cat([on.new_ones(1 + p), on]), on.cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
@@ -174,7 +175,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     else:
         cell_mean = np.empty((0, len(gene_mean[0])))
     common: dict[str, Any] = {
-        "mu": float(entry(uns, "mu", key)),
+        "mu": float(entry(uns, "mu", key)) - level,
         "cell_mean": torch.as_tensor(cell_mean, device=device),
         "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
         "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
@@ -186,7 +187,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     check_genes_fit_record(adata, keys, posterior.gene_cov, active, fitted, gene_mean[fitted])
     if cells:
         check_cells_fit_record(adata, keys, posterior.cell_cov, active, p)
-    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}))
+    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}), level)
 
 
 def _count_posterior(

@@ -157,7 +157,7 @@ def anomalies(
     if not matrix.shape[1]:
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
-    matrix = observed_of_fit(adata, stored, matrix)
+    matrix = observed_of_fit(adata, stored, matrix, layer)
     if by == "auto":
         by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"
     scan = _scan(matrix, stored, direction, fdr, where)
@@ -216,8 +216,11 @@ def _collect(
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())
         gene_score += nats.sum(0)
-        depths.append((y != 0).sum(1).cpu().numpy())
+        detected = y != -matrix.level if observed is None else (y != -matrix.level) & observed
+        depths.append(detected.sum(1).cpu().numpy())
         rows = _rows(scan, y, scores, thresholds, torch.nonzero(thresholds.passed(scores, by)), cells.start)
+        if matrix.level:
+            rows |= {name: rows[name] + np.float64(matrix.level) for name in ("y", "expected")}
         rows = rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}
         first = _order(rows, by)[:max_entries]
         best = {name: values[first] for name, values in rows.items()}

@@ -22,6 +22,7 @@ from ._check_words import (
     MOST_LEFTOVER,
     OVERALL,
     STRATUM,
+    edge_names,
     how_it_ended,
     on_calibration,
     on_convergence,
@@ -157,9 +158,9 @@ def check(
     check_closed_form(stored, "check")
     expected = expected_values(stored.posterior)
     matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
-    matrix = observed_of_fit(adata, stored, matrix)
+    matrix = observed_of_fit(adata, stored, matrix, layer)
     transforms, leftover = _transforms(matrix, stored, where, seed)
-    calibration, histogram = _tables(transforms)
+    calibration, histogram = _tables(transforms, stored.level)
     convergence = _convergence(adata, matrix, stored, key, seed, str(where), refit=bool(refit))
     words = [
         *on_calibration(calibration),
@@ -197,13 +198,13 @@ def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
 
 
 def _depth_strata(matrix: CellMatrix) -> np.ndarray:
-    totals = np.asarray(matrix.values.sum(axis=1)).ravel()
+    totals = matrix.row_sums()
     return np.searchsorted(np.quantile(totals, np.arange(1, N_DEPTHS) / N_DEPTHS), totals)
 
 
-def _tables(transforms: TransformCounts) -> tuple[pd.DataFrame, np.ndarray]:
+def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np.ndarray]:
     counts = transforms.counts.cpu()
-    edges = [f"{edge:.3g}" for edge in transforms.edges.tolist()]
+    edges = edge_names(transforms.edges.tolist(), level)
     strata = [f"< {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
     strata.append(f"> {edges[-1]}")
     parts = [("all", "all", counts.sum((0, 1)))]
@@ -287,4 +288,5 @@ def _difference(stored: StoredFit, other: StoredFit, seed: int) -> float:
     genes = torch.from_numpy(rng.integers(len(q.gene_mean), size=PAIRS))
     device = q.cell_mean.device
     mine, theirs = eta_of_pairs(q, cells.to(device), genes.to(device)), eta_of_pairs(again, cells, genes)
-    return float(((mine.mean.cpu() - theirs.mean).square() / mine.var.cpu()).mean().sqrt())
+    difference = mine.mean.cpu() - theirs.mean + (stored.level - other.level)
+    return float((difference.square() / mine.var.cpu()).mean().sqrt())

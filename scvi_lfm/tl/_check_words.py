@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .._keys import HELD_OUT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -18,6 +19,14 @@ OVERALL, STRATUM, ENOUGH = (0.88, 0.92), (0.85, 0.95), 2000
 # fits that differ by less than this, in posterior standard deviations of eta, are close
 CLOSE = 0.3
 MOST_LEFTOVER = 1.5
+
+
+def edge_names(edges: Sequence[float], level: float) -> list[str]:
+    """Expected values between strata in words, with three digits of what they are beside a level of the values."""
+    digits = 3
+    if level:
+        digits += max(0, math.ceil(math.log10(abs(level) / max(map(abs, edges)))))
+    return [f"{edge + level:.{digits}g}" for edge in edges]
 
 
 def on_calibration(table: pd.DataFrame) -> list[str]:

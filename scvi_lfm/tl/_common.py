@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from .._calls import warn_user
 from .._keys import HELD_OUT
-from .._validate import near_matches
-from ..data import read_held_out, restrict
+from .._validate import near_matches, place_of
+from ..data import at_level, read_held_out, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,8 +67,8 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
     return layer
 
 
-def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> CellMatrix:
-    """The values of `matrix` that were data of the fit, or would have been."""
+def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix, layer: str | None) -> CellMatrix:
+    """The values of `matrix`, read from `layer`, that were data of the fit, or would have been, less its level."""
     held_out = stored.params.get(HELD_OUT)
     if held_out is not None and held_out not in adata.layers:
         msg = f"The fit left out entries, and the mask that says which, layers[{held_out!r}], is gone. Put it back."
@@ -79,4 +79,5 @@ def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> Ce
             )
         raise KeyError(msg)
     mask = read_held_out(adata, held_out, genes=stored.fitted)
-    return restrict(matrix, str(stored.params.get("observed", "all")), mask)
+    matrix = restrict(matrix, str(stored.params.get("observed", "all")), mask)
+    return at_level(matrix, stored.level, place_of(layer))

@@ -271,7 +271,7 @@ def fit(
         options = replace(options, n_factors=result.posterior.n_factors)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds, matrix.n_observed)
+    record = record_of(arguments, options, result, seconds, matrix)
     record |= scale_of_sizes(matrix, result.posterior, size_factors)
     record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
     if plan.coding is not None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .._calls import warn_user
-from .._keys import COVARIATES, HELD_OUT, RANK
+from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
 from ..model.likelihoods import CONTINUOUS
 from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def record_of(
-    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, n_entries: int
+    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, matrix: CellMatrix
 ) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
@@ -40,7 +40,8 @@ def record_of(
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
         **_held_out_of(result),
-        **_rank_of(result, n_entries),
+        **_rank_of(result, matrix.n_observed),
+        **({LEVEL: matrix.level} if matrix.level else {}),
         "converged": result.converged,
         "seconds": seconds,
         "version": __version__,

@@ -66,8 +66,9 @@ def predict(
     quantiles
         Quantiles of the predictive distribution to give, each between 0 and 1.
     layer_added
-        Instead of a table: write the expected value of every cell and gene into this layer, dense float32. Refused
-        where it would take more than 1 GiB, and where the layer exists and is no earlier prediction.
+        Instead of a table: write the expected value of every cell and gene into this layer, dense float32 (float64
+        where the values have a common level). Refused where it would take more than 1 GiB, and where the layer exists
+        and is no earlier prediction.
     key
         Stem under which the fit is stored.
 
@@ -149,11 +150,12 @@ def _table(
         return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
     sigma, df = q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)), q.noise.df
     sd = (eta.var + (sigma.square() if df is None else student_t.variance(sigma, df))).sqrt()
-    table = {"expected": eta.mean.numpy(), "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
+    expected = eta.mean.numpy() + stored.level
+    table = {"expected": expected, "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
         z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
         values = (eta.mean + z * sd).numpy() if df is None else quantile(level, eta, sigma, df)
-        table[f"q{level:g}"] = values
+        table[f"q{level:g}"] = values + stored.level
     return pd.DataFrame(names | table)
 
 
@@ -169,18 +171,21 @@ def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Seq
 
 
 def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
-    size = adata.n_obs * adata.n_vars * 4
+    dtype = np.dtype(np.float64 if stored.level else np.float32)
+    size = adata.n_obs * adata.n_vars * dtype.itemsize
     if size > MAX_LAYER_BYTES:
         msg = (
             f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. "
             "Pass obs_names= and var_names= for the entries you need."
         )
         raise ValueError(msg)
-    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    layer = np.full(adata.shape, np.nan, dtype)
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
         layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy()
+    if stored.level:
+        layer += stored.level
     return layer
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from ..posterior import NormalPosterior, StoredFit
+    from ..posterior import StoredFit
 
 SELECTED = "selected"
 # nothing here is one, but scanpy's readers of a ranking die without the columns
@@ -137,7 +137,7 @@ def rank_genes(
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
     base = _log_base(stored)
-    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference, base) for group in chosen}
+    results = {group: _rank(stored, labels.to_numpy(), group, reference, base) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
@@ -201,8 +201,9 @@ def _log_base(stored: StoredFit) -> float | None:
 
 
 def _rank(
-    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None, base: float | None
+    stored: StoredFit, labels: np.ndarray, group: str, reference: str | None, base: float | None
 ) -> tuple[Contrast, np.ndarray]:
+    q = stored.posterior
     cells = torch.as_tensor(labels == group)
     others: Tensor | None = None
     if reference is not None:
@@ -212,8 +213,8 @@ def _rank(
         return contrast, (contrast.score / math.log(2)).numpy()
     if base is None:
         return contrast, np.full(len(contrast.score), np.nan)
-    fold = _log2_unlogged(expected_eta(q, cells), base) - _log2_unlogged(expected_eta(q, others), base)
-    return contrast, fold.numpy()
+    here, there = (_log2_unlogged(expected_eta(q, rows) + stored.level, base) for rows in (cells, others))
+    return contrast, (here - there).numpy()
 
 
 def _log2_unlogged(eta: Tensor, base: float) -> Tensor:

@@ -117,7 +117,10 @@ def recommend(
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
     }
-    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | _values(stored.posterior, chosen, z))
+    values = _values(stored.posterior, chosen, z)
+    if stored.level:
+        values |= {name: values[name] + stored.level for name in ("expected", "upper")}
+    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | values)
 
 
 def _check_size(n_rows: int, n_top: int) -> None:

@@ -40,9 +40,9 @@ def sample_posterior(
     Returns
     -------
     A dictionary of float32 arrays, without anything written into `adata`: `"mu"` (), its mean, since its variational
-    spread is far too narrow to be of use; `"a"` (s, n), `"A"` (s, n, r), `"b"` (s, m), `"B"` (s, m, r), and with
-    covariates the coefficients `"beta"` (s, m, p). Factors that are off are zero; genes that were left out of the fit
-    are NaN.
+    spread is far too narrow to be of use, in float64 where the values have a common level; `"a"` (s, n), `"A"`
+    (s, n, r), `"b"` (s, m), `"B"` (s, m, r), and with covariates the coefficients `"beta"` (s, m, p). Factors that are
+    off are zero; genes that were left out of the fit are NaN.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def sample_posterior(
         noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
         genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
     drawn = {
-        "mu": np.asarray(q.mu, dtype=np.float32),
+        "mu": np.asarray(q.mu + stored.level, dtype=np.float64 if stored.level else np.float32),
         "a": cells[:, :, 0],
         "A": cells[:, :, first:],
         "b": genes[:, :, 0],

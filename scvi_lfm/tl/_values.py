@@ -101,6 +101,7 @@ def read_as_fitted(
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
     if stored.values and matrix.kind is not None:
         kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
+        expected = None if expected is None else expected + stored.level
         if counts and expected is not None:
             # the prior, which stands for the cells, may expect more than they hold
             expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))

@@ -91,7 +91,7 @@ def left_over(matrix: CellMatrix, g: Globals, activity: np.ndarray) -> CellMatri
     """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
     values = matrix.values
     if matrix.observed is None or not matrix.observed.only or isinstance(values, np.ndarray):
-        return CellMatrix(values)
+        return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
     residual = values.astype(np.float32)
     residual.data -= (np.repeat(activity, np.diff(values.indptr)) + abundance[values.indices]).astype(np.float32)
