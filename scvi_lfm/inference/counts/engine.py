@@ -28,7 +28,7 @@ from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
-from .ranks import cells_with, count_curve, globals_with, leading_factors
+from .ranks import activity_last, cells_with, count_curve, globals_with, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
 from .sweep import sweep, visit
@@ -198,7 +198,8 @@ class CountEngine:
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
-        g, cells, statistics = leading_factors(self._problem, state.globals, state.cells, state.statistics, n_factors)
+        ordered = activity_last(self._problem, state.globals, state.cells, state.statistics)
+        g, cells, statistics = leading_factors(self._problem, *ordered, n_factors)
         return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
