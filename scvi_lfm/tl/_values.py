@@ -118,7 +118,8 @@ def _compare(
     where, other = place_of(layer), fitted.other_kind(found)
     if other is not None:
         msg = f"{where} holds {other[0]} ({found.span}), and the fit read {other[1]} ({fitted.kind.span}). " + (
-            _advice(adata, layer, genes, fitted, of_fit) or "Pass values of the kind that was fitted, or run lfm.tl.fit again."
+            _advice(adata, layer, genes, fitted, of_fit)
+            or "Pass values of the kind that was fitted, or run lfm.tl.fit again."
         )
         raise ValueError(msg)
     scale = fitted.other_scale(found)
