@@ -59,7 +59,7 @@ def check_finite(
     stored = stored_values(values)
     if stored.dtype.kind != "f" or stored.size == 0:
         return
-    largest = np.finfo(np.float32).max
+    largest = float(np.finfo(np.float32).max)
     # a NaN or an infinity is among the extremes
     if abs(kind.minimum) <= largest and abs(kind.maximum) <= largest:
         return

@@ -161,6 +161,7 @@ def test_one_direction_lists_its_own_entries_alone(planted, dense, direction):
     } <= found
 
 
+@pytest.mark.filterwarnings("ignore:The values of X are not on the scale that the fit read")
 @pytest.mark.parametrize("max_entries", [1, 2, 6, 40])
 def test_max_entries_keeps_the_top(planted, monkeypatch, max_entries):
     adata = planted.copy()
