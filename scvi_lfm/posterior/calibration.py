@@ -44,7 +44,9 @@ class Transform:
         likelihood = COUNTS[self._loo.name]
         eta, _ = self._loo.eta(y, cells)
         rate, dispersion = mixed(self._loo.name, eta.mean, eta.var, self._loo.dispersion)
-        uniform = torch.rand(y.shape, generator=self._generator).to(y)
+        uniform = torch.rand(y.shape, generator=self._generator, dtype=torch.float32, device=self._generator.device).to(
+            y
+        )
         pit = likelihood.log_zero(rate, dispersion).exp() * uniform
         at = torch.nonzero(y, as_tuple=True)
         counts, rates, phi = y[at], rate[at], dispersion[at]

@@ -181,10 +181,10 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
 def _rank(
     q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
 ) -> tuple[Contrast, np.ndarray]:
-    cells = torch.as_tensor(labels == group)
+    cells = torch.from_numpy(labels == group)
     others: Tensor | None = None
     if reference is not None:
-        others = ~cells if reference == "rest" else torch.as_tensor(labels == reference)
+        others = ~cells if reference == "rest" else torch.from_numpy(labels == reference)
     contrast = contrast_genes(q, cells, others)
     if isinstance(q, CountPosterior):
         return contrast, (contrast.score / math.log(2)).numpy()
