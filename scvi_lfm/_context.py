@@ -42,7 +42,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @contextlib.contextmanager
 def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
-    """Run Pyro with its own seed and an empty parameter store; put both back afterwards."""
+    """Run Pyro with its own seed, torch's own default dtype and no parameters; put all back afterwards."""
     # the first imports of Pyro and of torch's optimisers add warning filters
     with warnings.catch_warnings():
         import pyro
@@ -54,4 +54,10 @@ def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
             pyro.validation_enabled(False),
         ):
             torch.manual_seed(seed)
-            yield
+            before = torch.get_default_dtype()
+            # Pyro's networks and distributions make tensors of the default dtype
+            torch.set_default_dtype(torch.float32)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(before)

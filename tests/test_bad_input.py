@@ -645,7 +645,7 @@ def test_another_layer_than_that_of_the_fit_warns(fitted):
     with pytest.warns(UserWarning, match=message) as caught:
         lfm.tl.anomalies(fitted, layer="doubled")
     with pytest.warns(UserWarning, match=message):
-        lfm.tl.project(new, fitted, layer="doubled")
+        lfm.tl.project(new, fitted, layer="doubled", key_added="placed")
     assert {warning.filename for warning in caught} == {__file__}
     assert fitted.uns["lfm_anomaly"]["params"]["layer"] == "doubled"
 
@@ -692,7 +692,7 @@ def test_project_of_raw_counts(clean, fitted):
 
 def test_project_onto_what_was_not_fitted(clean, fitted):
     with refused(KeyError, "uns has no 'lfm'. There are: 'mu'. Run lfm.tl.fit(adata) first.", clean, fitted):
-        lfm.tl.project(fitted, clean)
+        lfm.tl.project(fitted, clean, key_added="placed")
 
 
 FIELDS = [("obs", "lfm_a"), ("obsm", "X_lfm"), ("var", "lfm_b"), ("var", "lfm_sigma"), ("varm", "lfm"), ("uns", "lfm")]

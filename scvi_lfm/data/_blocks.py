@@ -83,7 +83,7 @@ class Batch:
         """Covariates of the cells, (cells, p) in float64; no column where there are none."""
         if self.covariates is None:
             return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
-        return torch.as_tensor(self.covariates, dtype=torch.float64).to(self.device)
+        return torch.as_tensor(self.covariates, dtype=torch.float64, device=self.device)
 
     def times_genes(self, weights: Tensor) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""

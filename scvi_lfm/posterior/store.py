@@ -154,6 +154,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
         Fields do not belong together, as where AnnData with different fits were joined.
     """
     keys = fit_keys(check_key("key", key))
+    device = torch.device("cpu") if device is None else device
     uns = find(adata, "uns", keys.uns)
     params = entry(uns, "params", key)
     counts = params.get("likelihood") in COUNTS

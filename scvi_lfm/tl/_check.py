@@ -192,9 +192,9 @@ def _transforms(
 
 def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
     if isinstance(stored.posterior, CountPosterior):
-        return torch.tensor(COUNT_EDGES, device=expected.device)
+        return torch.tensor(COUNT_EDGES, dtype=torch.float32, device=expected.device)
     some = expected.flatten()[:: max(1, expected.numel() // 1_000_000)]
-    return torch.quantile(some, torch.arange(1, N_STRATA, device=expected.device) / N_STRATA)
+    return torch.quantile(some, torch.arange(1, N_STRATA, dtype=some.dtype, device=some.device) / N_STRATA)
 
 
 def _depth_strata(matrix: CellMatrix) -> np.ndarray:

@@ -60,7 +60,7 @@ def check_free(
     wanted, noted = places(name), _noted(adata)
     earlier = _is_earlier(adata, tool, name, wanted, noted)
     protected = _protected(adata, None if tool not in {"fit", "project"} else name)
-    protected |= dict.fromkeys(reads, "is read by this call")
+    protected |= dict.fromkeys(reads, "is read by this call and")
     for container, field in wanted:
         place, mend = (container, field), ""
         if not _exists(adata, place):
@@ -71,10 +71,10 @@ def check_free(
         if what is None:
             if by == tool or (by is None and earlier):
                 continue
-            what = f"was not written by lfm.tl.{tool}" if by is None else f"was written by lfm.tl.{by}"
+            what = f"was not written by lfm.tl.{tool} and" if by is None else f"was written by lfm.tl.{by} and"
             mend = f", or delete it first: del adata.{container}[{field!r}]"
         msg = (
-            f"`{argument}`: {container}[{field!r}] {what} and would be overwritten. Pass another {argument}, such as "
+            f"`{argument}`: {container}[{field!r}] {what} would be overwritten. Pass another {argument}, such as "
             f"{_free_key(adata, tool, places)!r}{mend}."
         )
         raise ValueError(msg)
@@ -113,17 +113,17 @@ def _free_key(adata: AnnData, tool: str, places: Callable[[str], Sequence[Place]
 
 def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
     """What fits consist of, but for the one under the key `own`, and what any of them read."""
-    found: dict[Place, str] = {("uns", WRITTEN): "says which tool wrote what"}
+    found: dict[Place, str] = {("uns", WRITTEN): "says which tool wrote what and"}
     for stem, stored in adata.uns.items():
         if not _is_fit(stored):
             continue
         if stem != own:
-            found |= dict.fromkeys(fit_places(stem), f"is a field of the fit {stem!r}")
-            found["uns", stem] = "holds a fit"
+            found |= dict.fromkeys(fit_places(stem), f"is a field of the fit {stem!r}, which")
+            found["uns", stem] = "holds a fit, which"
         params = stored["params"]
         layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
         read = [*layers, *(("obs", str(name)) for name in params.get(COVARIATES, ()))]
-        found |= dict.fromkeys(read, f"was read by the fit {stem!r}")
+        found |= dict.fromkeys(read, f"was read by the fit {stem!r} and")
     return found
 
 

@@ -141,19 +141,20 @@ def _table(
     adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
 ) -> pd.DataFrame:
     q = stored.posterior
-    eta = eta_of_pairs(q, torch.as_tensor(cells), torch.as_tensor(genes))
+    rows, columns = torch.from_numpy(cells), torch.from_numpy(genes)
+    eta = eta_of_pairs(q, rows, columns)
     names = {
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],
     }
     if isinstance(q, CountPosterior):
-        return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
-    sigma, df = q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)), q.noise.df
+        return pd.DataFrame(names | _counts_of(q, eta, columns, levels))
+    sigma, df = q.noise.of_pairs(rows, columns), q.noise.df
     sd = (eta.var + (sigma.square() if df is None else student_t.variance(sigma, df))).sqrt()
     expected = eta.mean.numpy() + stored.level
     table = {"expected": expected, "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
-        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
+        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64, device="cpu"))
         values = (eta.mean + z * sd).numpy() if df is None else quantile(level, eta, sigma, df)
         table[f"q{level:g}"] = values + stored.level
     return pd.DataFrame(names | table)
@@ -192,5 +193,5 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
 def _expected(q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: slice) -> torch.Tensor:
     if not isinstance(q, CountPosterior):
         return predictor.mean(cells)
-    every = torch.arange(len(q.gene_mean))
+    every = torch.arange(len(q.gene_mean), device=q.gene_mean.device)
     return predictive_counts(q, predictor.moments(cells), every).mean().float()

@@ -79,7 +79,7 @@ def rank_cells(
     check_free(adata, "rank_cells", key_added, _places)
     stored = read_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
-    contrast = contrast_cells(stored.posterior, torch.as_tensor(positions))
+    contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
     adata = adata.copy() if copy else adata
     score, sd, lfsr = (column for _, column in _places(key_added))
     adata.obs[score] = contrast.score.numpy().astype(np.float32)

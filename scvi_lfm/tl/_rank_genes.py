@@ -204,10 +204,10 @@ def _rank(
     stored: StoredFit, labels: np.ndarray, group: str, reference: str | None, base: float | None
 ) -> tuple[Contrast, np.ndarray]:
     q = stored.posterior
-    cells = torch.as_tensor(labels == group)
+    cells = torch.from_numpy(labels == group)
     others: Tensor | None = None
     if reference is not None:
-        others = ~cells if reference == "rest" else torch.as_tensor(labels == reference)
+        others = ~cells if reference == "rest" else torch.from_numpy(labels == reference)
     contrast = contrast_genes(q, cells, others)
     if isinstance(q, CountPosterior):
         return contrast, (contrast.score / math.log(2)).numpy()

@@ -95,7 +95,7 @@ def recommend(
     check_anndata(adata)
     n_top = check_count("n_top", n_top)
     check_choice("order", order, ("expected", "upper"))
-    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64)))
+    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))
     stored = read_fit(adata, key)
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))

@@ -70,9 +70,9 @@ def sample_posterior(
     genes = np.full((n_samples, adata.n_vars, len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
     for draw in range(n_samples):
-        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
         cells[draw][:, columns] = (q.cell_mean + q.cell_cov.spread(noise)).numpy()
-        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
         genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
     drawn = {
         "mu": np.asarray(q.mu + stored.level, dtype=np.float64 if stored.level else np.float32),

@@ -55,7 +55,7 @@ def fit_margins(
     n = sum(batch.n_cells for batch in blocks)
     mean, spread = location_and_spread(blocks)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=torch.float64).to(spread)
+    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     m, dtype = problem.n_genes, blocks[0].by_cell.dtype
     g = Globals(
         mu=mean,
