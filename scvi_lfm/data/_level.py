@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
 # to a hundred thousandth or better
 SPREADS = 10.0
-# so is one beyond the standard deviation of mu's prior, which would pull it
+# so is one beyond the standard deviation of mu's prior, MU_SCALE in model/priors.py, which would pull it
 LARGE = 100.0
 # where more of the values are zero, they share no level; with fewer, a mean of ten standard deviations is possible
 MOST_ZEROS = 1 / (1 + SPREADS**2)
@@ -82,13 +82,13 @@ def _share_not_stored(matrix: CellMatrix) -> float:
 
 
 def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
-    """Mean and standard deviation of the data less `level`, and the share of them that are zero."""
+    """Mean and standard deviation of the data less `level`; where that is not 0, the share of them that are zero."""
     total = square = 0.0
     zeros = 0
     for values in _blocks(matrix, level):
         total += float(values.sum())
         square += float(np.vdot(values, values))
-        zeros += int(np.count_nonzero(values == -level))
+        zeros += int(np.count_nonzero(values == -level)) if level else 0
     n = max(matrix.n_observed, 1)
     mean = total / n
     return mean, math.sqrt(max(square / n - mean**2, 0.0)), zeros / n

@@ -111,6 +111,22 @@ def test_however_high_or_low_it_is(level, name):
     assert_same_fit(fitted(name, level), fitted(name), level)
 
 
+def test_zeros_that_are_not_stored_are_as_good_as_stored_ones():
+    fits = []
+    for form in (np.asarray, sp.csr_matrix):
+        adata = data(40.0)
+        adata.X[3, 5] = adata.X[40, 2] = 0
+        adata.X = form(adata.X)
+        lfm.tl.fit(adata, R, progress=False)
+        assert abs(adata.uns["lfm"]["level"] - 40) <= 1
+        fits.append(adata)
+    assert fits[1].X.nnz == N * M - 2
+    np.testing.assert_array_equal(fits[0].obsm["X_lfm"], fits[1].obsm["X_lfm"])
+    tables = [lfm.get.anomalies_df(lfm.tl.anomalies(one, copy=True)) for one in fits]
+    np.testing.assert_array_equal(tables[0]["y"], tables[1]["y"])
+    assert 0.0 in set(tables[0]["y"])
+
+
 def test_a_spread_far_beyond_that_of_the_prior_of_mu():
     """The prior of mu has a standard deviation of 100: it would pull mu, and mu the scale of b."""
     fits = []
