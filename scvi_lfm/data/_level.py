@@ -45,14 +45,25 @@ def common_level(matrix: CellMatrix) -> float:
     # once more about the mean: squares of the values themselves have cancelled
     offset, spread, zeros = _moments(matrix, mean)
     mean += offset
-    if spread == 0 or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
+    finest = float(np.spacing(abs(mean)))
+    constant = spread <= PRECISION * finest
+    if constant or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
         return 0.0
-    unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), float(np.spacing(abs(mean))))
+    unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), finest)
     return round(mean / unit) * unit
 
 
-def at_level(matrix: CellMatrix, level: float, where: str, *, stacklevel: int = 3) -> CellMatrix:
+def at_level(matrix: CellMatrix, level: float, where: str, *, spread: float = 0.0, stacklevel: int = 2) -> CellMatrix:
     """The matrix whose blocks and held-out values are less `level`; the same matrix where that is 0.
+
+    Parameters
+    ----------
+    matrix
+        The values, read from `where` in words.
+    level
+        The level of :func:`common_level`, or that of the fit which the values are to be judged by.
+    spread
+        Standard deviation of the values of that fit: a few of them may well vary less.
 
     Raises
     ------
@@ -63,7 +74,8 @@ def at_level(matrix: CellMatrix, level: float, where: str, *, stacklevel: int = 
         return matrix
     held = matrix.held_out
     lowered = replace(matrix, level=level, held_out=None if held is None else replace(held, y=held.y - level))
-    offset, spread, _ = _moments(matrix, level)
+    offset, own, _ = _moments(matrix, level)
+    spread = max(spread, own)
     _check_digits(matrix, level, spread, where)
     if abs(offset) > max(abs(level) / 2, SPREADS * spread):
         msg = (

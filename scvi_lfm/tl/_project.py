@@ -12,13 +12,13 @@ import torch
 
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
-from .._validate import check_anndata, check_key, check_not_empty, check_unique, place_of
-from ..data import at_level, read_matrix, restrict
+from .._validate import check_anndata, check_key, check_not_empty, check_unique
+from ..data import read_matrix, restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
-from ._common import check_closed_form, layer_of_fit
+from ._common import check_closed_form, layer_of_fit, less_level_of_fit
 from ._fit_arguments import check_count_values, warn_about_counts
 from ._fit_observed import check_cov_bytes
 from ._size_factors import new_size_factors
@@ -153,7 +153,7 @@ def project(
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     observed = str(stored.params.get("observed", "all"))
-    matrix = at_level(restrict(matrix, observed, None), stored.level, place_of(layer))
+    matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
     whole = stored.posterior
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")

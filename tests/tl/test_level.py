@@ -296,6 +296,17 @@ def test_new_cells_on_another_scale_are_named():
     assert caught[0].filename == __file__
 
 
+def test_a_single_value_can_be_projected():
+    adata, plain = fitted("shared", LEVEL), fitted("shared")
+    placed = []
+    for one in (adata, plain):
+        new = one[3:4, 5:6].copy()
+        with pytest.warns(UserWarning, match="39 of 40 fitted genes"):
+            lfm.tl.project(new, one)
+        placed.append(new.obs["lfm_a"])
+    np.testing.assert_allclose(*placed, atol=CLOSE)
+
+
 def test_constant_values_are_what_they_were():
     adata = data()
     adata.X = np.full_like(adata.X, 1e6)
