@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._context import resolve_device, resolve_rng
-from .._settings import settings
+from .._settings import logger, settings
 from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..inference import FitOptions
@@ -111,6 +111,8 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
     if likelihood in CONTINUOUS:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
+        if matrix.level:
+            logger.info("values are fitted less their common level %.10g", matrix.level)
     counts, auto, at_least = likelihood in COUNTS, isinstance(given.n_factors, str), _stated(given.n_factors)
     asked = given.batch_size
     if asked is None and not counts and matrix.observed is not None:

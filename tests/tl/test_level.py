@@ -105,6 +105,12 @@ def test_a_level_changes_no_fit(name):
     assert "level" not in plain.uns["lfm"]
 
 
+def test_it_is_logged(caplog):
+    with caplog.at_level("INFO", "scvi_lfm"):
+        lfm.tl.fit(data(LEVEL), R, progress=False)
+    assert "less their common level 1000000" in caplog.text
+
+
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != LEVEL])
 @pytest.mark.parametrize("name", ["shared", "held_out", "stored_held_out"])
 def test_however_high_or_low_it_is(level, name):
