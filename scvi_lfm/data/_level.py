@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
 # to a hundred thousandth or better
 SPREADS = 10.0
-# so is one beyond the standard deviation of mu's prior, which would pull it
+# so is one beyond the standard deviation of mu's prior, MU_SCALE in model/priors.py, which would pull it
 LARGE = 100.0
 # where more of the values are zero, they share no level; with fewer, a mean of ten standard deviations is possible
 MOST_ZEROS = 1 / (1 + SPREADS**2)
@@ -46,14 +46,25 @@ def common_level(matrix: CellMatrix) -> float:
     # once more about the mean: squares of the values themselves have cancelled
     offset, spread, zeros = _moments(matrix, mean)
     mean += offset
-    if spread == 0 or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
+    finest = float(np.spacing(abs(mean)))
+    constant = spread <= PRECISION * finest
+    if constant or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
         return 0.0
-    unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), float(np.spacing(abs(mean))))
+    unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), finest)
     return round(mean / unit) * unit
 
 
-def at_level(matrix: CellMatrix, level: float, where: str) -> CellMatrix:
+def at_level(matrix: CellMatrix, level: float, where: str, *, spread: float = 0.0) -> CellMatrix:
     """The matrix whose blocks and held-out values are less `level`; the same matrix where that is 0.
+
+    Parameters
+    ----------
+    matrix
+        The values, read from `where` in words.
+    level
+        The level of :func:`common_level`, or that of the fit which the values are to be judged by.
+    spread
+        Standard deviation of the values of that fit: a few of them may well vary less.
 
     Raises
     ------
@@ -64,7 +75,8 @@ def at_level(matrix: CellMatrix, level: float, where: str) -> CellMatrix:
         return matrix
     held = matrix.held_out
     lowered = replace(matrix, level=level, held_out=None if held is None else replace(held, y=held.y - level))
-    offset, spread, _ = _moments(matrix, level)
+    offset, own, _ = _moments(matrix, level)
+    spread = max(spread, own)
     _check_digits(matrix, level, spread, where)
     if abs(offset) > max(abs(level) / 2, SPREADS * spread):
         msg = (
@@ -83,13 +95,13 @@ def _share_not_stored(matrix: CellMatrix) -> float:
 
 
 def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
-    """Mean and standard deviation of the data less `level`, and the share of them that are zero."""
+    """Mean and standard deviation of the data less `level`; where that is not 0, the share of them that are zero."""
     total = square = 0.0
     zeros = 0
     for values in _blocks(matrix, level):
         total += float(values.sum())
         square += float(np.vdot(values, values))
-        zeros += int(np.count_nonzero(values == -level))
+        zeros += int(np.count_nonzero(values == -level)) if level else 0
     n = max(matrix.n_observed, 1)
     mean = total / n
     return mean, math.sqrt(max(square / n - mean**2, 0.0)), zeros / n

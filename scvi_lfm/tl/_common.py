@@ -8,6 +8,8 @@ from .._calls import warn_user
 from .._keys import HELD_OUT
 from .._validate import near_matches, place_of
 from ..data import at_level, read_held_out, restrict
+from ..posterior import CountPosterior
+from ..posterior.other_cells import other_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,6 +69,15 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
     return layer
 
 
+def less_level_of_fit(matrix: CellMatrix, stored: StoredFit, layer: str | None) -> CellMatrix:
+    """The values of `matrix`, read from `layer`, less the level that those of the fit had."""
+    if not stored.level or isinstance(stored.posterior, CountPosterior):
+        return matrix
+    law = other_cells(stored.posterior)
+    spread = float((law.var.mean() + law.mean.var(correction=0)).sqrt())
+    return at_level(matrix, stored.level, place_of(layer), spread=spread)
+
+
 def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix, layer: str | None) -> CellMatrix:
     """The values of `matrix`, read from `layer`, that were data of the fit, or would have been, less its level."""
     held_out = stored.params.get(HELD_OUT)
@@ -80,4 +91,4 @@ def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix, layer
         raise KeyError(msg)
     mask = read_held_out(adata, held_out, genes=stored.fitted)
     matrix = restrict(matrix, str(stored.params.get("observed", "all")), mask)
-    return at_level(matrix, stored.level, place_of(layer))
+    return less_level_of_fit(matrix, stored, layer)

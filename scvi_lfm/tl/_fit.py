@@ -194,7 +194,8 @@ def fit(
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
         in a row, which ends the fit. `values`: what every tool compares the values that it reads with, `whole` (the
         share of whole numbers among those other than zero), `minimum`, `maximum`, `mean_total` (of a cell), for counts
-        `expected_total` (what the fit expects of it), and for log1p values `log_base`, their base.
+        `expected_total` (what the fit expects of it), and for log1p values `log_base`, their base. Where the values have a
+        common level (see Notes), `level`.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -206,13 +207,18 @@ def fit(
     Raises
     ------
     TypeError, ValueError, KeyError
-        An argument or the data cannot be used. `adata` is then as it was.
+        An argument or the data cannot be used, or their dtype has lost the digits behind a level that they share.
+        `adata` is then as it was.
     FloatingPointError
         The values differ by too many orders of magnitude to be fitted.
 
     Notes
     -----
     Variational posteriors are too narrow in the tails, and q(mu) far too narrow, so no uncertainty of mu is reported.
+
+    Where the mean of the values (not counts) lies beyond 10 of their standard deviations, or beyond 100, that of mu's
+    prior, and at most 1 in 101 is zero, they are fitted less a level, the rounded mean: that of mu's prior is then the
+    level instead of 0. `mu`, and what tools tell of values, are on the scale of the values.
 
     With far more factors than the data hold, one shared sigma lets the surplus fit the noise of noisy genes: where
     genes differ fourfold in noise and 30 factors are fitted to 4, 90 % intervals of eta cover 96 % for quiet genes and

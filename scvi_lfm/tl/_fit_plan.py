@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .._context import resolve_device, resolve_rng
-from .._settings import settings
+from .._settings import logger, settings
 from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..data._kind import ValueKind, log_base, looks_like
@@ -122,6 +122,8 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     warn_about_kind(looks, kind, given.layer, likelihood)
     if likelihood in CONTINUOUS:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
+        if matrix.level:
+            logger.info("values are fitted less their common level %.10g", matrix.level)
     counts, auto, at_least = likelihood in COUNTS, isinstance(given.n_factors, str), _stated(given.n_factors)
     asked = given.batch_size
     if asked is None and not counts and matrix.observed is not None:

@@ -12,13 +12,13 @@ import torch
 from .._calls import named_arguments, warn_user
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
-from .._validate import check_anndata, check_not_empty, check_unique, place_of
-from ..data import at_level, restrict
+from .._validate import check_anndata, check_not_empty, check_unique
+from ..data import restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
-from ._common import check_closed_form
+from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
 from ._overwriting import check_free, fit_places, note_written
 from ._size_factors import new_size_factors
@@ -160,7 +160,7 @@ def project(
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     observed = str(stored.params.get("observed", "all"))
-    matrix = at_level(restrict(matrix, observed, None), stored.level, place_of(layer))
+    matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
     q: NormalPosterior | CountPosterior

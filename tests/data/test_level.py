@@ -162,6 +162,11 @@ def test_digits_that_are_there_are_taken(x):
     assert abs(lowered.batch(None, CPU).dense().mean()) < 1
 
 
+@pytest.mark.parametrize("value", [5.0, 0.1, 1e6 + 0.1])
+def test_constant_values_have_no_level_even_where_their_mean_is_rounded(value):
+    assert common_level(with_held_out(np.full((N, M), value))) == 0
+
+
 def test_values_on_another_scale_are_named():
     with pytest.warns(UserWarning, match=r"X lie around -0\.0.*around 1000000;.*same scale"):
         at_level(CellMatrix(values() - 0.05), 1e6, "X")

@@ -105,10 +105,32 @@ def test_a_level_changes_no_fit(name):
     assert "level" not in plain.uns["lfm"]
 
 
+def test_it_is_logged(caplog):
+    with caplog.at_level("INFO", "scvi_lfm"):
+        lfm.tl.fit(data(LEVEL), R, progress=False)
+    assert "less their common level 1000000" in caplog.text
+
+
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != LEVEL])
 @pytest.mark.parametrize("name", ["shared", "held_out", "stored_held_out"])
 def test_however_high_or_low_it_is(level, name):
     assert_same_fit(fitted(name, level), fitted(name), level)
+
+
+def test_zeros_that_are_not_stored_are_as_good_as_stored_ones():
+    fits = []
+    for form in (np.asarray, sp.csr_matrix):
+        adata = data(40.0)
+        adata.X[3, 5] = adata.X[40, 2] = 0
+        adata.X = form(adata.X)
+        lfm.tl.fit(adata, R, progress=False)
+        assert abs(adata.uns["lfm"]["level"] - 40) <= 1
+        fits.append(adata)
+    assert fits[1].X.nnz == N * M - 2
+    np.testing.assert_array_equal(fits[0].obsm["X_lfm"], fits[1].obsm["X_lfm"])
+    tables = [lfm.get.anomalies_df(lfm.tl.anomalies(one, copy=True)) for one in fits]
+    np.testing.assert_array_equal(tables[0]["y"], tables[1]["y"])
+    assert 0.0 in set(tables[0]["y"])
 
 
 def test_a_spread_far_beyond_that_of_the_prior_of_mu():
@@ -278,6 +300,17 @@ def test_new_cells_on_another_scale_are_named():
     with pytest.warns(UserWarning, match="around 1000000; results mean little") as caught:
         lfm.tl.project(new, adata)
     assert caught[0].filename == __file__
+
+
+def test_a_single_value_can_be_projected():
+    adata, plain = fitted("shared", LEVEL), fitted("shared")
+    placed = []
+    for one in (adata, plain):
+        new = one[3:4, 5:6].copy()
+        with pytest.warns(UserWarning, match="39 of 40 fitted genes"):
+            lfm.tl.project(new, one)
+        placed.append(new.obs["lfm_a"])
+    np.testing.assert_allclose(*placed, atol=CLOSE)
 
 
 def test_constant_values_are_what_they_were():
