@@ -14,7 +14,7 @@ from .._validate import check_key
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Packed
-from .fields import entry, find
+from .fields import all_or_nothing, entry, find
 from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
 from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
@@ -115,15 +115,16 @@ def write_fit(
     else:
         var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
         uns |= small_fields(posterior, padded, padded_vector)
-    _remove_stale(adata, keys, [*varm, *var])
-    if keys.cell_sigma in adata.obs:
-        del adata.obs[keys.cell_sigma]
-    write_cells(adata, keys, posterior, active)
-    for name, values in varm.items():
-        adata.varm[name] = values
-    for name, values in var.items():
-        adata.var[name] = values
-    adata.uns[keys.uns] = uns
+    with all_or_nothing(adata):
+        _remove_stale(adata, keys, [*varm, *var])
+        if keys.cell_sigma in adata.obs:
+            del adata.obs[keys.cell_sigma]
+        write_cells(adata, keys, posterior, active)
+        for name, values in varm.items():
+            adata.varm[name] = values
+        for name, values in var.items():
+            adata.var[name] = values
+        adata.uns[keys.uns] = uns
 
 
 def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:

@@ -15,6 +15,7 @@ from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
+from ..posterior.fields import all_or_nothing
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
 from ._common import blocks_of, check_closed_form, check_result_key, layer_of_fit, observed_of_fit
@@ -166,13 +167,14 @@ def anomalies(
     if layer is not None:
         params["layer"] = layer
     adata = adata.copy() if copy else adata
-    adata.obs[key_added] = found.cell_score.astype(np.float32)
-    adata.var[key_added] = gene_score
-    adata.uns[key_added] = {
-        "params": params,
-        "entries": entries,
-        "depth_correlation": _rank_correlation(found.cell_score, found.depth),
-    }
+    with all_or_nothing(adata):
+        adata.obs[key_added] = found.cell_score.astype(np.float32)
+        adata.var[key_added] = gene_score
+        adata.uns[key_added] = {
+            "params": params,
+            "entries": entries,
+            "depth_correlation": _rank_correlation(found.cell_score, found.depth),
+        }
     return adata if copy else None
 
 

@@ -14,6 +14,7 @@ from .._validate import check_anndata, check_choice, check_fraction, check_key, 
 from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._holding_out import draw_entries, thin_molecules
+from ..posterior.fields import all_or_nothing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -137,8 +138,9 @@ def hold_out(
     if kept:
         logger.info("hold_out kept one of the %s of %s row(s) of which all had been drawn", by, kept)
     adata = adata.copy() if copy else adata
-    for name, part in zip(added, parts, strict=True):
-        adata.layers[name] = sp.csr_matrix(part)
+    with all_or_nothing(adata):
+        for name, part in zip(added, parts, strict=True):
+            adata.layers[name] = sp.csr_matrix(part)
     return adata if copy else None
 
 

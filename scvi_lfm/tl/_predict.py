@@ -11,6 +11,7 @@ import torch
 from .._validate import as_list, check_anndata, check_fraction, check_key, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
+from ..posterior.fields import all_or_nothing
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.predictive_counts import predictive_counts
 from ..posterior.predictive_student_t import quantile
@@ -97,7 +98,10 @@ def predict(
         if obs_names is not None or var_names is not None:
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
-        adata.layers[check_key("layer_added", layer_added)] = _expected_layer(adata, stored)
+        check_key("layer_added", layer_added)
+        expected = _expected_layer(adata, stored)
+        with all_or_nothing(adata):
+            adata.layers[layer_added] = expected
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."

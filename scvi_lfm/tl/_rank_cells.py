@@ -10,6 +10,7 @@ import torch
 from .._validate import check_anndata, check_key, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
+from ..posterior.fields import all_or_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,9 +77,10 @@ def rank_cells(
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.as_tensor(positions))
     adata = adata.copy() if copy else adata
-    adata.obs[key_added] = contrast.score.numpy().astype(np.float32)
-    adata.obs[f"{key_added}_sd"] = contrast.sd.numpy().astype(np.float32)
-    adata.obs[f"{key_added}_lfsr"] = contrast.lfsr.numpy()
+    with all_or_nothing(adata):
+        adata.obs[key_added] = contrast.score.numpy().astype(np.float32)
+        adata.obs[f"{key_added}_sd"] = contrast.sd.numpy().astype(np.float32)
+        adata.obs[f"{key_added}_lfsr"] = contrast.lfsr.numpy()
     return adata if copy else None
 
 

@@ -12,6 +12,7 @@ import torch
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
+from ..posterior.fields import all_or_nothing
 from ._common import check_result_key
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def rank_genes(
     if "layer" in stored.params:
         params["layer"] = stored.params["layer"]
     adata = adata.copy() if copy else adata
-    adata.uns[key_added] = {"params": params, **_records(names, results)}
+    record = {"params": params, **_records(names, results)}
+    with all_or_nothing(adata):
+        adata.uns[key_added] = record
     return adata if copy else None
 
 
