@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .._keys import HELD_OUT, FitKeys, fit_keys
+from .._memory import naming_memory
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
@@ -59,6 +60,7 @@ def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarr
         adata.obsm[keys.cell_cov] = padded_packed(packed_of_free(q.cell_cov.values, q.n_known), rows)
 
 
+@naming_memory("store the fit")
 def write_fit(
     adata: AnnData,
     key: str,
@@ -141,6 +143,7 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
             del adata.var[name]
 
 
+@naming_memory("read the stored fit")
 def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, cells: bool = True) -> StoredFit:
     """Read the fit stored under `key`; `cells=False` does without the embedding of the cells.
 

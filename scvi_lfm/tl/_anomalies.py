@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from .._context import resolve_device
+from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
@@ -40,6 +41,7 @@ class Found:
 
 
 DIRECTIONS = ("both", "up", "down")
+_LESS = "Look at fewer cells at a time, or pass a smaller max_entries"
 
 
 def anomalies(
@@ -152,10 +154,7 @@ def anomalies(
         check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
     matrix = observed_of_fit(adata, stored, matrix)
     scan = _scan(matrix, stored, direction, fdr, where)
-    histograms = Histograms(scan, where)
-    for cells, y, observed in blocks_of(matrix, where):
-        histograms.add(scan.score(y, cells), observed)
-    thresholds = histograms.thresholds(fdr)
+    thresholds = _thresholds(matrix, scan, fdr, where)
     found = _collect(matrix, scan, thresholds, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
@@ -178,6 +177,7 @@ def anomalies(
     return adata if copy else None
 
 
+@naming_memory("find anomalies", _LESS)
 def _scan(
     matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device
 ) -> AnomalyScan | CountAnomalyScan:
@@ -187,6 +187,17 @@ def _scan(
     return CountAnomalyScan(without_odd_counts(q, blocks_of(matrix, device)), direction, fdr)
 
 
+@naming_memory("find anomalies", _LESS)
+def _thresholds(
+    matrix: CellMatrix, scan: AnomalyScan | CountAnomalyScan, fdr: float, device: torch.device
+) -> Thresholds:
+    histograms = Histograms(scan, device)
+    for cells, y, observed in blocks_of(matrix, device):
+        histograms.add(scan.score(y, cells), observed)
+    return histograms.thresholds(fdr)
+
+
+@naming_memory("find anomalies", _LESS)
 def _collect(
     matrix: CellMatrix,
     scan: AnomalyScan | CountAnomalyScan,

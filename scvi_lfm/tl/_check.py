@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 
 from .._context import resolve_device, resolve_rng
+from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
 from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
@@ -159,6 +160,7 @@ def check(
     return CheckReport(" ".join(words), calibration, histogram, convergence, leftover, trusted)
 
 
+@naming_memory("check the fit")
 def _transforms(
     matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
 ) -> tuple[TransformCounts, float]:
@@ -207,6 +209,7 @@ def _tables(transforms: TransformCounts) -> tuple[pd.DataFrame, np.ndarray]:
     return pd.DataFrame(rows), torch.stack(histogram).numpy()
 
 
+@naming_memory("check the fit")
 def _convergence(
     adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
 ) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .._keys import COVARIATES
+from .._memory import naming_memory
 from .._settings import logger
 from .._validate import check_anndata, check_key
 from ..inference import FitOptions, FitResult, fit_natural_gradient
@@ -270,6 +271,7 @@ def fit(
     return adata if copy else None
 
 
+@naming_memory("fit the model", "Pass a smaller batch_size or n_factors, or fewer genes (mask_var)")
 def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
     try:
         if engine == "pyro":

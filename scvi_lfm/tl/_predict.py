@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, check_key, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
@@ -128,6 +129,7 @@ def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.n
     return np.repeat(cells, len(genes)), np.tile(genes, len(cells))
 
 
+@naming_memory("predict", "Ask for fewer entries")
 def _table(
     adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
 ) -> pd.DataFrame:
@@ -160,6 +162,7 @@ def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Seq
     return table | {f"q{level:g}": predictive.quantile(level) for level in levels}
 
 
+@naming_memory("predict", "Ask for fewer entries: obs_names and var_names")
 def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     size = adata.n_obs * adata.n_vars * 4
     if size > MAX_LAYER_BYTES:

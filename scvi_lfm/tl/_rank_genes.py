@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._memory import naming_memory
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
@@ -174,6 +175,7 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
+@naming_memory("rank genes")
 def _rank(
     q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
 ) -> tuple[Contrast, np.ndarray]:
@@ -192,6 +194,7 @@ def _log2_expm1(eta: Tensor) -> Tensor:
     return (eta.clamp_min(0).expm1() + 1e-9).log() / math.log(2)
 
 
+@naming_memory("rank genes")
 def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:
     columns: dict[str, dict[str, np.ndarray]] = {}
     for group, (contrast, fold) in results.items():
