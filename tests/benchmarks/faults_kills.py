@@ -7,7 +7,17 @@ import signal
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from faults_trials import Ended, command, fingerprint, hidden, in_child, measure, send_after, send_while_writing
+from faults_trials import (
+    Ended,
+    command,
+    fingerprint,
+    hidden,
+    in_child,
+    measure,
+    measure_writing,
+    send_after,
+    send_while_writing,
+)
 
 if TYPE_CHECKING:
     import random
@@ -71,6 +81,7 @@ def kill(folder: Path, trials: int, which: signal.Signals, suffix: str, rng: ran
         if whole.status:
             raise RuntimeError(whole.text)
         out.rename(path)
+    writing = measure_writing(command(*arguments), out.parent)
     before, of_old = fingerprint(source), fingerprint(old)
     found: Counter = Counter()
     for trial in range(trials):
@@ -78,7 +89,7 @@ def kill(folder: Path, trials: int, which: signal.Signals, suffix: str, rng: ran
         if trial % 2:
             (shutil.copytree if old.is_dir() else shutil.copy)(old, out)
         if trial // 2 % 2:
-            stop = send_while_writing(out.parent, rng.uniform(0, 0.1), which)
+            stop = send_while_writing(out.parent, rng.uniform(0, writing), which)
         else:
             stop = send_after(rng.uniform(0, 1.02 * seconds), which)
         ended = in_child(command(*arguments), stop=stop)

@@ -99,6 +99,20 @@ def measure(work: Callable[[], int | None]) -> tuple[Ended, float]:
     return in_child(work, stop=watch), seconds[-1]
 
 
+def measure_writing(work: Callable[[], int | None], folder: Path) -> float:
+    """Seconds from the first thing that `work` writes into a hidden folder of `folder` to its end."""
+    moments = []
+
+    def watch(number: int) -> None:
+        while processor_seconds(number) < float("inf"):
+            if _drafts(folder):
+                moments.append(time.perf_counter())
+        moments.append(time.perf_counter())
+
+    in_child(work, stop=watch)
+    return moments[-1] - moments[0]
+
+
 def send_after(seconds: float, which: signal.Signals) -> Callable[[int], None]:
     """What sends a signal once a process has had so much of the processor."""
 
