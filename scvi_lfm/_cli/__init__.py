@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
+from .._memory import naming_memory
 from ._messages import CommandError, one_line, package_warnings, say
 from ._parser import build_parser
+from ._signals import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # what the package raises when it cannot do what was asked
-_MISTAKES = (CommandError, FloatingPointError, KeyError, MemoryError, OSError, TypeError, ValueError)
+_MISTAKES = (CommandError, FloatingPointError, KeyError, TypeError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,28 +31,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0, or 2 if what was asked cannot be done, or 130 after Ctrl-C.
+    0, or 2 if what was asked cannot be done, 1 if the disk or the memory has no room for it, or 128 and the number of
+    the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     show_traceback = False
     try:
-        arguments = build_parser().parse_args(argv)
-        show_traceback = arguments.traceback
-        with package_warnings():
-            # torch and scanpy come with it
-            from ._commands import COMMANDS
+        with stoppable():
+            arguments = build_parser().parse_args(argv)
+            show_traceback = arguments.traceback
+            with package_warnings(), naming_memory(f"{arguments.command} these data"):
+                # torch and scanpy come with it
+                from ._commands import COMMANDS
 
-            COMMANDS[arguments.command](arguments)
-            sys.stdout.flush()
+                COMMANDS[arguments.command](arguments)
+                _flush_output()
     except BrokenPipeError:
-        # the reader of our output has gone; what is left must not be written as Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # its reader has gone
         return 0
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    except _MISTAKES as error:
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        say("interrupted" if number == signal.SIGINT else "terminated")
+        return 128 + number
+    except (*_MISTAKES, MemoryError, OSError) as error:
         if show_traceback:
             raise
         say(f"error: {one_line(error)}")
-        return 2
+        return 2 if isinstance(error, _MISTAKES) else 1
     return 0
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+        raise
+
+
+def _drop_output() -> None:
+    """What is left of the output must not be written as Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

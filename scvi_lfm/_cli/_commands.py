@@ -11,10 +11,12 @@ import scvi_lfm as lfm
 from .._validate import near_matches
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
-from ._files import DATA, TABLE, check_space, new_file, read_data, write_data
+from ._drafts import new_file
+from ._files import DATA, TABLE, read_data
 from ._messages import CommandError, say
 from ._normalize import LOGNORM, log_normalise
 from ._tables import anomalies_text, rank_genes_text
+from ._writing import check_space, write_data, write_table
 
 if TYPE_CHECKING:
     import argparse
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
+
+    from ._drafts import Draft
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -207,7 +211,7 @@ def _check_n_top(n_top: int) -> None:
         raise CommandError(msg)
 
 
-def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Path]:
+def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Draft]:
     wanted = {"csv": (arguments.csv, TABLE), "out": (arguments.out, DATA)}
     return {
         name: files.enter_context(new_file(path, suffixes))
@@ -216,9 +220,9 @@ def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Path]:
     }
 
 
-def _write_results(adata: ad.AnnData, table: pd.DataFrame, drafts: dict[str, Path]) -> None:
+def _write_results(adata: ad.AnnData, table: pd.DataFrame, drafts: dict[str, Draft]) -> None:
     if "csv" in drafts:
-        table.to_csv(drafts["csv"], index=False)
+        write_table(table, drafts["csv"])
     if "out" in drafts:
         write_data(adata, drafts["out"])
 

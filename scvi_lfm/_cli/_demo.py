@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, cast
 import scvi_lfm as lfm
 
 from .._keys import fit_keys
-from ._files import DATA, new_file, write_data
+from ._drafts import new_file, writing
+from ._files import DATA
 from ._messages import CommandError, say
 from ._tables import as_text
+from ._writing import write_data
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,5 +166,6 @@ def _figure(axes: Axes | list[Axes] | None) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure.savefig(path, dpi=130, bbox_inches="tight")
+    with new_file(path, (".png",)) as draft, writing(draft):
+        figure.savefig(draft.path, dpi=130, bbox_inches="tight")
     plt.close(figure)

@@ -30,7 +30,7 @@ def one_line(error: BaseException | str) -> str:
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     elif isinstance(error, MemoryError):
-        text = "not enough memory"
+        text = str(error) or "not enough memory"
     return " ".join(str(text).split()) or type(error).__name__
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from .._memory import naming_memory
 from .._validate import near_matches, place_of
 from ._blocks import CellMatrix
 from ._checks import check_dtype, check_finite, check_names
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@naming_memory("read the values")
 def read_matrix(
     adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None, stored_only: bool = False
 ) -> CellMatrix:

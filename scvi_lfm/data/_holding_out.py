@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 
+from .._memory import naming_memory
 
+
+@naming_memory("hold out entries")
 def draw_entries(
     values: sp.csr_array | np.ndarray, fraction: float, rng: np.random.Generator, *, stored: bool
 ) -> tuple[sp.csr_array, int]:
@@ -32,6 +35,7 @@ def draw_entries(
     return mask, kept
 
 
+@naming_memory("hold out molecules")
 def thin_molecules(
     counts: sp.csr_array | np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[sp.csr_array, sp.csr_array, int]:

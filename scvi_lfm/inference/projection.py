@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from .._memory import naming_memory
 from ..model.priors import with_known
 from ..posterior.covariances import Eigenbasis
 from ..posterior.posterior import extend
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 CELLS_PER_BLOCK = 2048
 
 
+@naming_memory("place the cells", "Place fewer cells at a time")
 def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     """The posterior with the means of (a, A) of the cells of `matrix`, whose columns are the genes of q."""
     device = q.gene_mean.device
@@ -56,6 +58,7 @@ def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis
     return replace(q, cell_mean=torch.cat([cells.mean for cells in found]), cell_cov=cov.under(sigma), noise=noise)
 
 
+@naming_memory("place the cells", "Place fewer cells at a time")
 def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with S of cells that are observed at the genes of q alone."""
     _, moment, precision = _information(q)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._memory import naming_memory
 from ..model.likelihoods.normal import upper_tail
 from .posterior import extend
 
@@ -41,6 +42,7 @@ class Contrast:
         return upper_tail((self.score / self.sd).abs())
 
 
+@naming_memory("rank genes")
 def contrast_genes(q: Posterior, cells: Tensor, reference: Tensor | None) -> Contrast:
     """Score every gene for the cells of a boolean mask, against those of another (None: the average fitted cell)."""
     difference, variance = _mean_of(q, cells)
@@ -60,6 +62,7 @@ def _mean_of(q: Posterior, cells: Tensor) -> tuple[Tensor, Tensor]:
     return q.cell_mean[cells].mean(0), q.cell_cov.at(cells).total() / cells.sum().square()
 
 
+@naming_memory("rank cells")
 def contrast_cells(q: Posterior, genes: Tensor) -> Contrast:
     """Score every cell for the genes at some positions: A_i . mean(B), expression beyond activity and abundance."""
     gene_cov = q.gene_cov.at(genes).total() / len(genes) ** 2

@@ -1,14 +1,16 @@
-"""Fields of an AnnData by name, with the words for one that is missing."""
+"""Fields of an AnnData: by name, with the words for one that is missing, and written all or not at all."""
 
 from __future__ import annotations
 
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .._keys import fit_keys
 from .._validate import near_matches, one_column
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
 
@@ -39,3 +41,30 @@ def find(adata: AnnData, container: str, name: str) -> Any:
         msg = f"{container} has no {name!r}. {near_matches(name, fields)}{words} lfm.tl.fit(adata) first."
         raise KeyError(msg)
     return one_column(fields, name, container) if container in {"obs", "var"} else fields[name]
+
+
+@contextmanager
+def all_or_nothing(adata: AnnData) -> Iterator[None]:
+    """Take back what is written inside if an error, or Ctrl-C, comes before it is whole."""
+    if adata.is_view:
+        _make_actual(adata)
+    frames = {name: getattr(adata, name).copy(deep=False) for name in ("obs", "var")}
+    mappings = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "layers", "uns")}
+    try:
+        yield
+    except BaseException:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, before in (frames | mappings).items():
+                setattr(adata, name, before)
+            for name, before in frames.items():
+                getattr(adata, name).index = before.index  # anndata makes strings of what are none
+        raise
+
+
+def _make_actual(adata: AnnData) -> None:
+    from anndata import ImplicitModificationWarning
+
+    msg = "Writing into a view of an AnnData, which is copied first."
+    warnings.warn(msg, ImplicitModificationWarning, stacklevel=5)
+    adata.obs_names = adata.obs_names

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from .._keys import HELD_OUT, LEVEL, VALUES, FitKeys, fit_keys
+from .._memory import naming_memory
 from .._settings import settings
 from .._validate import check_key
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Packed
-from .fields import entry, find
+from .fields import all_or_nothing, entry, find
 from .joined import check_cells_fit_record, check_genes_fit_record, check_present
 from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
@@ -62,6 +63,7 @@ def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarr
         adata.obsm[keys.cell_cov] = padded_packed(packed_of_free(q.cell_cov.values, q.n_known), rows)
 
 
+@naming_memory("store the fit")
 def write_fit(
     adata: AnnData,
     key: str,
@@ -118,15 +120,16 @@ def write_fit(
     else:
         var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
         uns |= small_fields(posterior, padded, padded_vector)
-    _remove_stale(adata, keys, [*varm, *var])
-    if keys.cell_sigma in adata.obs:
-        del adata.obs[keys.cell_sigma]
-    write_cells(adata, keys, posterior, active)
-    for name, values in varm.items():
-        adata.varm[name] = values
-    for name, values in var.items():
-        adata.var[name] = values
-    adata.uns[keys.uns] = uns
+    with all_or_nothing(adata):
+        _remove_stale(adata, keys, [*varm, *var])
+        if keys.cell_sigma in adata.obs:
+            del adata.obs[keys.cell_sigma]
+        write_cells(adata, keys, posterior, active)
+        for name, values in varm.items():
+            adata.varm[name] = values
+        for name, values in var.items():
+            adata.var[name] = values
+        adata.uns[keys.uns] = uns
 
 
 def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
@@ -143,6 +146,7 @@ def _remove_stale(adata: AnnData, keys: FitKeys, written: list[str]) -> None:
             del adata.var[name]
 
 
+@naming_memory("read the stored fit")
 def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, cells: bool = True) -> StoredFit:
     """Read the fit stored under `key`; `cells=False` does without the embedding of the cells.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._memory import naming_memory
 from .posterior import CountPosterior
 from .predictive import BlockPredictor, eta_of_pairs
 from .predictive_counts import predictive_counts
@@ -38,6 +39,7 @@ class Chosen:
     eta: Moments
 
 
+@naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
 def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None) -> Chosen:
     """At most `n_top` entries for each of `cells` that `seen` (their rows, by the genes of `q`) does not store.
 

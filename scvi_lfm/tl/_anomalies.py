@@ -11,10 +11,12 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_device
+from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
+from ..posterior.fields import all_or_nothing
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
 from ._common import blocks_of, check_closed_form, observed_of_fit
@@ -41,6 +43,7 @@ class Found:
 
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
+_LESS = "Look at fewer cells at a time, or pass a smaller max_entries"
 
 
 @named_arguments
@@ -161,10 +164,7 @@ def anomalies(
     if by == "auto":
         by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"
     scan = _scan(matrix, stored, direction, fdr, where)
-    histograms = Histograms(scan, where)
-    for cells, y, observed in blocks_of(matrix, where):
-        histograms.add(scan.score(y, cells), observed)
-    thresholds = histograms.thresholds(fdr)
+    thresholds = _thresholds(matrix, scan, fdr, where)
     found = _collect(matrix, scan, thresholds, by, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
@@ -176,14 +176,15 @@ def anomalies(
     if layer is not None:
         params["layer"] = layer
     adata = adata.copy() if copy else adata
-    adata.obs[key_added] = found.cell_score.astype(np.float32)
-    adata.var[key_added] = gene_score
-    adata.uns[key_added] = {
-        "params": params,
-        "entries": entries,
-        "depth_correlation": _rank_correlation(found.cell_score, found.depth),
-    }
-    note_written(adata, "anomalies", _places(key_added))
+    with all_or_nothing(adata):
+        adata.obs[key_added] = found.cell_score.astype(np.float32)
+        adata.var[key_added] = gene_score
+        adata.uns[key_added] = {
+            "params": params,
+            "entries": entries,
+            "depth_correlation": _rank_correlation(found.cell_score, found.depth),
+        }
+        note_written(adata, "anomalies", _places(key_added))
     return adata if copy else None
 
 
@@ -191,6 +192,7 @@ def _places(key: str) -> list[tuple[str, str]]:
     return [(container, key) for container in ("obs", "var", "uns")]
 
 
+@naming_memory("find anomalies", _LESS)
 def _scan(
     matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device
 ) -> AnomalyScan | CountAnomalyScan:
@@ -200,6 +202,17 @@ def _scan(
     return CountAnomalyScan(without_odd_counts(q, blocks_of(matrix, device)), direction, fdr)
 
 
+@naming_memory("find anomalies", _LESS)
+def _thresholds(
+    matrix: CellMatrix, scan: AnomalyScan | CountAnomalyScan, fdr: float, device: torch.device
+) -> Thresholds:
+    histograms = Histograms(scan, device)
+    for cells, y, observed in blocks_of(matrix, device):
+        histograms.add(scan.score(y, cells), observed)
+    return histograms.thresholds(fdr)
+
+
+@naming_memory("find anomalies", _LESS)
 def _collect(
     matrix: CellMatrix,
     scan: AnomalyScan | CountAnomalyScan,

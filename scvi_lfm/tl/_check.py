@@ -12,6 +12,7 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
+from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
 from ..posterior import CountPosterior, read_fit
 from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
@@ -172,6 +173,7 @@ def check(
     return CheckReport(" ".join(words), calibration, histogram, convergence, leftover, trusted)
 
 
+@naming_memory("check the fit")
 def _transforms(
     matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
 ) -> tuple[TransformCounts, float]:
@@ -220,6 +222,7 @@ def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np
     return pd.DataFrame(rows), torch.stack(histogram).numpy()
 
 
+@naming_memory("check the fit")
 def _convergence(
     adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
 ) -> pd.DataFrame:

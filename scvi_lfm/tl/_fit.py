@@ -10,6 +10,7 @@ import torch
 
 from .._calls import named_arguments
 from .._keys import COVARIATES, VALUES
+from .._memory import naming_memory
 from .._settings import logger
 from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
@@ -142,9 +143,7 @@ def fit(
     rng
         Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
     progress
-        Say on standard error how far the fit is: on a terminal and in a notebook a line that renews itself, elsewhere
-        one every half minute and one at the end. The time left follows from how the gains in ELBO shrink, since most
-        fits end long before `max_epochs`.
+        Say on standard error how far the fit is: elsewhere than on a terminal or in a notebook every half minute.
     key_added
         Stem of the keys below. What is there already must be an earlier fit, left by this function.
     copy
@@ -192,10 +191,9 @@ def fit(
         (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`, `gene_eig` and
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
-        in a row, which ends the fit. `values`: what every tool compares the values that it reads with, `whole` (the
-        share of whole numbers among those other than zero), `minimum`, `maximum`, `mean_total` (of a cell), for counts
-        `expected_total` (what the fit expects of it), and for log1p values `log_base`, their base. Where the values have a
-        common level (see Notes), `level`.
+        in a row, which ends the fit. `values`, with which tools compare what they read: `whole`
+        (share of whole numbers other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of
+        counts, `log_base` of log1p values. `level`, where values have a common one (see Notes).
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -267,7 +265,6 @@ def fit(
     plan = plan_fit(adata, arguments)
     matrix, options = plan.matrix, plan.options
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
-
     result = _run(engine, matrix, options)
     check_finite(result.posterior, adata.obs_names, adata.var_names[plan.fitted])
     if not result.converged:
@@ -279,15 +276,15 @@ def fit(
     seconds = time.perf_counter() - started
     record = record_of(arguments, options, result, seconds, matrix)
     record |= scale_of_sizes(matrix, result.posterior, size_factors)
-    record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
-    if plan.coding is not None:
-        record[COVARIATES] = plan.coding
+    record |= {VALUES: record_of_values(plan.kind, plan.log_base, result.posterior)}
+    record |= {} if plan.coding is None else {COVARIATES: plan.coding}
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
 
 
+@naming_memory("fit the model", "Pass a smaller batch_size or n_factors, or fewer genes (mask_var)")
 def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
     try:
         if engine == "pyro":

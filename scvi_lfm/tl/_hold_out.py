@@ -15,6 +15,7 @@ from .._validate import check_anndata, check_choice, check_fraction, check_key, 
 from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._holding_out import draw_entries, thin_molecules
+from ..posterior.fields import all_or_nothing
 from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
@@ -150,9 +151,10 @@ def _write(adata: AnnData, key: str, container: str, values: dict[str, Any], *, 
     ends = [name.removeprefix(key) for name in changed]
     check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends])
     adata = adata.copy() if copy else adata
-    for name, part in values.items():
-        getattr(adata, container)[name] = part
-    note_written(adata, "hold_out", [(container, name) for name in values])
+    with all_or_nothing(adata):
+        for name, part in values.items():
+            getattr(adata, container)[name] = part
+        note_written(adata, "hold_out", [(container, name) for name in values])
     return adata if copy else None
 
 

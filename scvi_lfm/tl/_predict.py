@@ -9,9 +9,11 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
+from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
+from ..posterior.fields import all_or_nothing
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.predictive_counts import predictive_counts
 from ..posterior.predictive_student_t import quantile
@@ -105,8 +107,10 @@ def predict(
         if obs_names is not None or var_names is not None:
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
-        adata.layers[layer_added] = _expected_layer(adata, stored)
-        note_written(adata, "predict", _places(layer_added))
+        expected = _expected_layer(adata, stored)
+        with all_or_nothing(adata):
+            adata.layers[layer_added] = expected
+            note_written(adata, "predict", _places(layer_added))
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
@@ -137,6 +141,7 @@ def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.n
     return np.repeat(cells, len(genes)), np.tile(genes, len(cells))
 
 
+@naming_memory("predict", "Ask for fewer entries")
 def _table(
     adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
 ) -> pd.DataFrame:
@@ -171,6 +176,7 @@ def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Seq
     return table | {f"q{level:g}": predictive.quantile(level) for level in levels}
 
 
+@naming_memory("predict", "Ask for fewer entries: obs_names and var_names")
 def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     dtype = np.dtype(np.float64 if stored.level else np.float32)
     size = adata.n_obs * adata.n_vars * dtype.itemsize

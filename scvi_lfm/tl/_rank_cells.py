@@ -11,6 +11,7 @@ from .._calls import named_arguments
 from .._validate import check_anndata, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
+from ..posterior.fields import all_or_nothing
 from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def rank_cells(
     contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
     adata = adata.copy() if copy else adata
     score, sd, lfsr = (column for _, column in _places(key_added))
-    adata.obs[score] = contrast.score.numpy().astype(np.float32)
-    adata.obs[sd] = contrast.sd.numpy().astype(np.float32)
-    adata.obs[lfsr] = contrast.lfsr.numpy()
-    note_written(adata, "rank_cells", _places(key_added))
+    with all_or_nothing(adata):
+        adata.obs[score] = contrast.score.numpy().astype(np.float32)
+        adata.obs[sd] = contrast.sd.numpy().astype(np.float32)
+        adata.obs[lfsr] = contrast.lfsr.numpy()
+        note_written(adata, "rank_cells", _places(key_added))
     return adata if copy else None
 
 

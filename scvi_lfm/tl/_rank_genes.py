@@ -10,10 +10,12 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
+from .._memory import naming_memory
 from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
+from ..posterior.fields import all_or_nothing
 from ._overwriting import check_free, note_written
 from ._values import LOG_BASE
 
@@ -144,8 +146,10 @@ def rank_genes(
     if "layer" in stored.params:
         params["layer"] = stored.params["layer"]
     adata = adata.copy() if copy else adata
-    adata.uns[key_added] = {"params": params, **_records(names, results)}
-    note_written(adata, "rank_genes", _places(key_added))
+    record = {"params": params, **_records(names, results)}
+    with all_or_nothing(adata):
+        adata.uns[key_added] = record
+        note_written(adata, "rank_genes", _places(key_added))
     return adata if copy else None
 
 
@@ -200,6 +204,7 @@ def _log_base(stored: StoredFit) -> float | None:
     return None if base is None else float(base)
 
 
+@naming_memory("rank genes")
 def _rank(
     stored: StoredFit, labels: np.ndarray, group: str, reference: str | None, base: float | None
 ) -> tuple[Contrast, np.ndarray]:
@@ -221,6 +226,7 @@ def _log2_unlogged(eta: Tensor, base: float) -> Tensor:
     return ((eta.clamp_min(0) * math.log(base)).expm1() + 1e-9).log() / math.log(2)
 
 
+@naming_memory("rank genes")
 def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:
     columns: dict[str, dict[str, np.ndarray]] = {}
     for group, (contrast, fold) in results.items():

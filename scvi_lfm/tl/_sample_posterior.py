@@ -9,11 +9,14 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_rng
+from .._memory import naming_memory
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from ..posterior import StoredFit
 
 
 @named_arguments
@@ -62,12 +65,16 @@ def sample_posterior(
     check_anndata(adata)
     n_samples = check_count("n_samples", n_samples)
     generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
-    stored = read_fit(adata, key)
+    return _draw(read_fit(adata, key), n_samples, generator)
+
+
+@naming_memory("draw so many samples", "Pass a smaller n_samples")
+def _draw(stored: StoredFit, n_samples: int, generator: torch.Generator) -> dict[str, np.ndarray]:
     q = stored.posterior
     first = 1 + q.n_known
     columns = np.concatenate([np.ones(first, dtype=bool), stored.active])
-    cells = np.zeros((n_samples, adata.n_obs, len(columns)), dtype=np.float32)
-    genes = np.full((n_samples, adata.n_vars, len(columns)), np.nan, dtype=np.float32)
+    cells = np.zeros((n_samples, len(q.cell_mean), len(columns)), dtype=np.float32)
+    genes = np.full((n_samples, len(stored.fitted), len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
     for draw in range(n_samples):
         noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)

@@ -9,12 +9,15 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
+from .._memory import naming_memory
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
 from ._rank_cells import fitted_positions
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from ..posterior import Posterior
 
 
 @named_arguments
@@ -68,7 +71,11 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
         raise TypeError(msg)
     stored = read_fit(adata, key, cells=False)
     position = int(fitted_positions(adata, "gene", gene, stored.fitted)[0])
-    q = stored.posterior
+    return _neighbours(stored.posterior, position, n_top, adata.var_names.to_numpy()[stored.fitted])
+
+
+@naming_memory("compare the genes")
+def _neighbours(q: Posterior, position: int, n_top: int, names: np.ndarray) -> pd.DataFrame:
     first = 1 + q.n_known
     population = q.cell_prior.cov[first:, first:]
     B = q.gene_factors
@@ -81,7 +88,7 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
     order = order[order != position][:n_top]
     return pd.DataFrame(
         {
-            "names": adata.var_names.to_numpy()[stored.fitted][order],
+            "names": names[order],
             "correlation": correlation.numpy()[order],
             "covariance": covariance.numpy()[order],
         }

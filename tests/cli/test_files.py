@@ -15,9 +15,12 @@ import pytest
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import main
+from scvi_lfm._cli._writing import write_data
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scvi_lfm._cli._drafts import Draft
 
 
 def run(*arguments: object) -> int:
@@ -32,11 +35,10 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     arguments = ("fit", folder / "data.h5ad", out, "--n-factors")
     assert run(*arguments, 2) == 0
 
-    def interrupted(adata: ad.AnnData, path: Path) -> None:
-        write(adata, path)
+    def interrupted(adata: ad.AnnData, draft: Draft) -> None:
+        write_data(adata, draft)
         raise KeyboardInterrupt
 
-    write = files.write_data
     monkeypatch.setattr(commands, "write_data", interrupted)
     capsys.readouterr()
     assert run(*arguments, 3) == 130
@@ -48,18 +50,31 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr", "csv"])
 def test_a_failed_write_leaves_the_output(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    resource = pytest.importorskip("resource")
+    out = tmp_path / f"ranked.{suffix}"
+    arguments = ("rank", folder / "fitted.h5ad", "--mask", "chosen", "--csv" if suffix == "csv" else "--out", out)
+    assert run(*arguments) == 0
+    before = everything_in(tmp_path)
+    capsys.readouterr()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        assert run(*arguments) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert capsys.readouterr() == (
+        "",
+        f"scvi-lfm: error: cannot write {out}: File too large. What was there is as it was.\n",
+    )
+    assert everything_in(tmp_path) == before
 
-    (tmp_path / "ranked.h5ad").write_text("yesterday's")
-    monkeypatch.setattr(ad.AnnData, "write_h5ad", full)
-    assert run("rank", folder / "fitted.h5ad", "--mask", "chosen", "--out", tmp_path / "ranked.h5ad") == 2
-    assert capsys.readouterr().err == "scvi-lfm: error: cannot write the output: No space left on device\n"
-    assert (tmp_path / "ranked.h5ad").read_text() == "yesterday's"
-    assert len(list(tmp_path.iterdir())) == 1
+
+def everything_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 INTERRUPTED = """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..._memory import naming_memory
 from ..._settings import settings
 from ...model.likelihoods import COUNTS
 from ...model.priors import free_coordinates, with_known
@@ -31,6 +32,7 @@ STEPS = 50
 ENOUGH = 1e-4
 
 
+@naming_memory("place the cells", "Place fewer cells at a time")
 def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Cells | None = None) -> CountPosterior:
     """The posterior with (a, A) of the cells of `matrix`, whose columns are the genes of q, from its stored prior.
 

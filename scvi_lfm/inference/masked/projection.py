@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._memory import naming_memory
 from ...posterior.covariances import Packed
 from .centre import centred
 from .steps import CellStep
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 CELLS_PER_BLOCK = 4096
 
 
+@naming_memory("place the cells", "Place fewer cells at a time")
 def project_observed(matrix: CellMatrix, q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with (a, A) of the cells of `matrix`, whose columns are the genes of q, from its prior."""
     sigma = q.noise.sigma

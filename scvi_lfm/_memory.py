@@ -1,0 +1,34 @@
+"""One error where memory runs out, whoever noticed: numpy raises a MemoryError, torch and MKL a RuntimeError."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WORDS = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "alloc_failed")
+LESS = "Close other programs or pass less: fewer cells or genes"
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory ran out, and the message says in what and what to do."""
+
+
+@contextmanager
+def naming_memory(what: str, remedy: str = LESS) -> Iterator[None]:
+    """Raise a MemoryError that says what was done, and what to do, where memory runs out; also a decorator."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        detail = " ".join(str(error).split())
+        msg = f"There is not enough memory to {what}. {remedy}. {f'({detail})' if detail else ''}".strip()
+        raise OutOfMemoryError(msg) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in _WORDS)
