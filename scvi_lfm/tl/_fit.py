@@ -198,9 +198,7 @@ def fit(
         Which tool wrote which field, by container and name.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
-    holds what :func:`scvi_lfm.get.rank_df` shows.
-
-    Factors that are off are zero in all of them.
+    holds what :func:`scvi_lfm.get.rank_df` shows. Factors that are off are zero in all of them.
 
     Raises
     ------
@@ -276,7 +274,7 @@ def fit(
     seconds = time.perf_counter() - started
     record = record_of(arguments, options, result, seconds, matrix)
     record |= scale_of_sizes(matrix, result.posterior, size_factors)
-    record |= {VALUES: record_of_values(plan.kind, plan.log_base, result.posterior)}
+    record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
     record |= {} if plan.coding is None else {COVARIATES: plan.coding}
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
     note_written(adata, "fit", fit_places(key_added))
