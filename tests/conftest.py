@@ -4,7 +4,8 @@ import os
 from typing import TYPE_CHECKING
 
 # One thread a process, unless the user asks for more: on matrices as small as the tests', threads only wait for each
-# other. Libraries read this when they are first imported, and subprocesses inherit it.
+# other. Libraries read this when they are first imported, and subprocesses inherit it. numba is in the list because its
+# first parallel loop (in scanpy) sets the number of threads of OpenMP, and so of torch, to its own.
 _threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _library in ("MKL", "OPENBLAS", "NUMBA"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", _threads)
