@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anndata as ad
 import numpy as np
 import pytest
 import scanpy as sc
@@ -14,6 +13,8 @@ from scvi_lfm._cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import anndata as ad
 
 
 def run(*arguments: object) -> int:
