@@ -25,9 +25,10 @@ BELOW = 0.1
 THREEFOLD = 3.0
 # no log of a count reaches it: that of a million is 13.8, or 19.9 to base 2
 HIGHEST_LOG = 20.0
-# the largest value over the mean of those above zero: at most 7 in logs that reach 5, 15 in square roots of counts, 48
-# and more in counts on whatever scale
-SPREAD_OF_COUNTS = 20.0
+# values look unlogged whose largest is above the first and more than the second times the mean of those above zero:
+# logs that reach 5 stay below 7 times it, square roots of counts below 15, and counts on any scale reach 48 to 150, or
+# 9 to 40 where rare genes were left out
+UNLOGGED = ((HIGHEST_LOG, 20.0), (100.0, 10.0))
 # scaling to unit variance is exact but for rounding; scanpy's clipping at 10 takes a part of it from rare genes
 SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
 RECORDED = ("whole", "minimum", "maximum", "mean_total")
@@ -176,8 +177,8 @@ def looks_like(values: sp.csr_array | np.ndarray, kind: ValueKind) -> str | None
         return "counts"
     if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(values) >= SHARE_SCALED:
         return "scaled"
-    spread = kind.maximum > SPREAD_OF_COUNTS * kind.mean_present
-    return "unlogged" if kind.minimum >= 0 and kind.maximum > HIGHEST_LOG and spread else None
+    above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
+    return "unlogged" if kind.minimum >= 0 and above else None
 
 
 def share_scaled(values: sp.csr_array | np.ndarray) -> float:

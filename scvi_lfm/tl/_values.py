@@ -116,19 +116,21 @@ def _compare(
     adata: ad.AnnData, layer: str | None, genes: np.ndarray, found: ValueKind, fitted: _Fitted, of_fit: str | None
 ) -> None:
     """Raise if the values are of another kind, and warn if they are on another scale, with what to read instead."""
-    where, other = place_of(layer), fitted.other_kind(found)
+    where, other, scale = place_of(layer), fitted.other_kind(found), fitted.other_scale(found)
+    if other is None and scale is None:
+        return
+    advice = _advice(adata, layer, genes, fitted, of_fit)
     if other is not None:
-        msg = f"{where} holds {other[0]} ({found.span}), and the fit read {other[1]} ({fitted.kind.span}). " + (
-            _advice(adata, layer, genes, fitted, of_fit)
-            or "Pass values of the kind that was fitted, or run lfm.tl.fit again."
+        msg = (
+            f"{where} holds {other[0]} ({found.span}), and the fit read {other[1]} ({fitted.kind.span}). "
+            f"{advice or 'Pass values of the kind that was fitted, or run lfm.tl.fit again.'}"
         )
         raise ValueError(msg)
-    scale = fitted.other_scale(found)
-    if scale is not None:
-        msg = f"The values of {where} are not on the scale that the fit read: {scale}. " + (
-            _advice(adata, layer, genes, fitted, of_fit) or "Are they normalised as those were?"
-        )
-        warn_user(msg)
+    msg = (
+        f"The values of {where} are not on the scale that the fit read: {scale}. "
+        f"{advice or 'Are they normalised as those were?'}"
+    )
+    warn_user(msg)
 
 
 def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fitted, of_fit: str | None) -> str | None:
