@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._context import resolve_device, resolve_rng
+from .._context import prepare_threads, resolve_device, resolve_rng
 from .._settings import settings
 from .._validate import check_choice, check_count, check_positive, resolve_mask
 from ..data import code, learn_coding, read_matrix
@@ -99,6 +99,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         An argument or the data cannot be used.
     """
     scales = _check_arguments(given)
+    prepare_threads()
     fitted = _genes_to_fit(adata, given)
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     matrix = read_matrix(adata, given.layer, genes=fitted)
