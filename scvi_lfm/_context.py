@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
-from ._settings import settings
+from ._settings import logger, settings
 from ._validate import resolve_rng as resolve_rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+# the process of the last computation
+_computed_in: int | None = None
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -38,6 +43,18 @@ def resolve_device(device: str | torch.device) -> torch.device:
         msg = f"`device` {name!r} was asked for, but torch finds {torch.cuda.device_count()} CUDA device(s)."
         raise ValueError(msg)
     return resolved
+
+
+def prepare_threads() -> None:
+    """Compute on one thread in a process that was forked from one in which this package has computed.
+
+    The threads that torch had started there do not exist in the copy, and torch waits for them for ever.
+    """
+    global _computed_in
+    if _computed_in not in {None, os.getpid()} and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        logger.info("this process was forked after a computation: it computes on one thread")
+    _computed_in = os.getpid()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,10 @@ OF_DEFAULT_DTYPE = {
     *("zeros", "ones", "empty", "full", "eye", "linspace", "logspace", "scalar_tensor", "tensor"),
     *("rand", "randn", "normal"),
 }
-OF_DEFAULT_DEVICE = OF_DEFAULT_DTYPE | {"arange", "as_tensor", "tril_indices", "triu_indices", "randint", "randperm"}
+OF_DEFAULT_DEVICE = OF_DEFAULT_DTYPE | {
+    *("arange", "as_tensor", "asarray", "tril_indices", "triu_indices", "randint", "randperm"),
+    *("sparse_coo_tensor", "sparse_csr_tensor", "sparse_compressed_tensor"),
+}
 
 
 def left_to_defaults(source: str) -> list[tuple[int, str, str]]:

@@ -280,4 +280,6 @@ def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
 def _csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(crow, col, values, size=tuple(shape), check_invariants=False)
+        return torch.sparse_csr_tensor(
+            crow, col, values, size=tuple(shape), device=values.device, check_invariants=False
+        )

@@ -56,7 +56,7 @@ def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         var, mean = (
-            torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), check_invariants=False)
+            torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), device=zeros.device, check_invariants=False)
             for zeros in (u.new_zeros(len(genes)), q.cell_mean.new_zeros(len(genes)))
         )
         # (u u' + S_AA) . T, then v' S v, both summed over lower triangles

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._context import prepare_threads
 from .._keys import HELD_OUT, LEVEL, VALUES, FitKeys, fit_keys
 from .._memory import naming_memory
 from .._settings import settings
@@ -157,6 +158,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     ValueError
         Fields do not belong together, as where AnnData with different fits were joined.
     """
+    prepare_threads()
     keys = fit_keys(check_key("key", key))
     device = torch.device("cpu") if device is None else device
     uns = find(adata, "uns", keys.uns)

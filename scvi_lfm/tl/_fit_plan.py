@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
-from .._context import resolve_device, resolve_rng
+from .._context import prepare_threads, resolve_device, resolve_rng
 from .._settings import logger, settings
 from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
@@ -103,6 +103,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         An argument or the data cannot be used.
     """
     scales = _check_arguments(given)
+    prepare_threads()
     fitted = _genes_to_fit(adata, given)
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     stored_only = given.observed == "stored"
