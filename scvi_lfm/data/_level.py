@@ -118,6 +118,8 @@ def _blocks(matrix: CellMatrix, level: float) -> Iterator[np.ndarray]:
 
 def _check_digits(matrix: CellMatrix, level: float, spread: float, where: str) -> None:
     values = stored_values(matrix.values)
+    if values.size == 0:
+        return
     largest = max(abs(values.min().item()), abs(values.max().item()))
     spacing = _spacing(values.dtype, largest)
     # whole numbers were whole before, where the dtype could have told others from them

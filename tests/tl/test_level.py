@@ -313,6 +313,14 @@ def test_a_single_value_can_be_projected():
     np.testing.assert_allclose(*placed, atol=CLOSE)
 
 
+def test_cells_without_a_value_can_be_projected():
+    adata = fitted("stored", LEVEL)
+    new = adata[:2].copy()
+    new.X = sp.csr_matrix(new.shape)
+    lfm.tl.project(new, adata)
+    np.testing.assert_allclose(new.obs["lfm_a"], adata.uns["lfm"]["prior_cell_mean"][0], atol=CLOSE)
+
+
 def test_constant_values_are_what_they_were():
     adata = data()
     adata.X = np.full_like(adata.X, 1e6)
