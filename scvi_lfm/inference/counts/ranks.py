@@ -2,7 +2,8 @@
 
 Where size factors are total counts, margins alone have no use for the activity of cells: its prior scale falls to next
 to nothing, and what the totals hold of the factors returns as one more factor, whose loadings are alike in all genes.
-So factors are ordered by their loadings around the mean, and what is dropped leaves its mean to the activity.
+So factors are ordered by their loadings around the mean, and what is dropped leaves its mean to the activity. Every
+number of factors is measured in that order, the whole one too: the rotation is not that of highest bound.
 """
 
 from __future__ import annotations
@@ -45,18 +46,14 @@ def count_curve(
     """
     scores: list[float] = []
     values, r, width = [], g.n_factors, cells.mean.shape[1]
-
-    def measure(g: Globals, cells: Cells) -> None:
-        priors = cell_prior(g), gene_prior(g)
-        values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
-        scores.extend([] if score is None else [score(g, cells)])
-
-    measure(g, cells)
     g, cells, statistics = activity_last(problem, g, cells, statistics)
     effective = effective_factors(statistics.xx, unpack(cells.cov.double().mean(0)), r)
-    for k in range(r - 1, -1, -1):
-        g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
-        measure(g, cells)
+    for k in range(r, -1, -1):
+        if k < r:
+            g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
+        priors = cell_prior(g), gene_prior(g)
+        values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
+        scores += [] if score is None else [score(g, cells)]
     return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 

@@ -76,7 +76,8 @@ def test_the_curve_peaks_near_the_truth_and_ends_at_the_bound_of_the_fit(count_o
         state, values = engine.epoch(state, number, NoBar())
     curve = engine.ranks(state)
     assert len(curve.elbo) == 9
-    assert curve.elbo[-1] == pytest.approx(values[0], abs=1e-12)
+    # in another rotation than that of the fit, which costs far less than a factor must gain: a nat for each latent
+    assert curve.elbo[-1] == pytest.approx(values[0], abs=(300 + 150) / (300 * 150))
     # four epochs are few
     assert curve.best in (3, 4)
     assert 2 < curve.effective[3] < 3
