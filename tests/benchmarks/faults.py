@@ -1,4 +1,4 @@
-"""Nothing is lost: processes killed, disks that fill, damaged files, memory that runs out; how often, and what was left.
+"""Nothing is lost: processes killed, disks that fill, damaged files, memory that runs out, and what was left.
 
     python tests/benchmarks/faults.py [--kills 500] [--signals 50] [--disks 50] [--damaged 100] [--memory 50]
         [--seed 0] [--folder FOLDER]
@@ -16,8 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # everything that a trial needs, so that a forked process has it
 import anndata  # noqa: F401
@@ -27,6 +27,9 @@ import scanpy  # noqa: F401
 import zarr  # noqa: F401
 
 import scvi_lfm._cli._commands  # noqa: F401
+
+if TYPE_CHECKING:
+    from collections import Counter
 
 FORMATS = ("h5ad", "zarr")
 
