@@ -6,10 +6,10 @@ import contextlib
 import warnings
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ._settings import settings
+from ._validate import resolve_rng as resolve_rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,22 +40,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def resolve_rng(rng: int | np.random.Generator) -> np.random.Generator:
-    """Turn `rng` into a generator; an int always gives the same stream."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
-        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
-        raise TypeError(msg)
-    if rng < 0:
-        msg = f"`rng` must not be negative, found {rng}."
-        raise ValueError(msg)
-    return np.random.default_rng(int(rng))
-
-
 @contextlib.contextmanager
 def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
-    """Run Pyro with its own seed and an empty parameter store; put both back afterwards."""
+    """Run Pyro with its own seed, torch's own default dtype and no parameters; put all back afterwards."""
     # the first imports of Pyro and of torch's optimisers add warning filters
     with warnings.catch_warnings():
         import pyro
@@ -67,4 +54,10 @@ def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
             pyro.validation_enabled(False),
         ):
             torch.manual_seed(seed)
-            yield
+            before = torch.get_default_dtype()
+            # Pyro's networks and distributions make tensors of the default dtype
+            torch.set_default_dtype(torch.float32)
+            try:
+                yield
+            finally:
+                torch.set_default_dtype(before)

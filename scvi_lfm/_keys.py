@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # in uns of a fit: what is known of every number of factors; how held-out entries were predicted (in params: the mask);
-# how covariates are coded; whether every row has a covariance of its own
-RANK, HELD_OUT, COVARIATES, BY_ROW = "rank", "held_out", "covariates", "by_row"
+# how covariates are coded; whether every row has a covariance of its own; what kind of values was read
+RANK, HELD_OUT, COVARIATES, BY_ROW, VALUES = "rank", "held_out", "covariates", "by_row", "values"
+# in uns of a fit: what was taken off all values before they were fitted; absent where nothing was
+LEVEL = "level"
+# in uns: which tool wrote which field
+WRITTEN = "lfm_written"
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,19 @@ class FitKeys:
     gene_beta_sd: str
     cell_cov: str
     gene_cov: str
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Container and name of every field that a fit may have."""
+        cells, genes = (self.cell_factors, self.cell_factors_sd, self.cell_cov), (self.gene_factors, self.gene_cov)
+        names = {
+            "uns": (self.uns,),
+            "obsm": cells,
+            "obs": (self.cell_activity, self.cell_activity_sd, self.cell_sigma, self.size_factor),
+            "varm": (*genes, self.gene_factors_sd, self.gene_beta, self.gene_beta_sd),
+            "var": (self.gene_abundance, self.gene_abundance_sd, self.gene_sigma, self.gene_theta),
+        }
+        return [(container, name) for container, fields in names.items() for name in fields]
 
 
 def fit_keys(stem: str) -> FitKeys:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
+from numbers import Real
+from typing import TYPE_CHECKING
+
+from ._spelling import near_matches
 
 logger = logging.getLogger("scvi_lfm")
 logger.addHandler(logging.NullHandler())
 
 _LEVELS = {0: logging.ERROR, 1: logging.WARNING, 2: logging.INFO, 3: logging.DEBUG}
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what `sys.stderr` is at the time: a notebook may replace it, and a server may have none."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, if there is where to."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):  # it may be closed
+                print(self.format(record), file=sys.stderr)
 
 
 class Settings:
@@ -32,6 +48,17 @@ class Settings:
         self._max_cov_bytes = 2**30
         self._verbosity = 1
         self._handler: logging.Handler | None = None
+
+    if not TYPE_CHECKING:  # which would take every name for a setting
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if not name.startswith("_") and name not in dir(self):
+                msg = f"There is no settings.{name}. {near_matches(name, dir(self))}"
+                raise AttributeError(msg)
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted(name for name, value in vars(Settings).items() if isinstance(value, property))
 
     @property
     def device(self) -> str:
@@ -64,10 +91,10 @@ class Settings:
 
     @max_cov_bytes.setter
     def max_cov_bytes(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value).is_integer() or value < 0:
             msg = f"settings.max_cov_bytes must be a whole number of bytes, found {value!r}."
             raise ValueError(msg)
-        self._max_cov_bytes = value
+        self._max_cov_bytes = int(value)
 
     @property
     def verbosity(self) -> int:
@@ -76,13 +103,13 @@ class Settings:
 
     @verbosity.setter
     def verbosity(self, value: int) -> None:
-        if isinstance(value, bool) or value not in _LEVELS:
+        if isinstance(value, bool) or not isinstance(value, Real) or value not in _LEVELS:
             msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
             raise ValueError(msg)
-        self._verbosity = value
-        logger.setLevel(_LEVELS[value])
+        self._verbosity = int(value)
+        logger.setLevel(_LEVELS[self._verbosity])
         if self._handler is None:
-            self._handler = logging.StreamHandler()
+            self._handler = _ToStderr()
             self._handler.setFormatter(logging.Formatter("scvi_lfm: %(message)s"))
             logger.addHandler(self._handler)
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ._spelling import near_matches, nearest_choice
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-
-
-def near_matches(name: object, options: Iterable[object]) -> str:
-    """One sentence that names what `name` may have meant, or what there is."""
-    choices = [str(option) for option in options]
-    close = difflib.get_close_matches(str(name), choices, n=3, cutoff=0.6)
-    if close:
-        return f"Did you mean {', '.join(map(repr, close))}?"
-    if not choices:
-        return "There are none."
-    shown = ", ".join(map(repr, choices[:10]))
-    return f"There are: {shown}{', ...' if len(choices) > 10 else ''}."
 
 
 def check_anndata(adata: object, name: str = "adata") -> None:
@@ -57,19 +46,36 @@ def check_unique(index: pd.Index, axis: str) -> None:
 def check_choice(name: str, value: object, options: Sequence[str]) -> None:
     """Raise unless `value` is one of `options`."""
     if not (isinstance(value, str) and value in options):
-        msg = f"`{name}` must be one of {', '.join(map(repr, options))}, found {value!r}."
+        near = nearest_choice(str(value), options)
+        meant = "" if near is None else f" Did you mean {near!r}?"
+        msg = f"`{name}` must be one of {', '.join(map(repr, options))}, found {value!r}.{meant}"
         raise ValueError(msg)
 
 
 def check_count(name: str, value: object, *, minimum: int = 1) -> int:
-    """Raise unless `value` is a whole number of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    """`value` as an int, 10.0 as 10; raise unless it is a whole number of at least `minimum`."""
+    number = float(value) if isinstance(value, float | np.floating) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
         msg = f"`{name}` must be a whole number, found {value!r} of type {type(value).__name__}."
         raise TypeError(msg)
-    if value < minimum:
+    if number < minimum:
         msg = f"`{name}` must be at least {minimum}, found {value}."
         raise ValueError(msg)
-    return int(value)
+    return int(number)
+
+
+def resolve_rng(rng: object) -> np.random.Generator:
+    """Turn `rng` into a generator; a whole number always gives the same stream."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    try:
+        seed = check_count("rng", rng, minimum=0)
+    except TypeError:
+        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
+        raise TypeError(msg) from None
+    return np.random.default_rng(seed)
 
 
 def check_fraction(name: str, value: object) -> float:
@@ -105,14 +111,24 @@ def check_key(name: str, value: object) -> str:
     return value
 
 
+def one_column(frame: pd.DataFrame, name: object, axis: str, argument: str | None = None) -> pd.Series:
+    """The column `name` of obs or var (`axis`), asked for by `argument`; one that is missing or repeated raises."""
+    asked = "" if argument is None else f"`{argument}`: "
+    if name not in frame.columns:
+        msg = f"{asked}{axis} has no column {name!r}. {near_matches(name, frame.columns)}"
+        raise KeyError(msg)
+    column = frame[name]
+    if isinstance(column, pd.DataFrame):
+        msg = f"{asked}{axis} has {column.shape[1]} columns called {name!r}. Rename or drop all but one."
+        raise ValueError(msg)
+    return column
+
+
 def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
     """Turn a boolean array, or the name of a boolean column of `frame`, into an array."""
     axis = "obs" if name == "mask_obs" else "var"
     if isinstance(mask, str):
-        if mask not in frame.columns:
-            msg = f"`{name}`: {axis} has no column {mask!r}. {near_matches(mask, frame.columns)}"
-            raise KeyError(msg)
-        mask = frame[mask]
+        mask = one_column(frame, mask, axis, name)
     values = np.asarray(mask)
     if values.dtype != bool:
         msg = f"`{name}` must be boolean, without missing values, found dtype {values.dtype}."
@@ -159,10 +175,7 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
     if not isinstance(groupby, str):
         msg = f"`groupby` must be the name of a column of obs, found {groupby!r}."
         raise TypeError(msg)
-    if groupby not in adata.obs.columns:
-        msg = f"obs has no column {groupby!r}. {near_matches(groupby, adata.obs.columns)}"
-        raise KeyError(msg)
-    column = adata.obs[groupby]
+    column = one_column(adata.obs, groupby, "obs", "groupby")
     if column.isna().any():
         count = int(column.isna().sum())
         msg = (

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-import matplotlib
-import numpy as np
-import pytest
-from hypothesis import settings
+# One thread a process, unless the user asks for more: on matrices as small as the tests', threads only wait for each
+# other. Libraries read this when they are first imported, and subprocesses inherit it.
+_threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _library in ("MKL", "OPENBLAS", "NUMBA"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", _threads)
+
+import matplotlib  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -15,6 +22,23 @@ matplotlib.use("Agg")
 # The same examples in every run, and no time limit for one of them on a busy machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+MAX_WORKERS = 8  # each imports the libraries and makes the shared fits anew
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite on every core; what the command line names, in one process; either way if `-n` says so."""
+    option = config.option
+    whole = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    watched = option.usepdb or option.trace or option.capture == "no"
+    # without pytest-xdist there is no such option, and `-n 0` is not None
+    if whole and not watched and getattr(option, "numprocesses", 0) is None and not option.tx:
+        option.numprocesses = "auto"
+        option.maxprocesses = option.maxprocesses or MAX_WORKERS
+        if option.dist == "no":
+            option.dist = "worksteal"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

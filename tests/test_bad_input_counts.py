@@ -297,7 +297,7 @@ def test_a_fixed_sigma(counts, likelihood):
             "`batch_size` 7 splits 40 cells into batches of 6 or more, too",
         ),
         ({"batch_size": 1}, ValueError, "`batch_size` must be at least 2, found 1."),
-        ({"batch_size": 20.0}, TypeError, "`batch_size` must be a whole number, found 20.0 of type float."),
+        ({"batch_size": 20.5}, TypeError, "`batch_size` must be a whole number, found 20.5 of type float."),
         ({"n_factors": -1}, ValueError, "`n_factors` must be at least 0, found -1."),
         ({"n_factors": 26}, ValueError, "`n_factors` is 26, but 40 cells x 25 genes to fit allow at most 25."),
         (

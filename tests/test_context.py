@@ -113,7 +113,7 @@ def test_pyro_finds_an_empty_store_and_leaves_ones_own():
         del store["mine"]
 
 
-@pytest.mark.parametrize("rng", [3, np.int64(3)])
+@pytest.mark.parametrize("rng", [3, 3.0, np.int64(3), np.float32(3)])
 def test_an_int_always_gives_the_same_stream(rng):
     assert resolve_rng(rng).random() == np.random.default_rng(3).random()
 
@@ -130,7 +130,7 @@ def test_a_generator_is_used_and_advanced():
         (True, TypeError, r"`rng` must be an int .* found True of type bool"),
         (0.5, TypeError, r"`rng` must be an int .* found 0\.5 of type float"),
         (np.random.RandomState(0), TypeError, r"`rng` must be an int .* of type RandomState"),
-        (-1, ValueError, r"`rng` must not be negative, found -1"),
+        (-1, ValueError, r"`rng` must be at least 0, found -1"),
     ],
 )
 def test_a_wrong_seed_is_named(rng, error, message):

@@ -233,7 +233,7 @@ def test_only_an_anndata_is_read(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "error", "message"),
     [
-        ("rank_genes_df", {"group": "t"}, KeyError, r"uns\['rank_genes_lfm'\] has no group 't'. There are: 'T', 'B'"),
+        ("rank_genes_df", {"group": "t"}, KeyError, r"uns\['rank_genes_lfm'\] has no group 't'. Did you mean 'T'\?"),
         ("rank_genes_df", {"group": []}, ValueError, r"`group` names nothing"),
         ("rank_genes_df", {"max_lfsr": 1.5}, ValueError, r"`max_lfsr` must lie between 0 and 1, found 1.5"),
         ("rank_genes_df", {"min_score": "1"}, TypeError, r"`min_score` must be a number, found '1' of type str"),

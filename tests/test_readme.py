@@ -36,10 +36,11 @@ def test_the_example_is_short() -> None:
 
 def test_the_two_commands_are_there_and_are_those_of_ci() -> None:
     commands = [block.strip() for block in blocks("bash")]
-    assert commands == ["pip install . && scvi-lfm demo", 'pip install -e ".[test]" && pytest']
+    assert commands[0] == "pip install uv && uv pip install torch --torch-backend=cpu"
+    assert commands[1:] == ["pip install . && scvi-lfm demo", 'pip install -e ".[test]" && pytest']
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"scvi-lfm": "scvi_lfm._cli:main"}
-    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+    assert commands[2] in (ROOT / ".ci" / "run").read_text()
 
 
 def test_links_lead_somewhere() -> None:

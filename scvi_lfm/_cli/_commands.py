@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
 from .._validate import near_matches
-from ..data import read_matrix
-from ..data._checks import all_integers
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
 from ._drafts import new_file
@@ -37,12 +35,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     likelihood = _likelihood(arguments)
+    _check_inputs_stay(arguments, arguments.data)
     with new_file(arguments.out, DATA) as draft:
         adata = read_data(arguments.data)
         check_space(adata, draft)
         layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        if arguments.likelihood == "normal" and all_integers(read_matrix(adata, layer).values):
-            say("the values look like counts: leave --likelihood out to fit them as such, or pass --normalize")
         lfm.tl.fit(
             adata,
             arguments.n_factors,
@@ -59,7 +56,6 @@ def _fit(arguments: argparse.Namespace) -> None:
             tol=arguments.tol,
             device=arguments.device,
             rng=arguments.seed,
-            progress=sys.stderr.isatty(),
             key_added=arguments.key,
         )
         write_data(adata, draft)
@@ -69,6 +65,7 @@ def _fit(arguments: argparse.Namespace) -> None:
 
 def _rank(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -84,12 +81,15 @@ def _rank(arguments: argparse.Namespace) -> None:
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
+    if table["logfoldchanges"].isna().all():
+        say("log2 fold changes are NaN: the fit read values that are not log1p")
     if arguments.n_top:
         print(rank_genes_text(table, arguments.n_top))
 
 
 def _anomalies(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
+    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
@@ -97,6 +97,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
             adata,
             layer=arguments.layer,
             direction=arguments.direction,
+            by=arguments.by,
             fdr=arguments.fdr,
             max_entries=arguments.max_entries,
             device=arguments.device,
@@ -111,15 +112,18 @@ def _anomalies(arguments: argparse.Namespace) -> None:
         f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
         f"(lfdr at most {arguments.fdr:g}) and {params['n_by_tail']:,} are improbable (q at most {arguments.fdr:g})"
     )
-    say(
-        f"the cells' scores correlate {table.attrs['depth_correlation']:+.2f} with the number of genes detected; "
-        "far from zero, do not choose cells by them"
-    )
+    depth = table.attrs["depth_correlation"]
+    if math.isfinite(depth):
+        say(
+            f"the cells' scores correlate {depth:+.2f} with the number of genes detected; "
+            "far from zero, do not choose cells by them"
+        )
     if arguments.n_top and not table.empty:
         print(anomalies_text(table, arguments.n_top))
 
 
 def _project(arguments: argparse.Namespace) -> None:
+    _check_inputs_stay(arguments, arguments.data, arguments.reference)
     with new_file(arguments.out, DATA) as draft:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
@@ -192,6 +196,13 @@ def _read_fitted(path: Path, key: str) -> ad.AnnData:
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)
     return adata
+
+
+def _check_inputs_stay(arguments: argparse.Namespace, *inputs: Path) -> None:
+    out = arguments.out
+    if out is not None and not arguments.force and out.resolve() in {path.resolve() for path in inputs}:
+        msg = f"{out} is an input, which the output would replace: name another file, or pass --force to replace it"
+        raise CommandError(msg)
 
 
 def _check_n_top(n_top: int) -> None:

@@ -72,7 +72,7 @@ def run_demo(folder: Path) -> None:
         adata = lfm.datasets.pbmc_sorted()
         print(_ABOUT_DATA.format(n_obs=adata.n_obs, n_vars=adata.n_vars), flush=True)
         say("fitting 30 factors to the counts ...")
-        lfm.tl.fit(adata, likelihood="negative_binomial", progress=False)
+        lfm.tl.fit(adata, likelihood="negative_binomial")
         _print_fit(adata)
         lfm.tl.rank_genes(adata, groupby=TYPE)
         _print_genes(adata)

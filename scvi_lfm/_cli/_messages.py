@@ -44,6 +44,14 @@ def package_warnings() -> Iterator[None]:
         yield
 
 
+# of values that a likelihood is not made for, by what they look like: the options that mend it
+_ADVICE = {
+    "counts": "Leave --likelihood out to fit counts as such, or pass --normalize.",
+    "unlogged": "Pass --normalize if these are no logs, or --layer NAME for a layer of log values or whole counts.",
+    "scaled": "Pass --layer NAME for a layer of log-normalised values from before they were scaled.",
+}
+
+
 def _show_warning(
     message: Warning | str,
     category: type[Warning],
@@ -52,4 +60,6 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    say(f"warning: {one_line(message)}")
+    looks = getattr(message, "looks", None)
+    text = one_line(message) if looks is None else f"{getattr(message, 'seen', '')} {_ADVICE[looks]}"
+    say(f"warning: {text}")

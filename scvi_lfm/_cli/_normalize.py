@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import scipy.sparse as sp
 
 from ..data import read_matrix
-from ..data._checks import all_integers
 from ._messages import CommandError, say
 
 if TYPE_CHECKING:
@@ -28,12 +27,13 @@ def log_normalise(adata: ad.AnnData, layer: str | None = None) -> str:
     if LOGNORM in adata.layers:
         msg = f"the data have a layer {LOGNORM!r} already; to read it, pass --layer {LOGNORM} instead of --normalize"
         raise CommandError(msg)
-    counts = read_matrix(adata, layer).values
+    matrix = read_matrix(adata, layer)
+    counts, kind = matrix.values, matrix.kind
     where = "X" if layer is None else f"layer {layer!r}"
-    if min(counts.shape) > 0 and counts.min() < 0:
+    if kind is not None and kind.minimum < 0:
         msg = f"{where} holds negative values, so these are no counts to normalise"
         raise CommandError(msg)
-    if not all_integers(counts):
+    if kind is not None and not kind.is_whole:
         say(f"warning: {where} holds values that are not whole numbers; --normalize is for counts")
     # scanpy's normalisation stumbles over sparse arrays
     normalised = ad.AnnData((sp.csr_matrix(counts) if sp.issparse(counts) else counts).astype("float32"))

@@ -15,6 +15,7 @@ NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")
 DIRECTIONS = ("both", "up", "down")
+LISTED_BY = ("auto", "lfdr", "q", "either")
 
 _DESCRIPTION = """\
 A Bayesian factor model for single-cell data: embeddings of cells and genes,
@@ -162,6 +163,7 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
     _add_device(command)
     command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
+    _add_force(command)
 
 
 def _number_or_auto(text: str) -> int | str:
@@ -188,6 +190,13 @@ def _add_anomalies(command: argparse.ArgumentParser) -> None:
     _add_fitted(command)
     _add_layer(command, "layer to read (default: the one that was fitted)")
     command.add_argument("--direction", choices=DIRECTIONS, default="both", help="values too high, too low, or both")
+    command.add_argument(
+        "--by",
+        choices=LISTED_BY,
+        default="auto",
+        help="list values that look as if they came from other cells (lfdr), that are improbable here (q), or either;"
+        " 'auto': either of counts, by lfdr of other values",
+    )
     command.add_argument("--fdr", type=float, default=0.1, help="level at which a value is listed")
     command.add_argument("--max-entries", type=int, default=100_000, metavar="N", help="values to list at most")
     _add_device(command)
@@ -204,6 +213,7 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     _add_device(command)
     command.add_argument("--key", default="lfm", help="name of the reference's fit")
     command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
+    _add_force(command)
 
 
 def _add_fitted(command: argparse.ArgumentParser) -> None:
@@ -238,3 +248,8 @@ def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table (.csv)")
     command.add_argument("--out", type=Path, metavar="FILE", help="write the data with the result (.h5ad or .zarr)")
     command.add_argument("--key-added", default=key_added, metavar="KEY", help="key of the result in --out")
+    _add_force(command)
+
+
+def _add_force(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--force", action="store_true", help="replace an input if it is named as the output too")

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from torch import Tensor
 
+    from ._kind import ValueKind
+
 
 NEGLIGIBLE = 1e-30
 ROWS_PER_SUM = 1024
@@ -81,7 +83,7 @@ class Batch:
         """Covariates of the cells, (cells, p) in float64; no column where there are none."""
         if self.covariates is None:
             return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
-        return torch.as_tensor(self.covariates, dtype=torch.float64).to(self.device)
+        return torch.as_tensor(self.covariates, dtype=torch.float64, device=self.device)
 
     def times_genes(self, weights: Tensor) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
@@ -151,6 +153,8 @@ class CellMatrix:
     observed: Observed | None = None  # which entries are data; None: all
     held_out: HeldOut | None = None
     covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
+    kind: ValueKind | None = None  # of all values that were read
+    level: float = 0.0  # taken off the data of every block; `values` have it still
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -165,13 +169,23 @@ class CellMatrix:
     def at_genes(self, genes: np.ndarray) -> CellMatrix:
         """The columns of some genes, by position or mask."""
         observed = self.observed and replace(self.observed, pattern=self.observed.pattern[:, genes])
-        return replace(self, values=self.values[:, genes], observed=observed, held_out=None)
+        return replace(self, values=self.values[:, genes], observed=observed, held_out=None, kind=None)
 
     def at_cells(self, rows: np.ndarray) -> CellMatrix:
         """The rows of some cells, by position, held-out entries left behind."""
         observed = self.observed and replace(self.observed, pattern=self.observed.pattern[rows])
         known = None if self.covariates is None else self.covariates[rows]
-        return CellMatrix(self.values[rows], observed, covariates=known)
+        return replace(self, values=self.values[rows], observed=observed, held_out=None, covariates=known)
+
+    def row_sums(self) -> np.ndarray:
+        """Sum of the data of each cell, less the level of each, (n,)."""
+        if not self.level:
+            return np.asarray(self.values.sum(axis=1)).ravel()
+        count = np.full(self.shape[0], self.shape[1])
+        if self.observed is not None:
+            in_pattern = np.diff(self.observed.pattern.indptr)
+            count = in_pattern if self.observed.only else count - in_pattern
+        return np.asarray(self.values.sum(axis=1, dtype=np.float64)).ravel() - self.level * count
 
     @property
     def n_observed(self) -> int:
@@ -189,10 +203,34 @@ class CellMatrix:
         known = None if self.covariates is None else self.covariates[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         observed = None if self.observed is None else self.observed.rows(rows, numpy_dtype)
-        if isinstance(block, np.ndarray):
-            values = torch.from_numpy(np.array(block, dtype=numpy_dtype, order="C")).to(device)
-            return Batch(values, device, observed, known)
-        return Batch(block.astype(numpy_dtype, copy=False), device, observed, known)
+        block = _less(block, self.level, observed, numpy_dtype) if self.level else _cast(block, numpy_dtype)
+        values = torch.from_numpy(block).to(device) if isinstance(block, np.ndarray) else block
+        return Batch(values, device, observed, known)
+
+
+def _cast(block: sp.csr_array | np.ndarray, dtype: np.dtype | type) -> sp.csr_array | np.ndarray:
+    """A block in the precision asked for; an array of its own where it is dense."""
+    if isinstance(block, np.ndarray):
+        return np.array(block, dtype=dtype, order="C")
+    return block.astype(dtype, copy=False)
+
+
+def _less(
+    block: sp.csr_array | np.ndarray, level: float, observed: Observed | None, dtype: np.dtype | type
+) -> sp.csr_array | np.ndarray:
+    """A block less a level, subtracted in float64; zero where there are no data.
+
+    Where zeros that are not stored are data, the block becomes dense: nearly all of its entries are stored.
+    """
+    if observed is not None and observed.only and not isinstance(block, np.ndarray):
+        data = np.subtract(block.data, level, dtype=np.float64).astype(dtype)
+        return type(block)((data, block.indices, block.indptr), shape=block.shape, copy=False)
+    dense = block if isinstance(block, np.ndarray) else block.toarray()
+    less = np.empty(dense.shape, dtype)
+    np.subtract(dense, level, out=less, dtype=np.float64, casting="unsafe")
+    if observed is not None:
+        less[observed.pattern.nonzero()] = 0
+    return less
 
 
 def _take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from ._kind import ValueKind
+
 
 LARGEST_COUNT = 2**24
 
@@ -50,34 +52,31 @@ def check_dtype(values: Any, where: str) -> None:
         raise TypeError(msg)
 
 
-def check_finite(values: sp.csr_array | np.ndarray, where: str, cells: pd.Index, genes: pd.Index) -> None:
+def check_finite(
+    values: sp.csr_array | np.ndarray, kind: ValueKind, where: str, cells: pd.Index, genes: pd.Index
+) -> None:
     """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
     stored = stored_values(values)
     if stored.dtype.kind != "f" or stored.size == 0:
         return
-    largest = np.finfo(np.float32).max
-    # one pass tells in the usual case: a NaN or an infinity survives any sum
-    extremes = (stored.min(), stored.max())
-    if all(np.isfinite(extreme) and abs(extreme) <= largest for extreme in extremes):
+    largest = float(np.finfo(np.float32).max)
+    # a NaN or an infinity is among the extremes
+    if abs(kind.minimum) <= largest and abs(kind.maximum) <= largest:
         return
     bad = ~(np.abs(stored) <= largest)
     position = int(np.flatnonzero(bad.ravel())[0])
     cell, gene = _place(values, position)
-    kind = "NaN, infinite or beyond the range of float32"
+    what = "NaN, infinite or beyond the range of float32"
     msg = (
-        f"{where} holds {int(bad.sum())} value(s) that are {kind}; the first is {stored.ravel()[position]} "
+        f"{where} holds {int(bad.sum())} value(s) that are {what}; the first is {stored.ravel()[position]} "
         f"in cell {cells[cell]!r}, gene {genes[gene]!r}. Remove or replace them first."
     )
+    if np.isnan(stored).any():
+        msg += (
+            " If they are entries that are missing, lfm.tl.fit can do without them: store the others alone in a sparse "
+            "matrix and pass observed='stored', or put 0 in their place and pass held_out= with a mask of them."
+        )
     raise ValueError(msg)
-
-
-def all_integers(values: sp.csr_array | np.ndarray) -> bool:
-    """Whether every value is a whole number."""
-    stored = stored_values(values).ravel()
-    if stored.dtype.kind != "f":
-        return True
-    # most matrices that are not counts show it in their first values
-    return bool((stored[:10_000] == np.rint(stored[:10_000])).all() and (stored == np.rint(stored)).all())
 
 
 def is_constant(values: sp.csr_array | np.ndarray) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .._validate import near_matches
+from .._validate import one_column
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -22,6 +22,8 @@ FIELDS = ("column", "kind", "level", "reference", "mean", "sd")
 CATEGORICAL, CONTINUOUS = "categorical", "continuous"
 # singular values below this share of the largest are none
 COLLINEAR = 1e-6
+# more whole numbers than that are no numbers of batches
+MOST_CODES = 20
 
 
 def learn_coding(obs: pd.DataFrame, columns: object) -> pd.DataFrame:
@@ -74,6 +76,27 @@ def code(obs: pd.DataFrame, coding: pd.DataFrame) -> np.ndarray:
     return design
 
 
+def numbers_of_levels(obs: pd.DataFrame, coding: pd.DataFrame) -> list[str]:
+    """Columns that are coded as continuous and look like numbers given to levels, as batches 0, 1, 2, ...
+
+    They hold few whole numbers, at least half of those from 0 (or -1, for a missing level) to their largest. Ages, days
+    of a time course and numbers of genes are spread further. 0 and 1 alone are an indicator, whose slope says all.
+    """
+    return [
+        str(name)
+        for name in coding.loc[coding["kind"] == CONTINUOUS, "column"]
+        if _number_levels(np.asarray(obs[name], dtype=np.float64))
+    ]
+
+
+def _number_levels(values: np.ndarray) -> bool:
+    if not (values == np.rint(values)).all():
+        return False
+    levels = np.unique(values)
+    few = len(levels) <= min(MOST_CODES, len(values) // 2) and not np.array_equal(levels, [0, 1])
+    return bool(few and levels[0] >= -1 and levels[-1] < 2 * len(levels))
+
+
 def _names(columns: object) -> list[str]:
     if isinstance(columns, str):
         return [columns]
@@ -112,13 +135,7 @@ def _rows(obs: pd.DataFrame, name: str) -> list[dict[str, Hashable]]:
 
 
 def _kind(obs: pd.DataFrame, name: str) -> str:
-    if name not in obs.columns:
-        msg = f"`covariates`: obs has no column {name!r}. {near_matches(name, obs.columns)}"
-        raise KeyError(msg)
-    column = obs[name]
-    if isinstance(column, pd.DataFrame):
-        msg = f"`covariates`: obs has {column.shape[1]} columns called {name!r}. Rename all but one."
-        raise ValueError(msg)
+    column = one_column(obs, name, "obs", "covariates")
     if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(column):
         return CATEGORICAL
     if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_complex_dtype(column):

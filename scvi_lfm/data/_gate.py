@@ -11,13 +11,16 @@ from .._memory import naming_memory
 from .._validate import near_matches, place_of
 from ._blocks import CellMatrix
 from ._checks import check_dtype, check_finite, check_names
+from ._kind import kind_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 @naming_memory("read the values")
-def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None) -> CellMatrix:
+def read_matrix(
+    adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None, stored_only: bool = False
+) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
     Parameters
@@ -28,10 +31,12 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
         Name of the layer to read; None reads `X`.
     genes
         Boolean mask of the genes to keep, (m,); None keeps all.
+    stored_only
+        Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
 
     Returns
     -------
-    The values. They share memory with the AnnData wherever its form allows it.
+    The values, with the record of their kind. They share memory with the AnnData wherever its form allows it.
 
     Raises
     ------
@@ -46,12 +51,13 @@ def read_matrix(adata: AnnData, layer: str | None = None, *, genes: np.ndarray |
     values = _select(adata, layer)
     where = place_of(layer)
     check_dtype(values, where)
-    values = canonical(values) if sp.issparse(values) else np.asarray(values)
+    values = canonical(values) if sp.issparse(values) else _computable(np.asarray(values))
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]
-    check_finite(values, where, adata.obs_names, names)
-    return CellMatrix(values)
+    kind = kind_of(values, stored_only=stored_only)
+    check_finite(values, kind, where, adata.obs_names, names)
+    return CellMatrix(values, kind=kind)
 
 
 def _select(adata: AnnData, layer: str | None) -> object:
@@ -70,11 +76,18 @@ def _select(adata: AnnData, layer: str | None) -> object:
     return adata.layers[layer]
 
 
+def _computable(array: np.ndarray) -> np.ndarray:
+    """In the byte order of this machine, and of a precision that arithmetic has; a copy only where it is not so."""
+    dtype = array.dtype.newbyteorder("=")
+    return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
+
+
 def canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
     """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
-    values = values.tocsr()
     # a wrapper of its own: scipy notes what it learns about the indices on the object
-    matrix = sp.csr_array((values.data, values.indices, values.indptr), shape=values.shape, copy=False)
+    compressed = sp.csc_array if values.format == "csc" else sp.csr_array
+    parts = _computable(values.data), values.indices, values.indptr
+    matrix = compressed(parts, shape=values.shape, copy=False).tocsr()
     if matrix.has_canonical_format:
         return matrix
     # a copy, wide enough for the sums

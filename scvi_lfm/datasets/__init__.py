@@ -5,3 +5,7 @@ from ._pbmc_sorted import pbmc_sorted
 from ._simulate import simulate
 
 __all__ = ["movielens", "pbmc_sorted", "simulate"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from .._calls import named_arguments
 from ._movielens_files import find_files, read_movies, read_ratings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+@named_arguments
 def movielens(path: str | Path) -> ad.AnnData:
     r"""Read a MovieLens rating file that you have, in any of its published formats.
 

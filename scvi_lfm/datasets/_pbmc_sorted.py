@@ -4,7 +4,10 @@ from importlib.resources import as_file, files
 
 import anndata as ad
 
+from .._calls import named_arguments
 
+
+@named_arguments
 def pbmc_sorted() -> ad.AnnData:
     """Blood cells of ten types, each purified with antibodies before sequencing (raw counts).
 

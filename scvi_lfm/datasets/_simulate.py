@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from .._validate import check_choice, check_count
+from .._calls import named_arguments
+from .._validate import check_choice, check_count, resolve_rng
 
 # as in `model.likelihoods`, which takes a second to import; a test compares them
 LIKELIHOODS = ("normal", "poisson", "negative_binomial", "bernoulli")
@@ -14,6 +15,7 @@ CELLS_PER_BLOCK = 1_000
 LARGEST_COUNT = 2**24
 
 
+@named_arguments
 def simulate(  # noqa: PLR0913
     n_cells: int = 500,
     n_genes: int = 300,
@@ -153,7 +155,7 @@ def simulate(  # noqa: PLR0913
     dispersion = np.broadcast_to(_dispersions(5.0 if theta is None else theta, m), m)
     excess = 1 / dispersion if likelihood == "negative_binomial" else np.zeros(m)
     spread = _scales("depth_spread", 0.5 if depth_spread is None else depth_spread, ())
-    generator = _generator(rng)
+    generator = resolve_rng(rng)
 
     a = kappa_a * generator.standard_normal(n)
     A = generator.standard_normal((n, r))
@@ -270,16 +272,3 @@ def _dispersions(theta: object, n_genes: int) -> np.ndarray:
         )
         raise ValueError(msg)
     return values
-
-
-def _generator(rng: object) -> np.random.Generator:
-    """`rng` as a generator, without the torch that the rest of the package needs for its seeds."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, bool) or not isinstance(rng, int | np.integer):
-        msg = f"`rng` must be an int or a numpy.random.Generator, found {rng!r} of type {type(rng).__name__}."
-        raise TypeError(msg)
-    if rng < 0:
-        msg = f"`rng` must not be negative, found {rng}."
-        raise ValueError(msg)
-    return np.random.default_rng(int(rng))

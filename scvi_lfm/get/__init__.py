@@ -4,3 +4,7 @@ from ._fits import elbo_df, factors_df, rank_df, variance_df
 from ._results import anomalies_df, rank_genes_df
 
 __all__ = ["anomalies_df", "elbo_df", "factors_df", "rank_df", "rank_genes_df", "variance_df"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._calls import named_arguments
 from .._keys import HELD_OUT, RANK, fit_keys
 from .._validate import check_count, near_matches
 from ._stored import advice, check_factors, stored_fields
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@named_arguments
 def factors_df(
     adata: AnnData, *, factors: int | Sequence[int] | None = None, key: str = "lfm", n_genes: int | None = None
 ) -> pd.DataFrame:
@@ -70,6 +72,7 @@ def factors_df(
     )
 
 
+@named_arguments
 def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     """Table of the variance that each factor explains.
 
@@ -99,6 +102,7 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     return pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
 
 
+@named_arguments
 def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     """Table of the evidence lower bound (ELBO) in the course of a fit.
 
@@ -134,6 +138,7 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     return table.assign(**{f"held_out_{name}": np.asarray(held_out[name], dtype=np.float64) for name in names})
 
 
+@named_arguments
 def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     r"""Table of the evidence lower bound (ELBO) by number of factors, from a fit with `n_factors="auto"`.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._calls import named_arguments
 from .._validate import check_choice, check_fraction, locate, near_matches
 from ._stored import listed, stored_fields
 
@@ -19,6 +20,7 @@ _RANK_COLUMNS = ("names", "scores", "logfoldchanges", "sd", "lfsr")
 _ENTRY_COLUMNS = ("cell", "gene", "y", "expected", "p", "q", "log_ratio", "lfdr", "direction")
 
 
+@named_arguments
 def rank_genes_df(
     adata: AnnData,
     group: str | Sequence[str] | None = None,
@@ -83,6 +85,7 @@ def rank_genes_df(
     return table if group is None or len(groups) > 1 else table.drop(columns="group")
 
 
+@named_arguments
 def anomalies_df(
     adata: AnnData,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,3 +28,17 @@ def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0
         return float("inf")
     gained = max(values[-1] + missing - rank0, least_gain)
     return missing / gained if gained > 0 else float("inf")
+
+
+def values_left(values: Sequence[float], rank0: float, tol: float, least_gain: float = 0.0) -> float:
+    """Estimate how many more values it takes until the remaining gap falls below `tol`; infinity where nothing tells.
+
+    What is missing shrinks from value to value as the gains do.
+    """
+    gap = remaining_gap(values, rank0, least_gain)
+    if gap < tol:
+        return 0.0
+    if gap == float("inf") or values[-1] <= values[-2]:
+        return float("inf")
+    shrinks = (values[-2] - values[-3]) / (values[-1] - values[-2])
+    return math.log(gap / tol) / math.log(shrinks)

@@ -54,7 +54,7 @@ def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> 
     local_step = LocalStep(problem, step.globals)
     summary = summarise(problem, step.globals, ((batch, local_step(batch)) for batch in batches.in_order()))
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
-    posterior = project_cells(batches.matrix, summary.posterior.rounded())
+    posterior = project_cells(batches.matrix, summary.posterior.rounded(batches.matrix.level))
     return to_result(replace(summary, posterior=posterior), trace)
 
 

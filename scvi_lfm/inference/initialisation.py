@@ -32,9 +32,7 @@ def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[st
     """Coordinate ascent on mu + a_i + b_j alone, and z_i . beta_j where there are covariates."""
     mean, spread = location_and_spread(batch, problem)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    sigma = (
-        torch.as_tensor(prior_scales["sigma"], dtype=torch.float64).to(spread) if "sigma" in prior_scales else spread
-    )
+    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     p = batch.known.shape[1]
     ones = torch.ones(1 + p, dtype=torch.float64, device=batch.device)
     g = Globals(
@@ -75,7 +73,9 @@ def add_random_factors(
     n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
     scales = initial_scales(n_drawn, prior_scales, location_and_spread(batch, problem)[1])
     scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
-    factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64).to(device)
+    factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
+        device
+    )
     first = torch.cat([torch.zeros_like(factors[:, :1]), batch.known], dim=1)  # (a, z)
     width = first.shape[1] + n_drawn
     cov = torch.zeros(width, width, dtype=torch.float64, device=device)
@@ -83,7 +83,7 @@ def add_random_factors(
     eye = torch.eye(width, dtype=torch.float64, device=device)
     g = replace(
         g,
-        gene_mean=torch.cat([g.gene_mean, torch.zeros(problem.n_genes, n_drawn, device=device)], dim=1),
+        gene_mean=torch.cat([g.gene_mean, g.gene_mean.new_zeros(problem.n_genes, n_drawn)], dim=1),
         gene_basis=eye,
         gene_eig=eye.diagonal(),
         gene_diagonal=torch.ones(problem.n_genes, width, dtype=torch.float64, device=device),

@@ -10,22 +10,21 @@ import numpy as np
 
 from ..model.likelihoods import COUNTS
 from ..posterior.held_out import score_held_out
-from .convergence import remaining_gap
+from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
 from .finish import Trace
 from .masked.engine import MaskedEngine
 from .normal_engine import NormalEngine
 from .options import HeldOutTrace
-from .progress import progress_bar
+from .progress import show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tqdm.std import tqdm
-
     from ..data import CellMatrix
     from ..posterior.held_out import Score
     from .options import FitOptions, FitResult
+    from .progress import Progress
     from .ranks import RankCurve
 
 WINDOWS_PER_EPOCH = 4
@@ -45,7 +44,7 @@ class Engine(Protocol):
     def start(self) -> tuple[Any, float]:
         """A first state, and the ELBO per entry without factors."""
 
-    def epoch(self, state: Any, number: int, bar: tqdm) -> tuple[Any, list[float]]:
+    def epoch(self, state: Any, number: int, bar: Progress) -> tuple[Any, list[float]]:
         """Every cell once; estimates of the ELBO per entry along the way."""
 
     def held_out(self, state: Any) -> Score | None:
@@ -64,16 +63,17 @@ class Engine(Protocol):
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
     engine = _engine(matrix, options)
-    state, rank0 = engine.start()
-    trace = Trace([], rank0, converged=False)
     ranks: RankCurve | None = None
-    with progress_bar(options.max_epochs * engine.n_batches, shown=options.progress) as bar:
+    with show_progress(options.max_epochs, shown=options.progress) as bar:
+        state, rank0 = engine.start()
+        trace = Trace([], rank0, converged=False)
         climb = partial(_climb, engine, options, matrix, bar)
         if options.choose_rank:
             state, trace, ranks = _choose_rank(engine, climb, state, trace, options.max_epochs)
         else:
             state, trace = climb(state, trace, options.max_epochs)
-    result = replace(engine.finish(state, trace), ranks=ranks)
+        bar.end(_reason(trace, options.tol))
+        result = replace(engine.finish(state, trace), ranks=ranks)
     if matrix.held_out is None:
         return result
     last = (trace.held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means)
@@ -104,7 +104,7 @@ def _choose_rank(
 
 
 def _climb(
-    engine: Engine, options: FitOptions, matrix: CellMatrix, bar: tqdm, state: Any, trace: Trace, last: int
+    engine: Engine, options: FitOptions, matrix: CellMatrix, bar: Progress, state: Any, trace: Trace, last: int
 ) -> tuple[Any, Trace]:
     """Epochs until the ELBO of this number of factors has settled or held-out entries fall, up to the epoch `last`."""
     # a factor is worth having if its n + m latents gain about a nat each
@@ -114,8 +114,14 @@ def _climb(
     settled, falls = False, False
     for epoch in range(trace.epochs + 1, last + 1):
         state, estimates = engine.epoch(state, epoch, bar)
-        values += _windows(epoch, estimates)
-        settled = remaining_gap([value for _, value in values], trace.rank0, one_nat_each) < options.tol
+        windows = _windows(epoch, estimates)
+        values += windows
+        elbos = [value for _, value in values]
+        gap = remaining_gap(elbos, trace.rank0, one_nat_each)
+        settled = gap < options.tol
+        # with a number of factors to choose, this one's epochs are not the last
+        left = np.inf if options.choose_rank else values_left(elbos, trace.rank0, options.tol, one_nat_each)
+        bar.epoch(epoch, elbos[-1], gap, min(left / len(windows), last - epoch))
         score = engine.held_out(state)
         if score is not None:
             held_out.append((float(epoch), *score.means))
@@ -124,6 +130,13 @@ def _climb(
             break
     stopped = falls and not settled
     return state, Trace(trace.values + values, trace.rank0, settled or falls, trace.held_out + held_out, stopped)
+
+
+def _reason(trace: Trace, tol: float) -> str:
+    """Why the last epoch was the last, in words."""
+    if trace.stopped:
+        return "stopped because held-out entries were predicted worse"
+    return f"converged to tol={tol:g}" if trace.converged else "stopped by max_epochs"
 
 
 def _falls(held_out: list[tuple[float, float, float]]) -> bool:

@@ -18,10 +18,10 @@ from .sweep import LocalStep, Problem, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from tqdm.std import tqdm
 
     from ..data import CellMatrix
     from .options import FitOptions, FitResult
+    from .progress import Progress
     from .ranks import RankCurve
     from .state import Globals
     from .sweep import Step
@@ -64,7 +64,7 @@ class NormalEngine:
             step = add_random_factors(problem, step.globals, first, options.n_factors, options.prior_scales, generator)
         return step, rank0
 
-    def epoch(self, step: Step, number: int, bar: tqdm) -> tuple[Step, list[float]]:
+    def epoch(self, step: Step, number: int, bar: Progress) -> tuple[Step, list[float]]:
         """Every cell once; estimates of the ELBO per entry along the way."""
         run = _sweep_all_cells if self.n_batches == 1 else _pass_over_minibatches
         return run(self._problem, step, self._batches, number, bar)
@@ -96,7 +96,7 @@ def _per_entry(problem: Problem, step: Step) -> float:
 
 
 def _sweep_all_cells(
-    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: tqdm
+    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: Progress
 ) -> tuple[Step, list[float]]:
     """One sweep of coordinate ascent, and its ELBO per entry."""
     for batch in batches.epoch(epoch):
@@ -106,7 +106,7 @@ def _sweep_all_cells(
 
 
 def _pass_over_minibatches(
-    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: tqdm
+    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: Progress
 ) -> tuple[Step, list[float]]:
     """One epoch of stochastic steps, and an estimate of the ELBO per entry at each.
 

@@ -1,19 +1,166 @@
-"""Progress bars."""
+"""What a fit says of itself while it runs: a bar on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import math
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from tqdm.std import tqdm
+    from types import TracebackType
+    from typing import Self
+
+# seconds between plain lines
+EVERY = 30.0
 
 
-def progress_bar(total: int, *, shown: bool) -> tqdm:
-    """A bar over `total` steps that clears itself; does nothing unless `shown`."""
-    # the notebook's bar warns at import where its widgets are not installed
-    if shown:
+class Progress(Protocol):
+    """Told of every minibatch and every epoch."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        """End, by an error or not."""
+
+    def update(self) -> None:
+        """A minibatch was seen."""
+
+    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+        """An epoch has ended, with its ELBO per entry, the share of the gain still missing and the epochs to come."""
+
+    def end(self, reason: str) -> None:
+        """The last epoch was the last for this reason."""
+
+
+def show_progress(max_epochs: int, *, shown: bool) -> Progress:
+    """Progress on standard error; none unless `shown`, or where there is no standard error."""
+    if not shown or sys.stderr is None:
+        return Silence()
+    # a notebook's standard error is no terminal, yet shows a bar
+    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+    return Bar(max_epochs) if in_notebook or sys.stderr.isatty() else Lines(max_epochs)
+
+
+class Silence:
+    """No progress."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        pass
+
+    def update(self) -> None:
+        """A minibatch was seen."""
+
+    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+        """An epoch has ended."""
+
+    def end(self, reason: str) -> None:
+        """The last epoch was the last for this reason."""
+
+
+class Report:
+    """The state of a fit in words, with the time left as epochs to come at the last epoch's pace."""
+
+    def __init__(self, max_epochs: int) -> None:
+        self._max_epochs, self._number, self._elbo = max_epochs, 0, math.nan
+        self._gap = self._epochs_left = math.inf
+        self._started = self._ended = time.monotonic()
+        self._pace, self._reason = 0.0, ""
+
+    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+        """An epoch has ended."""
+        now = time.monotonic()
+        self._pace, self._ended = now - self._ended, now
+        self._number, self._elbo, self._gap, self._epochs_left = number, elbo, gap, epochs_left
+
+    def end(self, reason: str) -> None:
+        """The last epoch was the last for this reason."""
+        self._reason = reason
+
+    def now(self) -> str:
+        """What is known while the fit runs."""
+        if self._reason:
+            return f"{self._so_far()}; finishing"
+        if not self._number:
+            return "first epoch"
+        if self._gap < math.inf:
+            missing = f", {self._gap:.1%} of the gain in ELBO still missing"
+            left = f"about {duration(self._epochs_left * self._pace)} left"
+        else:
+            missing, left = "", f"at most {duration((self._max_epochs - self._number) * self._pace)} left"
+        return f"epoch {self._number} of at most {self._max_epochs}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
+
+    def last(self) -> str:
+        """What is to be said at the end."""
+        return f"{self._so_far()}, in {duration(time.monotonic() - self._started)}"
+
+    def _so_far(self) -> str:
+        return f"{self._number} epoch(s), ELBO {self._elbo:.5f} per entry, {self._reason}"
+
+
+class Lines(Report):
+    """A plain line every half minute and one at the end, for logs."""
+
+    def __enter__(self) -> Self:
+        self._over = threading.Event()
+        # a thread, because a single step on large data may take longer than that
+        self._thread = threading.Thread(target=self._repeat, name="scvi_lfm progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        if kind is None:
+            _write(self.last())
+
+    def update(self) -> None:
+        """A minibatch was seen."""
+
+    def _repeat(self) -> None:
+        while not self._over.wait(EVERY):
+            _write(self.now())
+
+
+class Bar(Report):
+    """A line that renews itself and is gone at the end."""
+
+    def __enter__(self) -> Self:
         from tqdm.auto import tqdm
-    else:
-        from tqdm import tqdm
 
-    return tqdm(total=total, disable=not shown, leave=False, desc="fit")
+        # no share of the longest fit possible: most stop early
+        self._bar = tqdm(
+            desc="fit", unit=" minibatches", leave=False, bar_format="{desc}: {n_fmt}{unit} [{elapsed}]{postfix}"
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        """A minibatch was seen."""
+        self._bar.update()
+
+    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+        """An epoch has ended."""
+        super().epoch(number, elbo, gap, epochs_left)
+        self._bar.set_postfix_str(self.now())
+
+
+def duration(seconds: float) -> str:
+    """A time in words, as exact as an estimate deserves."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _write(text: str) -> None:
+    # a log that cannot be written to must not end a fit
+    with contextlib.suppress(OSError, ValueError):
+        print(f"scvi-lfm: fit: {text}", file=sys.stderr, flush=True)

@@ -179,7 +179,7 @@ class LearnedScales(nn.Module):
 
     def dispersion(self, n_genes: int) -> Tensor:
         """Dispersions 1 / theta (m,), zero where there is none."""
-        return (-self.theta).exp().detach() if self.theta.dim() else torch.zeros(n_genes).to(self.theta)
+        return (-self.theta).exp().detach() if self.theta.dim() else self.theta.new_zeros(n_genes)
 
 
 def _roots(cov: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ one would move cells outside the batch.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from .._context import pyro_sandbox
 from ..model.likelihoods import COUNTS
 from .finish import Trace
-from .progress import progress_bar
+from .progress import show_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +72,7 @@ def _optimise(program: Program, n_entries: int, options: FitOptions) -> tuple[li
     batches, optimisers = program.batches, program.optimisers()
     schedule = Schedule(optimisers, options.tol)
     values: list[tuple[float, float]] = []
-    with progress_bar(options.max_epochs * batches.count, shown=options.progress) as bar:
+    with show_progress(options.max_epochs, shown=options.progress) as bar:
         for epoch in range(1, options.max_epochs + 1):
             losses = []
             for rows, batch in batches.numbered_epoch():
@@ -85,8 +86,11 @@ def _optimise(program: Program, n_entries: int, options: FitOptions) -> tuple[li
                 bar.update()
             mean = -float(torch.stack(losses).mean()) / n_entries
             values.append((float(epoch), mean))
+            bar.epoch(epoch, mean, math.inf, options.max_epochs - epoch)
             if schedule.ends(mean, program.rank0, batches.count):
+                bar.end("learning rate at its end")
                 return values, True
+        bar.end("stopped by max_epochs")
     return values, False
 
 

@@ -54,7 +54,7 @@ class Rows(nn.Module):
         if form == "mean_field":
             scale, rest = tril.norm(dim=-1), loc[:, :0]
         elif form == "low_rank":
-            scale, rest = tril.norm(dim=-1), START_WEIGHT * torch.randn(len(loc), self.k * RANK).to(loc)
+            scale, rest = tril.norm(dim=-1), START_WEIGHT * _draws(len(loc), self.k * RANK).to(loc)
         else:
             scale = tril.diagonal(dim1=-2, dim2=-1)
             rest = (tril / scale[..., None])[:, self._below[0], self._below[1]]
@@ -118,11 +118,15 @@ class RowGuide(nn.Module):
             return Moments(float(self.mu_loc.detach()), cell_mean, cell_cov, gene_mean, gene_cov)
 
 
+def _draws(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float32, device="cpu")
+
+
 def _flow(k: int) -> SplineAutoregressive:
     """Monotone splines of each coordinate, whose knots depend on those before it; the identity at first."""
     bins = FLOW_BINS
     sizes = [bins, bins, bins - 1, bins]
-    order = cast("torch.LongTensor", torch.arange(k))
+    order = cast("torch.LongTensor", torch.arange(k, device="cpu"))
     network = AutoRegressiveNN(k, [4 * k], param_dims=sizes, permutation=order, nonlinearity=nn.Tanh())
     with torch.no_grad():
         last = cast("nn.Linear", network.layers[-1])
@@ -138,6 +142,6 @@ def _pushed(rows: tuple[Tensor, Tensor], flow: SplineAutoregressive | None) -> t
     loc, tril = (part.detach() for part in rows)
     if flow is None:
         return loc, pack(tril @ tril.mT)
-    shape = torch.cat([flow(part) for part in torch.randn(FLOW_DRAWS, loc.shape[1]).to(loc).split(2**13)])
+    shape = torch.cat([flow(part) for part in _draws(FLOW_DRAWS, loc.shape[1]).to(loc).split(2**13)])
     root = tril @ torch.linalg.cholesky(torch.cov(shape.T))
     return loc + tril @ shape.mean(0), pack(root @ root.mT)

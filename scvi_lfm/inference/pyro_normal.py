@@ -84,17 +84,19 @@ class NormalProgram:
 
 
 def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
-    ones = torch.ones(first.n_cells, 1, device=options.device)
+    ones = torch.ones(first.n_cells, 1, dtype=torch.float32, device=options.device)
     gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
     mean, spread = location_and_spread(first, problem)
     mu, spread = mean.float(), spread.float()
     generator = torch.Generator().manual_seed(options.seed)
     size = options.n_factors + 1
-    cell_loc = 0.1 * torch.randn(problem.n_cells, size, generator=generator)
-    gene_loc = 0.1 * torch.randn(problem.n_genes, size, generator=generator)
+    cell_loc, gene_loc = (
+        0.1 * torch.randn(rows, size, generator=generator, dtype=torch.float32, device=generator.device)
+        for rows in (problem.n_cells, problem.n_genes)
+    )
     gene_loc = torch.cat([(gene_means - mu).cpu()[:, None], gene_loc[:, 1:]], dim=1)
     given = options.prior_scales
-    sigma = torch.as_tensor(given["sigma"]).to(spread) if "sigma" in given else spread
+    sigma = torch.as_tensor(given.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     sigma = sigma.expand(problem.n_genes if options.noise == "gene" else 1)
     scales = initial_scales(options.n_factors, given, spread.double())
     shared = SharedParameters(gene_loc.to(options.device), mu, sigma, scales, problem.family)

@@ -59,7 +59,8 @@ class StudentProgram(NormalProgram):
         some = slice(0, max(1, ENTRIES // problem.n_genes))
         variance = g.mu_var + block.cov[0, 0] + g.gene_diagonal[:, 0] * g.gene_basis[0, 0].square()
         mean = g.mu + block.mean[some, :1] + g.gene_mean[:, 0]
-        noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(options.seed), dtype=mean.dtype)
+        generator = torch.Generator().manual_seed(options.seed)
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=generator.device)
         eta, y = mean + variance.sqrt() * noise.to(mean.device), batch.dense()[some].to(mean)
         sigma = g.precision.rsqrt()
         ratio, raw_df = torch.zeros_like(g.mu), _raw(START_DF).to(g.mu)
@@ -104,4 +105,4 @@ def _df(raw: Tensor) -> Tensor:
 
 def _raw(df: float) -> Tensor:
     share = (df - LEAST_DF) / (MOST_DF - LEAST_DF)
-    return torch.tensor(math.log(share / (1 - share)))
+    return torch.tensor(math.log(share / (1 - share)), dtype=torch.float32, device="cpu")

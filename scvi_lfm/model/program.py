@@ -48,10 +48,14 @@ class Scales:
     A: Tensor  # (r,)
     b: Tensor  # ()
     B: Tensor  # (r,)
-    sigma: Tensor = torch.ones(())  # (), (m,) or (batch, m): noise of the Normal, scale of the Student t
-    df: Tensor = torch.ones(())  # (): degrees of freedom of the Student t
-    theta: Tensor = torch.ones(())  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
-    beta: Tensor = torch.ones(())  # () or (p,): of the coefficients of covariates
+    sigma: Tensor = torch.ones(
+        (), dtype=torch.float32, device="cpu"
+    )  # (), (m,) or (batch, m): noise of the Normal, scale of the Student t
+    df: Tensor = torch.ones((), dtype=torch.float32, device="cpu")  # (): degrees of freedom of the Student t
+    theta: Tensor = torch.ones(
+        (), dtype=torch.float32, device="cpu"
+    )  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
+    beta: Tensor = torch.ones((), dtype=torch.float32, device="cpu")  # () or (p,): of the coefficients of covariates
 
 
 @dataclass(frozen=True)

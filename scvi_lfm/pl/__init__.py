@@ -10,3 +10,7 @@ from ._rank_genes import rank_genes
 from ._variance import variance
 
 __all__ = ["anomalies", "calibration", "elbo", "factors", "loadings", "rank", "rank_genes", "variance"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

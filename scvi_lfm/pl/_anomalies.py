@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._calls import named_arguments
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
 from ._figure import GREY, SMALL, finish, of_counts, one_axes
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _MEANINGS = {"lfdr": "local false discovery rate", "log_ratio": "log likelihood ratio\n(other cells : own cell)"}
 
 
+@named_arguments
 def anomalies(
     adata: AnnData,
     *,
@@ -84,7 +86,7 @@ def anomalies(
     >>> axes = lfm.pl.anomalies(adata, show=False)
     """
     check_choice("color", color, tuple(_MEANINGS))
-    check_count("n_labels", n_labels, minimum=0)
+    n_labels = check_count("n_labels", n_labels, minimum=0)
     table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
     axes = one_axes(ax, size=(5.6, 4.4))
     counts = of_counts(adata, adata.uns[key]["params"].get("key", "lfm"))
@@ -132,7 +134,11 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
         linewidths=0,
         rasterized=len(rows) > 5_000,
     )
-    axes.axline((1, 1), (2, 2), color=GREY, linestyle="--", linewidth=1, zorder=0)
+    if axes.get_xscale() == "log":
+        axes.axline((1, 1), (2, 2), color=GREY, linestyle="--", linewidth=1, zorder=0)
+    else:
+        start = rows["expected"].iloc[0]  # values may lie around any level
+        axes.axline((start, start), slope=1, color=GREY, linestyle="--", linewidth=1, zorder=0)
     # negative ratios, of entries that were listed for their tail alone, share the lightest colour
     extend = "neither" if color == "lfdr" else "both"
     axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30, extend=extend)

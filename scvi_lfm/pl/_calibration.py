@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._calls import named_arguments
 from ._figure import BLUE, GREY, ORANGE, SMALL, finish, many_axes
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 ENOUGH = 2000
 
 
+@named_arguments
 def calibration(report: CheckReport, *, title: str | None = None, show: bool | None = None) -> list[Axes] | None:
     """Coverage of 90 % intervals by stratum, and the distribution of all transforms.
 

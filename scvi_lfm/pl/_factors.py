@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._calls import named_arguments
 from .._keys import fit_keys
-from .._validate import near_matches
+from .._validate import near_matches, one_column
 from ..get import variance_df
 from ..get._stored import check_factors
 from ._figure import finish, of_counts, one_axes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def factors(
     adata: AnnData,
     color: str | None = None,
@@ -101,9 +103,9 @@ def _pair(factors: object) -> tuple[int, int]:
 
 def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
     if color in adata.obs:
-        return adata.obs[color]
+        return one_column(adata.obs, color, "obs", "color")
     if color not in adata.var_names:
         names = [*adata.obs.columns, *adata.var_names]
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
-    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color)
+    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color, dtype=float)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._calls import named_arguments
 from .._validate import check_count
 from ..get import factors_df
 from ._figure import BLUE, GREY, ORANGE, WHISKER, describe, finish, name_rows, row_panels
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def loadings(
     adata: AnnData,
     factors: int | Sequence[int] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._calls import named_arguments
 from ..get import rank_df
 from ._figure import BLUE, GREY, ORANGE, SMALL, finish, one_axes
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def rank(
     adata: AnnData, *, key: str = "lfm", title: str | None = None, ax: Axes | None = None, show: bool | None = None
 ) -> Axes | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._calls import named_arguments
 from .._validate import check_count
 from ..get import rank_genes_df
 from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def rank_genes(
     adata: AnnData,
     groups: str | Sequence[str] | None = None,
@@ -70,7 +72,7 @@ def rank_genes(
     >>> lfm.tl.rank_genes(adata, mask_obs=adata.obsm["X_lfm"][:, 0] > 0)
     >>> axes = lfm.pl.rank_genes(adata, show=False)
     """
-    check_count("n_genes", n_genes)
+    n_genes = check_count("n_genes", n_genes)
     ranked = rank_genes_df(adata, groups, key=key)
     if groups is not None and "group" not in ranked:
         ranked = ranked.assign(group=groups if isinstance(groups, str) else groups[0])

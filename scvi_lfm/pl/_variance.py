@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._calls import named_arguments
 from ..get import variance_df
 from ._figure import BLUE, ORANGE, finish, of_counts, one_axes
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@named_arguments
 def variance(
     adata: AnnData, *, key: str = "lfm", title: str | None = None, ax: Axes | None = None, show: bool | None = None
 ) -> Axes | None:

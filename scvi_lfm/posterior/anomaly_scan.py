@@ -60,6 +60,11 @@ class Thresholds:
         bins = (distance * (n_bins / self.distance_max)).long().clamp(0, n_bins - 1)
         return self.q_values[bins]
 
+    def passed(self, scores: Scores, by: str) -> Tensor:
+        """Whether entries pass by their `"lfdr"`, by their `"q"`, or by `"either"`."""
+        ratio, distance = scores.log_ratio >= self.min_log_ratio, scores.distance >= self.min_distance
+        return {"lfdr": ratio, "q": distance, "either": ratio | distance}[by]
+
 
 class AnomalyScan:
     """Scores of entries under their leave-one-out predictives; the distance is in standard deviations."""

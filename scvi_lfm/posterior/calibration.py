@@ -44,7 +44,9 @@ class Transform:
         likelihood = COUNTS[self._loo.name]
         eta, _ = self._loo.eta(y, cells)
         rate, dispersion = mixed(self._loo.name, eta.mean, eta.var, self._loo.dispersion)
-        uniform = torch.rand(y.shape, generator=self._generator).to(y)
+        uniform = torch.rand(y.shape, generator=self._generator, dtype=torch.float32, device=self._generator.device).to(
+            y
+        )
         pit = likelihood.log_zero(rate, dispersion).exp() * uniform
         at = torch.nonzero(y, as_tuple=True)
         counts, rates, phi = y[at], rate[at], dispersion[at]
@@ -80,7 +82,7 @@ def coverage(counts: Tensor, level: float = 0.9) -> float:
     NaN where there are none.
     """
     tail = round(BINS * (1 - level) / 2)
-    return float(counts[tail : BINS - tail].sum() / counts.sum())
+    return float(counts[tail : BINS - tail].sum().double() / counts.sum())
 
 
 def kolmogorov_smirnov(counts: Tensor) -> float:
@@ -89,7 +91,7 @@ def kolmogorov_smirnov(counts: Tensor) -> float:
     NaN where there are none.
     """
     uniform = torch.arange(1, BINS + 1, dtype=torch.float64, device=counts.device) / BINS
-    return float((counts.cumsum(0) / counts.sum() - uniform).abs().max())
+    return float((counts.cumsum(0).double() / counts.sum() - uniform).abs().max())
 
 
 @dataclass

@@ -35,7 +35,7 @@ class Common:
 
     def at(self, rows: Tensor | slice) -> Common:
         """The covariances of some rows: a boolean mask, positions or a slice."""
-        return replace(self, n_rows=len(torch.empty(self.n_rows, device=self.matrix.device)[rows]))
+        return replace(self, n_rows=len(self.matrix.new_empty(self.n_rows)[rows]))
 
     def total(self) -> Tensor:
         """Sum over rows, (k, k)."""

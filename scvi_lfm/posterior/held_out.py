@@ -45,7 +45,8 @@ class Score:
         return float(self.log_density / max(self.n, 1)), float((self.square / max(self.n, 1)).sqrt())
 
 
-NOTHING = Score(torch.tensor(0.0), torch.tensor(0.0), 0)
+ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
+NOTHING = Score(ZERO, ZERO, 0)
 
 
 def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Score:

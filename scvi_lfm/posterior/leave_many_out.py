@@ -57,12 +57,12 @@ class TakenOut:
     @classmethod
     def none(cls, cell: Tensor, gene: Tensor) -> TakenOut:
         """Counts of which nothing has been taken out yet."""
-        share = torch.zeros(len(cell), device=cell.device)
+        share = torch.zeros(len(cell), dtype=torch.float32, device=cell.device)
         return cls(cell, gene, share, 1 - share)
 
     def rows(self, cells: slice) -> TakenOut:
         """Those of some consecutive cells, at their places among these."""
-        ends = torch.tensor([cells.start, cells.stop], device=self.cell.device)
+        ends = torch.tensor([cells.start, cells.stop], dtype=self.cell.dtype, device=self.cell.device)
         first, last = torch.searchsorted(self.cell.contiguous(), ends).tolist()
         some = TakenOut(self.cell[first:last], self.gene[first:last], self.share[first:last], self.seen[first:last])
         return replace(some, cell=some.cell - cells.start)

@@ -75,7 +75,7 @@ def slope_moments(v: Tensor, cov: Tensor, weight: Tensor | None = None) -> Tenso
 def doubled(k: int, like: Tensor) -> Tensor:
     """Weights (size,) that make a dot product of packed values the trace of a product: 2 off the diagonal."""
     rows, columns, _, _ = _indices(k, like.device)
-    return torch.where(rows == columns, 1.0, 2.0).to(like.dtype)
+    return 2 - (rows == columns).to(like.dtype)
 
 
 def diagonal(values: Tensor) -> Tensor:

@@ -129,11 +129,12 @@ class NormalPosterior(Posterior):
     gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 
-    def rounded(self) -> NormalPosterior:
-        """The posterior with its per-gene values as float32 storage holds them."""
+    def rounded(self, level: float = 0.0) -> NormalPosterior:
+        """The posterior as storage holds it: per-gene values in float32, mu on top of a level of the values."""
         noise = self.noise.rounded()
         gene_mean = self.gene_mean.float().double()
-        return replace(self, gene_mean=gene_mean, noise=noise, gene_cov=self.gene_cov.under(noise.predictive))
+        gene_cov, mu = self.gene_cov.under(noise.predictive), (self.mu + level) - level
+        return replace(self, mu=mu, gene_mean=gene_mean, noise=noise, gene_cov=gene_cov)
 
 
 @dataclass(frozen=True)

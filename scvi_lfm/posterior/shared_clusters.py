@@ -42,7 +42,7 @@ def slopes_within_clusters(rows: Tensor, known: Tensor, starts: list[Tensor]) ->
     Fitted from each of `starts` (r, p); the one whose mixture describes the cells best is taken.
     """
     if len(rows) > MOST_CELLS:
-        some = torch.linspace(0, len(rows) - 1, MOST_CELLS, device=rows.device).long()
+        some = torch.linspace(0, len(rows) - 1, MOST_CELLS, dtype=torch.float32, device=rows.device).long()
         rows, known = rows[some], known[some]
     # clusters are looked for where all directions count by their variance
     A = rows[:, 1:]
@@ -99,7 +99,7 @@ def _k_means(rows: Tensor, n_clusters: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     for _ in range(n_clusters - 1):
         # drawn by squared distance: the farthest cells would be the odd ones
-        level = torch.rand((), generator=generator, dtype=rows.dtype).to(rows) * nearest.sum()
+        level = torch.rand((), generator=generator, dtype=rows.dtype, device=generator.device).to(rows) * nearest.sum()
         chosen.append(torch.searchsorted(nearest.cumsum(0), level).clamp_max(len(rows) - 1))
         nearest = torch.minimum(nearest, (rows - rows[chosen[-1]]).square().sum(1))
     centres = rows[torch.stack(chosen)]

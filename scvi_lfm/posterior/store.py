@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .._keys import HELD_OUT, FitKeys, fit_keys
+from .._keys import HELD_OUT, LEVEL, VALUES, FitKeys, fit_keys
 from .._memory import naming_memory
 from .._settings import settings
 from .._validate import check_key
@@ -16,6 +16,7 @@ from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Packed
 from .fields import all_or_nothing, entry, find
+from .joined import check_cells_fit_record, check_genes_fit_record, check_present
 from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
 from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
@@ -41,6 +42,8 @@ class StoredFit:
     fitted: np.ndarray  # (m,) bool: genes that were fitted
     params: Mapping[str, Any]
     keys: FitKeys
+    values: Mapping[str, Any]  # their kind; empty in fits stored before it was
+    level: float = 0.0  # of the values as they were read: the posterior, mu too, is that of values less this
 
 
 def write_cells(adata: AnnData, keys: FitKeys, q: AnyPosterior, active: np.ndarray) -> None:
@@ -70,7 +73,7 @@ def write_fit(
     fitted: np.ndarray,
     record: Mapping[str, Any],
 ) -> None:
-    """Write a fit under `key`; `record` holds what else belongs into uns, `params` among it."""
+    """Write a fit under `key`; `record` holds what else belongs into uns, `params` and any level of the values."""
     keys = fit_keys(key)
     active = np.arange(n_factors) < posterior.n_factors
     first = 1 + posterior.n_known
@@ -92,7 +95,7 @@ def write_fit(
     gene_sd = posterior.gene_cov.diagonals().sqrt()
     uns = {
         **record,
-        "mu": posterior.mu,
+        "mu": posterior.mu + float(record.get(LEVEL, 0.0)),
         "prior_cell_mean": padded_vector(posterior.cell_prior.mean),
         "prior_cell_cov": padded(posterior.cell_prior.cov),
         "prior_gene_mean": padded_vector(posterior.gene_prior.mean),
@@ -152,16 +155,17 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     KeyError
         A field is missing.
     ValueError
-        Fields do not belong together.
+        Fields do not belong together, as where AnnData with different fits were joined.
     """
     keys = fit_keys(check_key("key", key))
+    device = torch.device("cpu") if device is None else device
     uns = find(adata, "uns", keys.uns)
     params = entry(uns, "params", key)
     counts = params.get("likelihood") in COUNTS
     small = {
         name: torch.as_tensor(np.asarray(entry(uns, name, key), dtype=np.float64), device=device) for name in _PRIOR
     }
-    p = n_known(uns)
+    p, level = n_known(uns), float(uns.get(LEVEL, 0.0))
     on = small["prior_cell_cov"].diagonal()[1 + p :] > 0
     rows, active = torch.cat([on.new_ones(1 + p), on]), on.cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
@@ -171,12 +175,12 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     fitted = np.isfinite(gene_mean[:, 0])
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
-        _check_cells(adata, cell_mean, keys)
+        check_present(adata, cell_mean, keys)
         cell_mean = np.column_stack([cell_mean[:, :1], known_of_cells(adata, uns), cell_mean[:, 1:]])
     else:
         cell_mean = np.empty((0, len(gene_mean[0])))
     common: dict[str, Any] = {
-        "mu": float(entry(uns, "mu", key)),
+        "mu": float(entry(uns, "mu", key)) - level,
         "cell_mean": torch.as_tensor(cell_mean, device=device),
         "gene_mean": torch.as_tensor(gene_mean[fitted], device=device),
         "cell_prior": Gaussian(small["prior_cell_mean"][rows], small["prior_cell_cov"][rows][:, rows]),
@@ -185,7 +189,10 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     }
     read: Callable[..., AnyPosterior] = _count_posterior if counts else read_normal
     posterior = read(adata, keys, params, common, fitted, rows, cells=cells)
-    return StoredFit(posterior, active, fitted, params, keys)
+    check_genes_fit_record(adata, keys, posterior.gene_cov, active, fitted, gene_mean[fitted])
+    if cells:
+        check_cells_fit_record(adata, keys, posterior.cell_cov, active, p)
+    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}), level)
 
 
 def _count_posterior(
@@ -247,17 +254,6 @@ def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, 
         )
         raise ValueError(msg)
     return np.column_stack([first, rest[:, active]])
-
-
-def _check_cells(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
-    missing = ~np.isfinite(cell_mean).all(axis=1)
-    if missing.any():
-        msg = (
-            f"{int(missing.sum())} cell(s) have no values in obsm[{keys.cell_factors!r}] and "
-            f"obs[{keys.cell_activity!r}], first {adata.obs_names[missing][0]!r}. Were they joined to the fitted ones? "
-            "Place them with lfm.tl.project, or leave them out."
-        )
-        raise ValueError(msg)
 
 
 def _check_positive(positive: np.ndarray, values: np.ndarray, where: str, what: str, names: pd.Index) -> None:

@@ -48,22 +48,22 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int,
     rows, genes = [], []
     predictor = BlockPredictor(q)
     for start in range(0, len(cells), CELLS_PER_BLOCK):
-        block = torch.as_tensor(cells[start : start + CELLS_PER_BLOCK])
+        block = torch.from_numpy(cells[start : start + CELLS_PER_BLOCK])
         score = _block_score(q, predictor, block, z)
         stored = seen[start : start + CELLS_PER_BLOCK].tocoo()
-        score[torch.as_tensor(stored.row).long(), torch.as_tensor(stored.col).long()] = -torch.inf
+        score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
         row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
         rows.append(row + start)
         genes.append(at[row, rank])
-    return _in_order(q, torch.as_tensor(cells), torch.cat(rows), torch.cat(genes), z)
+    return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), z)
 
 
 def _block_score(q: Posterior, predictor: BlockPredictor, cells: Tensor, z: float | None) -> Tensor:
     """What a block of cells is ordered by, (cells, m)."""
     if z is None and not isinstance(q, CountPosterior):
         return predictor.mean(cells)
-    return _score(q, predictor.moments(cells), torch.arange(len(q.gene_mean)), z)
+    return _score(q, predictor.moments(cells), torch.arange(len(q.gene_mean), device=cells.device), z)
 
 
 def _score(q: Posterior, eta: Moments, genes: Tensor, z: float | None) -> Tensor:

@@ -26,3 +26,7 @@ __all__ = [
     "sample_posterior",
     "similar_genes",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "CheckReport"])

@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._context import resolve_device
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
-from ..data import read_matrix
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.fields import all_or_nothing
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
-from ._common import blocks_of, check_closed_form, check_result_key, layer_of_fit, observed_of_fit
-from ._fit_arguments import check_count_values
+from ._common import blocks_of, check_closed_form, observed_of_fit
+from ._overwriting import check_free, note_written
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -41,14 +42,17 @@ class Found:
 
 
 DIRECTIONS = ("both", "up", "down")
+LISTED_BY = ("auto", "lfdr", "q", "either")
 _LESS = "Look at fewer cells at a time, or pass a smaller max_entries"
 
 
+@named_arguments
 def anomalies(
     adata: AnnData,
     *,
     layer: str | None = None,
     direction: str = "both",
+    by: str = "auto",
     fdr: float = 0.1,
     max_entries: int = 100_000,
     device: str = "auto",
@@ -84,16 +88,20 @@ def anomalies(
     direction
         `"up"`: values above expectation (what should not be in this cell). `"down"`: below (what is missing from it).
         `"both"`: either.
+    by
+        What an entry is listed by. `"lfdr"`: it looks as if it came from other cells. `"q"`: it is improbable here.
+        `"either"`: one or the other. `"auto"`: either of counts, and by lfdr alone of other values, in which thousands
+        of single molecules of rare genes are improbable.
     fdr
-        Level for `q` or `lfdr` at which an entry is listed.
+        Level of `lfdr` or `q` at which an entry is listed.
     max_entries
-        Number of entries to list at the most; those with the highest log ratio come first.
+        Number of entries to list at the most: those that come first.
     device
         As in :func:`scvi_lfm.tl.fit`.
     key
         Stem under which the fit is stored.
     key_added
-        Key in `obs`, `var` and `uns` of the result.
+        Key in `obs`, `var` and `uns` of the result. What is there already must be an earlier result of this tool.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -107,14 +115,17 @@ def anomalies(
     `.var['lfm_anomaly']` : (m,)
         The same for the gene; NaN for genes that were left out of the fit.
     `.uns['lfm_anomaly']['entries']` : data frame
-        One row for each listed entry, by decreasing log ratio: `cell`, `gene`, `y`, `expected` (leave-one-out),
-        `p`, `q`, `log_ratio`, `lfdr`, `direction` (`"up"` or `"down"`).
+        One row for each listed entry: `cell`, `gene`, `y`, `expected` (leave-one-out), `p`, `q`, `log_ratio`, `lfdr`,
+        `direction` (`"up"` or `"down"`). The first are the ones to read: they come by decreasing log ratio, or with
+        `by="q"` by increasing `p`.
     `.uns['lfm_anomaly']['depth_correlation']` : float
         Spearman correlation of the cells' score with the number of genes detected. Far from zero, the score follows
         depth and should not be used to choose cells.
     `.uns['lfm_anomaly']['params']` : dict
-        `key`, `layer` (absent for `X`), `direction`, `fdr`, `max_entries`, and the number of entries that passed
-        each question, `n_by_tail` and `n_by_ratio`.
+        `key`, `layer` (absent for `X`), `direction`, `by` (what `"auto"` took), `fdr`, `max_entries`, and the number of
+        entries that pass each question, listed or not, `n_by_tail` (`q`) and `n_by_ratio` (`lfdr`).
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
@@ -136,32 +147,31 @@ def anomalies(
     """
     check_anndata(adata)
     check_choice("direction", direction, DIRECTIONS)
+    check_choice("by", by, LISTED_BY)
     fdr = check_fraction("fdr", fdr)
     max_entries = check_count("max_entries", max_entries)
-    check_result_key(adata, key_added)
+    check_free(adata, "anomalies", key_added, _places)
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
     check_closed_form(stored, "anomalies")
-    layer = layer_of_fit(adata, stored, layer)
-    matrix = read_matrix(adata, layer, genes=stored.fitted)
+    expected = expected_values(stored.posterior)
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
     if not matrix.shape[1]:
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
-
-    if isinstance(stored.posterior, CountPosterior):
-        genes = adata.var_names[stored.fitted]
-        check_count_values(matrix, layer, stored.posterior.noise.likelihood, adata.obs_names, genes)
-    matrix = observed_of_fit(adata, stored, matrix)
+    matrix = observed_of_fit(adata, stored, matrix, layer)
+    if by == "auto":
+        by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"
     scan = _scan(matrix, stored, direction, fdr, where)
     thresholds = _thresholds(matrix, scan, fdr, where)
-    found = _collect(matrix, scan, thresholds, max_entries, where)
+    found = _collect(matrix, scan, thresholds, by, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
-    entries = _table(found.rows, adata.obs_names.to_numpy(), gene_names)
+    entries = _table(found.rows, by, adata.obs_names.to_numpy(), gene_names)
     gene_score = np.full(adata.n_vars, np.nan, dtype=np.float32)
     gene_score[stored.fitted] = found.gene_score
-    params = {"key": key, "direction": direction, "fdr": fdr, "max_entries": max_entries}
+    params = {"key": key, "direction": direction, "by": by, "fdr": fdr, "max_entries": max_entries}
     params |= {"n_by_tail": thresholds.n_by_tail, "n_by_ratio": thresholds.n_by_ratio}
     if layer is not None:
         params["layer"] = layer
@@ -174,7 +184,12 @@ def anomalies(
             "entries": entries,
             "depth_correlation": _rank_correlation(found.cell_score, found.depth),
         }
+        note_written(adata, "anomalies", _places(key_added))
     return adata if copy else None
+
+
+def _places(key: str) -> list[tuple[str, str]]:
+    return [(container, key) for container in ("obs", "var", "uns")]
 
 
 @naming_memory("find anomalies", _LESS)
@@ -202,6 +217,7 @@ def _collect(
     matrix: CellMatrix,
     scan: AnomalyScan | CountAnomalyScan,
     thresholds: Thresholds,
+    by: str,
     max_entries: int,
     device: torch.device,
 ) -> Found:
@@ -213,10 +229,14 @@ def _collect(
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())
         gene_score += nats.sum(0)
-        depths.append((y != 0).sum(1).cpu().numpy())
-        passing = (scores.log_ratio >= thresholds.min_log_ratio) | (scores.distance >= thresholds.min_distance)
-        rows = _rows(scan, y, scores, thresholds, torch.nonzero(passing), cells.start)
-        best = _best(rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}, max_entries)
+        detected = y != -matrix.level if observed is None else (y != -matrix.level) & observed
+        depths.append(detected.sum(1).cpu().numpy())
+        rows = _rows(scan, y, scores, thresholds, torch.nonzero(thresholds.passed(scores, by)), cells.start)
+        if matrix.level:
+            rows |= {name: rows[name] + np.float64(matrix.level) for name in ("y", "expected")}
+        rows = rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}
+        first = _order(rows, by)[:max_entries]
+        best = {name: values[first] for name, values in rows.items()}
     return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
 
 
@@ -243,14 +263,14 @@ def _rows(
     return {name: values.cpu().numpy() for name, values in columns.items()}
 
 
-def _best(rows: dict[str, np.ndarray], max_entries: int) -> dict[str, np.ndarray]:
-    order = np.lexsort((rows["p"], -rows["log_ratio"]))[:max_entries]
-    return {name: values[order] for name, values in rows.items()}
+def _order(rows: dict[str, np.ndarray], by: str) -> np.ndarray:
+    """Positions of entries, the ones to read first; ties stay in the order of cells and genes."""
+    telling = -rows["log_ratio"]
+    return np.lexsort((telling, rows["p"]) if by == "q" else (rows["p"], telling))
 
 
-def _table(rows: dict[str, np.ndarray], cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    table = table.sort_values(["log_ratio", "p"], ascending=[False, True], kind="stable", ignore_index=True)
+def _table(rows: dict[str, np.ndarray], by: str, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame(rows).iloc[_order(rows, by)].reset_index(drop=True)
     table["cell"], table["gene"] = cells[table["cell"]], genes[table["gene"]]
     table["direction"] = np.where(table["y"] > table["expected"], "up", "down").astype(object)
     return table

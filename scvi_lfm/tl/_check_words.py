@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._keys import HELD_OUT
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pandas as pd
 
 # what coverage of 90 % intervals passes, overall and in a stratum with enough entries
@@ -14,6 +19,14 @@ OVERALL, STRATUM, ENOUGH = (0.88, 0.92), (0.85, 0.95), 2000
 # fits that differ by less than this, in posterior standard deviations of eta, are close
 CLOSE = 0.3
 MOST_LEFTOVER = 1.5
+
+
+def edge_names(edges: Sequence[float], level: float) -> list[str]:
+    """Expected values between strata in words, with three digits of what they are beside a level of the values."""
+    digits = 3
+    if level:
+        digits += max(0, math.ceil(math.log10(abs(level) / max(map(abs, edges)))))
+    return [f"{edge + level:.{digits}g}" for edge in edges]
 
 
 def on_calibration(table: pd.DataFrame) -> list[str]:
@@ -45,21 +58,38 @@ def on_leftover(leftover: float) -> list[str]:
     ]
 
 
-def on_convergence(table: pd.DataFrame, converged: bool) -> list[str]:  # noqa: FBT001
-    """What the comparison with other fits says."""
-    words = [
-        "The fit stopped by its tolerance." if converged else "The fit stopped at max_epochs before its tolerance."
-    ]
-    gaps = table["gap"].dropna()
-    if gaps.empty:
+def how_it_ended(uns: Mapping[str, Any]) -> str:
+    """Why a stored fit stopped: `"tol"`, `"held_out"` or `"max_epochs"`."""
+    if not uns["converged"]:
+        return "max_epochs"
+    return "held_out" if bool(uns.get(HELD_OUT, {}).get("stopped", False)) else "tol"
+
+
+def on_convergence(table: pd.DataFrame, ended: str, tol: float) -> list[str]:
+    """What the fit's own estimate and the comparison with other fits say, and which of them counts."""
+    words = [_ENDED[ended].format(tol=tol)]
+    if table["gap"].dropna().empty:
         return words
-    mine, largest = gaps.iloc[0], table["eta_difference"].max()
-    verdict = "close to" if largest <= CLOSE else "apart from"
-    words.append(
-        f"Fits with another seed and with smaller batches end {verdict} each other: this one misses {mine:.2%} of what "
-        f"factors gain beside the best of them, and eta differs by up to {largest:.2f} posterior "
-        "standard deviations (root mean square)."
-    )
-    if largest > CLOSE:
-        words.append("Pass a smaller tol or a larger max_epochs.")
+    mine, difference = table["gap"].iloc[0], table["eta_difference"].max()
+    differs = f"eta differs between them by up to {difference:.2f} posterior standard deviations (root mean square)"
+    if mine <= tol:
+        words.append(f"Fits with another seed and with smaller batches end at most {mine:.2%} of that gain above it;")
+    else:
+        best = _OTHERS[table.loc[table["elbo"].idxmax(), "fit"]]
+        hopeful = "the estimate was too hopeful, and " if ended == "tol" else ""
+        words.append(f"A fit with {best} ends {mine:.2%} of that gain above it: {hopeful}this figure counts;")
+    if difference > CLOSE:
+        words.append(f"{differs}, which is far apart: pass tol={tol / 5:g}, and a larger max_epochs if it needs one.")
+    elif mine > tol:
+        words.append(f"{differs}, which is close: use the fit as it is, or pass tol={tol / 5:g} to come nearer.")
+    else:
+        words.append(f"{differs}: it has converged.")
     return words
+
+
+_ENDED = {
+    "tol": "The fit stopped by its own estimate, that less than {tol:.2%} of what factors gain in ELBO was missing.",
+    "held_out": "The fit stopped because held-out entries were predicted worse.",
+    "max_epochs": "The fit stopped at max_epochs, before its tolerance: pass a larger max_epochs.",
+}
+_OTHERS = {"other seed": "another seed", "half the batch": "smaller batches"}

@@ -1,14 +1,15 @@
-"""What several tools need: the layer of the fit, and a key that overwrites no fit."""
+"""What several tools need: values that the fit reads, or read."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .._calls import warn_user
 from .._keys import HELD_OUT
-from .._validate import check_key, near_matches
-from ..data import read_held_out, restrict
+from .._validate import near_matches, place_of
+from ..data import at_level, read_held_out, restrict
+from ..posterior import CountPosterior
+from ..posterior.other_cells import other_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,14 +24,6 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 4_000_000
 # what stands in `params` for a mask that was passed as a matrix
 ARRAY = "array"
-
-
-def check_result_key(adata: AnnData, key_added: str) -> None:
-    """Raise unless results can be stored in `uns[key_added]`: a fit there would be lost."""
-    present = adata.uns.get(check_key("key_added", key_added))
-    if isinstance(present, Mapping) and "prior_gene_cov" in present:
-        msg = f"`key_added`: uns[{key_added!r}] holds a fit, which would be overwritten. Pass another key_added."
-        raise ValueError(msg)
 
 
 def check_closed_form(stored: StoredFit, tool: str) -> None:
@@ -72,12 +65,21 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
         f"layer={layer!r} is not what the fit read ({'X' if fitted is None else repr(fitted)}); "
         "results mean little unless both are on the same scale."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_user(msg)
     return layer
 
 
-def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> CellMatrix:
-    """The values of `matrix` that were data of the fit, or would have been."""
+def less_level_of_fit(matrix: CellMatrix, stored: StoredFit, layer: str | None) -> CellMatrix:
+    """The values of `matrix`, read from `layer`, less the level that those of the fit had."""
+    if not stored.level or isinstance(stored.posterior, CountPosterior):
+        return matrix
+    law = other_cells(stored.posterior)
+    spread = float((law.var.mean() + law.mean.var(correction=0)).sqrt())
+    return at_level(matrix, stored.level, place_of(layer), spread=spread)
+
+
+def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix, layer: str | None) -> CellMatrix:
+    """The values of `matrix`, read from `layer`, that were data of the fit, or would have been, less its level."""
     held_out = stored.params.get(HELD_OUT)
     if held_out is not None and held_out not in adata.layers:
         msg = f"The fit left out entries, and the mask that says which, layers[{held_out!r}], is gone. Put it back."
@@ -88,4 +90,5 @@ def observed_of_fit(adata: AnnData, stored: StoredFit, matrix: CellMatrix) -> Ce
             )
         raise KeyError(msg)
     mask = read_held_out(adata, held_out, genes=stored.fitted)
-    return restrict(matrix, str(stored.params.get("observed", "all")), mask)
+    matrix = restrict(matrix, str(stored.params.get("observed", "all")), mask)
+    return less_level_of_fit(matrix, stored, layer)

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._keys import COVARIATES
+from .._calls import named_arguments
+from .._keys import COVARIATES, VALUES
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import check_anndata, check_key
+from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior import write_fit
 from ._fit_plan import FitArguments, plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
+from ._overwriting import check_free, fit_places, note_written, obs_places
+from ._values import record_of_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
+@named_arguments
 def fit(
     adata: AnnData,
     n_factors: int | str = 30,
@@ -99,10 +103,10 @@ def fit(
         Tools that read the values afterwards need the layer.
     covariates
         Columns of `obs` whose effect on each gene is to be told apart from the cells' own, such as the batch:
-        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers, whole ones too, are continuous, centred and
-        divided by their standard deviation. Strings, categoricals and booleans are levels, each against the first, and
-        centred; categories without a cell are left out. They need `engine="natural_gradient"` and one of the first two
-        kinds of noise.
+        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers are continuous, centred and divided by their
+        standard deviation; a few whole ones counted from 0 or 1, as numbers of batches are, warn. Strings, categoricals
+        and booleans are levels, each against the first, and centred; categories without a cell are left out. They need
+        `engine="natural_gradient"` and one of the first two kinds of noise.
     size_factors
         For counts: size factors s, positive, as an array (n,) or the name of a column of `obs`. None takes total counts
         over their mean.
@@ -139,9 +143,9 @@ def fit(
     rng
         Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
     progress
-        Show a progress bar.
+        Say on standard error how far the fit is: elsewhere than on a terminal or in a notebook every half minute.
     key_added
-        Stem of the keys below.
+        Stem of the keys below. What is there already must be an earlier fit, left by this function.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -187,23 +191,30 @@ def fit(
         (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`, `gene_eig` and
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
-        in a row, which ends the fit.
+        in a row, which ends the fit. `values`, with which tools compare what they read: `whole`
+        (share of whole numbers other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of
+        counts, `log_base` of log1p values. `level`, where values have a common one (see Notes).
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     With `n_factors="auto"`, `params` hold the number chosen, and `max_factors`, the most that were tried; `rank` then
-    holds what :func:`scvi_lfm.get.rank_df` shows.
-
-    Factors that are off are zero in all of them.
+    holds what :func:`scvi_lfm.get.rank_df` shows. Factors that are off are zero in all of them.
 
     Raises
     ------
     TypeError, ValueError, KeyError
-        An argument or the data cannot be used. `adata` is then as it was.
+        An argument or the data cannot be used, or their dtype has lost the digits behind a level that they share.
+        `adata` is then as it was.
     FloatingPointError
         The values differ by too many orders of magnitude to be fitted.
 
     Notes
     -----
     Variational posteriors are too narrow in the tails, and q(mu) far too narrow, so no uncertainty of mu is reported.
+
+    Where the mean of the values (not counts) lies beyond 10 of their standard deviations, or beyond 100, that of mu's
+    prior, and at most 1 in 101 is zero, they are fitted less a level, the rounded mean: that of mu's prior is then the
+    level instead of 0. `mu`, and what tools tell of values, are on the scale of the values.
 
     With far more factors than the data hold, one shared sigma lets the surplus fit the noise of noisy genes: where
     genes differ fourfold in noise and 30 factors are fitted to 4, 90 % intervals of eta cover 96 % for quiet genes and
@@ -226,7 +237,7 @@ def fit(
     """
     started = time.perf_counter()
     check_anndata(adata)
-    check_key("key_added", key_added)
+    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
     arguments = FitArguments(
         n_factors=n_factors,
         layer=layer,
@@ -252,7 +263,6 @@ def fit(
     plan = plan_fit(adata, arguments)
     matrix, options = plan.matrix, plan.options
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
-
     result = _run(engine, matrix, options)
     check_finite(result.posterior, adata.obs_names, adata.var_names[plan.fitted])
     if not result.converged:
@@ -262,11 +272,12 @@ def fit(
         options = replace(options, n_factors=result.posterior.n_factors)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds, matrix.n_observed)
+    record = record_of(arguments, options, result, seconds, matrix)
     record |= scale_of_sizes(matrix, result.posterior, size_factors)
-    if plan.coding is not None:
-        record[COVARIATES] = plan.coding
+    record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
+    record |= {} if plan.coding is None else {COVARIATES: plan.coding}
     write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
+    note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None
 

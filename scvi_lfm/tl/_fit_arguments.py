@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._calls import warn_user
 from .._validate import check_choice, check_count, check_positive, place_of
-from ..data._checks import all_integers, check_counts, describe_empty, is_constant, stored_values
+from ..data import numbers_of_levels
+from ..data._checks import check_counts, describe_empty, is_constant
+from ..data._kind import ValueKind, ValuesWarning
 from ..model.likelihoods import CONTINUOUS, COUNTS
 
 if TYPE_CHECKING:
@@ -62,6 +64,18 @@ def check_takes_covariates(covariates: object, engine: str, noise: str) -> None:
             words = " or ".join(f"{name}={choice!r}" for choice in serves)
             msg = f"`covariates` need {words}, found {name}={value!r}. Leave out `covariates`, or change `{name}`."
             raise ValueError(msg)
+
+
+def warn_about_codes(obs: pd.DataFrame, coding: pd.DataFrame) -> None:
+    """Warn about covariates that are numbers of levels, such as batches, and get one slope."""
+    for name in numbers_of_levels(obs, coding):
+        levels = np.unique(np.asarray(obs[name], dtype=np.float64))
+        msg = (
+            f"`covariates`: obs[{name!r}] holds {len(levels)} whole numbers ({levels[0]:g} to {levels[-1]:g}) and is "
+            "fitted as a quantity, with one slope for each gene. If they number batches or other levels, call "
+            f'adata.obs["{name}"] = adata.obs["{name}"].astype("category") first.'
+        )
+        warn_user(msg)
 
 
 def check_guide_of_normal(guide: object, families: Sequence[str], likelihood: str) -> None:
@@ -134,18 +148,34 @@ def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> in
     return 100 if n_batches == 1 else 20
 
 
-def warn_about_counts(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int = 3) -> None:
-    """Warn if every value is a whole number."""
-    if all_integers(matrix.values):
-        msg = (
-            f"{place_of(layer)} holds whole numbers, and likelihood={likelihood!r} is made "
-            "for log-normalised values. If they are counts, pass likelihood='negative_binomial', or call "
-            "sc.pp.normalize_total(adata) and sc.pp.log1p(adata) first."
-        )
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:
+    """Warn if values look like what a continuous likelihood is not made for."""
+    if looks is None:
+        return
+    place, also = ("adata.X", "") if layer is None else (f"adata.layers[{layer!r}]", f", layer={layer!r}")
+    seen, mend = {
+        "counts": (
+            f"holds whole numbers, and likelihood={likelihood!r} is made for log-normalised values.",
+            "If they are counts, pass likelihood='negative_binomial', or call sc.pp.normalize_total(adata) and "
+            "sc.pp.log1p(adata) first.",
+        ),
+        "unlogged": (
+            f"holds values that look unlogged: the largest is {kind.maximum:,.4g}, the mean of those above zero "
+            f"{kind.mean_present:,.3g}. Under likelihood={likelihood!r} a few abundant genes will rule the fit.",
+            f"If they are normalised counts, call sc.pp.log1p(adata{also}) first; if they are expected or corrected "
+            f"counts, pass likelihood='negative_binomial' after {place} = np.rint({place}).",
+        ),
+        "scaled": (
+            f"holds genes scaled to unit variance ({kind.span}), as sc.pp.scale leaves them: the noise of rare genes "
+            "then weighs as much as the expression of others.",
+            "Fit the log-normalised values, before sc.pp.scale, or from a layer (layer=) or adata.raw.to_adata() that "
+            "still holds them.",
+        ),
+    }[looks]
+    warn_user(ValuesWarning(looks, f"{place_of(layer)} {seen}", mend))
 
 
-def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool = False) -> str:
+def choose_likelihood(likelihood: str, kind: ValueKind, *, stored_only: bool = False) -> str:
     """The likelihood asked for; where the choice is left open, the one that the values call for.
 
     Where only stored entries are data, whole numbers are ratings.
@@ -154,8 +184,7 @@ def choose_likelihood(likelihood: str, matrix: CellMatrix, *, stored_only: bool 
         return likelihood
     if stored_only:
         return "normal"
-    values = stored_values(matrix.values)
-    counts = values.size > 0 and bool(values.min() >= 0) and all_integers(matrix.values)
+    counts = kind.n_present > 0 and kind.is_whole and kind.minimum >= 0
     return "negative_binomial" if counts else "normal"
 
 
@@ -207,24 +236,21 @@ def check_variation(matrix: CellMatrix, layer: str | None) -> None:
         raise ValueError(msg)
 
 
-def warn_about_empty_genes(
-    matrix: CellMatrix, layer: str | None, n_empty: int | None = None, *, stacklevel: int
-) -> None:
+def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int | None = None) -> None:
     """Warn about genes without a value other than zero."""
     n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
     if n_empty:
         where = place_of(layer)
         msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+        warn_user(msg)
 
 
-def check_values(matrix: CellMatrix, layer: str | None, likelihood: str, *, stacklevel: int) -> None:
-    """Raise if there is nothing to fit; warn about counts, and about cells and genes without a value."""
+def check_values(matrix: CellMatrix, layer: str | None) -> None:
+    """Raise if there is nothing to fit; warn about cells and genes without a value."""
     check_variation(matrix, layer)
     where = place_of(layer)
-    warn_about_counts(matrix, layer, likelihood, stacklevel=stacklevel)
     empty_cells, empty_genes = describe_empty(matrix.values)
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel - 1)
-    warn_about_empty_genes(matrix, layer, empty_genes, stacklevel=stacklevel)
+        warn_user(msg)
+    warn_about_empty_genes(matrix, layer, empty_genes)

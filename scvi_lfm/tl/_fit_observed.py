@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._calls import warn_user
 from .._settings import settings
 from .._validate import place_of
 from ..data import read_held_out, restrict
@@ -65,7 +65,7 @@ def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:
 
 
 def warn_about_observed(
-    matrix: CellMatrix, layer: str | None, cells: pd.Index, genes: pd.Index, *, likelihood: str, stacklevel: int
+    matrix: CellMatrix, layer: str | None, cells: pd.Index, genes: pd.Index, *, likelihood: str
 ) -> None:
     """Warn about cells and genes without an observed value, and where unseen entries look like zeros."""
     if matrix.observed is None:
@@ -82,14 +82,14 @@ def warn_about_observed(
                 f"{int(unseen.sum())} {what}(s) of {where} have no observed value, first {names[unseen][0]!r}; "
                 "they get what their prior says."
             )
-            warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+            warn_user(msg)
     if only and likelihood == "normal" and _looks_like_expression(matrix):
         msg = (
             f"`observed`='stored' takes the entries that {where} does not store for unseen, and its values look like "
             "expression, where they are zeros: in most cells, the least value is among the most frequent. Pass "
             "observed='all' if they are."
         )
-        warnings.warn(msg, UserWarning, stacklevel=stacklevel)
+        warn_user(msg)
 
 
 def check_stored_variation(matrix: CellMatrix, layer: str | None) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from .._context import resolve_device, resolve_rng
-from .._settings import settings
-from .._validate import check_choice, check_count, check_positive, resolve_mask
-from ..data import code, learn_coding, read_matrix
+from .._settings import logger, settings
+from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
+from ..data import at_level, code, common_level, learn_coding, read_matrix
+from ..data._kind import ValueKind, log_base, looks_like
 from ..inference import FitOptions
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
@@ -30,7 +31,9 @@ from ._fit_arguments import (
     choose_likelihood,
     choose_max_epochs,
     most_factors,
+    warn_about_codes,
     warn_about_empty_genes,
+    warn_about_kind,
 )
 from ._fit_observed import OBSERVED, check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
 from ._size_factors import resolve_size_factors
@@ -86,6 +89,8 @@ class FitPlan:
     matrix: CellMatrix
     options: FitOptions
     fitted: np.ndarray  # (m,) bool: genes to fit
+    kind: ValueKind  # of all values that were read
+    log_base: float | None  # None where they are no logs
     coding: pd.DataFrame | None = None  # of the covariates
 
 
@@ -100,15 +105,25 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     scales = _check_arguments(given)
     fitted = _genes_to_fit(adata, given)
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
-    matrix = read_matrix(adata, given.layer, genes=fitted)
+    stored_only = given.observed == "stored"
+    matrix = read_matrix(adata, given.layer, genes=fitted, stored_only=stored_only)
+    kind = cast("ValueKind", matrix.kind)
     if coding is not None:
+        warn_about_codes(adata.obs, coding)
         matrix = replace(matrix, covariates=code(adata.obs, coding))
-    likelihood = choose_likelihood(given.likelihood, matrix, stored_only=given.observed == "stored")
+    likelihood = choose_likelihood(given.likelihood, kind, stored_only=stored_only)
+    like_logs = likelihood in CONTINUOUS and not stored_only
+    looks = looks_like(matrix.values, kind) if like_logs else None
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood in COUNTS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
+    warn_about_kind(looks, kind, given.layer, likelihood)
+    if likelihood in CONTINUOUS:
+        matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
+        if matrix.level:
+            logger.info("values are fitted less their common level %.10g", matrix.level)
     counts, auto, at_least = likelihood in COUNTS, isinstance(given.n_factors, str), _stated(given.n_factors)
     asked = given.batch_size
     if asked is None and not counts and matrix.observed is not None:
@@ -135,7 +150,8 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         log_size=log_size,
         choose_rank=auto,
     )
-    return FitPlan(matrix, options, fitted, coding)
+    base = log_base(adata.uns, kind) if like_logs and looks is None else None
+    return FitPlan(matrix, options, fitted, kind, base, coding)
 
 
 def _check_data(
@@ -146,15 +162,15 @@ def _check_data(
     stored_only = given.observed == "stored"
     if stored_only:
         check_stored_variation(matrix, given.layer)
-    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood, stacklevel=5)
+    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood)
     if likelihood in CONTINUOUS:
         check_guide_of_normal(given.guide, FAMILIES, likelihood)
         if not stored_only:
-            check_values(matrix, given.layer, likelihood, stacklevel=6)
+            check_values(matrix, given.layer)
         return None
     if not stored_only:
         check_variation(matrix, given.layer)
-        warn_about_empty_genes(matrix, given.layer, stacklevel=5)
+        warn_about_empty_genes(matrix, given.layer)
     return np.log(resolve_size_factors(adata, given.size_factors, matrix))
 
 

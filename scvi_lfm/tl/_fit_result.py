@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .._keys import COVARIATES, HELD_OUT, RANK
+from .._calls import warn_user
+from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
 from ..model.likelihoods import CONTINUOUS
 from ..posterior.posterior import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def record_of(
-    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, n_entries: int
+    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, matrix: CellMatrix
 ) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
@@ -40,7 +40,8 @@ def record_of(
         "variance_ratio": ratio.clip(max=1).astype(np.float32),
         "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
         **_held_out_of(result),
-        **_rank_of(result, n_entries),
+        **_rank_of(result, matrix.n_observed),
+        **({LEVEL: matrix.level} if matrix.level else {}),
         "converged": result.converged,
         "seconds": seconds,
         "version": __version__,
@@ -132,7 +133,7 @@ def warn_not_converged(result: FitResult, options: FitOptions) -> None:
         f"The fit did not converge to tol={options.tol:g} in {options.max_epochs} epoch(s): results are usable but can "
         "be improved. Pass a larger max_epochs, or a larger tol to accept this."
     )
-    warnings.warn(msg, UserWarning, stacklevel=3)
+    warn_user(msg)
 
 
 def warn_at_bound(result: FitResult, options: FitOptions) -> None:
@@ -142,4 +143,4 @@ def warn_at_bound(result: FitResult, options: FitOptions) -> None:
             f"The ELBO still rises at {options.n_factors} factors, the most that n_factors='auto' tries on these data. "
             f"Pass a larger number as n_factors=, or n_factors={options.n_factors} to accept this one."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from .._calls import named_arguments
 from .._context import resolve_rng
 from .._keys import train_layer
 from .._settings import logger
@@ -15,6 +16,7 @@ from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._holding_out import draw_entries, thin_molecules
 from ..posterior.fields import all_or_nothing
+from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
+@named_arguments
 def hold_out(
     adata: AnnData,
     fraction: float = 0.1,
@@ -66,7 +69,8 @@ def hold_out(
     rng
         Seed or generator. The same seed gives the same mask; a generator is advanced.
     key_added
-        Name of the fields below.
+        Name of the fields below. What is there already must be an earlier result of this tool; where a fit read it, the
+        same values.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -80,6 +84,8 @@ def hold_out(
         For molecules: the counts that stay, float32.
     `.obs['held_out']` : (n,)
         For rows: True where the cell is held out.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
@@ -114,10 +120,7 @@ def hold_out(
         raise ValueError(msg)
     generator = resolve_rng(rng)
     if by == "rows":
-        drawn = _rows(adata.n_obs, share, generator)
-        adata = adata.copy() if copy else adata
-        adata.obs[key_added] = drawn
-        return adata if copy else None
+        return _write(adata, key_added, "obs", {key_added: _rows(adata.n_obs, share, generator)}, copy=copy)
     added = [key_added, train_layer(key_added)] if by == "molecules" else [key_added]
     if layer in added:
         msg = f"`key_added`: layers[{layer!r}], which is read, would be overwritten. Pass another key_added."
@@ -137,11 +140,28 @@ def hold_out(
         raise ValueError(msg)
     if kept:
         logger.info("hold_out kept one of the %s of %s row(s) of which all had been drawn", by, kept)
+    held_out = {name: sp.csr_matrix(part) for name, part in zip(added, parts, strict=True)}
+    return _write(adata, key_added, "layers", held_out, copy=copy)
+
+
+def _write(adata: AnnData, key: str, container: str, values: dict[str, Any], *, copy: bool) -> AnnData | None:
+    """Write fields that are free, or hold an earlier result; those that hold the same values already are no matter."""
+    fields = getattr(adata, container)
+    changed = [name for name in values if not (name in fields and _same(fields[name], values[name]))]
+    ends = [name.removeprefix(key) for name in changed]
+    check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends])
     adata = adata.copy() if copy else adata
     with all_or_nothing(adata):
-        for name, part in zip(added, parts, strict=True):
-            adata.layers[name] = sp.csr_matrix(part)
+        for name, part in values.items():
+            getattr(adata, container)[name] = part
+        note_written(adata, "hold_out", [(container, name) for name in values])
     return adata if copy else None
+
+
+def _same(stored: Any, drawn: Any) -> bool:
+    if not sp.issparse(drawn):
+        return np.array_equal(stored, drawn)
+    return sp.issparse(stored) and stored.dtype == drawn.dtype and (stored != drawn).nnz == 0
 
 
 def _rows(n_cells: int, fraction: float, rng: np.random.Generator) -> np.ndarray:

@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._memory import naming_memory
-from .._validate import as_list, check_anndata, check_fraction, check_key, locate
+from .._validate import as_list, check_anndata, check_fraction, locate
 from ..model.likelihoods import student_t
 from ..posterior import CountPosterior, read_fit
 from ..posterior.fields import all_or_nothing
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.predictive_counts import predictive_counts
 from ..posterior.predictive_student_t import quantile
+from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ MAX_ROWS = 10_000_000
 CELLS_PER_BLOCK = 2048
 
 
+@named_arguments
 def predict(
     adata: AnnData,
     *,
@@ -65,8 +68,9 @@ def predict(
     quantiles
         Quantiles of the predictive distribution to give, each between 0 and 1.
     layer_added
-        Instead of a table: write the expected value of every cell and gene into this layer, dense float32. Refused
-        where it would take more than 1 GiB.
+        Instead of a table: write the expected value of every cell and gene into this layer, dense float32 (float64
+        where the values have a common level). Refused where it would take more than 1 GiB, and where the layer exists
+        and is no earlier prediction.
     key
         Stem under which the fit is stored.
 
@@ -77,13 +81,15 @@ def predict(
 
     `.layers[layer_added]` : (n, m)
         Expected values: eta, or counts. NaN for genes that were left out of the fit.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
     KeyError
         There is no such fit, cell or gene.
     ValueError
-        The arguments do not fit together, or the answer would be too large.
+        The arguments do not fit together, the answer would be too large, or something else would be overwritten.
 
     Examples
     --------
@@ -94,15 +100,17 @@ def predict(
     (2, 7)
     """
     check_anndata(adata)
+    if layer_added is not None:
+        check_free(adata, "predict", layer_added, _places, argument="layer_added")
     stored = read_fit(adata, key)
     if layer_added is not None:
         if obs_names is not None or var_names is not None:
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
-        check_key("layer_added", layer_added)
         expected = _expected_layer(adata, stored)
         with all_or_nothing(adata):
             adata.layers[layer_added] = expected
+            note_written(adata, "predict", _places(layer_added))
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
@@ -112,6 +120,10 @@ def predict(
     genes = fitted_positions(adata, "var_names", var_names, stored.fitted)
     cells, genes = _entries(cells, genes, pairs=pairs)
     return _table(adata, stored, cells, genes, levels)
+
+
+def _places(layer: str) -> list[tuple[str, str]]:
+    return [("layers", layer)]
 
 
 def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -134,20 +146,22 @@ def _table(
     adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
 ) -> pd.DataFrame:
     q = stored.posterior
-    eta = eta_of_pairs(q, torch.as_tensor(cells), torch.as_tensor(genes))
+    rows, columns = torch.from_numpy(cells), torch.from_numpy(genes)
+    eta = eta_of_pairs(q, rows, columns)
     names = {
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],
     }
     if isinstance(q, CountPosterior):
-        return pd.DataFrame(names | _counts_of(q, eta, torch.as_tensor(genes), levels))
-    sigma, df = q.noise.of_pairs(torch.as_tensor(cells), torch.as_tensor(genes)), q.noise.df
+        return pd.DataFrame(names | _counts_of(q, eta, columns, levels))
+    sigma, df = q.noise.of_pairs(rows, columns), q.noise.df
     sd = (eta.var + (sigma.square() if df is None else student_t.variance(sigma, df))).sqrt()
-    table = {"expected": eta.mean.numpy(), "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
+    expected = eta.mean.numpy() + stored.level
+    table = {"expected": expected, "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
     for level in levels:
-        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
+        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64, device="cpu"))
         values = (eta.mean + z * sd).numpy() if df is None else quantile(level, eta, sigma, df)
-        table[f"q{level:g}"] = values
+        table[f"q{level:g}"] = values + stored.level
     return pd.DataFrame(names | table)
 
 
@@ -164,23 +178,26 @@ def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Seq
 
 @naming_memory("predict", "Ask for fewer entries: obs_names and var_names")
 def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
-    size = adata.n_obs * adata.n_vars * 4
+    dtype = np.dtype(np.float64 if stored.level else np.float32)
+    size = adata.n_obs * adata.n_vars * dtype.itemsize
     if size > MAX_LAYER_BYTES:
         msg = (
             f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. "
             "Pass obs_names= and var_names= for the entries you need."
         )
         raise ValueError(msg)
-    layer = np.full(adata.shape, np.nan, dtype=np.float32)
+    layer = np.full(adata.shape, np.nan, dtype)
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
         layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy()
+    if stored.level:
+        layer += stored.level
     return layer
 
 
 def _expected(q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: slice) -> torch.Tensor:
     if not isinstance(q, CountPosterior):
         return predictor.mean(cells)
-    every = torch.arange(len(q.gene_mean))
+    every = torch.arange(len(q.gene_mean), device=q.gene_mean.device)
     return predictive_counts(q, predictor.moments(cells), every).mean().float()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,18 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .._calls import named_arguments, warn_user
 from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
-from .._validate import check_anndata, check_key, check_not_empty, check_unique
-from ..data import read_matrix, restrict
+from .._validate import check_anndata, check_not_empty, check_unique
+from ..data import restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
 from ..posterior.stored_covariates import known_of_cells, n_known
-from ._common import check_closed_form, layer_of_fit
-from ._fit_arguments import check_count_values, warn_about_counts
+from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
+from ._overwriting import check_free, fit_places, note_written
 from ._size_factors import new_size_factors
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,6 +48,7 @@ WRITTEN = (
 )
 
 
+@named_arguments
 def project(
     adata: AnnData,
     reference: AnnData,
@@ -93,7 +95,7 @@ def project(
     key
         Stem under which the reference's fit is stored.
     key_added
-        Stem under which the result is stored in `adata`.
+        Stem under which the result is stored in `adata`. What is there already must be an earlier projection.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -117,6 +119,8 @@ def project(
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
         That of the reference; for the Normal with `cell_cov` (or `cell_basis` and `cell_eig`) of the new cells.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
@@ -138,30 +142,29 @@ def project(
     """
     check_anndata(adata)
     check_anndata(reference, "reference")
-    check_key("key_added", key_added)
+    check_free(adata, "project", key_added, fit_places)
     check_not_empty(adata)
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
     check_closed_form(stored, "project")
-    layer = layer_of_fit(adata, stored, layer)
     known = reference.var_names[stored.fitted]
     check_unique(known, "var")
     positions = known.get_indexer(adata.var_names)
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
-    matrix = read_matrix(adata, layer, genes=shared)
+    whole = stored.posterior
+    kept = torch.as_tensor(positions[shared], device=where)
+    # new counts come with their own depth
+    expected = None if isinstance(whole, CountPosterior) else expected_values(whole.at_genes(kept))
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=shared, expected=expected)
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     observed = str(stored.params.get("observed", "all"))
-    matrix = restrict(matrix, observed, None)
-    whole = stored.posterior
+    matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
-    kept = torch.as_tensor(positions[shared], device=where)
     q: NormalPosterior | CountPosterior
     if isinstance(whole, CountPosterior):
-        names = adata.var_names[shared]
-        check_count_values(matrix, layer, whole.noise.likelihood, adata.obs_names, names)
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
         q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
@@ -170,8 +173,6 @@ def project(
             msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
             raise ValueError(msg)
         family = stored.params.get("guide", stored.params["family"])
-        if observed == "all":
-            warn_about_counts(matrix, layer, "normal")
         q = whole.at_genes(kept)
         if isinstance(q.gene_cov, PackedUnderNoise):
             q = project_observed(matrix, q, family)
@@ -184,6 +185,7 @@ def project(
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
     record["params"].pop(HELD_OUT, None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
+    note_written(adata, "project", fit_places(key_added))
     return adata if copy else None
 
 
@@ -193,4 +195,4 @@ def _check_overlap(n_shared: int, n_known: int) -> None:
         raise ValueError(msg)
     if n_shared < n_known:
         msg = f"{n_known - n_shared} of {n_known} fitted genes are absent from `adata` and taken as unobserved."
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn_user(msg)

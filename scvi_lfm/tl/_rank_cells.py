@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._validate import check_anndata, check_key, locate
+from .._calls import named_arguments
+from .._validate import check_anndata, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
 from ..posterior.fields import all_or_nothing
+from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+@named_arguments
 def rank_cells(
     adata: AnnData,
     genes: str | Sequence[str],
@@ -42,7 +45,7 @@ def rank_cells(
     key
         Stem under which the fit is stored.
     key_added
-        Stem of the columns of `obs` below.
+        Stem of the columns of `obs` below. What is there already must be an earlier result of this tool.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -56,13 +59,15 @@ def rank_cells(
         Its posterior standard deviation.
     `.obs['rank_cells_lfm_lfsr']` : (n,)
         Local false sign rate: posterior probability that the true score has the other sign.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
     Raises
     ------
     KeyError
         There is no such fit or gene.
     ValueError
-        A gene was left out of the fit.
+        A gene was left out of the fit, or something else would be overwritten.
 
     Examples
     --------
@@ -72,16 +77,22 @@ def rank_cells(
     >>> lfm.tl.rank_cells(adata, ["gene_0", "gene_1"])
     """
     check_anndata(adata)
-    check_key("key_added", key_added)
+    check_free(adata, "rank_cells", key_added, _places)
     stored = read_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
-    contrast = contrast_cells(stored.posterior, torch.as_tensor(positions))
+    contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
     adata = adata.copy() if copy else adata
+    score, sd, lfsr = (column for _, column in _places(key_added))
     with all_or_nothing(adata):
-        adata.obs[key_added] = contrast.score.numpy().astype(np.float32)
-        adata.obs[f"{key_added}_sd"] = contrast.sd.numpy().astype(np.float32)
-        adata.obs[f"{key_added}_lfsr"] = contrast.lfsr.numpy()
+        adata.obs[score] = contrast.score.numpy().astype(np.float32)
+        adata.obs[sd] = contrast.sd.numpy().astype(np.float32)
+        adata.obs[lfsr] = contrast.lfsr.numpy()
+        note_written(adata, "rank_cells", _places(key_added))
     return adata if copy else None
+
+
+def _places(key: str) -> list[tuple[str, str]]:
+    return [("obs", f"{key}{part}") for part in ("", "_sd", "_lfsr")]
 
 
 def fitted_positions(adata: AnnData, argument: str, genes: object, fitted: np.ndarray) -> np.ndarray:

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._memory import naming_memory
+from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import CountPosterior, read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.fields import all_or_nothing
-from ._common import check_result_key
+from ._overwriting import check_free, note_written
+from ._values import LOG_BASE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,11 +25,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from ..posterior import NormalPosterior
+    from ..posterior import StoredFit
 
 SELECTED = "selected"
+# nothing here is one, but scanpy's readers of a ranking die without the columns
+ASKED_BY_SCANPY = ("pvals", "pvals_adj")
 
 
+@named_arguments
 def rank_genes(
     adata: AnnData,
     groupby: str | None = None,
@@ -63,7 +69,7 @@ def rank_genes(
     key
         Stem under which the fit is stored.
     key_added
-        Key in `uns` of the result.
+        Key in `uns` of the result. What is there already must be an earlier result of this tool.
     copy
         Return a copy instead of writing into `adata`.
 
@@ -81,14 +87,20 @@ def rank_genes(
         Local false sign rate: posterior probability that the true score has the other sign. It speaks about these
         cells, not about donors, and falls as cells are added.
     `.uns['rank_genes_lfm']['logfoldchanges']` : (m,)
-        For counts the score over log 2, a difference of log2 rates. For the Normal likelihood an approximate log2
-        fold change, which takes the data for log1p values: log2 of the ratio of `expm1` of the mean expected eta,
-        clipped at 0.
+        For counts the score over log 2, a difference of log2 rates. For log1p values an approximate log2 fold change:
+        log2 of the ratio of `expm1` of the mean expected eta, clipped at 0, in the base that :func:`scanpy.pp.log1p`
+        noted in `uns["log1p"]` before the fit (e if none). NaN if the fit read no log1p values but, as it could tell,
+        negative, whole, scaled or unlogged ones, or ratings.
+    `.uns['rank_genes_lfm']['pvals']`, `.uns['rank_genes_lfm']['pvals_adj']` : (m,)
+        NaN throughout, for nothing here is one: scanpy's readers ask for the columns. A `pval_cutoff` keeps no gene.
     `.uns['rank_genes_lfm']['params']` : dict
         `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
+    `.uns['lfm_written']` : dict
+        Which tool wrote which field, by container and name.
 
-    The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with
-    `sc.pl.rank_genes_groups(adata, key="rank_genes_lfm")`, read it with :func:`scvi_lfm.get.rank_genes_df`.
+    The layout is that of :func:`scanpy.tl.rank_genes_groups`: draw it with `sc.pl.rank_genes_groups` and its kin
+    (`_dotplot`, `_heatmap`, ...) and `key="rank_genes_lfm"`, read it with :func:`scvi_lfm.get.rank_genes_df`. After
+    `mask_obs`, plots that show the cells of groups want a column of `obs` as `groupby=`.
 
     Raises
     ------
@@ -107,7 +119,7 @@ def rank_genes(
     (50,)
     """
     check_anndata(adata)
-    check_result_key(adata, key_added)
+    check_free(adata, "rank_genes", key_added, _places)
     stored = read_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
@@ -126,7 +138,8 @@ def rank_genes(
         chosen = _chosen_groups(present, groupby, groups, reference)
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
-    results = {group: _rank(stored.posterior, labels.to_numpy(), group, reference) for group in chosen}
+    base = _log_base(stored)
+    results = {group: _rank(stored, labels.to_numpy(), group, reference, base) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
@@ -136,7 +149,12 @@ def rank_genes(
     record = {"params": params, **_records(names, results)}
     with all_or_nothing(adata):
         adata.uns[key_added] = record
+        note_written(adata, "rank_genes", _places(key_added))
     return adata if copy else None
+
+
+def _places(key: str) -> list[tuple[str, str]]:
+    return [("uns", key)]
 
 
 def _chosen_groups(
@@ -175,23 +193,37 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
+def _log_base(stored: StoredFit) -> float | None:
+    """Base of the log1p values that the fit read; None, and a note, if it read others."""
+    if isinstance(stored.posterior, CountPosterior):
+        return None
+    # a fit stored without a record is taken at its user's word
+    base = stored.values.get(LOG_BASE) if stored.values else math.e
+    if base is None:
+        logger.warning("the fit read values that are not log1p: their logfoldchanges are NaN")
+    return None if base is None else float(base)
+
+
 @naming_memory("rank genes")
 def _rank(
-    q: NormalPosterior | CountPosterior, labels: np.ndarray, group: str, reference: str | None
+    stored: StoredFit, labels: np.ndarray, group: str, reference: str | None, base: float | None
 ) -> tuple[Contrast, np.ndarray]:
-    cells = torch.as_tensor(labels == group)
+    q = stored.posterior
+    cells = torch.from_numpy(labels == group)
     others: Tensor | None = None
     if reference is not None:
-        others = ~cells if reference == "rest" else torch.as_tensor(labels == reference)
+        others = ~cells if reference == "rest" else torch.from_numpy(labels == reference)
     contrast = contrast_genes(q, cells, others)
     if isinstance(q, CountPosterior):
         return contrast, (contrast.score / math.log(2)).numpy()
-    fold = _log2_expm1(expected_eta(q, cells)) - _log2_expm1(expected_eta(q, others))
-    return contrast, fold.numpy()
+    if base is None:
+        return contrast, np.full(len(contrast.score), np.nan)
+    here, there = (_log2_unlogged(expected_eta(q, rows) + stored.level, base) for rows in (cells, others))
+    return contrast, (here - there).numpy()
 
 
-def _log2_expm1(eta: Tensor) -> Tensor:
-    return (eta.clamp_min(0).expm1() + 1e-9).log() / math.log(2)
+def _log2_unlogged(eta: Tensor, base: float) -> Tensor:
+    return ((eta.clamp_min(0) * math.log(base)).expm1() + 1e-9).log() / math.log(2)
 
 
 @naming_memory("rank genes")
@@ -205,6 +237,7 @@ def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray
             "logfoldchanges": fold.astype(np.float32),
             "sd": contrast.sd.numpy().astype(np.float32),
             "lfsr": contrast.lfsr.numpy(),
+            **dict.fromkeys(ASKED_BY_SCANPY, np.full(len(names), np.nan, dtype=np.float32)),
         }
         for name, values in fields.items():
             columns.setdefault(name, {})[group] = values[order]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._validate import check_anndata, check_choice, check_count, check_fraction, locate, place_of
 from ..data import read_matrix
 from ..model.likelihoods import COUNTS
@@ -16,6 +17,7 @@ from ..posterior.predictive_counts import predictive_counts
 from ..posterior.unseen import best_unseen
 from ._common import layer_of_fit
 from ._predict import MAX_ROWS
+from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ..posterior.unseen import Chosen
 
 
+@named_arguments
 def recommend(
     adata: AnnData,
     obs_names: str | Sequence[str] | None = None,
@@ -92,12 +95,16 @@ def recommend(
     check_anndata(adata)
     n_top = check_count("n_top", n_top)
     check_choice("order", order, ("expected", "upper"))
-    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64)))
+    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))
     stored = read_fit(adata, key)
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
-    layer = layer_of_fit(adata, stored, layer)
-    seen = read_matrix(adata, layer, genes=stored.fitted).values
+    if layer is None:
+        expected = expected_values(stored.posterior)
+        matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
+    else:  # which entries were seen, by whatever values
+        matrix = read_matrix(adata, layer_of_fit(adata, stored, layer), genes=stored.fitted)
+    seen = matrix.values
     if isinstance(seen, np.ndarray):
         where = place_of(layer)
         msg = (
@@ -110,7 +117,10 @@ def recommend(
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
     }
-    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | _values(stored.posterior, chosen, z))
+    values = _values(stored.posterior, chosen, z)
+    if stored.level:
+        values |= {name: values[name] + stored.level for name in ("expected", "upper")}
+    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | values)
 
 
 def _check_size(n_rows: int, n_top: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .._calls import named_arguments
 from .._context import resolve_rng
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ..posterior import StoredFit
 
 
+@named_arguments
 def sample_posterior(
     adata: AnnData, n_samples: int, *, rng: int | np.random.Generator = 0, key: str = "lfm"
 ) -> dict[str, np.ndarray]:
@@ -41,9 +43,9 @@ def sample_posterior(
     Returns
     -------
     A dictionary of float32 arrays, without anything written into `adata`: `"mu"` (), its mean, since its variational
-    spread is far too narrow to be of use; `"a"` (s, n), `"A"` (s, n, r), `"b"` (s, m), `"B"` (s, m, r), and with
-    covariates the coefficients `"beta"` (s, m, p). Factors that are off are zero; genes that were left out of the fit
-    are NaN.
+    spread is far too narrow to be of use, in float64 where the values have a common level; `"a"` (s, n), `"A"`
+    (s, n, r), `"b"` (s, m), `"B"` (s, m, r), and with covariates the coefficients `"beta"` (s, m, p). Factors that are
+    off are zero; genes that were left out of the fit are NaN.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def sample_posterior(
     (10, 50, 3)
     """
     check_anndata(adata)
-    check_count("n_samples", n_samples)
+    n_samples = check_count("n_samples", n_samples)
     generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
     return _draw(read_fit(adata, key), n_samples, generator)
 
@@ -75,12 +77,12 @@ def _draw(stored: StoredFit, n_samples: int, generator: torch.Generator) -> dict
     genes = np.full((n_samples, len(stored.fitted), len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
     for draw in range(n_samples):
-        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
         cells[draw][:, columns] = (q.cell_mean + q.cell_cov.spread(noise)).numpy()
-        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64)
+        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
         genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
     drawn = {
-        "mu": np.asarray(q.mu, dtype=np.float32),
+        "mu": np.asarray(q.mu + stored.level, dtype=np.float64 if stored.level else np.float32),
         "a": cells[:, :, 0],
         "A": cells[:, :, first:],
         "b": genes[:, :, 0],

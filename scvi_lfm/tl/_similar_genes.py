@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..posterior import Posterior
 
 
+@named_arguments
 def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm") -> pd.DataFrame:
     r"""Genes whose expected expression goes with that of `gene` across cells.
 
@@ -63,7 +65,7 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
     (5, 3)
     """
     check_anndata(adata)
-    check_count("n_top", n_top)
+    n_top = check_count("n_top", n_top)
     if not isinstance(gene, str):
         msg = f"`gene` must be one name of var_names, found {gene!r}."
         raise TypeError(msg)

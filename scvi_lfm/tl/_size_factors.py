@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._validate import near_matches
+from .._validate import one_column
 from ..posterior.posterior import extend
 
 if TYPE_CHECKING:
@@ -40,10 +40,7 @@ def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> n
         totals = total_counts(adata, matrix)
         return totals / totals.mean()
     if isinstance(given, str):
-        if given not in adata.obs:
-            msg = f"`size_factors`: obs has no column {given!r}. {near_matches(given, adata.obs.columns)}"
-            raise KeyError(msg)
-        given = adata.obs[given].to_numpy()
+        given = one_column(adata.obs, given, "obs", "size_factors").to_numpy()
     if isinstance(given, pd.Series) and not given.index.equals(adata.obs_names):
         msg = "`size_factors` is a Series whose index is not obs_names. Reorder it, or pass its .to_numpy() if it fits."
         raise ValueError(msg)

@@ -96,7 +96,7 @@ def odd(counts: np.ndarray) -> np.ndarray:
 
 def listed(adata: ad.AnnData, key: str) -> Iterator[tuple[str, np.ndarray]]:
     """Both scores of `tl.anomalies` as dense matrices."""
-    lfm.tl.anomalies(adata, direction="up", fdr=FDR, max_entries=adata.X.nnz, key=key, key_added="found")
+    lfm.tl.anomalies(adata, direction="up", by="either", fdr=FDR, max_entries=adata.X.nnz, key=key, key_added="found")
     table = adata.uns["found"]["entries"]
     where = adata.obs_names.get_indexer(table["cell"]), adata.var_names.get_indexer(table["gene"])
     tail = -np.log(np.maximum(table["p"].to_numpy(), 1e-300))

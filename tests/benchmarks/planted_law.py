@@ -56,9 +56,9 @@ def plant(drawn: ad.AnnData, law: ad.AnnData, n_plants: int, rng: np.random.Gene
 def listed(adata: ad.AnnData, n_factors: int) -> dict[str, pd.DataFrame]:
     """Fit, and the entries that each rule lists."""
     lfm.tl.fit(adata, n_factors, likelihood="negative_binomial", progress=False)
-    lfm.tl.anomalies(adata, direction="up", fdr=FDR, max_entries=adata.X.nnz)
+    lfm.tl.anomalies(adata, direction="up", by="either", fdr=FDR, max_entries=adata.X.nnz)
     table = lfm.get.anomalies_df(adata)
-    lfm.tl.anomalies(adata, direction="up", fdr=ALMOST_ALL, max_entries=adata.X.nnz)
+    lfm.tl.anomalies(adata, direction="up", by="either", fdr=ALMOST_ALL, max_entries=adata.X.nnz)
     more = lfm.get.anomalies_df(adata).sort_values("lfdr", kind="stable")
     mean = more["lfdr"].cumsum() / np.arange(1, len(more) + 1)
     return {

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/rank.py [--seeds 20] [--sizes 2000x1000 10000x5000] [--noise shared]
     python tests/benchmarks/rank.py --counts [--seeds 5] [--sizes 1500x800]
+    python tests/benchmarks/rank.py --totals [--known] [--likelihood poisson] [--factors 4 0] [--sizes 800x300 3000x600]
     python tests/benchmarks/rank.py --data COUNTS.h5ad [--likelihood normal negative_binomial]
 
 Twelve factors in unit noise, their singular values falling evenly from 2.5 times the weakest to it, and data without
@@ -12,8 +13,13 @@ if its own singular value is above (m/n)^(1/4). Three weakest factors:
     observed  it is so large that 1.5 (1 + sqrt(m/n)) is what a singular value decomposition of the data shows
     detect    it is 1.5 (m/n)^(1/4): the ELBO asks for more than that, so this one may be missed
 
-With `--counts`, negative binomial counts of five factors with loadings of standard deviation 0.3, and of none. With
-`--data`, what it gives on counts of a file (`shipped` takes the data set of the package), log-normalised for the
+With `--counts`, negative binomial counts of five factors with loadings of standard deviation 0.3, and of none.
+
+With `--totals`, counts of many molecules a cell, of four factors with loadings of standard deviation 0.4, ..., 0.2, and
+of none. Size factors are total counts, as by default, and with so many molecules depend on a cell's factors too;
+`--known` gives the true ones instead. Here one factor too many or too few is wrong.
+
+With `--data`, what it gives on counts of a file (`shipped` takes the data set of the package), log-normalised for the
 Normal.
 """
 
@@ -29,6 +35,8 @@ import scanpy as sc
 import scvi_lfm as lfm
 
 TRUE = 12
+# mean log rates with `--totals`
+LEVELS = {"negative_binomial": -0.5, "poisson": 0.5}
 
 
 def weakest(reading: str, ratio: float) -> float:
@@ -80,6 +88,20 @@ def cases(n: int, m: int, *, counts: bool) -> Iterator[tuple[str, int, object]]:
     yield "none", 0, lambda seed: simulate(n, m, np.zeros(0), seed)
 
 
+def cases_of_totals(n: int, m: int, likelihoods: list[str], numbers: list[int]) -> Iterator[tuple[str, int, object]]:
+    """The same for counts of many molecules a cell."""
+    for likelihood in likelihoods:
+        for r in numbers:
+            scales = {"n_factors": r} if r else {"n_factors": 1, "factor_scales": [0.0]}
+            yield (
+                likelihood,
+                r,
+                lambda seed, name=likelihood, s=scales: lfm.datasets.simulate(
+                    n, m, likelihood=name, mu=LEVELS[name], rng=seed, **s
+                ),
+            )
+
+
 def on_data(path: str, likelihoods: list[str]) -> None:
     """What is chosen on the counts of a file."""
     adata = lfm.datasets.pbmc_sorted() if path == "shipped" else ad.read_h5ad(path)
@@ -100,20 +122,30 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=["2000x1000", "10000x5000"])
     parser.add_argument("--noise", default="shared", choices=["shared", "gene"])
     parser.add_argument("--counts", action="store_true")
+    parser.add_argument("--totals", action="store_true")
+    parser.add_argument("--known", action="store_true")
+    parser.add_argument("--factors", nargs="+", type=int, default=[4, 0])
     parser.add_argument("--data")
-    parser.add_argument("--likelihood", nargs="+", default=["normal", "negative_binomial"])
+    parser.add_argument("--likelihood", nargs="+", default=None)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     if args.data:
-        on_data(args.data, args.likelihood)
+        on_data(args.data, args.likelihood or ["normal", "negative_binomial"])
         return
     options = {} if args.counts else {"noise": args.noise}
+    if args.totals:
+        options = {"size_factors": "size_factor"} if args.known else {}
     for size in args.sizes:
         n, m = map(int, size.split("x"))
-        for name, true, draw in cases(n, m, counts=args.counts):
+        drawn = cases(n, m, counts=args.counts)
+        if args.totals:
+            drawn = cases_of_totals(n, m, args.likelihood or list(LEVELS), args.factors)
+        for name, true, draw in drawn:
+            if args.totals:
+                options["likelihood"] = name
             runs = [auto(draw(seed), **options) for seed in range(args.seeds)]
             found = [number for number, _ in runs]
-            near = sum(abs(number - true) <= (1 if true else 0) for number in found)
+            near = sum(abs(number - true) <= (1 if true and not args.totals else 0) for number in found)
             seconds = np.median([took for _, took in runs])
             print(
                 f"{size:12} {name:10} true {true:2}  as asked {near}/{len(found)}  {seconds:.1f} s  {found}", flush=True

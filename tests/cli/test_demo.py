@@ -9,6 +9,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
@@ -18,12 +20,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def few_cells() -> ad.AnnData:
+    """A sixth of the shipped cells, and their 200 most frequent genes."""
+    adata = lfm.datasets.pbmc_sorted()[::6]
+    totals = pd.Series(np.asarray(adata.X.sum(0)).ravel(), adata.var_names)
+    return adata[:, totals.nlargest(200).index].copy()
+
+
+def all_cells() -> ad.AnnData:
+    return lfm.datasets.pbmc_sorted()
+
+
+ALL_CELLS = pytest.param(all_cells, marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[few_cells, ALL_CELLS])
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What the demo printed, and the folder it wrote."""
-    out = tmp_path_factory.mktemp("demo") / "results"
+    out, shown = tmp_path_factory.mktemp("demo") / "results", request.param()
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(lfm.datasets, "pbmc_sorted", lambda: shown)
         status = main(["demo", "--out", str(out)])
     assert status == 0
     return printed.getvalue(), out
@@ -47,6 +64,7 @@ def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
     assert str(out) in printed
 
 
+@pytest.mark.parametrize("demo", [ALL_CELLS], indirect=True)
 def test_demo_knows_its_data(demo: tuple[str, Path]) -> None:
     adata = ad.read_h5ad(demo[1] / "pbmc_sorted.h5ad")
     for group, gene in (("CD19+ B", "CD79A"), ("CD56+ NK", "GNLY"), ("CD14+ Monocyte", "S100A8")):

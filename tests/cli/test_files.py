@@ -42,7 +42,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     monkeypatch.setattr(commands, "write_data", interrupted)
     capsys.readouterr()
     assert run(*arguments, 3) == 130
-    assert capsys.readouterr().err == "scvi-lfm: interrupted\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "scvi-lfm: interrupted"
     assert files.read_data(out).obsm["X_lfm"].shape == (120, 2)
     monkeypatch.undo()
     assert run(*arguments, 3) == 0
@@ -79,7 +79,6 @@ def everything_in(folder: Path) -> dict[Path, bytes]:
 
 INTERRUPTED = """
 import signal, sys, time
-import scvi_lfm as lfm
 from scvi_lfm._cli import main
 
 def fit(*args, **kwargs):
@@ -132,3 +131,25 @@ def test_warning_filters_are_left_alone(folder: Path, tmp_path: Path) -> None:
     assert run("rank", folder / "text.h5ad", "--mask", "chosen") == 2
     assert warnings.filters == before
     assert warnings.showwarning is show
+
+
+@pytest.mark.parametrize(
+    "command", ["fit {same} {same}", "rank {same} --mask chosen --out {same}", "project {data} {same} {same}"]
+)
+def test_an_input_is_replaced_only_by_force(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    same = tmp_path / "same.h5ad"
+    same.write_bytes((folder / "fitted.h5ad").read_bytes())
+    before = same.read_bytes()
+    (tmp_path / "link.h5ad").symlink_to(same)
+    words = command.format(same=same, data=folder / "data.h5ad").split()
+    by_link = [*words[:-1], str(tmp_path / "link.h5ad")]
+    for asked in (words, by_link):
+        assert run(*asked) == 2
+        assert f"{asked[-1]} is an input, which the output would replace" in capsys.readouterr().err
+        assert same.read_bytes() == before
+    assert run(*words, "--force") == 0
+    assert same.read_bytes() != before
+    assert "lfm" in ad.read_h5ad(same).uns
+    assert {path.name for path in tmp_path.iterdir()} == {"same.h5ad", "link.h5ad"}

@@ -207,7 +207,7 @@ POISSON, NB = {"likelihood": "poisson"}, {"likelihood": "negative_binomial"}
         ({"n_cells": 0}, ValueError, r"`n_cells` must be at least 1, found 0"),
         ({"n_genes": -3}, ValueError, r"`n_genes` must be at least 1, found -3"),
         ({"n_factors": 0}, ValueError, r"`n_factors` must be at least 1, found 0"),
-        ({"n_factors": 2.0}, TypeError, r"`n_factors` must be a whole number, found 2\.0 of type float"),
+        ({"n_factors": 2.5}, TypeError, r"`n_factors` must be a whole number, found 2\.5 of type float"),
         ({"n_cells": True}, TypeError, r"`n_cells` must be a whole number, found True of type bool"),
         ({"mu": "0"}, TypeError, r"`mu` must be a number, found '0' of type str"),
         ({"mu": True}, TypeError, r"`mu` must be a number, found True of type bool"),
@@ -240,7 +240,7 @@ POISSON, NB = {"likelihood": "poisson"}, {"likelihood": "negative_binomial"}
         ({"rng": "0"}, TypeError, r"`rng` must be an int or a numpy.random.Generator, found '0'"),
         ({"rng": None}, TypeError, r"`rng` must be an int or a numpy.random.Generator, found None"),
         ({"rng": np.random.RandomState(0)}, TypeError, r"`rng` must be an int or a numpy.random.Generator"),
-        ({"rng": -1}, ValueError, r"`rng` must not be negative, found -1"),
+        ({"rng": -1}, ValueError, r"`rng` must be at least 0, found -1"),
     ],
 )
 def test_a_wrong_argument_is_named_with_what_was_found(arguments, error, message):

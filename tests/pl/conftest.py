@@ -29,7 +29,7 @@ def fitted():
         "n_entries": adata.n_obs * adata.n_vars,
     }
     lfm.tl.rank_genes(adata, "group")
-    lfm.tl.anomalies(adata)
+    lfm.tl.anomalies(adata, by="either")
     return adata
 
 

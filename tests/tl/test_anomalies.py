@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from scipy.special import expit, logit
@@ -72,14 +73,15 @@ def dense(planted, read_fields):
 
 
 def listed(adata, **options):
-    result = lfm.tl.anomalies(adata, copy=True, **options)
+    result = lfm.tl.anomalies(adata, copy=True, **{"by": "either"} | options)
     entries = lfm.get.anomalies_df(result)
     where = adata.obs_names.get_indexer(entries["cell"]), adata.var_names.get_indexer(entries["gene"])
     return result, entries, where
 
 
-def test_finds_what_was_planted(planted):
-    _, entries, _ = listed(planted)
+@pytest.mark.parametrize("by", ["lfdr", "either"])
+def test_finds_what_was_planted(planted, by):
+    _, entries, _ = listed(planted, by=by)
     top = entries.iloc[:4]
     found = zip(top["cell"], top["gene"], strict=True)
     assert dict(zip(found, top["direction"], strict=True)) == planted.uns["planted"]
@@ -159,6 +161,7 @@ def test_one_direction_lists_its_own_entries_alone(planted, dense, direction):
     } <= found
 
 
+@pytest.mark.filterwarnings("ignore:The values of X are not on the scale that the fit read")
 @pytest.mark.parametrize("max_entries", [1, 2, 6, 40])
 def test_max_entries_keeps_the_top(planted, monkeypatch, max_entries):
     adata = planted.copy()
@@ -262,3 +265,35 @@ def test_blocks_of_cells_and_sparse_values_change_nothing(planted, monkeypatch):
     assert same["cell"].tolist() == entries["cell"].tolist()
     np.testing.assert_allclose(same["log_ratio"], entries["log_ratio"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(other.obs["lfm_anomaly"], result.obs["lfm_anomaly"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "negative_binomial"])
+def test_lists_what_passes_the_question_asked(likelihood):
+    adata = lfm.datasets.simulate(100, 60, 2, likelihood=likelihood, mu=0.3)
+    values = adata.to_df().to_numpy()
+    values[[3, 40, 77], [5, 21, 48]] += 12 + 3 * values.max()
+    adata.X = values
+    lfm.tl.fit(adata, 2, progress=False)
+    tables = {by: listed(adata, by=by, fdr=0.5)[1] for by in ("lfdr", "q", "either")}
+    by_default = lfm.tl.anomalies(adata, fdr=0.5, copy=True)
+    taken = "lfdr" if likelihood == "normal" else "either"
+    pd.testing.assert_frame_equal(lfm.get.anomalies_df(by_default), tables[taken])
+    assert by_default.uns["lfm_anomaly"]["params"]["by"] == taken
+
+    everything = tables["either"]
+    found = {by: set(table[["cell", "gene"]].itertuples(index=False, name=None)) for by, table in tables.items()}
+    assert found["lfdr"] != found["q"]
+    assert found["lfdr"] | found["q"] == found["either"]
+    for by in ("lfdr", "q"):
+        # histograms have bins: entries within one of the level may go either way
+        clear = everything[(everything[by] - 0.5).abs() > 0.01]
+        for passes, table in ((True, clear[clear[by] < 0.5]), (False, clear[clear[by] > 0.5])):
+            names = set(table[["cell", "gene"]].itertuples(index=False, name=None))
+            assert names <= found[by] if passes else names.isdisjoint(found[by])
+    assert tables["lfdr"]["log_ratio"].is_monotonic_decreasing
+    assert tables["q"]["p"].is_monotonic_increasing
+
+
+def test_the_most_improbable_are_kept(planted):
+    everything, some = (listed(planted, by="q", fdr=0.9, max_entries=n)[1] for n in (1000, 5))
+    pd.testing.assert_frame_equal(some, everything.head(5))

@@ -530,7 +530,7 @@ def test_fields(planted):
     assert set(result.uns["lfm_anomaly"]) == {"params", "entries", "depth_correlation"}
     params = result.uns["lfm_anomaly"]["params"]
     found = {"n_by_tail": params["n_by_tail"], "n_by_ratio": params["n_by_ratio"]}
-    assert params == {"key": "lfm", "direction": "both", "fdr": 0.2, "max_entries": 20, **found}
+    assert params == {"key": "lfm", "direction": "both", "by": "either", "fdr": 0.2, "max_entries": 20, **found}
     assert min(found.values()) >= 28
     assert "lfm_anomaly" not in planted.uns
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.posterior.calibration import BINS, SharedResiduals, coverage, kolmogorov_smirnov
+from scvi_lfm.tl._check_words import how_it_ended, on_convergence
 
 LIKELIHOODS = ("normal", "negative_binomial", "poisson", "bernoulli")
 
@@ -76,6 +78,55 @@ def test_refits_are_compared(fits):
     assert (table["eta_difference"] < 0.3).all()
     assert table["gap"].min() == 0
     assert adata.uns["lfm"].keys() == before.keys()
+
+
+def compared(gap, difference):
+    """A table of two fits, the checked one `gap` below the other."""
+    return pd.DataFrame(
+        {
+            "fit": ["this one", "half the batch"],
+            "elbo": [-1.0 - gap, -1.0],
+            "gap": [gap, 0.0],
+            "eta_difference": [0.0, difference],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("gap", "difference", "ended", "said", "unsaid"),
+    [
+        (
+            0.001,
+            0.1,
+            "tol",
+            ["less than 0.50%", "at most 0.10% of that gain", "it has converged"],
+            ["too hopeful", "pass"],
+        ),
+        (
+            0.0177,
+            0.1,
+            "tol",
+            ["smaller batches ends 1.77%", "too hopeful", "this figure counts", "use the fit as it is", "tol=0.001"],
+            ["has converged"],
+        ),
+        (0.0177, 0.9, "tol", ["0.90 posterior", "far apart: pass tol=0.001"], ["as it is", "has converged"]),
+        (0.03, 0.1, "max_epochs", ["larger max_epochs", "this figure counts"], ["too hopeful", "has converged"]),
+        (0.001, 0.1, "held_out", ["held-out entries were predicted worse"], ["less than", "too hopeful"]),
+    ],
+)
+def test_the_words_say_which_figure_counts_and_what_to_do(gap, difference, ended, said, unsaid):
+    words = " ".join(on_convergence(compared(gap, difference), ended, 0.005))
+    assert all(part in words for part in said)
+    assert not any(part in words for part in unsaid)
+
+
+def test_the_summary_tells_how_the_fit_ended(fits):
+    adata = fits["normal"].copy()
+    assert "by its own estimate" in str(lfm.tl.check(adata, refit=False))
+    adata.uns["lfm"] = adata.uns["lfm"] | {"held_out": {"stopped": True}}
+    assert how_it_ended(adata.uns["lfm"]) == "held_out"
+    adata.uns["lfm"] = adata.uns["lfm"] | {"converged": False}
+    assert "The fit stopped at max_epochs" in str(lfm.tl.check(adata, refit=False))
 
 
 def test_same_seed_same_report_and_nothing_is_written(fits):

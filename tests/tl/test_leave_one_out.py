@@ -108,7 +108,7 @@ def test_anomalies_lists_these_predictions(problem):
     adata, _ = problem
     adata = adata.copy()
     adata.X[[3, 11, 20], [4, 30, 17]] += [25, -25, 10]
-    lfm.tl.anomalies(adata, fdr=0.9)
+    lfm.tl.anomalies(adata, by="either", fdr=0.9)
     entries = lfm.get.anomalies_df(adata)
     assert len(entries) >= 3
     q = read_fit(adata, "lfm").posterior

@@ -76,7 +76,7 @@ def test_anomalies_of_a_slice_score_its_entries_as_before(fitted, sliced):
     some = adata[CELLS][:, GENES].copy()
     tables = []
     for data in (adata, some):
-        lfm.tl.anomalies(data, fdr=0.9)
+        lfm.tl.anomalies(data, by="either", fdr=0.9)
         tables.append(lfm.get.anomalies_df(data).set_index(["cell", "gene"]))
     shared = tables[1].index.intersection(tables[0].index)
     assert (fitted.obs_names[CELLS[4]], fitted.var_names[GENES[3]]) in shared

@@ -28,19 +28,19 @@ from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
-from .ranks import cells_with, count_curve, globals_with, leading_factors
+from .ranks import activity_last, cells_with, count_curve, globals_with, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
 from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
 from .sweep import sweep, visit
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from tqdm.std import tqdm
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions
+    from ..progress import Progress
     from ..ranks import RankCurve
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
@@ -119,7 +119,7 @@ class CountEngine:
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
 
-    def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
+    def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
         if number > 1:
@@ -138,7 +138,7 @@ class CountEngine:
         )
         return state, [self._elbo(state)]
 
-    def _sweep(self, state: State, number: int, bar: tqdm) -> State:
+    def _sweep(self, state: State, number: int, bar: Progress) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
@@ -198,7 +198,8 @@ class CountEngine:
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
-        g, cells, statistics = leading_factors(self._problem, state.globals, state.cells, state.statistics, n_factors)
+        ordered = activity_last(self._problem, state.globals, state.cells, state.statistics)
+        g, cells, statistics = leading_factors(self._problem, *ordered, n_factors)
         return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:

@@ -68,8 +68,8 @@ class EntrySample:
         return cls(
             cell=torch.as_tensor(cell, dtype=torch.int64, device=device),
             gene=torch.as_tensor(gene, dtype=torch.int64, device=device),
-            y=torch.as_tensor(y, device=device),
-            weight=torch.as_tensor(weight, device=device),
+            y=torch.as_tensor(y, dtype=torch.float32, device=device),
+            weight=torch.as_tensor(weight, dtype=torch.float64, device=device),
             n_entries=matrix.n_observed,
         )
 
@@ -98,7 +98,8 @@ def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | Non
     What is known has no variance, and is left out of the determinants.
     """
     n, k = len(cov), dimension(cov.shape[1])
-    noise = torch.randn((n, width or k, PAIRS_OF_DRAWS), generator=generator, dtype=torch.float32)[:, :k].to(cov)
+    shape = (n, width or k, PAIRS_OF_DRAWS)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)[:, :k].to(cov)
     draws, log_dets = [], []
     for part, some in zip(cov.split(ROWS_PER_BLOCK), noise.split(ROWS_PER_BLOCK), strict=True):
         factor = root(unpack(part.double()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..._memory import naming_memory
@@ -41,8 +42,8 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     n, prior = matrix.shape[0], q.cell_prior.given_known(q.n_known)
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     if start is None:
-        known = torch.zeros(n, 0) if matrix.covariates is None else torch.as_tensor(matrix.covariates)
-        known = known.to(q.gene_mean)
+        covariates = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
+        known = torch.as_tensor(covariates, dtype=q.gene_mean.dtype, device=device)
         cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
         start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)

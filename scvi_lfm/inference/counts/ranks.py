@@ -1,4 +1,9 @@
-"""Fewer factors: a part of the state of a count fit, and the lower bound of every smaller rank."""
+"""Fewer factors: a part of the state of a count fit, and the lower bound of every smaller rank.
+
+Where size factors are total counts, margins alone have no use for the activity of cells: its prior scale falls to next
+to nothing, and what the totals hold of the factors returns as one more factor, whose loadings are alike in all genes.
+So factors are ordered by their loadings around the mean, and what is dropped leaves its mean to the activity.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...posterior.gauge import balance, translate_genes
 from ...posterior.packed import unpack
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
 from .gene_step import gene_step
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ...posterior.gauge import Move
     from .objective import EntrySample
     from .state import Problem
 
@@ -38,21 +45,31 @@ def count_curve(
     """
     scores: list[float] = []
     values, r, width = [], g.n_factors, cells.mean.shape[1]
-    effective = effective_factors(statistics.xx, unpack(cells.cov.double().mean(0)), r)
-    for k in range(r, -1, -1):
-        if k < r:
-            g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
+
+    def measure(g: Globals, cells: Cells) -> None:
         priors = cell_prior(g), gene_prior(g)
         values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
-        scores += [] if score is None else [score(g, cells)]
+        scores.extend([] if score is None else [score(g, cells)])
+
+    measure(g, cells)
+    g, cells, statistics = activity_last(problem, g, cells, statistics)
+    effective = effective_factors(statistics.xx, unpack(cells.cov.double().mean(0)), r)
+    for k in range(r - 1, -1, -1):
+        g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
+        measure(g, cells)
     return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 
 def leading_factors(
     problem: Problem, g: Globals, cells: Cells, statistics: Statistics, n_factors: int
 ) -> tuple[Globals, Cells, Statistics]:
-    """The leading factors alone, and the genes fitted to what cells say of them."""
+    """The leading factors alone, and the genes fitted to what cells say of them.
+
+    The mean loadings of the others, times their A, go to the activity of the cells.
+    """
     on = torch.arange(g.n_factors, device=g.mu.device) < n_factors
+    if "a" not in g.scales.fixed:
+        g, cells, statistics = _moved(problem, g, cells, statistics, _to_activity(g, statistics, ~on))
     g, cells, statistics = (
         globals_with(g, on),
         cells_with(cells, on, g.n_known),
@@ -61,6 +78,35 @@ def leading_factors(
     for _ in range(GENE_STEPS):
         g = gene_step(problem, g, statistics)
     return g, cells, statistics
+
+
+def activity_last(
+    problem: Problem, g: Globals, cells: Cells, statistics: Statistics
+) -> tuple[Globals, Cells, Statistics]:
+    """The same factors in the rotation that puts those first whose loadings differ most between genes."""
+    if not (problem.rotates and g.n_factors) or "a" in g.scales.fixed:
+        return g, cells, statistics
+    p = g.n_known
+    around_means = g.moved(_to_activity(g, statistics, torch.ones_like(g.scales.A, dtype=torch.bool)))
+    of_cells = statistics.xx[2 + p :, 2 + p :] / torch.outer(g.scales.A, g.scales.A)
+    move = balance(of_cells, around_means.second_moment()[2 + p :, 2 + p :], p)
+    return _moved(problem, g, cells, statistics, move)
+
+
+def _to_activity(g: Globals, statistics: Statistics, which: Tensor) -> Move:
+    """What some factors, `which` (r,), do to all genes alike: their mean loadings, by the weight of the counts."""
+    weight = statistics.weighted[:, 0].double()
+    means = weight @ g.gene_mean[:, 1 + g.n_known :].double() / weight.sum()
+    return translate_genes(torch.cat([means.new_zeros(g.n_known), torch.where(which, means, 0.0)]))
+
+
+def _moved(
+    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, move: Move
+) -> tuple[Globals, Cells, Statistics]:
+    """The same q after a gauge move, with the prior scales at their best for it."""
+    g, statistics = g.moved(move).in_family(problem.family), statistics.moved(move)
+    scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.noise_var)
+    return replace(g, scales=scales), cells.moved(move, problem.family), statistics
 
 
 def globals_with(g: Globals, on: Tensor) -> Globals:

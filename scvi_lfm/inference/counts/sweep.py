@@ -12,10 +12,9 @@ from .gene_step import cell_statistics
 from .state import cell_prior
 
 if TYPE_CHECKING:
-    from tqdm.std import tqdm
-
     from ...data import Batch
     from ..minibatches import Minibatches
+    from ..progress import Progress
     from .state import Cells, Globals, Problem, Statistics
 
 
@@ -27,7 +26,7 @@ def sweep(
     batches: Minibatches,
     steps: int = 1,
     every: int = 1,
-    bar: tqdm | None = None,
+    bar: Progress | None = None,
 ) -> tuple[Cells, Statistics]:
     """q of the cells after some steps, and averages over them in place of `statistics`.
 

@@ -25,7 +25,6 @@ from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step,
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from tqdm.std import tqdm
 
     from ...data import Batch, CellMatrix
     from ...model import PriorScales
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from ...posterior.held_out import Score
     from ..finish import Trace
     from ..options import FitOptions, FitResult
+    from ..progress import Progress
     from ..ranks import RankCurve
     from .state import Globals, Statistics
 
@@ -119,13 +119,13 @@ class MaskedEngine:
     def _best_move(self, g: Globals, xx: Tensor) -> tuple[Move, PriorScales]:
         return best_move(g, xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0)
 
-    def epoch(self, state: State, number: int, bar: tqdm) -> tuple[State, list[float]]:
+    def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
         """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
         if self._batches is None:
             return self._sweep(state, bar)
         return self._pass_over_minibatches(state, self._batches, bar)
 
-    def _sweep(self, state: State, bar: tqdm) -> tuple[State, list[float]]:
+    def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
         problem, held_out = self._problem, self._matrix.held_out
         step = CellStep.of(state.globals, problem.family)
@@ -143,7 +143,7 @@ class MaskedEngine:
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
-    def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: tqdm) -> tuple[State, list[float]]:
+    def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: Progress) -> tuple[State, list[float]]:
         """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
         total, score, held_out = torch.zeros_like(g.mu), NOTHING, self._matrix.held_out

@@ -37,7 +37,8 @@ def finish(
     value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
     posterior = _to_posterior(problem, g, cells, statistics, squares)
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
-    posterior = project_observed(matrix, replace(posterior, mu=posterior.mu + centre).rounded(), problem.family)
+    posterior = replace(posterior, mu=posterior.mu + centre).rounded(matrix.level)
+    posterior = project_observed(matrix, posterior, problem.family)
     ratio = explained_share(blocks, posterior, statistics)
     values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, value)]
     return FitResult(posterior, values, trace.rank0, ratio, trace.converged)

@@ -55,7 +55,7 @@ def fit_margins(
     n = sum(batch.n_cells for batch in blocks)
     mean, spread = location_and_spread(blocks)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=torch.float64).to(spread)
+    sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     m, dtype = problem.n_genes, blocks[0].by_cell.dtype
     g = Globals(
         mu=mean,
@@ -91,7 +91,7 @@ def left_over(matrix: CellMatrix, g: Globals, activity: np.ndarray) -> CellMatri
     """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
     values = matrix.values
     if matrix.observed is None or not matrix.observed.only or isinstance(values, np.ndarray):
-        return CellMatrix(values)
+        return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
     residual = values.astype(np.float32)
     residual.data -= (np.repeat(activity, np.diff(values.indptr)) + abundance[values.indices]).astype(np.float32)

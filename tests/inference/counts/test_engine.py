@@ -18,7 +18,7 @@ from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_entry, expected_log_density
 from scvi_lfm.inference.counts.start import add_factors
 from scvi_lfm.inference.counts.state import Cells, Globals, cell_prior, gene_prior
-from scvi_lfm.inference.progress import progress_bar
+from scvi_lfm.inference.progress import show_progress
 from scvi_lfm.model import PriorScales
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior.covariances import Packed
@@ -57,7 +57,7 @@ def run_epochs(values, options, n_epochs):
     engine = CountEngine(CellMatrix(values), options)
     state, rank0 = engine.start()
     trace = []
-    with progress_bar(n_epochs * engine.n_batches, shown=False) as bar:
+    with show_progress(n_epochs, shown=False) as bar:
         for number in range(1, n_epochs + 1):
             state, recorded = engine.epoch(state, number, bar)
             trace += recorded

@@ -1,0 +1,206 @@
+"""What kind of values a matrix holds: a fit remembers it, and whatever is read later is compared with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import scipy.sparse as sp
+
+# parts stay in a processor's cache, so that several questions cost one reading
+VALUES_PER_PART = 2**17
+# of fewer values other than zero, or of fewer genes, chance makes what it likes
+ENOUGH_VALUES, ENOUGH_FOR_SIGNS, ENOUGH_GENES = 10, 100, 100
+# in logs and in counts times a constant fewer are whole, in half stars and expected counts many more
+HARDLY_ANY = 0.05
+# how far below zero values may lie by chance where the fit's were all above it, in ranges of the fit's
+BELOW = 0.1
+THREEFOLD = 3.0
+# no log of a count reaches it: that of a million is 13.8, or 19.9 to base 2
+HIGHEST_LOG = 20.0
+# the largest value over the mean of those above zero: at most 7 in logs that reach 5, 15 in square roots of counts, 48
+# and more in counts on whatever scale
+SPREAD_OF_COUNTS = 20.0
+# scaling to unit variance is exact but for rounding; scanpy's clipping at 10 takes a part of it from rare genes
+SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
+RECORDED = ("whole", "minimum", "maximum", "mean_total")
+
+
+@dataclass(frozen=True)
+class ValueKind:
+    """Figures of the values of some genes. Zeros that are not stored are values, unless stored entries alone are."""
+
+    whole: float  # share of those other than zero that are whole numbers; 1 where there are none
+    minimum: float
+    maximum: float
+    mean_total: float  # mean over cells of the sum over genes
+    n_present: int = 0  # number of those other than zero
+    mean_present: float = 0.0  # their mean
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> ValueKind:
+        """Take up what a fit stored."""
+        whole, minimum, maximum, mean_total = (float(record[name]) for name in RECORDED)
+        return cls(whole, minimum, maximum, mean_total)
+
+    def record(self) -> dict[str, float]:
+        """What a fit stores."""
+        return {name: getattr(self, name) for name in RECORDED}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every value is a whole number."""
+        return self.whole == 1
+
+    @property
+    def largest(self) -> float:
+        """Largest absolute value."""
+        return max(-self.minimum, self.maximum)
+
+    @property
+    def span(self) -> str:
+        """Words for the range."""
+        return f"from {self.minimum:.4g} to {self.maximum:.4g}"
+
+
+class ValuesWarning(UserWarning):
+    """Values that are fitted with a likelihood that is not made for them.
+
+    Attributes
+    ----------
+    looks
+        What they look like, as :func:`looks_like` says.
+    seen
+        A sentence with what was found.
+    mend
+        The calls that mend it.
+    """
+
+    def __init__(self, looks: str, seen: str, mend: str) -> None:
+        super().__init__(looks, seen, mend)
+        self.looks, self.seen, self.mend = looks, seen, mend
+
+    def __str__(self) -> str:
+        return f"{self.seen} {self.mend}"
+
+
+def kind_of(values: sp.csr_array | np.ndarray, *, stored_only: bool = False) -> ValueKind:
+    """Read the values once. NaN and infinities show in the extremes.
+
+    With `stored_only`, entries that a sparse matrix does not store are no values.
+    """
+    lows, highs, total, whole, present = [], [], 0.0, 0, 0
+    with np.errstate(all="ignore"):
+        for part in _parts(values):
+            lows.append(part.min())
+            highs.append(part.max())
+            total += float(part.sum(dtype=np.float64))
+            nonzero = int(np.count_nonzero(part))
+            present += nonzero
+            exact = part.dtype.kind != "f"
+            # zeros are whole too
+            whole += nonzero if exact else int(np.count_nonzero(part == np.rint(part))) - part.size + nonzero
+    n_stored = values.size if isinstance(values, np.ndarray) else values.nnz
+    if not lows or (n_stored < values.shape[0] * values.shape[1] and not stored_only):
+        lows, highs = [*lows, 0], [*highs, 0]
+    return ValueKind(
+        whole=whole / present if present else 1.0,
+        minimum=float(np.min(lows)),
+        maximum=float(np.max(highs)),
+        mean_total=total / max(values.shape[0], 1),
+        n_present=present,
+        mean_present=total / max(present, 1),
+    )
+
+
+def _parts(values: sp.csr_array | np.ndarray) -> Iterator[np.ndarray]:
+    """The values held in memory, a part at a time."""
+    stored = values if isinstance(values, np.ndarray) else values.data
+    if stored.size:
+        step = max(1, VALUES_PER_PART * len(stored) // stored.size)
+        for start in range(0, len(stored), step):
+            yield stored[start : start + step]
+
+
+def other_kind(found: ValueKind, fitted: ValueKind, *, ratings: bool = False) -> tuple[str, str] | None:
+    """What is found and what was fitted, in words, where no part of values like the latter could be the former.
+
+    Of `ratings`, which are few in a row, the whole ones and those with one sign may be all that there are.
+    """
+    enough = found.n_present >= ENOUGH_VALUES
+    lowest = -BELOW * (fitted.maximum - fitted.minimum) if fitted.minimum > 0 else 0.0
+    if fitted.minimum >= 0 and found.minimum < lowest:
+        return "values that are negative", "none"
+    # values with signs are not zero by chance, least of all the smallest of them
+    if fitted.minimum < 0 and found.minimum == 0 and not (ratings or fitted.is_whole):
+        return ("no negative value", "some that are") if found.n_present >= ENOUGH_FOR_SIGNS else None
+    if ratings or not enough:
+        return None
+    if fitted.whole <= HARDLY_ANY and found.is_whole:
+        return "whole numbers", "values that are not whole"
+    if fitted.is_whole and found.whole <= HARDLY_ANY:
+        return "values that are not whole numbers", "whole numbers"
+    return None
+
+
+def other_scale(
+    found: ValueKind, fitted: ValueKind, expected: np.ndarray, *, counts: bool = False, ratings: bool = False
+) -> str | None:
+    """What differs threefold, in words, where the kind is the same.
+
+    `expected` holds what the fit expects of each gene, (genes read,), as the mean over the cells read.
+    The largest of counts may be a burst in one cell, and the ratings of a few may all be low.
+    """
+    if not counts and fitted.largest and found.largest > THREEFOLD * fitted.largest:
+        return f"the largest is {found.largest:.4g}, where the fit read no more than {fitted.largest:.4g}"
+    if ratings or fitted.minimum < 0 or len(expected) < ENOUGH_GENES or found.n_present < ENOUGH_VALUES:
+        return None
+    total, top = float(expected.sum()), float(expected.max())
+    if not counts and THREEFOLD * found.maximum < top:
+        return f"the largest is {found.maximum:.4g}, where the fit expects a mean of {top:.4g} of one gene"
+    if 0 < total < math.inf and not 1 / THREEFOLD <= found.mean_total / total <= THREEFOLD:
+        return f"those of a cell add up to {found.mean_total:,.4g} on average, where the fit expects {total:,.4g}"
+    return None
+
+
+def looks_like(values: sp.csr_array | np.ndarray, kind: ValueKind) -> str | None:
+    """`"counts"`, `"scaled"` or `"unlogged"`: what values look like that a Normal is not made for; None: like none."""
+    if kind.is_whole:
+        return "counts"
+    if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(values) >= SHARE_SCALED:
+        return "scaled"
+    spread = kind.maximum > SPREAD_OF_COUNTS * kind.mean_present
+    return "unlogged" if kind.minimum >= 0 and kind.maximum > HIGHEST_LOG and spread else None
+
+
+def share_scaled(values: sp.csr_array | np.ndarray) -> float:
+    """Share of the genes that vary, of some looked at, that have unit variance."""
+    n_cells, n_genes = values.shape
+    genes = np.unique(np.linspace(0, n_genes - 1, min(n_genes, GENES_LOOKED_AT)).astype(int))
+    sums, squares = np.zeros(len(genes)), np.zeros(len(genes))
+    step = max(1, VALUES_PER_PART // len(genes))
+    for start in range(0, n_cells, step):
+        part = values[start : start + step][:, genes]
+        part = (part if isinstance(part, np.ndarray) else part.toarray()).astype(np.float64)
+        sums += part.sum(0)
+        squares += np.square(part).sum(0)
+    variance = squares / n_cells - np.square(sums / n_cells)
+    varies = variance > ROUNDING
+    # divided by the number of cells, or by one less
+    near = np.minimum(np.abs(variance - 1), np.abs(variance * n_cells / max(n_cells - 1, 1) - 1)) < ROUNDING
+    return float(near[varies].mean()) if varies.any() else 0.0
+
+
+def log_base(uns: Mapping[str, Any], kind: ValueKind) -> float | None:
+    """Base of log1p values, as :func:`scanpy.pp.log1p` left it in `uns` at its last call; None if they are no logs."""
+    note = uns.get("log1p")
+    noted = note.get("base") if isinstance(note, Mapping) else None
+    base = float(noted) if isinstance(noted, int | float | np.number) and 1 < noted < math.inf else math.e
+    return base if kind.minimum >= 0 and kind.maximum * math.log(base) <= HIGHEST_LOG else None

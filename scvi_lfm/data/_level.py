@@ -1,0 +1,138 @@
+"""A level that all values share: found, taken off as values are read, and refused where it has cost them their digits.
+
+Beside a level of a million, float32 tells values apart by 0.06, and their squares are worth nothing. So what inference
+and the posterior see are values less the level, which is subtracted in float64; the level is added once to what is told
+of values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from .._calls import warn_user
+from ._checks import stored_values
+from ._kind import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._blocks import CellMatrix
+
+# a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
+# to a hundred thousandth or better
+SPREADS = 10.0
+# so is one beyond the standard deviation of mu's prior, MU_SCALE in model/priors.py, which would pull it
+LARGE = 100.0
+# where more of the values are zero, they share no level; with fewer, a mean of ten standard deviations is possible
+MOST_ZEROS = 1 / (1 + SPREADS**2)
+# of the spread: what values may be off by
+PRECISION = 1e-3
+LARGEST_WHOLE = 2**53
+ENTRIES_PER_BLOCK = 2**20
+
+
+def common_level(matrix: CellMatrix) -> float:
+    """The level that the values which are data share, rounded so that it subtracts exactly; 0 where there is none."""
+    if _share_not_stored(matrix) > MOST_ZEROS:
+        return 0.0
+    mean, spread, _ = _moments(matrix, 0.0)
+    if abs(mean) <= min(SPREADS * spread, LARGE):
+        return 0.0
+    # once more about the mean: squares of the values themselves have cancelled
+    offset, spread, zeros = _moments(matrix, mean)
+    mean += offset
+    finest = float(np.spacing(abs(mean)))
+    constant = spread <= PRECISION * finest
+    if constant or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
+        return 0.0
+    unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), finest)
+    return round(mean / unit) * unit
+
+
+def at_level(matrix: CellMatrix, level: float, where: str, *, spread: float = 0.0) -> CellMatrix:
+    """The matrix whose blocks and held-out values are less `level`; the same matrix where that is 0.
+
+    Parameters
+    ----------
+    matrix
+        The values, read from `where` in words.
+    level
+        The level of :func:`common_level`, or that of the fit which the values are to be judged by.
+    spread
+        Standard deviation of the values of that fit: a few of them may well vary less.
+
+    Raises
+    ------
+    ValueError
+        The values have lost the digits beside the level.
+    """
+    if level == 0:
+        return matrix
+    held = matrix.held_out
+    lowered = replace(matrix, level=level, held_out=None if held is None else replace(held, y=held.y - level))
+    offset, own, _ = _moments(matrix, level)
+    spread = max(spread, own)
+    _check_digits(matrix, level, spread, where)
+    if abs(offset) > max(abs(level) / 2, SPREADS * spread):
+        msg = (
+            f"The values of {where} lie around {level + offset:.10g}, and those of the fit around {level:.10g}; "
+            "results mean little unless both are on the same scale."
+        )
+        warn_user(msg)
+    return lowered
+
+
+def _share_not_stored(matrix: CellMatrix) -> float:
+    """Share of the data that are zeros which a sparse matrix does not store."""
+    if isinstance(matrix.values, np.ndarray) or (matrix.observed is not None and matrix.observed.only):
+        return 0.0
+    return 1 - matrix.values.nnz / max(matrix.n_observed, 1)
+
+
+def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
+    """Mean and standard deviation of the data less `level`; where that is not 0, the share of them that are zero."""
+    total = square = 0.0
+    zeros = 0
+    for values in _blocks(matrix, level):
+        total += float(values.sum())
+        square += float(np.vdot(values, values))
+        zeros += int(np.count_nonzero(values == -level)) if level else 0
+    n = max(matrix.n_observed, 1)
+    mean = total / n
+    return mean, math.sqrt(max(square / n - mean**2, 0.0)), zeros / n
+
+
+def _blocks(matrix: CellMatrix, level: float) -> Iterator[np.ndarray]:
+    """The data less `level` in float64, by blocks of cells; entries that are no data are left out, or zero."""
+    matrix, cpu = replace(matrix, level=level, held_out=None), torch.device("cpu")
+    step = max(1, ENTRIES_PER_BLOCK // max(matrix.shape[1], 1))
+    for start in range(0, matrix.shape[0], step):
+        values = matrix.batch(slice(start, start + step), cpu, torch.float64).values
+        yield values.numpy().ravel() if isinstance(values, torch.Tensor) else values.data
+
+
+def _check_digits(matrix: CellMatrix, level: float, spread: float, where: str) -> None:
+    values = stored_values(matrix.values)
+    largest = max(abs(values.min().item()), abs(values.max().item()))
+    spacing = _spacing(values.dtype, largest)
+    # whole numbers were whole before, where the dtype could have told others from them
+    if spacing <= PRECISION * spread or (spacing < 1 and kind_of(matrix.values).is_whole):
+        return
+    msg = (
+        f"{where} holds values around {level:.10g} with a standard deviation of {spread:.3g}, and {values.dtype} tells "
+        f"values of that size apart by no less than {spacing:.3g}: the digits that differ are lost. Pass float64 from "
+        f"before they were lost, or subtract the level first: (values - {level:.10g}).astype('float32')."
+    )
+    raise ValueError(msg)
+
+
+def _spacing(dtype: np.dtype, largest: float) -> float:
+    """What the values of a matrix are told apart by, once they are in float64."""
+    if dtype.kind == "f":
+        return float(np.spacing(dtype.type(largest)))
+    return 0.0 if largest <= LARGEST_WHOLE else float(np.spacing(float(largest)))

@@ -1,0 +1,164 @@
+"""What a result may overwrite: an earlier one of the same tool, and nothing else.
+
+Every tool notes in `uns["lfm_written"]` which fields it wrote. Results without a note (of an earlier version, or after
+a concatenation, which drops `uns`) are known by their parts or, where these do not tell, by the tool's default key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from .._keys import COVARIATES, HELD_OUT, WRITTEN, fit_keys
+from .._validate import check_key, one_column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    # a container of an AnnData, and a name in it
+    Place = tuple[str, str]
+
+DEFAULT_KEYS = {
+    "fit": "lfm",
+    "project": "lfm",
+    "rank_genes": "rank_genes_lfm",
+    "rank_cells": "rank_cells_lfm",
+    "anomalies": "lfm_anomaly",
+    "hold_out": "held_out",
+    "predict": "lfm_expected",
+}
+
+
+def fit_places(key: str) -> list[Place]:
+    """Every field that a fit under `key` may have."""
+    return fit_keys(key).places
+
+
+def obs_places(names: object) -> list[Place]:
+    """The columns of obs that an argument such as `covariates` names; what else it may be is for others to refuse."""
+    listed = [names] if isinstance(names, str) else names
+    return [("obs", str(name)) for name in listed] if isinstance(listed, Sequence) else []
+
+
+def check_free(
+    adata: AnnData,
+    tool: str,
+    key: object,
+    places: Callable[[str], Sequence[Place]],
+    *,
+    argument: str = "key_added",
+    reads: Sequence[Place] = (),
+) -> None:
+    """Raise unless the fields that `places` makes of `key` are free, or hold an earlier result of the same tool.
+
+    `reads` are fields that the call itself reads, and leaves as they are.
+    """
+    name = check_key(argument, key)
+    wanted, noted = places(name), _noted(adata)
+    earlier = _is_earlier(adata, tool, name, wanted, noted)
+    protected = _protected(adata, None if tool not in {"fit", "project"} else name)
+    protected |= dict.fromkeys(reads, "is read by this call and")
+    for container, field in wanted:
+        place, mend = (container, field), ""
+        if not _exists(adata, place):
+            continue
+        if container in {"obs", "var"}:
+            one_column(getattr(adata, container), field, container)
+        what, by = protected.get(place), noted.get(place)
+        if what is None:
+            if by == tool or (by is None and earlier):
+                continue
+            what = f"was not written by lfm.tl.{tool} and" if by is None else f"was written by lfm.tl.{by} and"
+            mend = f", or delete it first: del adata.{container}[{field!r}]"
+        msg = (
+            f"`{argument}`: {container}[{field!r}] {what} would be overwritten. Pass another {argument}, such as "
+            f"{_free_key(adata, tool, places)!r}{mend}."
+        )
+        raise ValueError(msg)
+
+
+def note_written(adata: AnnData, tool: str, places: Sequence[Place]) -> None:
+    """Note which tool wrote these fields, those that there are."""
+    record = {container: dict(names) for container, names in _record(adata).items()}
+    for container, field in places:
+        names = record.setdefault(container, {})
+        names.pop(field, None)
+        if _exists(adata, (container, field)):
+            names[field] = tool
+    adata.uns[WRITTEN] = {container: names for container, names in record.items() if names}
+
+
+def _record(adata: AnnData) -> Mapping[str, Any]:
+    record = adata.uns.get(WRITTEN, {})
+    return record if isinstance(record, Mapping) else {}
+
+
+def _noted(adata: AnnData) -> dict[Place, str]:
+    return {(container, field): by for container, names in _record(adata).items() for field, by in names.items()}
+
+
+def _exists(adata: AnnData, place: Place) -> bool:
+    container, field = place
+    return field in getattr(adata, container) or place == ("uns", WRITTEN)
+
+
+def _free_key(adata: AnnData, tool: str, places: Callable[[str], Sequence[Place]]) -> str:
+    default = DEFAULT_KEYS[tool]
+    keys = (default if k == 1 else f"{default}_{k}" for k in count(1))
+    return next(key for key in keys if not any(_exists(adata, place) for place in places(key)))
+
+
+def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
+    """What fits consist of, but for the one under the key `own`, and what any of them read."""
+    found: dict[Place, str] = {("uns", WRITTEN): "says which tool wrote what and"}
+    for stem, stored in adata.uns.items():
+        if not _is_fit(stored):
+            continue
+        if stem != own:
+            found |= dict.fromkeys(fit_places(stem), f"is a field of the fit {stem!r}, which")
+            found["uns", stem] = "holds a fit, which"
+        params = stored["params"]
+        layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
+        read = [*layers, *(("obs", str(name)) for name in params.get(COVARIATES, ()))]
+        found |= dict.fromkeys(read, f"was read by the fit {stem!r} and")
+    return found
+
+
+def _is_earlier(adata: AnnData, tool: str, key: str, wanted: Sequence[Place], noted: Mapping[Place, str]) -> bool:
+    """Whether what is under `key` is a result of the tool that was not noted."""
+    if any(place in noted for place in wanted):
+        return False
+    default, stored = key == DEFAULT_KEYS[tool], adata.uns.get(key)
+    if tool in _LOOKS and stored is not None:
+        # a projection looks like a fit
+        return _LOOKS[tool](stored) and (tool != "project" or default)
+    keys = fit_keys(key)
+    left = {
+        "rank_cells": wanted,
+        "fit": [
+            ("obsm", keys.cell_factors),
+            ("obsm", keys.cell_factors_sd),
+            ("obs", keys.cell_activity),
+            ("obs", keys.cell_activity_sd),
+        ],
+    }
+    return default or (tool in left and all(_exists(adata, place) for place in left[tool]))
+
+
+def _is_fit(stored: object) -> bool:
+    return isinstance(stored, Mapping) and "prior_gene_cov" in stored and isinstance(stored.get("params"), Mapping)
+
+
+def _is_ranking(stored: object) -> bool:
+    params = stored.get("params") if isinstance(stored, Mapping) else None
+    return isinstance(params, Mapping) and params.get("method") == "lfm"
+
+
+def _is_scan(stored: object) -> bool:
+    return isinstance(stored, Mapping) and "depth_correlation" in stored
+
+
+_LOOKS = {"fit": _is_fit, "project": _is_fit, "rank_genes": _is_ranking, "anomalies": _is_scan}
