@@ -1,4 +1,4 @@
-"""One error where memory runs out, whoever noticed: numpy raises a MemoryError, torch and MKL a RuntimeError."""
+"""One error where memory runs out, whoever noticed: numpy raises a MemoryError, torch, MKL and HDF5 others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_WORDS = ("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc", "alloc_failed")
+_WORDS = (
+    "can't allocate memory",  # torch
+    "cannot allocate memory",  # the system
+    "out of memory",  # CUDA
+    "bad_alloc",  # C++
+    "alloc_failed",  # MKL
+    "memory allocation failed",  # HDF5
+)
 LESS = "Close other programs or pass less: fewer cells or genes"
 
 
@@ -21,7 +28,7 @@ def naming_memory(what: str, remedy: str = LESS) -> Iterator[None]:
     """Raise a MemoryError that says what was done, and what to do, where memory runs out; also a decorator."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, OSError, RuntimeError) as error:
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         detail = " ".join(str(error).split())

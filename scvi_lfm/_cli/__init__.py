@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._memory import naming_memory
@@ -13,6 +14,7 @@ from ._parser import build_parser
 from ._signals import stoppable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
 __all__ = ["main"]
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0, or 2 if what was asked cannot be done, 1 if the disk or the memory has no room for it, or 128 and the number of
     the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
-    show_traceback = False
+    arguments, show_traceback = None, False
     try:
         with stoppable():
             arguments = build_parser().parse_args(argv)
@@ -55,9 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (*_MISTAKES, MemoryError, OSError) as error:
         if show_traceback:
             raise
-        say(f"error: {one_line(error)}")
+        say(f"error: {_inputs(arguments, error)}{one_line(error)}")
         return 2 if isinstance(error, _MISTAKES) else 1
     return 0
+
+
+def _inputs(arguments: argparse.Namespace | None, error: BaseException) -> str:
+    """The files that were read, where a tool and not a command found something wrong."""
+    if isinstance(error, (CommandError, MemoryError, OSError)):
+        return ""
+    paths = [getattr(arguments, name, None) for name in ("data", "reference")]
+    named = " onto ".join(str(path) for path in paths if isinstance(path, Path))
+    return f"{named}: " if named else ""
 
 
 def _flush_output() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
+from .._memory import is_out_of_memory, naming_memory
 from ._messages import CommandError, one_line
 from ._signals import check, held, released
 
@@ -59,10 +60,12 @@ def new_file(path: Path, suffixes: tuple[str, ...]) -> Iterator[Draft]:
 @contextmanager
 def writing(draft: Draft) -> Iterator[None]:
     """Let signals wait, and name the file where it cannot be written."""
-    with held():
+    with held(), naming_memory(f"write {draft.target}"):
         try:
             yield
         except OSError as error:
+            if is_out_of_memory(error):
+                raise
             reason = one_line(OSError(error.errno, error.strerror) if error.strerror else error)
             if error.errno == errno.ENOSPC:
                 free = shutil.disk_usage(draft.path.parent).free

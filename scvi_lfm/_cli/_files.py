@@ -6,8 +6,10 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
+from .._memory import naming_memory
 from ._drafts import check_suffix
 from ._messages import CommandError, one_line
+from ._probe import check_survives
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 DATA = (".h5ad", ".zarr")
 TABLE = (".csv",)
+_LESS = "Close other programs, or look whether the file is whole: a damaged one may ask for any amount"
 
 
 def read_data(path: Path) -> ad.AnnData:
@@ -30,10 +33,12 @@ def read_data(path: Path) -> ad.AnnData:
     if not os.access(path, os.R_OK):
         msg = f"no permission to read {path}"
         raise CommandError(msg)
+    if suffix == ".h5ad":
+        check_survives(path)
     import anndata as ad
 
     try:
-        with warnings.catch_warnings():
+        with naming_memory(f"read {path}", _LESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adata = ad.read_h5ad(path) if suffix == ".h5ad" else ad.read_zarr(path)
         _check_indices(adata)

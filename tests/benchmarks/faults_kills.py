@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SIGNALS = {"SIGTERM": (143, "scvi-lfm: terminated"), "SIGINT": (130, "scvi-lfm: interrupted")}
 
 
-def make_data(folder: Path) -> None:
+def make_data(folder: Path, n_cells: int = 40, n_genes: int = 30) -> None:
     """Small data, made in a process of its own: torch must not have worked in one that is forked."""
 
     def make() -> None:
@@ -34,9 +34,10 @@ def make_data(folder: Path) -> None:
 
         import scvi_lfm as lfm
 
-        adata = lfm.datasets.simulate(40, 30, 2, rng=1)
-        adata.obs["chosen"] = np.arange(40) < 15
+        adata = lfm.datasets.simulate(n_cells, n_genes, 2, rng=1)
+        adata.obs["chosen"] = np.arange(n_cells) < 15
         adata.write_h5ad(folder / "data.h5ad")
+        adata.write_zarr(folder / "data.zarr")
         lfm.tl.fit(adata, 2, progress=False, max_epochs=50)
         adata.write_h5ad(folder / "fitted.h5ad")
         adata.write_zarr(folder / "fitted.zarr")
