@@ -19,6 +19,8 @@ FROM_VALUES = ("dotplot", "matrixplot", "heatmap", "stacked_violin", "tracksplot
 def ranked(fitted, tmp_path_factory):
     """A ranking that went through a file. Shared: copy before writing into it."""
     adata = fitted.copy()
+    # as if the values were logarithms, which have fold changes
+    adata.uns["lfm"]["values"] = adata.uns["lfm"]["values"] | {"log_base": np.e}
     lfm.tl.rank_genes(adata, "group")
     # else each plot computes one, from principal components of its own
     sc.tl.dendrogram(adata, "group", use_rep="X_lfm")
