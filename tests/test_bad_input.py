@@ -621,7 +621,7 @@ def test_an_empty_slice_of_a_fit(fitted, shape):
     with refused(ValueError, message, empty):
         lfm.tl.anomalies(empty)
     with refused(ValueError, message, empty):
-        lfm.tl.project(empty, fitted)
+        lfm.tl.project(empty, fitted, key_added="new")
 
 
 @pytest.mark.filterwarnings("ignore:.*names are not unique")
@@ -630,7 +630,7 @@ def test_names_that_repeat_since_the_fit(fitted):
         ("obs", lambda adata: lfm.tl.predict(adata, obs_names="same", var_names="gene_1")),
         ("var", lambda adata: lfm.tl.rank_cells(adata, "same")),
         ("var", lambda adata: lfm.tl.similar_genes(adata, "same")),
-        ("var", lambda adata: lfm.tl.project(fitted.copy(), adata)),
+        ("var", lambda adata: lfm.tl.project(fitted.copy(), adata, key_added="new")),
         ("obs", lfm.tl.anomalies),
     ):
         adata = fitted.copy()
@@ -703,7 +703,7 @@ def test_a_field_is_missing(fitted, container, name):
     del getattr(fitted, container)[name]
     with refused(KeyError, f"{container} has no {name!r}.", fitted):
         lfm.tl.rank_genes(fitted, "type")
-    with pytest.raises(KeyError, match=r"Run lfm\.tl\.fit\(adata\) first"):
+    with pytest.raises(KeyError, match=r"[Rr]un lfm\.tl\.fit\(adata\) first"):
         lfm.tl.rank_cells(fitted, "gene_1")
 
 
@@ -713,7 +713,8 @@ PARTS = ("mu", "sigma", "gene_eig", "prior_cell_mean", "prior_cell_cov", "prior_
 @pytest.mark.parametrize("name", ["params", "cell_cov", "gene_basis", *PARTS])
 def test_a_part_of_uns_is_missing(fitted, name):
     del fitted.uns["lfm"][name]
-    with refused(KeyError, f"uns['lfm'] was not written by lfm.tl.fit: it has no {name!r}.", fitted):
+    words = "was not written by lfm.tl.fit: it has no 'params'." if name == "params" else f"has lost {name!r}, which"
+    with refused(KeyError, f"uns['lfm'] {words}", fitted):
         lfm.tl.rank_genes(fitted, "type")
 
 

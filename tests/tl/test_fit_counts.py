@@ -77,7 +77,7 @@ def expected_keys(likelihood, key="lfm"):
         "var": {f"{key}_b", f"{key}_b_sd"} | ({f"{key}_theta"} if likelihood == "negative_binomial" else set()),
         "obsm": {f"X_{key}", f"X_{key}_sd", f"{key}_cov"},
         "varm": {key, f"{key}_sd", f"{key}_cov"},
-        "uns": {key},
+        "uns": {key, "lfm_written"},
         "layers": set(),
         "obsp": set(),
         "varp": set(),
@@ -108,6 +108,7 @@ def test_what_belongs_to_neither_axis_is_in_uns(fitted):
         "version",
         "total_counts",
         "expected_counts",
+        "values",
         "mu",
         "prior_cell_mean",
         "prior_cell_cov",
@@ -472,7 +473,7 @@ def test_nothing_global_is_changed(likelihood):
     lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0)
     lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1")
     lfm.tl.sample_posterior(adata, 2)
-    lfm.tl.project(adata.copy(), adata)
+    lfm.tl.project(adata.copy(), adata, key_added="new")
     after = state()
     for what, value in before.items():
         assert after[what] == value, what

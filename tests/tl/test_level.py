@@ -172,7 +172,7 @@ def test_predictions_are_on_the_scale_of_the_values(both):
 def test_anomalies_are_the_same_entries(both):
     tables, scores = [], []
     for one in both[:2]:
-        one = lfm.tl.anomalies(one, copy=True, fdr=0.5)
+        one = lfm.tl.anomalies(one, copy=True, by="either", fdr=0.5)
         scores.append([one.obs["lfm_anomaly"], one.var["lfm_anomaly"], [one.uns["lfm_anomaly"]["depth_correlation"]]])
         tables.append(lfm.get.anomalies_df(one))
         axes = lfm.pl.anomalies(one, show=False)
@@ -280,7 +280,9 @@ def test_digits_that_were_lost_are_refused(dtype, level, options):
     assert before == (set(adata.obs), set(adata.var), set(adata.obsm), set(adata.varm), set(adata.uns))
 
 
-@pytest.mark.parametrize("tool", [lfm.tl.anomalies, lfm.tl.check, lambda new: lfm.tl.project(new, new, key_added="new")])
+@pytest.mark.parametrize(
+    "tool", [lfm.tl.anomalies, lfm.tl.check, lambda new: lfm.tl.project(new, new, key_added="new")]
+)
 def test_tools_refuse_lost_digits_too(tool):
     adata = fitted("shared", LEVEL).copy()
     adata.X = adata.X.astype(np.float32)
@@ -319,8 +321,8 @@ def test_cells_without_a_value_can_be_projected():
     adata = fitted("stored", LEVEL)
     new = adata[:2].copy()
     new.X = sp.csr_matrix(new.shape)
-    lfm.tl.project(new, adata)
-    np.testing.assert_allclose(new.obs["lfm_a"], adata.uns["lfm"]["prior_cell_mean"][0], atol=CLOSE)
+    lfm.tl.project(new, adata, key_added="new")
+    np.testing.assert_allclose(new.obs["new_a"], adata.uns["lfm"]["prior_cell_mean"][0], atol=CLOSE)
 
 
 def test_constant_values_are_what_they_were():

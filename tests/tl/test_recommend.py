@@ -161,8 +161,8 @@ def test_new_rows_are_placed_and_then_recommended_to(fitted):
     new = fitted[:5].copy()
     values.data -= 0.5
     new.X = values
-    lfm.tl.project(new, fitted)
-    table = lfm.tl.recommend(new, n_top=3)
+    lfm.tl.project(new, fitted, key_added="new")
+    table = lfm.tl.recommend(new, n_top=3, key="new")
     assert len(table) == 15
     rows, columns = new.obs_names.get_indexer(table["cell"]), new.var_names.get_indexer(table["gene"])
     assert not new.to_df().to_numpy()[rows, columns].any()

@@ -87,11 +87,11 @@ def test_anomalies_of_a_slice_score_its_entries_as_before(fitted, sliced):
 
 def test_project_onto_a_slice(fitted, sliced):
     new = fitted[:20].copy()
-    lfm.tl.project(new, sliced)
-    assert np.isfinite(new.obsm["X_lfm"]).all()
-    assert np.isnan(np.delete(new.varm["lfm"], GENES, axis=0)).all()
+    lfm.tl.project(new, sliced, key_added="new")
+    assert np.isfinite(new.obsm["X_new"]).all()
+    assert np.isnan(np.delete(new.varm["new"], GENES, axis=0)).all()
     # fewer genes, less knowledge
-    assert (new.obsm["X_lfm_sd"] > fitted.obsm["X_lfm_sd"][:20]).all()
+    assert (new.obsm["X_new_sd"] > fitted.obsm["X_lfm_sd"][:20]).all()
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_one_cell_and_one_gene(fitted):
     lfm.tl.anomalies(adata)
     assert lfm.tl.predict(adata, obs_names="cell_3", var_names="gene_7").shape == (1, 7)
     assert len(lfm.tl.similar_genes(adata, "gene_7")) == 0
-    lfm.tl.project(fitted[:5, 7:8].copy(), adata)
+    lfm.tl.project(fitted[:5, 7:8].copy(), adata, key_added="new")
 
 
 def test_a_fit_whose_cells_were_replaced_says_so(fitted):
     joined = ad.concat([fitted[:50], fitted[50:]])
-    with pytest.raises(KeyError, match=r"uns has no 'lfm'.*Run lfm\.tl\.fit\(adata\) first"):
+    with pytest.raises(KeyError, match=r"uns has no 'lfm'.*Were AnnData joined\?.*run lfm\.tl\.fit\(adata\) first"):
         lfm.tl.rank_genes(joined, "group")
     overwritten = fitted.copy()
     overwritten.obsm["X_lfm"] = overwritten.obsm["X_lfm"][:, :2]

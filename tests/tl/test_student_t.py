@@ -70,8 +70,9 @@ def test_serves_the_tools_that_look_at_eta_alone(fitted):
 def test_other_tools_say_what_to_do_instead(fitted, tool):
     adata = fitted.copy()
     arguments = (adata, fitted) if tool == "project" else (adata,)
+    options = {"key_added": "new"} if tool == "project" else {}
     with pytest.raises(ValueError, match=f"lfm.tl.{tool} has no closed form under likelihood='student_t'. For it, fit"):
-        getattr(lfm.tl, tool)(*arguments)
+        getattr(lfm.tl, tool)(*arguments, **options)
     assert set(adata.uns) == set(fitted.uns)
 
 

@@ -247,7 +247,7 @@ def test_counts_on_another_scale(fits):
             READERS[name](adata)
     # size factors take care of the depth of new cells
     new.X = 4 * new.X
-    no_warning(lfm.tl.project, new, fits["counts"])
+    no_warning(lfm.tl.project, new, fits["counts"], key_added="new")
 
 
 # no false alarm
