@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
+COMMANDS = f"{PACKAGE}_cli{os.sep}"  # the command line calls the package as a user does
 
 # what other packages call our arguments; where a function has several that a name may mean, the first of this table
 ELSEWHERE = {
@@ -104,6 +105,10 @@ def _meant(name: str, known: list[str]) -> str:
 def warn_user(message: str | UserWarning) -> None:
     """Warn at the line of the user's code that called the package, however deep inside it this is."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame.f_back is not None and _is_inside(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_inside(path: str) -> bool:
+    return path.startswith(PACKAGE) and not path.startswith(COMMANDS)

@@ -100,6 +100,10 @@ def assert_same_bits(one: object, other: object) -> None:
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     elif sp.issparse(one):
         np.testing.assert_array_equal(one.toarray(), other.toarray())
+    elif getattr(one, "dtype", None) is not None and one.dtype.names:  # NaN of a record is not equal to itself
+        assert_same_bits(
+            {name: one[name] for name in one.dtype.names}, {name: other[name] for name in other.dtype.names}
+        )
     else:
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 

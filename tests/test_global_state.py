@@ -200,7 +200,7 @@ def test_is_as_it_was_after_an_error(complete, monkeypatch, options):
     from scvi_lfm.inference import normal_engine, pyro_engine
 
     monkeypatch.setattr(normal_engine, "sweep", broken)
-    monkeypatch.setattr(pyro_engine, "progress_bar", broken)
+    monkeypatch.setattr(pyro_engine, "show_progress", broken)
     adata = complete.copy()
     before = state()
     with pytest.raises(KeyboardInterrupt):

@@ -79,6 +79,7 @@ def everything_in(folder: Path) -> dict[Path, bytes]:
 
 INTERRUPTED = """
 import signal, sys, time
+import scvi_lfm as lfm
 from scvi_lfm._cli import main
 
 def fit(*args, **kwargs):
@@ -121,7 +122,7 @@ def test_a_reader_that_leaves(
     os.close(reading)
     with os.fdopen(writing, "w") as gone:
         monkeypatch.setattr(sys, "stdout", gone)
-        assert run("rank", folder / "fitted.h5ad", "--mask", "chosen") == 0
+        assert run("rank", folder / "fitted_counts.h5ad", "--mask", "chosen") == 0
     assert capsys.readouterr().err == ""
 
 

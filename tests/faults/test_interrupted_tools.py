@@ -169,5 +169,8 @@ def equal_values(one: object, other: object) -> None:
         pd.testing.assert_frame_equal(one, other)
     elif sp.issparse(one):
         assert (one != other).nnz == 0
+    elif getattr(one, "dtype", None) is not None and one.dtype.names:  # NaN of a record is not equal to itself
+        for name in one.dtype.names:
+            equal_values(one[name], other[name])
     else:
         np.testing.assert_array_equal(one, other)
