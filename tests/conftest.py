@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 _threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _library in ("MKL", "OPENBLAS", "NUMBA"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", _threads)
+# Where there are more, they sleep while they wait: on a busy machine spinning takes nearly all of the processor time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
