@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 # One thread a process, unless the user asks for more: on matrices as small as the tests', threads only wait for each
@@ -9,13 +10,18 @@ from typing import TYPE_CHECKING
 _threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _library in ("MKL", "OPENBLAS", "NUMBA"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", _threads)
+# Where there are more, they sleep while they wait: on a busy machine spinning takes nearly all of the processor time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import matplotlib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import anndata as ad
 
 matplotlib.use("Agg")
@@ -64,6 +70,37 @@ def pbmc_lognorm() -> ad.AnnData:
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
     return adata
+
+
+@pytest.fixture(scope="session")
+def pbmc_fitted(pbmc_lognorm: ad.AnnData) -> ad.AnnData:
+    """The shipped cells with ten factors. Shared: copy before writing into it."""
+    import scvi_lfm as lfm
+
+    adata = pbmc_lognorm.copy()
+    lfm.tl.fit(adata, 10, progress=False)
+    return adata
+
+
+@pytest.fixture(scope="session")
+def fit_of() -> Callable[..., ad.AnnData]:
+    """A copy of a fit of two factors to 40 cells x 30 genes, by its likelihood and options; made when first asked for.
+
+    `obs["odd"]` may be a covariate and `layers["test"]` held out; with `observed="stored"` half the entries are stored.
+    """
+    import scvi_lfm as lfm
+
+    @cache
+    def made(likelihood: str, options: tuple[tuple[str, object], ...]) -> ad.AnnData:
+        adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
+        adata.obs["odd"] = np.arange(40) % 2 == 1
+        adata.layers["test"] = sp.csr_matrix(np.eye(40, 30, dtype=bool))
+        if dict(options).get("observed") == "stored":
+            adata.X = sp.csr_matrix(np.where(np.indices(adata.shape).sum(0) % 2 == 0, adata.X, 0))
+        lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False, **dict(options))
+        return adata
+
+    return lambda likelihood="normal", **options: made(likelihood, tuple(sorted(options.items()))).copy()
 
 
 @pytest.fixture(scope="session")

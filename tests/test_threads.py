@@ -15,12 +15,13 @@ import scipy.sparse as sp
 import torch
 
 CONFTEST = Path(__file__).with_name("conftest.py")
-VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+NUMBERS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+VARIABLES = (*NUMBERS, "OMP_WAIT_POLICY")
 
 
 def test_this_process_has_the_threads_that_were_asked_for():
     """After a parallel loop of numba, too, which would set them to the number of cores."""
-    if len({os.environ[name] for name in VARIABLES}) > 1:
+    if len({os.environ[name] for name in NUMBERS}) > 1:
         pytest.skip("different numbers were asked for")
     sc.pp.normalize_total(ad.AnnData(sp.csr_matrix(np.ones((20, 10), dtype=np.float32))), target_sum=1)
     assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
@@ -29,9 +30,9 @@ def test_this_process_has_the_threads_that_were_asked_for():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "1 1 1 1"),
-        ({"OMP_NUM_THREADS": "2"}, "2 2 2 2"),
-        ({"MKL_NUM_THREADS": "3"}, "1 3 1 1"),
+        ({}, "1 1 1 1 PASSIVE"),
+        ({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}, "2 2 2 2 ACTIVE"),
+        ({"MKL_NUM_THREADS": "3"}, "1 3 1 1 PASSIVE"),
     ],
     ids=str,
 )

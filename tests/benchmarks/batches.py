@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -24,6 +25,9 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 import scvi_lfm as lfm
+
+if TYPE_CHECKING:
+    from sklearn.base import ClassifierMixin
 
 LIKELIHOODS = ("normal", "negative_binomial")
 N_TYPES, SHIFT = 4, 0.5
@@ -51,14 +55,20 @@ def two_batches(n_cells: int, n_genes: int, likelihood: str, seed: int) -> tuple
     return sets[0], sets[1]
 
 
-def auc(features: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+def auc(features: np.ndarray, second: np.ndarray, n_trees: int = 200) -> tuple[float, float]:
     """Cross-validated area under the curve of a linear and of a forest classifier of the batch."""
-    forest = RandomForestClassifier(200, min_samples_leaf=5, random_state=0)
-    found = []
-    for classifier in (LogisticRegression(max_iter=1000), forest):
-        score = cross_val_predict(classifier, features, second, cv=5, method="predict_proba")[:, 1]
-        found.append(float(roc_auc_score(second, score)))
-    return found[0], found[1]
+    forest = RandomForestClassifier(n_trees, min_samples_leaf=5, random_state=0)
+    return linear_auc(features, second), _auc(forest, features, second)
+
+
+def linear_auc(features: np.ndarray, second: np.ndarray) -> float:
+    """The linear classifier's alone."""
+    return _auc(LogisticRegression(max_iter=1000), features, second)
+
+
+def _auc(classifier: ClassifierMixin, features: np.ndarray, second: np.ndarray) -> float:
+    score = cross_val_predict(classifier, features, second, cv=5, method="predict_proba")[:, 1]
+    return float(roc_auc_score(second, score))
 
 
 def accuracy(features: np.ndarray, labels: np.ndarray) -> float:

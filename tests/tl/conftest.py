@@ -68,11 +68,3 @@ def fitted() -> ad.AnnData:
     adata.obs["is_high"] = adata.obs["group"] == "high"
     lfm.tl.fit(adata, 3, progress=False)
     return adata
-
-
-@pytest.fixture(scope="session")
-def pbmc_fitted(pbmc_lognorm: ad.AnnData) -> ad.AnnData:
-    """The shipped cells with ten factors. Shared: copy before writing into it."""
-    adata = pbmc_lognorm.copy()
-    lfm.tl.fit(adata, 10, progress=False)
-    return adata

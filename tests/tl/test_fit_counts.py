@@ -38,6 +38,12 @@ def fit(adata, n_factors=R, **options):
     return lfm.tl.fit(adata, n_factors, **{"copy": True, "progress": False} | options)
 
 
+@pytest.fixture(scope="module")
+def plain(data):
+    """The fit to them without any option. Shared: copy before writing into it."""
+    return fit(data)
+
+
 @pytest.fixture(scope="module", params=COUNTS)
 def fitted(request):
     adata = simulate(request.param)
@@ -273,14 +279,14 @@ def test_neither_form_nor_dtype_of_the_matrix_matters(data, form, dtype):
     assert result.X.dtype == dtype
 
 
-def test_a_layer_is_read_instead_of_x(data):
+def test_a_layer_is_read_instead_of_x(data, plain):
     adata = data.copy()
     adata.layers["counts"] = data.X
     adata.X = data.X * 0.5
     result = fit(adata, layer="counts")
     assert result.uns["lfm"]["params"]["layer"] == "counts"
     assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
-    assert same_result(result, fit(data))
+    assert same_result(result, plain)
 
 
 def test_a_view_becomes_actual_and_its_parent_stays_as_it_was(data):
@@ -327,9 +333,9 @@ def test_mask_var_leaves_genes_out(data, given):
 # size factors
 
 
-def test_size_factors_are_totals_over_their_mean(data):
+def test_size_factors_are_totals_over_their_mean(data, plain):
     totals = np.asarray(data.X.sum(axis=1)).ravel()
-    np.testing.assert_allclose(fit(data).obs["lfm_size_factor"], totals / totals.mean(), rtol=1e-6)
+    np.testing.assert_allclose(plain.obs["lfm_size_factor"], totals / totals.mean(), rtol=1e-6)
 
 
 def test_size_factors_can_be_given(data, true_eta):
@@ -382,19 +388,18 @@ def test_params_reproduce_the_fit(data):
     assert same_result(result, fit(data, **{name: params[name] for name in (*options, "prior_scales")}))
 
 
-def test_mean_field_has_no_covariance_in_a_cell(data):
+def test_mean_field_has_no_covariance_in_a_cell(data, plain):
     result = fit(data, family="mean_field")
     off = [1, 3, 4]
     assert not result.obsm["lfm_cov"][:, off].any()
-    block = fit(data)
-    assert block.obsm["lfm_cov"][:, off].any(axis=0).all()
+    assert plain.obsm["lfm_cov"][:, off].any(axis=0).all()
     # each is surer of itself than it should be
-    assert np.mean(np.log(result.obsm["X_lfm_sd"] / block.obsm["X_lfm_sd"])) < -0.02
+    assert np.mean(np.log(result.obsm["X_lfm_sd"] / plain.obsm["X_lfm_sd"])) < -0.02
 
 
-def test_two_fits_live_side_by_side(data):
-    both = fit(fit(data), key_added="other", likelihood="poisson")
-    assert same_result(both, fit(data))
+def test_two_fits_live_side_by_side(plain):
+    both = fit(plain, key_added="other", likelihood="poisson")
+    assert same_result(both, plain)
     assert keys_of_fit(both, "other") == expected_keys("poisson", "other") | {"uns": {"other"}}
     lfm.tl.rank_cells(both, "gene_0", key="other", key_added="by_other")
     np.testing.assert_allclose(both.obs["by_other"], both.obsm["X_other"] @ both.varm["other"][0], rtol=1e-5, atol=1e-6)

@@ -386,13 +386,21 @@ def test_fewer_cells_than_a_batch_and_few_genes(count_options):
     assert result.posterior.cell_mean.shape[0] == 6
 
 
+A_FEW_STEPS = {"n_factors": 2, "max_epochs": 3, "tol": NEVER, "batch_size": 40}
+
+
+@pytest.fixture(scope="module")
+def in_one_form(count_options):
+    """Counts, and what a fit makes of them."""
+    values = simulate(80, 40).X.clip(max=250)
+    return values, fit(values, count_options, **A_FEW_STEPS)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
-def test_the_form_of_the_values_does_not_matter(count_options, form, dtype):
-    values = simulate(80, 40).X.clip(max=250)
-    options = {"n_factors": 2, "max_epochs": 3, "tol": NEVER, "batch_size": 40}
-    expected = fit(values, count_options, **options)
-    found = fit(form(values.astype(dtype)), count_options, **options)
+def test_the_form_of_the_values_does_not_matter(in_one_form, count_options, form, dtype):
+    values, expected = in_one_form
+    found = fit(form(values.astype(dtype)), count_options, **A_FEW_STEPS)
     # products of sparse and dense matrices sum in another order
     sd = expected.posterior.cell_cov.diagonals().sqrt()
     assert ((found.posterior.cell_mean - expected.posterior.cell_mean).abs() / sd).max() < 0.05
