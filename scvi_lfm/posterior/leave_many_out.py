@@ -127,8 +127,10 @@ def _rows_without(
     mean = mean.clone()
     for part in torch.arange(len(affected), device=rows.device).split(ROWS_PER_BLOCK):
         row = affected[part]
-        wider, first = _wider(unpack(cov.at(row).packed().double()), unpack(information[part]))
-        step = (wider @ pull[part, :, None])[..., 0]
+        own = unpack(cov.at(row).packed().double())
+        wider, first = _wider(own, unpack(information[part]))
+        # coordinates without variance are known, and rounding must not move them
+        step = (wider @ pull[part, :, None])[..., 0] * (own.diagonal(dim1=-2, dim2=-1) > 0)
         change = ((step * pull[part]).sum(1) / first).clamp_min(0).sqrt()
         mean[row] += step * (trust / change.clamp_min(trust))[:, None]
     return mean
