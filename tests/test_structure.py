@@ -342,7 +342,7 @@ def test_returns_lists_every_field_that_is_written(name, fit_of):
         adata = fit_of(likelihood, **options)
         if name in {"fit", "project"}:
             without_fields_of_a_fit(adata)
-        del adata.uns["lfm_written"]
+        adata.uns.pop("lfm_written", None)
         before, values = fields(adata), adata.to_df()
         WRITERS[name](adata, **(options if name in {"fit", "project"} else {}))
         added = fields(adata) - before

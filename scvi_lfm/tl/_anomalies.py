@@ -132,8 +132,9 @@ def anomalies(
     KeyError
         There is no such fit or layer.
     TypeError, ValueError
-        An argument or the data cannot be used, or the fit is one by `likelihood="student_t"`, which has no
-        leave-one-out predictive in closed form. `adata` is then as it was.
+        An argument or the data cannot be used, the values are of another kind than those that the fit read, or the fit
+        is one by `likelihood="student_t"`, which has no leave-one-out predictive in closed form. `adata` is then as it
+        was.
 
     Examples
     --------

@@ -88,7 +88,7 @@ def fit(
         `"negative_binomial"`: counts with mean :math:`\lambda` and variance :math:`\lambda + \lambda^2 / \theta_j`,
         theta learned for each gene. `"poisson"`: counts with variance :math:`\lambda`. `"bernoulli"`: zeros and ones,
         :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`: `"negative_binomial"` if all values are whole and none is
-        negative, else `"normal"`.
+        negative, else `"normal"`, which warns where values look unlogged or scaled to unit variance.
     noise
         For the Normal and the Student t. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one
         for each. `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the

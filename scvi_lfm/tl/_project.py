@@ -127,8 +127,9 @@ def project(
     KeyError
         There is no such fit or layer, or no column of `obs` for a covariate.
     TypeError, ValueError
-        The values or covariates cannot be used, no gene is shared, or the fit is one by `likelihood="student_t"`, which
-        has no step of cells in closed form. `adata` is then as it was.
+        The values or covariates cannot be used, the values are of another kind than those that the fit read, no gene is
+        shared, or the fit is one by `likelihood="student_t"`, which has no step of cells in closed form. `adata` is
+        then as it was.
 
     Examples
     --------

@@ -81,8 +81,8 @@ def recommend(
     TypeError
         An argument is of the wrong type.
     ValueError
-        The matrix is dense, so that every entry has been seen; an argument is out of its range; or the table would have
-        more than ten million rows.
+        The matrix is dense, so that every entry has been seen; what the fit read was since replaced by values of
+        another kind; an argument is out of its range; or the table would have more than ten million rows.
 
     Examples
     --------

@@ -102,7 +102,9 @@ def read_as_fitted(
     if stored.values and matrix.kind is not None:
         kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
         expected = None if expected is None else expected + stored.level
-        if counts and expected is not None:
+        if counts and only:
+            expected = None  # of entries that are not stored it is not known what they are
+        elif counts and expected is not None:
             # the prior, which stands for the cells, may expect more than they hold
             expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))
         fitted = _Fitted(kind, expected, counts, ratings=only and not counts)
@@ -143,16 +145,16 @@ def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fi
             return f"layers[{name!r}] matches: pass layer={name!r}."
     if layer is not None and _suits(adata, None, genes, fitted):
         return f"X matches: call {place} = adata.X.copy() first."
-    names = adata.var_names[genes]
-    if adata.raw is not None and adata.raw.var_names.is_unique and names.isin(adata.raw.var_names).all():
-        values = adata.raw.X[:, adata.raw.var_names.get_indexer(names)]
-        raw = ad.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=names))
-        if _suits(raw, None, None, fitted):
+    raw = adata.raw
+    if raw is not None and raw.var_names.is_unique and adata.var_names.isin(raw.var_names).all():
+        values = raw.X[:, raw.var_names.get_indexer(adata.var_names)]
+        like = ad.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
+        if _suits(like, None, genes, fitted):
             return f"raw matches: call {place} = adata.raw[:, adata.var_names].X first."
     return None
 
 
-def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray | None, fitted: _Fitted) -> bool:
+def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fitted) -> bool:
     try:
         kind = read_matrix(adata, layer, genes=genes, stored_only=fitted.ratings).kind
     except (KeyError, TypeError, ValueError):

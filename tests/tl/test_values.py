@@ -324,6 +324,13 @@ def test_a_handful_of_ratings():
         lfm.tl.project(new, adata)
 
 
+def test_counts_of_which_stored_ones_alone_are_data(fits):
+    adata = ad.AnnData(fits["counts"].X, obs=fits["counts"].obs[["type"]])
+    fit(adata, 2, observed="stored", likelihood="poisson", max_epochs=3)
+    for call in READERS.values():
+        no_warning(call, adata)
+
+
 def test_recommend_takes_any_pattern_of_what_was_seen(fits):
     adata = fits["logs"].copy()
     adata.layers["seen"] = (adata.X > 0).astype(np.float32)
