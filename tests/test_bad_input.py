@@ -630,7 +630,7 @@ def test_names_that_repeat_since_the_fit(fitted):
         ("obs", lambda adata: lfm.tl.predict(adata, obs_names="same", var_names="gene_1")),
         ("var", lambda adata: lfm.tl.rank_cells(adata, "same")),
         ("var", lambda adata: lfm.tl.similar_genes(adata, "same")),
-        ("var", lambda adata: lfm.tl.project(fitted.copy(), adata)),
+        ("var", lambda adata: lfm.tl.project(fitted.copy(), adata, key_added="placed")),
         ("obs", lfm.tl.anomalies),
     ):
         adata = fitted.copy()

@@ -351,7 +351,7 @@ def tools_work_on(adata):
     lfm.tl.rank_genes(adata, mask_obs=np.arange(adata.n_obs) < 20)
     lfm.tl.rank_cells(adata, "gene_3")
     lfm.tl.predict(adata, obs_names="cell_3", var_names=["gene_3", "gene_4"])
-    lfm.tl.project(adata.copy(), adata)
+    lfm.tl.project(adata.copy(), adata, key_added="placed")
     draws = lfm.tl.sample_posterior(adata, 2)
     assert all(np.isfinite(draws[name]).all() for name in draws)
 

@@ -154,7 +154,7 @@ CALLS = {
     "tl.check": lambda adata: lfm.tl.check(adata),
     "tl.predict": lambda adata: lfm.tl.predict(adata, layer_added="eta"),
     "tl.predict, pairs": lambda adata: lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1", pairs=True),
-    "tl.project": lambda adata: lfm.tl.project(adata, adata),
+    "tl.project": lambda adata: lfm.tl.project(adata, adata, key_added="placed"),
     "tl.sample_posterior": lambda adata: lfm.tl.sample_posterior(adata, 3),
     "get.rank_genes_df": lfm.get.rank_genes_df,
     "get.anomalies_df": lfm.get.anomalies_df,

@@ -185,7 +185,7 @@ def test_a_fit_has_the_closed_forms_fields_and_the_same_bits_twice(adata, which,
     for key in ("X_lfm", "lfm_cov"):
         np.testing.assert_array_equal(fits[0].obsm[key], fits[1].obsm[key])
     lfm.tl.anomalies(fits[0])
-    lfm.tl.project(fits[0], other, key="lfm")
+    lfm.tl.project(fits[0], other, key_added="placed")
 
 
 # guides of one's own

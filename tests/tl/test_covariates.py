@@ -94,11 +94,9 @@ def test_coefficients_are_recovered_with_their_uncertainty(likelihood, family, b
 def test_projecting_the_cells_of_the_fit_gives_the_fit(both):
     shifted = both[0]
     new = shifted[100:200].copy()
-    for name in ("X_lfm", "X_lfm_sd"):
-        del new.obsm[name]
-    lfm.tl.project(new, shifted)
+    lfm.tl.project(new, shifted, key_added="placed")
     exact = shifted.uns["lfm"]["params"]["likelihood"] == "normal"
-    np.testing.assert_allclose(new.obsm["X_lfm"], shifted.obsm["X_lfm"][100:200], atol=1e-5 if exact else 0.02)
+    np.testing.assert_allclose(new.obsm["X_placed"], shifted.obsm["X_lfm"][100:200], atol=1e-5 if exact else 0.02)
 
 
 def test_predictions_are_the_formula_and_survive_files_and_slices(both, tmp_path):

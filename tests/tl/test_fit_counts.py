@@ -472,7 +472,7 @@ def test_nothing_global_is_changed(likelihood):
     lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0)
     lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1")
     lfm.tl.sample_posterior(adata, 2)
-    lfm.tl.project(adata.copy(), adata)
+    lfm.tl.project(adata.copy(), adata, key_added="placed")
     after = state()
     for what, value in before.items():
         assert after[what] == value, what

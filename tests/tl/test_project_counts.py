@@ -205,7 +205,7 @@ def test_a_normal_reference_has_none():
     reference = lfm.datasets.simulate(40, 30, 2)
     fit(reference, 2)
     with pytest.raises(ValueError, match="`size_factors` belong to count likelihoods, and the reference was fitted wi"):
-        lfm.tl.project(reference.copy(), reference, size_factors=np.ones(40))
+        lfm.tl.project(reference.copy(), reference, size_factors=np.ones(40), key_added="placed")
 
 
 def test_a_cell_without_counts_needs_one(reference):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -158,8 +159,7 @@ def test_ratings_from_a_fit_to_what_is_stored(ratings, seen, order):
 
 def test_new_rows_are_placed_and_then_recommended_to(fitted):
     values = sp.random(5, fitted.n_vars, 0.3, format="csr", rng=np.random.default_rng(0), dtype=np.float32)
-    new = fitted[:5].copy()
-    new.X = values
+    new = ad.AnnData(values, obs=fitted.obs.iloc[:5][[]], var=fitted.var[[]])
     lfm.tl.project(new, fitted)
     table = lfm.tl.recommend(new, n_top=3)
     assert len(table) == 15

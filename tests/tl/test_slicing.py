@@ -87,11 +87,11 @@ def test_anomalies_of_a_slice_score_its_entries_as_before(fitted, sliced):
 
 def test_project_onto_a_slice(fitted, sliced):
     new = fitted[:20].copy()
-    lfm.tl.project(new, sliced)
-    assert np.isfinite(new.obsm["X_lfm"]).all()
-    assert np.isnan(np.delete(new.varm["lfm"], GENES, axis=0)).all()
+    lfm.tl.project(new, sliced, key_added="placed")
+    assert np.isfinite(new.obsm["X_placed"]).all()
+    assert np.isnan(np.delete(new.varm["placed"], GENES, axis=0)).all()
     # fewer genes, less knowledge
-    assert (new.obsm["X_lfm_sd"] > fitted.obsm["X_lfm_sd"][:20]).all()
+    assert (new.obsm["X_placed_sd"] > fitted.obsm["X_lfm_sd"][:20]).all()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_one_cell_and_one_gene(fitted):
     lfm.tl.anomalies(adata)
     assert lfm.tl.predict(adata, obs_names="cell_3", var_names="gene_7").shape == (1, 7)
     assert len(lfm.tl.similar_genes(adata, "gene_7")) == 0
-    lfm.tl.project(fitted[:5, 7:8].copy(), adata)
+    lfm.tl.project(fitted[:5, 7:8].copy(), adata, key_added="placed")
 
 
 def test_a_fit_whose_cells_were_replaced_says_so(fitted):
