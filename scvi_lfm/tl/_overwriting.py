@@ -123,7 +123,7 @@ def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
         params = stored["params"]
         layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
         read = [*layers, *(("obs", str(name)) for name in params.get(COVARIATES, ()))]
-        found |= dict.fromkeys(read, f"was read by the fit {stem!r} and")
+        found = dict.fromkeys(read, f"was read by the fit {stem!r} and") | found
     return found
 
 

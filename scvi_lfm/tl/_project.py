@@ -143,8 +143,8 @@ def project(
     """
     check_anndata(adata)
     check_anndata(reference, "reference")
-    check_free(adata, "project", key_added, fit_places)
     check_not_empty(adata)
+    check_free(adata, "project", key_added, fit_places)
     where = resolve_device(device)
     stored = read_fit(reference, key, device=where, cells=False)
     check_closed_form(stored, "project")
