@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 # a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
 # to a hundred thousandth or better
 SPREADS = 10.0
-# so is one beyond the standard deviation of mu's prior, MU_SCALE in model/priors.py, which would pull it
+# so is one beyond the standard deviation of mu's prior, MU_SCALE in model/priors.py, which would pull it; but not
+# within one standard deviation of the values, where a few large ones may have made the mean
 LARGE = 100.0
 # where more of the values are zero, they share no level; with fewer, a mean of ten standard deviations is possible
 MOST_ZEROS = 1 / (1 + SPREADS**2)
@@ -41,14 +42,14 @@ def common_level(matrix: CellMatrix) -> float:
     if _share_not_stored(matrix) > MOST_ZEROS:
         return 0.0
     mean, spread, _ = _moments(matrix, 0.0)
-    if abs(mean) <= min(SPREADS * spread, LARGE):
+    if abs(mean) <= _highest_without(spread):
         return 0.0
     # once more about the mean: squares of the values themselves have cancelled
     offset, spread, zeros = _moments(matrix, mean)
     mean += offset
     finest = float(np.spacing(abs(mean)))
     constant = spread <= PRECISION * finest
-    if constant or abs(mean) <= min(SPREADS * spread, LARGE) or zeros > MOST_ZEROS:
+    if constant or abs(mean) <= _highest_without(spread) or zeros > MOST_ZEROS:
         return 0.0
     unit = max(2.0 ** math.floor(math.log2(min(spread, 1.0))), finest)
     return round(mean / unit) * unit
@@ -85,6 +86,11 @@ def at_level(matrix: CellMatrix, level: float, where: str, *, spread: float = 0.
         )
         warn_user(msg)
     return lowered
+
+
+def _highest_without(spread: float) -> float:
+    """The highest mean of values of some standard deviation that is no level."""
+    return min(SPREADS * spread, max(spread, LARGE))
 
 
 def _share_not_stored(matrix: CellMatrix) -> float:

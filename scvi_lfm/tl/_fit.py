@@ -212,9 +212,9 @@ def fit(
     -----
     Variational posteriors are too narrow in the tails, and q(mu) far too narrow, so no uncertainty of mu is reported.
 
-    Where the mean of the values (not counts) lies beyond 10 of their standard deviations, or beyond 100, that of mu's
-    prior, and at most 1 in 101 is zero, they are fitted less a level, the rounded mean: that of mu's prior is then the
-    level instead of 0. `mu`, and what tools tell of values, are on the scale of the values.
+    Where the mean of the values (not counts) lies beyond 10 of their standard deviations, or beyond one and 100 (the
+    standard deviation of mu's prior), and at most 1 in 101 is zero, they are fitted less a level, the rounded mean: the
+    mean of mu's prior is then the level instead of 0. `mu`, and what tools tell of values, are on the values' scale.
 
     With far more factors than the data hold, one shared sigma lets the surplus fit the noise of noisy genes: where
     genes differ fourfold in noise and 30 factors are fitted to 4, 90 % intervals of eta cover 96 % for quiet genes and

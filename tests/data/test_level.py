@@ -52,17 +52,26 @@ def test_a_level_is_found_to_a_spread(level, form):
         (0.09, 0.01, False),
         (110.0, 50.0, True),
         (90.0, 50.0, False),
-        (-1e5, 1e5, True),
+        (-1.1e5, 1e5, True),
+        (-0.9e5, 1e5, False),
         (1e6, 0.0, False),
         (0.0, 100.0, False),
     ],
 )
 def test_the_rule(mean, spread, has_one):
-    """Beyond ten spreads, or beyond the spread of mu's prior."""
+    """Beyond ten spreads, or beyond one and the spread of mu's prior."""
+    dense, sparse = values(), stored(values())
+    for data in (dense, sparse.data):
+        data[:] = mean + spread * (data - data.mean()) / data.std()
+    for matrix in (CellMatrix(dense), restrict(CellMatrix(sparse), "stored", None)):
+        assert (common_level(matrix) != 0) == has_one
+
+
+@pytest.mark.parametrize("many", [1, M, M * N // 3])
+def test_a_few_large_values_make_no_level(many):
     x = values()
-    x = mean + spread * (x - x.mean()) / x.std()
-    assert (common_level(CellMatrix(x)) != 0) == has_one
-    assert (common_level(only_stored(x)) != 0) == has_one
+    x.ravel()[:many] += 1e6  # the others would lose their digits
+    assert common_level(CellMatrix(x)) == 0
 
 
 def test_common_data_have_none(pbmc_lognorm):
