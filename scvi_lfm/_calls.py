@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from ._memory import naming_memory
 from ._validate import near_matches
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def named_arguments(function: Callable[P, Result]) -> Callable[P, Result]:
                 f"Pass the others by name{f': {rest}' if rest else ''}."
             )
             raise TypeError(msg)
-        return function(*args, **kwargs)
+        with naming_memory(f"run {function.__name__}()"):
+            return function(*args, **kwargs)
 
     return call
 

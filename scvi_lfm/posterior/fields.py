@@ -6,6 +6,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .._calls import warn_user
 from .._keys import fit_keys
 from .._validate import near_matches, one_column
 
@@ -66,5 +67,5 @@ def _make_actual(adata: AnnData) -> None:
     from anndata import ImplicitModificationWarning
 
     msg = "Writing into a view of an AnnData, which is copied first."
-    warnings.warn(msg, ImplicitModificationWarning, stacklevel=5)
+    warn_user(ImplicitModificationWarning(msg))
     adata.obs_names = adata.obs_names

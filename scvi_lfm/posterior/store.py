@@ -23,6 +23,7 @@ from .recomputed import Recomputed
 from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
 from .stored_covariates import known_of_cells, n_known
 from .stored_normal import read_normal, small_fields
+from .stored_record import check_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -162,7 +163,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     keys = fit_keys(check_key("key", key))
     device = torch.device("cpu") if device is None else device
     uns = find(adata, "uns", keys.uns)
-    params = entry(uns, "params", key)
+    params = check_record(uns, key)
     counts = params.get("likelihood") in COUNTS
     small = {
         name: torch.as_tensor(np.asarray(entry(uns, name, key), dtype=np.float64), device=device) for name in _PRIOR
@@ -209,7 +210,7 @@ def _count_posterior(
 ) -> CountPosterior:
     """The posterior of a count likelihood, whose covariances differ by row."""
     device, likelihood = rows.device, str(params["likelihood"])
-    gene_cov = Packed(read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows))
+    gene_cov = Packed(read_packed(adata, "varm", keys.gene_cov, rows, fitted))
     if COUNTS[likelihood].LEARNS_DISPERSION:
         theta = np.asarray(find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
         _check_positive(theta > 0, theta, f"var[{keys.gene_theta!r}]", "gene", adata.var_names[fitted])
@@ -227,7 +228,7 @@ def _count_posterior(
     # without it covariances are computed anew, as if every entry were data
     if keys.cell_cov in adata.obsm or params.get("observed") == "stored" or HELD_OUT in params:
         of_cells = torch.cat([rows[:1], rows[1 + common["n_known"] :]])
-        values = read_packed(find(adata, "obsm", keys.cell_cov), of_cells)
+        values = read_packed(adata, "obsm", keys.cell_cov, of_cells)
         cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))
     else:
         cell_cov = Recomputed.of(
@@ -237,7 +238,7 @@ def _count_posterior(
             gene_cov,
             noise,
             common["cell_prior"].given_known(common["n_known"]),
-            str(params["family"]),
+            str(entry(params, "family", keys.uns)),
         )
     return CountPosterior(**common, cell_cov=cell_cov, gene_cov=gene_cov, noise=noise)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from .fields import find
 from .packed import dimension, packed_size
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from torch import Tensor
 
 
@@ -44,9 +46,27 @@ def _free(k: int, n_known: int, device: torch.device) -> Tensor:
     return (position == 0) | (position > n_known)
 
 
-def read_packed(values: Any, rows: Tensor) -> Tensor:
-    """Packed covariances of the active factors."""
-    stored = torch.as_tensor(np.asarray(values, dtype=np.float32), device=rows.device)
+def read_packed(
+    adata: AnnData, container: str, name: str, rows: Tensor, kept: np.ndarray | slice = slice(None)
+) -> Tensor:
+    """Packed covariances of the active factors, for the cells or genes that are kept.
+
+    Raises
+    ------
+    KeyError
+        They are not there.
+    ValueError
+        They are not of these factors, or not finite.
+    """
+    values = find(adata, container, name)
+    expected = packed_size(len(rows))
+    if np.ndim(values) != 2 or np.shape(values)[1] != expected or not np.isfinite(np.asarray(values)[kept]).all():
+        msg = (
+            f"{container}[{name!r}] does not hold {expected} finite numbers in each row, as the fit stored there: it "
+            "was changed or damaged since. Read another copy, or run lfm.tl.fit(adata) again."
+        )
+        raise ValueError(msg)
+    stored = torch.as_tensor(np.asarray(values, dtype=np.float32)[kept], device=rows.device)
     return stored if bool(rows.all()) else stored[:, _kept(rows)]
 
 

@@ -65,9 +65,9 @@ def read_normal(
     gene_cov: Eigenbasis | PackedUnderNoise
     cell_sigma = None
     if uns.get(BY_ROW, False):
-        packed = read_packed(find(adata, "varm", keys.gene_cov)[fitted], rows)
+        packed = read_packed(adata, "varm", keys.gene_cov, rows, fitted)
         gene_cov = PackedUnderNoise(packed, predictive, common["gene_prior"].cov)
-        cell_cov = Packed(read_packed(find(adata, "obsm", keys.cell_cov), rows) if cells else packed[:0])
+        cell_cov = Packed(read_packed(adata, "obsm", keys.cell_cov, rows) if cells else packed[:0])
     else:
         gene_cov = Eigenbasis(small("gene_basis"), small("gene_eig"), predictive)
         if params["noise"] == "cell_gene":

@@ -16,6 +16,7 @@ from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
 from ..posterior import CountPosterior, read_fit
 from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
+from ..posterior.fields import entry
 from ..posterior.predictive import eta_of_pairs
 from ._check_words import (
     CLOSE,
@@ -166,7 +167,7 @@ def check(
     words = [
         *on_calibration(calibration),
         *on_leftover(leftover),
-        *on_convergence(convergence, how_it_ended(adata.uns[key]), float(stored.params["tol"])),
+        *on_convergence(convergence, how_it_ended(adata.uns[key]), float(entry(stored.params, "tol", key))),
     ]
     trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
     trusted &= leftover <= MOST_LEFTOVER
@@ -226,13 +227,13 @@ def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np
 def _convergence(
     adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
 ) -> pd.DataFrame:
-    params, trace = stored.params, adata.uns[key]["elbo"]
-    rank0 = float(trace["rank0"])
-    rows = [_row("this one", params.get("rng"), int(params["batch_size"]), float(trace["value"][-1]), 0.0)]
-    if refit and params["engine"] == "natural_gradient":
-        n, size = len(stored.posterior.cell_mean), int(params["batch_size"])
+    params, trace = stored.params, entry(adata.uns[key], "elbo", key)
+    rank0, size = float(entry(trace, "rank0", key)), int(entry(params, "batch_size", key))
+    rows = [_row("this one", params.get("rng"), size, float(entry(trace, "value", key)[-1]), 0.0)]
+    if refit and entry(params, "engine", key) == "natural_gradient":
+        n = len(stored.posterior.cell_mean)
         # twice the batches, where each still holds as many cells as there are factors
-        half = -(-n // max(1, min(2 * -(-n // size), n // max(int(params["n_factors"]), 2))))
+        half = -(-n // max(1, min(2 * -(-n // size), n // max(int(entry(params, "n_factors", key)), 2))))
         for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
             again = _fit_again(adata.obs, matrix, stored, other, cells, device)
             value = float(again.uns[AGAIN]["elbo"]["value"][-1])
@@ -253,7 +254,7 @@ def _fit_again(
 ) -> AnnData:
     import anndata
 
-    params, q = stored.params, stored.posterior
+    params, q, key = stored.params, stored.posterior, stored.keys.uns
     pattern = matrix.observed
     held_out = None if pattern is None or pattern.only else pattern.pattern.astype(bool)
     options: dict[str, Any] = {
@@ -268,10 +269,10 @@ def _fit_again(
         warnings.simplefilter("ignore")  # what there was to say was said by the fit itself
         fit(
             again,
-            int(params["n_factors"]),
+            int(entry(params, "n_factors", key)),
             batch_size=min(batch_size, again.n_obs),
-            max_epochs=int(params["max_epochs"]),
-            tol=float(params["tol"]),
+            max_epochs=int(entry(params, "max_epochs", key)),
+            tol=float(entry(params, "tol", key)),
             device=device,
             rng=seed,
             progress=False,

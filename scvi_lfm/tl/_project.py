@@ -17,6 +17,7 @@ from ..data import restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.covariances import PackedUnderNoise
+from ..posterior.fields import entry
 from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
@@ -168,12 +169,12 @@ def project(
     if isinstance(whole, CountPosterior):
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
-        q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(stored.params["family"]))
+        q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(entry(stored.params, "family", key)))
     else:
         if size_factors is not None:
             msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
             raise ValueError(msg)
-        family = stored.params.get("guide", stored.params["family"])
+        family = stored.params.get("guide", entry(stored.params, "family", key))
         q = whole.at_genes(kept)
         if isinstance(q.gene_cov, PackedUnderNoise):
             q = project_observed(matrix, q, family)

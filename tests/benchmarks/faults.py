@@ -26,7 +26,9 @@ import h5py  # noqa: F401
 import scanpy  # noqa: F401
 import zarr  # noqa: F401
 
-import scvi_lfm._cli._commands  # noqa: F401
+import scvi_lfm._cli._commands
+import scvi_lfm._cli._demo
+import scvi_lfm.tl  # noqa: F401
 
 if TYPE_CHECKING:
     from collections import Counter

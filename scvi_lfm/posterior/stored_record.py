@@ -1,0 +1,107 @@
+"""Whether what is in uns can be the record of a fit: a damaged file gives back anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._keys import LEVEL, VALUES
+from ..data._kind import RECORDED
+from ..model.likelihoods import CONTINUOUS, COUNTS
+from .fields import entry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CHOICES: dict[str, Sequence[str]] = {
+    "likelihood": (*CONTINUOUS, *COUNTS),
+    "noise": ("shared", "gene", "cell_gene"),
+    "observed": ("all", "stored"),
+    "family": ("row_block", "mean_field"),
+    "engine": ("natural_gradient", "pyro"),
+}
+_NUMBERS = ("n_factors", "batch_size", "max_epochs", "tol")
+_VECTORS = ("prior_cell_mean", "prior_gene_mean", "gene_eig", "cell_eig")
+_COVARIANCES = ("prior_cell_cov", "prior_gene_cov", "cell_cov")
+_BASES = ("gene_basis", "cell_basis")
+# of eigenvalues that are zero but for rounding
+_ROUNDING = 1e-9
+
+
+def check_record(uns: object, key: str) -> Mapping[str, Any]:
+    """The parameters of a fit, once all that is in its record has the shape, and is of the kind, that it must be.
+
+    Raises
+    ------
+    KeyError
+        Something is missing.
+    ValueError
+        Something cannot be.
+    """
+    if not isinstance(uns, Mapping):
+        raise _wrong(key, f"it is a {type(uns).__name__}")
+    params = entry(uns, "params", key)
+    if not isinstance(params, Mapping):
+        raise _wrong(key, f"params is a {type(params).__name__}")
+    for name, choices in _CHOICES.items():
+        if name in params and str(params[name]) not in choices:
+            raise _wrong(key, f"params[{name!r}] is {params[name]!r}")
+    if params.get("likelihood") not in COUNTS:
+        entry(params, "noise", key)
+    for name in _NUMBERS:
+        if name in params and not _number(params[name]) >= 0:
+            raise _wrong(key, f"params[{name!r}] is {params[name]!r}")
+    for name in ("mu", "sigma", "df", LEVEL):
+        if name in uns and (np.isnan(_number(uns[name])) or (name in {"sigma", "df"} and _number(uns[name]) < 0)):
+            raise _wrong(key, f"{name} is {uns[name]!r}")
+    _check_values(uns, key)
+    _check_arrays(uns, key)
+    return params
+
+
+def _check_values(uns: Mapping[str, Any], key: str) -> None:
+    """What is stored of the values that the fit read; older fits stored nothing of them."""
+    values = uns.get(VALUES, {})
+    if not isinstance(values, Mapping) or (values and any(name not in values for name in RECORDED)):
+        raise _wrong(key, f"{VALUES} does not hold {', '.join(RECORDED)}")
+    for name, value in values.items():
+        if np.isnan(_number(value)):
+            raise _wrong(key, f"{VALUES}[{name!r}] is {value!r}")
+
+
+def _check_arrays(uns: Mapping[str, Any], key: str) -> None:
+    k = len(np.atleast_1d(np.asarray(entry(uns, "prior_cell_mean", key))))
+    for names, shape in ((_VECTORS, (k,)), ((*_COVARIANCES, *_BASES), (k, k))):
+        for name in names:
+            if name not in uns:
+                continue
+            values = np.asarray(uns[name])
+            if values.dtype.kind not in "fiu" or values.shape != shape:
+                raise _wrong(key, f"{name} has dtype {values.dtype} and shape {values.shape}, expected {shape}")
+            if not np.isfinite(values).all():
+                raise _wrong(key, f"{name} holds values that are not finite")
+            if name in _COVARIANCES and not _is_covariance(values):
+                raise _wrong(key, f"{name} is no covariance")
+
+
+def _is_covariance(values: np.ndarray) -> bool:
+    size = np.abs(values).max(initial=0.0)
+    symmetric = np.abs(values - values.T).max(initial=0.0) <= _ROUNDING * size
+    return bool(symmetric and np.linalg.eigvalsh(values).min(initial=0.0) >= -_ROUNDING * size)
+
+
+def _number(value: object) -> float:
+    """A finite number; NaN for whatever else."""
+    array = np.asarray(value)
+    fine = array.dtype.kind in "fiu" and array.ndim == 0 and bool(np.isfinite(array))
+    return float(array) if fine else float("nan")
+
+
+def _wrong(key: str, what: str) -> ValueError:
+    msg = (
+        f"uns[{key!r}] is not what lfm.tl.fit stored there: {what}. It was changed since, or its file was damaged: "
+        "read another copy, or run lfm.tl.fit(adata) again."
+    )
+    return ValueError(msg)
