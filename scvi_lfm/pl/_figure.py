@@ -35,6 +35,10 @@ def shown(name: object) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 12]}…{line[-11:]}"
 
 
+def _in_lines(name: str, width: int) -> str:
+    return "\n".join(wrap(name, width, max_lines=3, placeholder="…"))
+
+
 def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
     """`ax`, or the axes of a new figure of `size` inches."""
     return many_axes(1, ax, size=size)[0]
@@ -87,11 +91,11 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
 def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None) -> None:
     """Name each panel, and say once what all of them show."""
     if len(panels) == 1:
-        panels[0].set_title(title or "\n".join(wrap(names[0], 40)), parse_math=bool(title))
+        panels[0].set_title(title or _in_lines(names[0], 40), parse_math=bool(title))
         panels[0].set_xlabel(xlabel, fontsize=SMALL + 1, parse_math=False)
         return
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title("\n".join(wrap(name, LONGEST)), fontsize=SMALL + 1, parse_math=False)
+        axes.set_title(_in_lines(name, LONGEST), fontsize=SMALL + 1, parse_math=False)
     figure = panels[0].figure
     figure.supxlabel(xlabel if len(panels) == 2 else xlabel.replace("\n", " "), fontsize=SMALL + 1, parse_math=False)
     if title:

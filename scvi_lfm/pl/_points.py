@@ -73,7 +73,7 @@ def _add_legend(axes: Axes, names: pd.Index, colors: np.ndarray, shapes: np.ndar
     )
     legend.get_title().set(parse_math=False)
     # only now, as matplotlib leaves out handles whose labels begin with an underscore
-    for handle, text, name in zip(legend.legend_handles, legend.get_texts(), names, strict=True):
+    for handle, text, name in zip(legend.get_lines(), legend.get_texts(), names, strict=True):
         handle.set_label(str(name))
         text.set(text=shown(name), parse_math=False)
 
