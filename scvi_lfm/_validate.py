@@ -189,7 +189,23 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
             "(pd.cut), or if they are labels, make them strings (.astype(str))."
         )
         raise TypeError(msg)
-    return column.astype(str).astype("category") if not isinstance(column.dtype, pd.CategoricalDtype) else column
+    labels = as_labels(column, f"obs[{groupby!r}]")
+    return labels.astype("category") if not isinstance(column.dtype, pd.CategoricalDtype) else column
+
+
+def as_labels(column: pd.Series, where: str) -> pd.Series:
+    """A column without missing values as strings; raise if two of its labels are written alike."""
+    try:
+        written = pd.Series([str(label) for label in column.unique()], dtype=object)
+    except TypeError:  # lists, which cannot be compared
+        written = pd.Series(dtype=object)
+    if written.duplicated().any():
+        msg = (
+            f"{where} holds labels of different types that are all written {written[written.duplicated()].iloc[0]!r}. "
+            "Rename one of them, or make the column strings (.astype(str)) if they mean the same."
+        )
+        raise ValueError(msg)
+    return column.astype(str).astype(object)
 
 
 def place_of(layer: str | None) -> str:

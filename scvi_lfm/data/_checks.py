@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from .._validate import check_unique
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from ._kind import ValueKind
@@ -28,9 +28,10 @@ def check_names(adata: AnnData) -> None:
     """Raise unless cell and gene names are unique strings."""
     for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
         check_unique(names, axis)
-        if names.inferred_type not in {"string", "categorical", "empty"}:
+        found = names.categories.inferred_type if isinstance(names, pd.CategoricalIndex) else names.inferred_type
+        if found not in {"string", "empty"}:
             msg = (
-                f"{axis}_names are not strings (found {names.inferred_type}): "
+                f"{axis}_names are not strings (found {found}): "
                 f"call adata.{axis}_names = adata.{axis}_names.astype(str) first."
             )
             raise TypeError(msg)

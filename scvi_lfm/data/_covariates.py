@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .._validate import one_column
+from .._validate import as_labels, one_column
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -169,7 +169,7 @@ def _column(obs: pd.DataFrame, name: str, kind: str) -> pd.Series:
             f"adata[adata.obs[{name!r}].notna()].copy()."
         )
         raise ValueError(msg)
-    return column if kind == CONTINUOUS else column.astype(str).astype(object)
+    return column if kind == CONTINUOUS else as_labels(column, f"`covariates`: obs[{name!r}]")
 
 
 def _levels(column: pd.Series, labels: pd.Series) -> list[str]:

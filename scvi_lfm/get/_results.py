@@ -70,7 +70,7 @@ def rank_genes_df(
         raise TypeError(msg)
     stored = stored_fields(adata, key, "rank_genes", *_RANK_COLUMNS)
     available = stored["names"].dtype.names
-    groups = list(available) if group is None else listed("group", group)
+    groups = list(available) if group is None else [str(name) for name in listed("group", group)]
     for name in groups:
         if name not in available:
             msg = f"uns[{key!r}] has no group {name!r}. {near_matches(name, available)}"

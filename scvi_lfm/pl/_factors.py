@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,10 +102,31 @@ def _pair(factors: object) -> tuple[int, int]:
 
 
 def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
+    if not isinstance(color, str):
+        msg = (
+            f"`color` must be the name of one column of obs, or of one gene, found {color!r}. Draw one after the other."
+        )
+        raise TypeError(msg)
     if color in adata.obs:
-        return one_column(adata.obs, color, "obs", "color")
+        column = one_column(adata.obs, color, "obs", "color")
+        _check_column(column)
+        return column
     if color not in adata.var_names:
         names = [*adata.obs.columns, *adata.var_names]
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
     return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color, dtype=float)
+
+
+def _check_column(column: pd.Series) -> None:
+    """Raise unless a column holds numbers or labels."""
+    bad = "complex numbers" if pd.api.types.is_complex_dtype(column) else None
+    if column.dtype == object:
+        kinds = {type(value).__name__ for value in column if not isinstance(value, Hashable)}
+        bad = f"values of type {min(kinds)}" if kinds else None
+    if bad:
+        msg = (
+            f"`color`: obs[{column.name!r}] holds {bad}, which are neither numbers nor labels. Make them labels: "
+            f"adata.obs[{column.name!r}] = adata.obs[{column.name!r}].astype(str)."
+        )
+        raise TypeError(msg)

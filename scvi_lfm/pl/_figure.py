@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from textwrap import wrap
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which all kinds of colour vision tell apart
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
 SMALL = 8
+LONGEST = 26  # characters of a name beside a panel
 # half the width of a 95 % interval of a Normal, in standard deviations
 WHISKER = 1.96
 
@@ -25,6 +27,16 @@ def of_counts(adata: AnnData, key: str) -> bool:
     from ..model.likelihoods import COUNTS  # torch comes with it, which no other plot needs
 
     return adata.uns.get(key, {}).get("params", {}).get("likelihood") in COUNTS
+
+
+def shown(name: object) -> str:
+    """A name on one line, its middle left out where it is too long to draw."""
+    line = re.sub(r"\s", " ", str(name))
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 12]}…{line[-11:]}"
+
+
+def _in_lines(name: str, width: int) -> str:
+    return "\n".join(wrap(name, width, max_lines=3, placeholder="…"))
 
 
 def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
@@ -70,7 +82,7 @@ def row_panels(n: int, n_rows: int, ax: Axes | None) -> list[Axes]:
 def name_rows(axes: Axes, names: Iterable[str]) -> None:
     """One row for each name, the first on top."""
     listed = list(names)
-    axes.set_yticks(range(len(listed)), listed, fontsize=SMALL)
+    axes.set_yticks(range(len(listed)), [shown(name) for name in listed], fontsize=SMALL, parse_math=False)
     axes.set_ylim(len(listed) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=SMALL)
     axes.tick_params(axis="y", length=0)
@@ -79,13 +91,13 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
 def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None) -> None:
     """Name each panel, and say once what all of them show."""
     if len(panels) == 1:
-        panels[0].set_title(title or names[0])
-        panels[0].set_xlabel(xlabel, fontsize=SMALL + 1)
+        panels[0].set_title(title or _in_lines(names[0], 40), parse_math=bool(title))
+        panels[0].set_xlabel(xlabel, fontsize=SMALL + 1, parse_math=False)
         return
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title("\n".join(wrap(name, 26)), fontsize=SMALL + 1)
+        axes.set_title(_in_lines(name, LONGEST), fontsize=SMALL + 1, parse_math=False)
     figure = panels[0].figure
-    figure.supxlabel(xlabel if len(panels) == 2 else xlabel.replace("\n", " "), fontsize=SMALL + 1)
+    figure.supxlabel(xlabel if len(panels) == 2 else xlabel.replace("\n", " "), fontsize=SMALL + 1, parse_math=False)
     if title:
         figure.suptitle(title)
 

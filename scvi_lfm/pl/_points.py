@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._figure import BLUE, SMALL
+from ._figure import BLUE, SMALL, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
     order = np.random.default_rng(0).permutation(np.flatnonzero(~missing))
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
         points = axes.scatter(x[order], y[order], c=values.astype(float).to_numpy()[order], cmap=cmap, **style)
-        axes.figure.colorbar(points, ax=axes, label=values.name, aspect=30)
+        axes.figure.colorbar(points, ax=axes, aspect=30).set_label(shown(values.name), parse_math=False)
         return
     groups = values.astype("category").cat
     codes, n_groups = groups.codes.to_numpy(), len(groups.categories)
@@ -50,17 +50,17 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
     for shape in dict.fromkeys(shapes):
         rows = order[shapes[codes[order]] == shape]
         axes.scatter(x[rows], y[rows], c=colors[codes[rows]], marker=shape, **style)
-    _add_legend(axes, [str(name) for name in groups.categories], colors, shapes, title=str(values.name))
+    present = np.unique(codes[order])
+    _add_legend(axes, groups.categories[present], colors[present], shapes[present], title=shown(values.name))
 
 
-def _add_legend(axes: Axes, names: list[str], colors: np.ndarray, shapes: np.ndarray, *, title: str) -> None:
+def _add_legend(axes: Axes, names: pd.Index, colors: np.ndarray, shapes: np.ndarray, *, title: str) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], linestyle="", color=color, marker=shape, label=name)
-        for name, color, shape in zip(names, colors, shapes, strict=True)
+        Line2D([], [], linestyle="", color=color, marker=shape) for color, shape in zip(colors, shapes, strict=True)
     ]
-    axes.legend(
+    legend = axes.legend(
         handles=handles,
         title=title,
         ncols=1 + len(names) // 18,
@@ -71,6 +71,11 @@ def _add_legend(axes: Axes, names: list[str], colors: np.ndarray, shapes: np.nda
         title_fontsize=SMALL + 1,
         handletextpad=0.2,
     )
+    legend.get_title().set(parse_math=False)
+    # only now, as matplotlib leaves out handles whose labels begin with an underscore
+    for handle, text, name in zip(legend.get_lines(), legend.get_texts(), names, strict=True):
+        handle.set_label(str(name))
+        text.set(text=shown(name), parse_math=False)
 
 
 def label_points(axes: Axes, xy: np.ndarray, names: list[str]) -> None:
@@ -100,7 +105,7 @@ def _write(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float]
 
     dx, dy = offset
     return axes.annotate(
-        name,
+        shown(name),
         tuple(point),
         offset,
         textcoords="offset points",
@@ -109,6 +114,7 @@ def _write(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float]
         va="bottom" if dy > 0 else "top",
         path_effects=[withStroke(linewidth=2, foreground="white")],
         zorder=4,
+        parse_math=False,
     )
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._calls import named_arguments
-from .._validate import check_count
+from .._validate import as_list, check_count
 from ..get import rank_genes_df
-from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels
+from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,10 +75,10 @@ def rank_genes(
     n_genes = check_count("n_genes", n_genes)
     ranked = rank_genes_df(adata, groups, key=key)
     if groups is not None and "group" not in ranked:
-        ranked = ranked.assign(group=groups if isinstance(groups, str) else groups[0])
+        ranked = ranked.assign(group=as_list("groups", groups)[0])
     tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
     reference = adata.uns[key]["params"].get("reference", "average")
-    others = {"rest": "the other cells", "average": "the average cell"}.get(reference, reference)
+    others = {"rest": "the other cells", "average": "the average cell"}.get(reference, shown(reference))
     panels = row_panels(len(tables), max(map(len, tables.values())), ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)

@@ -173,6 +173,12 @@ def _chosen_groups(
         if group not in present:
             msg = f"obs[{groupby!r}] has no group {group!r} with cells in it. {near_matches(group, present)}"
             raise KeyError(msg)
+    if "" in chosen:
+        msg = (
+            f"obs[{groupby!r}] has cells whose label is empty, and their ranking would have no name. Give them one, "
+            f"such as by adata.obs[{groupby!r}].astype(str).replace('', 'none'), or leave that group out of `groups`."
+        )
+        raise ValueError(msg)
     if not chosen:
         msg = f"No group of obs[{groupby!r}] is left to rank against {reference!r}."
         raise ValueError(msg)

@@ -1,0 +1,94 @@
+"""Settings, what tab completion shows, and work where there is no screen to write to."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import logging
+import sys
+
+import numpy as np
+import pytest
+
+import scvi_lfm as lfm
+from scvi_lfm.inference.progress import progress_bar
+
+
+@pytest.fixture
+def settings():
+    """The settings, which are as they were after a test, and the package's logger too."""
+    logger = logging.getLogger("scvi_lfm")
+    before, level, handlers = dict(vars(lfm.settings)), logger.level, list(logger.handlers)
+    yield lfm.settings
+    vars(lfm.settings).update(before)
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("verbose", "There is no settings.verbose. Did you mean 'verbosity'?"),
+        ("Device", "There is no settings.Device. Did you mean 'device'?"),
+        ("seed", "There are: 'device', 'max_cov_bytes', 'progress', 'verbosity'."),
+    ],
+)
+def test_a_setting_that_is_not_there_is_refused(settings, name, words):
+    with pytest.raises(AttributeError) as error:
+        setattr(settings, name, 3)
+    assert words in str(error.value)
+    assert not hasattr(settings, name)
+
+
+@pytest.mark.parametrize("value", [2e9, np.int64(2e9), 2_000_000_000])
+def test_whole_numbers_of_any_type(settings, value):
+    settings.max_cov_bytes = value
+    assert settings.max_cov_bytes == 2_000_000_000
+    assert type(settings.max_cov_bytes) is int
+    settings.verbosity = np.int64(2)
+    assert type(settings.verbosity) is int
+
+
+@pytest.mark.parametrize("value", [1.5, -1, True, "2", None, np.inf, [1]])
+def test_other_values_are_refused(settings, value):
+    with pytest.raises(ValueError, match=r"settings\.max_cov_bytes must be a whole number of bytes, found"):
+        settings.max_cov_bytes = value
+    with pytest.raises(ValueError, match=r"settings\.verbosity must be one of \[0, 1, 2, 3\], found"):
+        settings.verbosity = value
+
+
+def test_completion_shows_public_names_alone():
+    assert dir(lfm.settings) == ["device", "max_cov_bytes", "progress", "verbosity"]
+    for name in ("", ".tl", ".pl", ".get", ".datasets", ".model"):
+        module = importlib.import_module(f"scvi_lfm{name}")
+        public = {*module.__all__, *(["CheckReport"] if name == ".tl" else [])}
+        assert set(dir(module)) == public
+        assert all(hasattr(module, shown) for shown in public)
+
+
+def test_a_fit_where_there_is_no_screen(settings, monkeypatch):
+    adata = lfm.datasets.simulate(30, 20, 2)
+    adata.X = np.rint(adata.X)
+    monkeypatch.setattr(sys, "stderr", None)
+    settings.verbosity = 3
+    with pytest.warns(UserWarning, match="X holds whole numbers"):
+        lfm.tl.fit(adata, 2, likelihood="normal", progress=True)
+    assert "lfm" in adata.uns
+
+
+def test_the_log_goes_to_where_stderr_is_at_the_time(settings, monkeypatch):
+    settings.verbosity = 2
+    closed, later = io.StringIO(), io.StringIO()
+    closed.close()
+    for stream in (None, closed, later):
+        monkeypatch.setattr(sys, "stderr", stream)
+        logging.getLogger("scvi_lfm").info("a line of %s", "words")
+    assert later.getvalue() == "scvi_lfm: a line of words\n"
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(None, False), (io.StringIO(), True)])
+def test_a_bar_needs_a_screen(monkeypatch, stream, shown):
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(3, shown=True) as bar:
+        bar.update()
+        assert bar.disable is not shown
