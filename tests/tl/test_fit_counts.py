@@ -108,6 +108,7 @@ def test_what_belongs_to_neither_axis_is_in_uns(fitted):
         "version",
         "total_counts",
         "expected_counts",
+        "values",
         "mu",
         "prior_cell_mean",
         "prior_cell_cov",
