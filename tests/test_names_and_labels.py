@@ -32,7 +32,7 @@ def searched(names: list[str]) -> ad.AnnData:
     adata.obs_names = [*names, *(f"c{i}" for i in range(N - len(names)))]
     lfm.tl.fit(adata, 2, progress=False)
     lfm.tl.rank_genes(adata, mask_obs=np.arange(N) < 9)
-    lfm.tl.anomalies(adata)
+    lfm.tl.anomalies(adata, by="either")
     return adata
 
 

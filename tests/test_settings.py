@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.progress import progress_bar
 
 
 @pytest.fixture
@@ -86,9 +85,9 @@ def test_the_log_goes_to_where_stderr_is_at_the_time(settings, monkeypatch):
     assert later.getvalue() == "scvi_lfm: a line of words\n"
 
 
-@pytest.mark.parametrize(("stream", "shown"), [(None, False), (io.StringIO(), True)])
-def test_a_bar_needs_a_screen(monkeypatch, stream, shown):
-    monkeypatch.setattr(sys, "stderr", stream)
-    with progress_bar(3, shown=True) as bar:
-        bar.update()
-        assert bar.disable is not shown
+@pytest.mark.parametrize("options", [{}, {"likelihood": "poisson"}])
+def test_a_fit_needs_no_screen(monkeypatch, options):
+    monkeypatch.setattr(sys, "stderr", None)
+    adata = lfm.datasets.simulate(40, 30, 2, mu=1, **options)
+    lfm.tl.fit(adata, 2, **options)
+    assert "X_lfm" in adata.obsm

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_ON_JOINING = (
+ON_JOINING = (
     "Were AnnData joined? Parts of one fitted AnnData keep its fit with ad.concat(parts, merge='same', "
     "uns_merge='same'). Cells that were fitted or placed apart share none: join their values, fit them anew or place "
     "all of them with lfm.tl.project(adata, reference)."
@@ -27,7 +27,7 @@ def entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
     if name not in uns:
         msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
         if {"params", "version"} <= set(uns):
-            msg = f"uns[{key!r}] has lost {name!r}, which lfm.tl.fit wrote. {_ON_JOINING}"
+            msg = f"uns[{key!r}] has lost {name!r}, which lfm.tl.fit wrote. {ON_JOINING}"
         raise KeyError(msg)
     return uns[name]
 
@@ -38,7 +38,7 @@ def find(adata: AnnData, container: str, name: str) -> Any:
     if name not in fields:
         # the record is looked for first: where it is and a field of genes is not, that was lost as well
         lost = container in {"var", "varm"} or (container == "uns" and fit_keys(name).cell_factors in adata.obsm)
-        words = f" {_ON_JOINING} Otherwise run" if lost else " Run"
+        words = f" {ON_JOINING} Otherwise run" if lost else " Run"
         msg = f"{container} has no {name!r}. {near_matches(name, fields)}{words} lfm.tl.fit(adata) first."
         raise KeyError(msg)
     return one_column(fields, name, container) if container in {"obs", "var"} else fields[name]

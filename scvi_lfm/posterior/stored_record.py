@@ -10,13 +10,12 @@ import numpy as np
 from .._keys import LEVEL, VALUES
 from ..data._kind import RECORDED
 from ..model.likelihoods import CONTINUOUS, COUNTS
-from .fields import entry
+from .fields import ON_JOINING, entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _CHOICES: dict[str, Sequence[str]] = {
-    "likelihood": (*CONTINUOUS, *COUNTS),
     "noise": ("shared", "gene", "cell_gene"),
     "observed": ("all", "stored"),
     "family": ("row_block", "mean_field"),
@@ -45,7 +44,7 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
     params = entry(uns, "params", key)
     if not isinstance(params, Mapping):
         raise _wrong(key, f"params is a {type(params).__name__}")
-    for name, choices in _CHOICES.items():
+    for name, choices in {**_CHOICES, "likelihood": (*CONTINUOUS, *COUNTS)}.items():
         if name in params and str(params[name]) not in choices:
             raise _wrong(key, f"params[{name!r}] is {params[name]!r}")
     if params.get("likelihood") not in COUNTS:
@@ -64,8 +63,12 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
 def _check_values(uns: Mapping[str, Any], key: str) -> None:
     """What is stored of the values that the fit read; older fits stored nothing of them."""
     values = uns.get(VALUES, {})
-    if not isinstance(values, Mapping) or (values and any(name not in values for name in RECORDED)):
-        raise _wrong(key, f"{VALUES} does not hold {', '.join(RECORDED)}")
+    if not isinstance(values, Mapping):
+        raise _wrong(key, f"{VALUES} is a {type(values).__name__}")
+    lost = [name for name in RECORDED if name not in values]
+    if values and lost:
+        msg = f"uns[{key!r}] has lost {', '.join(lost)} of {VALUES!r}, which lfm.tl.fit wrote. {ON_JOINING}"
+        raise KeyError(msg)
     for name, value in values.items():
         if np.isnan(_number(value)):
             raise _wrong(key, f"{VALUES}[{name!r}] is {value!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,12 @@ import pandas as pd
 from .._calls import warn_user
 from .._validate import place_of
 from ..data import read_matrix
+from ..data._checks import check_counts
 from ..data._kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior
 from ..posterior.posterior import extend
 from ._common import layer_of_fit
-from ._fit_arguments import check_count_values
 from ._size_factors import expected_rates
 
 if TYPE_CHECKING:
@@ -37,6 +38,20 @@ class _Fitted:
     expected: np.ndarray | None  # (genes read,), the mean over the cells read; None: no scale is compared
     counts: bool
     ratings: bool
+    most: float  # the largest value that the likelihood can have
+
+    @classmethod
+    def of(cls, stored: StoredFit, expected: np.ndarray | None) -> _Fitted:
+        likelihood, only = str(stored.params["likelihood"]), stored.params.get("observed") == "stored"
+        kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
+        expected = None if expected is None else expected + stored.level
+        if counts and only:
+            expected = None  # what is expected of the entries that are not stored, none of them says
+        elif counts and expected is not None:
+            # the prior, which stands for the cells, may expect more than they hold
+            expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))
+        most = (COUNTS[likelihood].MAXIMUM or math.inf) if counts else math.inf
+        return cls(kind, expected, counts, only and not counts, most)
 
     def other_kind(self, found: ValueKind) -> tuple[str, str] | None:
         return other_kind(found, self.kind, ratings=self.ratings)
@@ -96,22 +111,43 @@ def read_as_fitted(
     TypeError, ValueError
         The values cannot be used, or are of another kind than those of the fit.
     """
-    layer = layer_of_fit(adata, stored, layer)
+    layer, of_fit = layer_of_fit(adata, stored, layer), stored.params.get("layer")
     likelihood, only = str(stored.params["likelihood"]), stored.params.get("observed") == "stored"
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
-    if stored.values and matrix.kind is not None:
-        kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
-        expected = None if expected is None else expected + stored.level
-        if counts and only:
-            expected = None  # of entries that are not stored it is not known what they are
-        elif counts and expected is not None:
-            # the prior, which stands for the cells, may expect more than they hold
-            expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))
-        fitted = _Fitted(kind, expected, counts, ratings=only and not counts)
-        _compare(adata, layer, genes, matrix.kind, fitted, stored.params.get("layer"))
+    fitted = _Fitted.of(stored, expected) if stored.values else None
     if likelihood in COUNTS:
-        check_count_values(matrix, layer, likelihood, adata.obs_names, adata.var_names[genes])
+        _check_counts(adata, layer, genes, matrix, fitted, likelihood, of_fit)
+    if fitted is not None and matrix.kind is not None:
+        _compare(adata, layer, genes, matrix.kind, fitted, of_fit)
     return matrix, layer
+
+
+def _check_counts(
+    adata: ad.AnnData,
+    layer: str | None,
+    genes: np.ndarray,
+    matrix: CellMatrix,
+    fitted: _Fitted | None,
+    likelihood: str,
+    of_fit: str | None,
+) -> None:
+    """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
+    try:
+        check_counts(
+            matrix.values,
+            place_of(layer),
+            adata.obs_names,
+            adata.var_names[genes],
+            asked=f"the fit's likelihood={likelihood!r}",
+            otherwise="the `key` of a fit by likelihood='normal'",
+            maximum=COUNTS[likelihood].MAXIMUM,
+        )
+    except ValueError as error:
+        advice = None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)
+        if advice is None:
+            raise
+        msg = f"{error} {advice}"
+        raise ValueError(msg) from None
 
 
 def _compare(
@@ -159,4 +195,6 @@ def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fit
         kind = read_matrix(adata, layer, genes=genes, stored_only=fitted.ratings).kind
     except (KeyError, TypeError, ValueError):
         return False
-    return kind is not None and fitted.other_kind(kind) is None and fitted.other_scale(kind) is None
+    if kind is None or kind.maximum > fitted.most:
+        return False
+    return fitted.other_kind(kind) is None and fitted.other_scale(kind) is None

@@ -76,7 +76,7 @@ def test_values_of_another_kind_than_the_fit(
     lfm.tl.fit(adata, 1, progress=False)
     adata.layers["logs"], adata.X = adata.X, adata.layers["counts"]
     adata.write_h5ad(data)
-    for command in (["anomalies", data, "--out", out], ["project", data, data, out]):
+    for command in (["anomalies", data, "--out", out], ["project", data, data, out, "--key-added", "new"]):
         assert run(*command) == 2
         assert "X holds whole numbers" in (said := capsys.readouterr().err)
         assert "layers['logs'] matches" in said

@@ -640,6 +640,7 @@ def test_values_that_are_no_counts_are_refused(likelihood, value):
     np.testing.assert_array_equal(adata.X, before.X)
 
 
+@pytest.mark.filterwarnings("ignore:The values of X are not on the scale that the fit read")
 def test_a_count_changed_after_the_fit_spoils_no_other(planted):
     """It has not pulled the fit, so there is no pull to take out."""
     adata = planted.copy()
