@@ -713,8 +713,10 @@ PARTS = ("mu", "sigma", "gene_eig", "prior_cell_mean", "prior_cell_cov", "prior_
 @pytest.mark.parametrize("name", ["params", "cell_cov", "gene_basis", *PARTS])
 def test_a_part_of_uns_is_missing(fitted, name):
     del fitted.uns["lfm"][name]
-    words = "was not written by lfm.tl.fit: it has no 'params'." if name == "params" else f"has lost {name!r}, which"
-    with refused(KeyError, f"uns['lfm'] {words}", fitted):
+    message = f"uns['lfm'] has lost {name!r}, which lfm.tl.fit wrote. Were AnnData joined?"
+    if name == "params":
+        message = "uns['lfm'] was not written by lfm.tl.fit: it has no 'params'."
+    with refused(KeyError, message, fitted):
         lfm.tl.rank_genes(fitted, "type")
 
 

@@ -13,7 +13,7 @@ import scvi_lfm as lfm
 
 @pytest.fixture(scope="module")
 def fitted_once():
-    adata = lfm.datasets.simulate(40, 30, 2, likelihood="poisson", mu=0.5)
+    adata = lfm.datasets.simulate(40, 30, 2, likelihood="poisson", mu=1)
     adata.obs["batch"] = np.where(np.arange(40) % 2, "one", "two")
     adata.obs["chosen"] = np.arange(40) % 2 == 0
     adata.obs["depth"] = np.linspace(0.5, 1.5, 40)

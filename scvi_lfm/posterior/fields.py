@@ -38,8 +38,8 @@ def find(adata: AnnData, container: str, name: str) -> Any:
     if name not in fields:
         # the record is looked for first: where it is and a field of genes is not, that was lost as well
         lost = container in {"var", "varm"} or (container == "uns" and fit_keys(name).cell_factors in adata.obsm)
-        words = f" {ON_JOINING} Otherwise run" if lost else " Run"
-        msg = f"{container} has no {name!r}. {near_matches(name, fields)}{words} lfm.tl.fit(adata) first."
+        words = f" {ON_JOINING}" if lost else ""
+        msg = f"{container} has no {name!r}. {near_matches(name, fields)} Run lfm.tl.fit(adata) first.{words}"
         raise KeyError(msg)
     return one_column(fields, name, container) if container in {"obs", "var"} else fields[name]
 

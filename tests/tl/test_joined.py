@@ -88,7 +88,7 @@ def test_a_plain_concatenation_is_told_what_keeps_a_fit(fitted):
     joined = ad.concat([fitted[:50], fitted[50:]])
     with pytest.raises(KeyError, match=r"uns has no 'lfm'.*merge='same', uns_merge='same'.*fitted or placed apart"):
         lfm.tl.rank_genes(joined, "group")
-    with pytest.raises(KeyError, match=r"var has no 'lfm_b'.*merge='same', uns_merge='same'"):
+    with pytest.raises(KeyError, match=r"var has no 'lfm_b'.*Run lfm\.tl\.fit.*merge='same', uns_merge='same'"):
         sd(ad.concat([fitted[:50], fitted[50:]], uns_merge="same"))
 
 
