@@ -108,7 +108,7 @@ def test_names_of_any_string_type(plain, axis, index):
     getattr(adata, axis).index = index(getattr(adata, f"{axis}_names"))
     lfm.tl.fit(adata, 2, progress=False)
     lfm.tl.rank_genes(adata, mask_obs=np.arange(N) < 9)
-    lfm.tl.anomalies(adata)
+    lfm.tl.anomalies(adata, by="either")
     for table in (lfm.get.rank_genes_df, lfm.get.anomalies_df):
         pd.testing.assert_frame_equal(table(adata), table(plain))
 
