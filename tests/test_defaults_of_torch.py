@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -14,6 +15,9 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PACKAGE = Path(lfm.__file__).parent
 # what makes tensors of the default dtype, and what makes whole numbers or takes the dtype of an array
@@ -120,7 +124,12 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+def others_slow(names: Iterable[str], *fast: str) -> list:
+    """The names, all but a few marked slow: each takes seconds."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", others_slow(FITS, "normal", "counts, held out"))
 def test_every_tool_gives_the_same_bits(name):
     likelihood, options = FITS[name]
     expected = results(likelihood, **options)
@@ -139,7 +148,7 @@ PYRO = {
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
-@pytest.mark.parametrize("name", PYRO)
+@pytest.mark.parametrize("name", others_slow(PYRO, "mean field"))
 def test_fits_by_pyro_give_the_same_bits(name):
     options = {"max_epochs": 3, "engine": "pyro", **PYRO[name]}
     likelihood = str(options.pop("likelihood", "normal"))
