@@ -102,8 +102,9 @@ def test_truth_is_recovered_to_the_information_limit(fit_options, true_eta):
         assert np.corrcoef(interaction.ravel(), found.ravel())[0, 1] > 0.98
         # four standard errors of a standard deviation
         assert float(q.noise.sigma[0]) == pytest.approx(sigma, rel=4 / np.sqrt(2 * (n * m - free)))
-    # unbiased estimation would give 1; shrinkage gains a little
-    assert 0.85 < np.mean(ratios) < 1.03
+    # unbiased estimation would give 1, the mean of two draws of chi-squared over its degrees of freedom: four standard
+    # errors; shrinkage gains a little
+    assert 0.85 < np.mean(ratios) < 1 + 4 / np.sqrt(free)
 
 
 def test_noise_of_each_gene_is_recovered(fit_options):
@@ -125,9 +126,8 @@ def test_factors_that_the_data_do_not_need_are_off(fit_options, batch_size):
     result = fit_natural_gradient(matrix_of(adata), fit_options(n_factors=9, tol=0.01, batch_size=batch_size))
     share = np.array(result.variance_ratio)
     assert (share > 0.01).sum() == 4
-    assert share[4:].sum() < 0.01
-    # the noise of minibatches keeps a trace of them
-    assert batch_size == 100 or result.posterior.n_factors == 4
+    # off, or on their way when the fit stops; the noise of minibatches keeps a trace of them
+    assert share[4:].sum() < (0.01 if batch_size == 100 else 1e-4)
 
 
 @pytest.mark.parametrize(

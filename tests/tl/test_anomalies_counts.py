@@ -438,8 +438,6 @@ def test_scores_far_out_keep_their_digits(likelihood):
     odd = [11, 12], [7, 8]
     np.testing.assert_allclose(scores.expected[odd], dense.expected[odd], rtol=0.01)
     np.testing.assert_allclose(scores.log_ratio[odd], dense.log_ratio[odd], rtol=0.01, atol=0.02)
-    # a gene of which one cell has everything is rare everywhere else
-    assert scores.log_ratio[11, 7] < 2
 
 
 # what is found

@@ -354,7 +354,7 @@ def test_size_factors_can_be_given(data, true_eta):
     np.testing.assert_array_equal(whole.obs["lfm_size_factor"], 2)
     # activity makes up for what size factors leave out
     margin = true_eta(data).mean(1) + np.log(data.obs["size_factor"])
-    assert np.corrcoef(whole.obs["lfm_a"], margin)[0, 1] > 0.9
+    assert np.corrcoef(whole.obs["lfm_a"], margin)[0, 1] > 0.8
 
 
 def test_cells_without_counts_can_be_fitted_where_size_factors_are_given(data):

@@ -90,7 +90,9 @@ def test_a_row_keeps_one_of_its_entries(caplog):
     lfm.settings.verbosity = 1
     left = adata.X.toarray().astype(bool) & ~mask.toarray()
     assert left.any(axis=1).all()
-    assert mask.nnz == 49  # one of the two of each row; the last row has one
+    # one of the two of each row, as the last row has one. Both of a row stay with a probability of 0.01: of 49 rows,
+    # more than five such ones have one of 1e-5
+    assert 44 <= mask.nnz <= 49
     assert "hold_out kept one of the entries of" in caplog.text
 
 

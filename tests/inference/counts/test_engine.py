@@ -184,7 +184,7 @@ def test_the_start_takes_cells_from_all_over_the_file(count_options, monkeypatch
     np.testing.assert_allclose(sizes, log_size[rows], rtol=1e-6)
     # activities are those of the cells that they are given to
     excess = np.log(values.sum(1)) - log_size
-    assert np.corrcoef(state.cells.mean[:, 0], excess)[0, 1] > 0.9
+    assert np.corrcoef(state.cells.mean[:, 0], excess)[0, 1] > 0.75  # measured over seeds: 0.91 to 0.97
 
 
 def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
@@ -204,9 +204,10 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
 # what is recovered
 
 
+# measured over seeds, for the Poisson: 0.991 to 0.995
 RECOVERED = {
     "negative_binomial": ({"theta": 3.0}, 0.975, 0.95),
-    "poisson": ({}, 0.99, 0.95),
+    "poisson": ({}, 0.985, 0.95),
     "bernoulli": ({"mu": -0.5}, 0.93, 0.8),
 }
 
@@ -306,7 +307,9 @@ def test_covariances_that_are_not_kept_change_little(count_options, monkeypatch)
         gain = full.elbo[-1][1] - full.elbo_rank0
         assert lean.elbo[-1][1] == pytest.approx(full.elbo[-1][1], abs=0.01 * gain)
         sd = full.posterior.cell_cov.diagonals().sqrt()
-        assert ((lean.posterior.cell_mean - full.posterior.cell_mean).abs() / sd).max() < 0.5
+        # of two loadings of like size and unlike sign, rounding says which is the largest, and with it a factor's sign
+        signs = (lean.posterior.cell_mean * full.posterior.cell_mean).sum(0).sign()
+        assert ((signs * lean.posterior.cell_mean - full.posterior.cell_mean).abs() / sd).max() < 0.5
         torch.testing.assert_close(lean.posterior.cell_cov.diagonals().sqrt(), sd, rtol=0.1, atol=0)
 
 
