@@ -88,7 +88,7 @@ def test_the_record_survives_a_file(fits, suffix, tmp_path):
         assert read.uns["lfm"]["values"] == adata.uns["lfm"]["values"]
         no_warning(lfm.tl.anomalies, read)
         read.X = 0.5 - read.X.toarray()
-        with pytest.raises(ValueError, match="X holds values that are negative|X holds .* not whole numbers"):
+        with pytest.raises(ValueError, match="values that are negative" if name == "logs" else "not whole numbers"):
             lfm.tl.anomalies(read)
 
 
