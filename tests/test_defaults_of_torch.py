@@ -40,9 +40,9 @@ def left_to_defaults(source: str) -> list[tuple[int, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_new_tensor_names_its_dtype_and_device(path):
-    assert not left_to_defaults(path.read_text())
+def test_every_new_tensor_names_its_dtype_and_device():
+    found = {str(path.relative_to(PACKAGE)): left_to_defaults(path.read_text()) for path in PACKAGE.rglob("*.py")}
+    assert not {path: calls for path, calls in found.items() if calls}
 
 
 def test_the_walk_sees_what_is_left_out():
@@ -81,7 +81,7 @@ def results(likelihood: str, **options) -> dict[str, object]:
         found["unseen"] = lfm.tl.recommend(adata, n_top=2)
     if options.get("engine") != "pyro":
         lfm.tl.anomalies(adata)
-        report = lfm.tl.check(adata, refit="held_out" not in options)
+        report = lfm.tl.check(adata, refit=False)
         found |= {"calibration": report.calibration, "convergence": report.convergence}
         found["new"] = lfm.tl.project(adata, adata[:, 3:].copy(), key_added="new", copy=True)
     return found
@@ -116,7 +116,12 @@ FITS = {
 }
 
 
-@pytest.mark.parametrize("name", FITS)
+def quick(names, *chosen):
+    """The names, all but the chosen ones marked as slow."""
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", quick(FITS, "normal", "counts"))
 def test_every_tool_gives_the_same_bits(name):
     likelihood, options = FITS[name]
     expected = results(likelihood, **options)
@@ -135,7 +140,7 @@ PYRO = {
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
-@pytest.mark.parametrize("name", PYRO)
+@pytest.mark.parametrize("name", quick(PYRO, "mean field"))
 def test_fits_by_pyro_give_the_same_bits(name):
     options = {"max_epochs": 3, "engine": "pyro", **PYRO[name]}
     likelihood = str(options.pop("likelihood", "normal"))
