@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._keys import COVARIATES, HELD_OUT, WRITTEN, fit_keys
 from .._validate import check_key, one_column
@@ -91,9 +91,10 @@ def note_written(adata: AnnData, tool: str, places: Sequence[Place]) -> None:
     adata.uns[WRITTEN] = {container: names for container, names in record.items() if names}
 
 
-def _record(adata: AnnData) -> Mapping[str, Any]:
-    record = adata.uns.get(WRITTEN, {})
-    return record if isinstance(record, Mapping) else {}
+def _record(adata: AnnData) -> dict[str, Mapping[str, str]]:
+    record = adata.uns.get(WRITTEN)
+    record = record if isinstance(record, Mapping) else {}
+    return {container: names for container, names in record.items() if isinstance(names, Mapping)}
 
 
 def _noted(adata: AnnData) -> dict[Place, str]:

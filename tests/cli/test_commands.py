@@ -210,6 +210,22 @@ def test_anomalies(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "correlate" not in captured.err
 
 
+def test_numbers_of_batches_warn(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = ad.read_h5ad(folder / "data.h5ad")
+    adata.obs["batch"] = np.arange(adata.n_obs) % 3
+    adata.write_h5ad(tmp_path / "batches.h5ad")
+    assert run("fit", tmp_path / "batches.h5ad", tmp_path / "out.h5ad", "--n-factors", 2, "--covariates", "batch") == 0
+    assert "scvi-lfm: warning: `covariates`: obs['batch'] holds 3 whole numbers" in capsys.readouterr().err
+
+
+def test_a_result_replaces_an_earlier_one(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scored.h5ad"
+    assert run("anomalies", folder / "fitted.h5ad", "--out", out, "--n-top", 0) == 0
+    assert run("anomalies", out, "--out", out, "--n-top", 0, "--direction", "up") == 0
+    assert run("fit", out, out, "--n-factors", 2) == 0
+    assert ad.read_h5ad(out).uns["lfm_anomaly"]["params"]["direction"] == "up"
+
+
 def test_project(folder: Path, tmp_path: Path) -> None:
     data, fitted, out = folder / "data.h5ad", folder / "fitted.h5ad", tmp_path / "placed.h5ad"
     assert run("project", data, fitted, out, "--key-added", "placed") == 0

@@ -71,6 +71,20 @@ MISTAKES = {
     "both groups and mask": (f"rank {FITTED} --groupby group --mask chosen", "not allowed with argument"),
     "lines": (f"rank {FITTED} --mask chosen --n-top -1", "--n-top must not be negative"),
     "level": (f"anomalies {FITTED} --fdr 2", "`fdr` must lie between 0 and 1"),
+    "key of a fit": (
+        f"rank {FITTED} --mask chosen --key-added lfm",
+        "uns['lfm'] holds a fit, which would be overwritten. Pass another key_added, such as 'rank_genes_lfm'",
+    ),
+    "field of a fit": (
+        f"anomalies {FITTED} --key-added lfm_a",
+        "obs['lfm_a'] is a field of the fit 'lfm', which would",
+    ),
+    "column of one's own": (
+        f"anomalies {FITTED} --key-added group",
+        "obs['group'] was not written by lfm.tl.anomalies",
+    ),
+    "fields of a fit": (f"fit {FITTED} {OUT} --key lfm_sd", "is a field of the fit 'lfm', which would be overwritten"),
+    "fit of the cells to place": (f"project {FITTED} {FITTED} {OUT}", "uns['lfm'] was written by lfm.tl.fit and would"),
     "reference": (f"project {IN} {{folder}}/counts.h5ad {OUT}", "counts.h5ad holds no fit 'lfm'"),
     "demo's folder": ("demo --out {folder}/data.csv", "cannot make the folder {folder}/data.csv"),
 }
