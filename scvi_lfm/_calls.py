@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
+# the commands call the package as a user does
+COMMANDS = f"{PACKAGE}_cli{os.sep}"
 
 # what other packages call our arguments; where a function has several that a name may mean, the first of this table
 ELSEWHERE = {
@@ -104,6 +106,10 @@ def _meant(name: str, known: list[str]) -> str:
 def warn_user(message: str) -> None:
     """Warn at the line of the user's code that called the package, however deep inside it this is."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, UserWarning, stacklevel=level)
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(PACKAGE) and not filename.startswith(COMMANDS)
