@@ -14,6 +14,7 @@ from ..data import read_matrix
 from ..data._kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior
+from ..posterior.fields import entry
 from ..posterior.posterior import extend
 from ._common import layer_of_fit
 from ._fit_arguments import check_count_values
@@ -97,7 +98,10 @@ def read_as_fitted(
         The values cannot be used, or are of another kind than those of the fit.
     """
     layer = layer_of_fit(adata, stored, layer)
-    likelihood, only = str(stored.params["likelihood"]), stored.params.get("observed") == "stored"
+    likelihood, only = (
+        str(entry(stored.params, "likelihood", stored.keys.uns)),
+        stored.params.get("observed") == "stored",
+    )
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
     if stored.values and matrix.kind is not None:
         kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
