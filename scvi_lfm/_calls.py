@@ -89,8 +89,18 @@ def named_arguments(function: Callable[P, Result]) -> Callable[P, Result]:
                 f"Pass the others by name{f': {rest}' if rest else ''}."
             )
             raise TypeError(msg)
-        with naming_memory(f"run {function.__name__}()"):
-            return function(*args, **kwargs)
+        try:
+            with naming_memory(f"run {function.__name__}()"):
+                return function(*args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            # numpy's is a ValueError and torch's a RuntimeError
+            if "LinAlgError" not in type(error).__name__:
+                raise
+            msg = (
+                f"{function.__name__}() broke down numerically: values, or fields of the fit, differ by too many "
+                "orders of magnitude, or were changed since. Look at them, or run lfm.tl.fit(adata) again."
+            )
+            raise FloatingPointError(msg) from error
 
     return call
 

@@ -39,7 +39,8 @@ class Contrast:
     @property
     def lfsr(self) -> Tensor:
         """Local false sign rate: the posterior probability that the sign of the score is wrong."""
-        return upper_tail((self.score / self.sd).abs())
+        # without factors there is neither score nor spread, and so no sign
+        return upper_tail(torch.where(self.score == 0, 0.0, self.score / self.sd).abs())
 
 
 @naming_memory("rank genes")

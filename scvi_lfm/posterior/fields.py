@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .._calls import warn_user
 from .._keys import fit_keys
 from .._validate import near_matches, one_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from anndata import AnnData
 
@@ -24,9 +27,9 @@ ON_JOINING = (
 
 def entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
     """What a fit stored under `name` in `uns[key]`."""
-    if name not in uns:
+    if not isinstance(uns, Mapping) or name not in uns:
         msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
-        if {"params", "version"} <= set(uns):
+        if isinstance(uns, Mapping) and {"params", "version"} <= set(uns):
             msg = f"uns[{key!r}] has lost {name!r}, which lfm.tl.fit wrote. {ON_JOINING}"
         raise KeyError(msg)
     return uns[name]
@@ -42,6 +45,19 @@ def find(adata: AnnData, container: str, name: str) -> Any:
         msg = f"{container} has no {name!r}. {near_matches(name, fields)} Run lfm.tl.fit(adata) first.{words}"
         raise KeyError(msg)
     return one_column(fields, name, container) if container in {"obs", "var"} else fields[name]
+
+
+def numbers(adata: AnnData, container: str, name: str, dtype: type = np.float64) -> np.ndarray:
+    """The field `name`, with infinities for what float32, in which fits are stored, cannot hold."""
+    values = np.asarray(find(adata, container, name))
+    if values.dtype.kind not in "fiu":
+        msg = (
+            f"{container}[{name!r}] holds no numbers (dtype {values.dtype}): it was changed after the fit, or its file "
+            "was damaged. Read another copy, or run lfm.tl.fit(adata) again."
+        )
+        raise ValueError(msg)
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False).astype(dtype, copy=False)
 
 
 @contextmanager

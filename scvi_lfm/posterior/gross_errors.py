@@ -77,5 +77,5 @@ def fit_gross_errors(
 
 def _shares(gross: GrossErrors, own: Tensor, other: Tensor, y: Tensor, rate: Tensor, share: float) -> Tensor:
     """Probabilities of being the own cell's, another cell's and a gross error, (3, k)."""
-    parts = torch.stack([own.double(), math.log(share) + other.double(), gross.log_density(y, rate)])
+    parts = torch.stack([own.double(), math.log(max(share, LEAST_SHARE)) + other.double(), gross.log_density(y, rate)])
     return parts.softmax(0)

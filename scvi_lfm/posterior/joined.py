@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .fields import find
+from .fields import numbers
 from .recomputed import Recomputed
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def check_genes_fit_record(
     """Raise if genes have other standard deviations than the covariance that is stored for them gives."""
     n_known = gene_mean.shape[1] - 1 - int(active.sum())
     stored = _stored(adata, ("var", keys.gene_abundance_sd), ("varm", keys.gene_factors_sd), active)
-    wrong = _differ([None if part is None else part[fitted] for part in stored], cov.diagonals(), n_known)
-    wrong |= ~np.isfinite(gene_mean).all(axis=1)
+    # of genes that were left out of the fit, everything is missing
+    wrong = np.zeros(adata.n_vars, dtype=bool) if stored[0] is None else ~fitted & np.isfinite(stored[0]).any(axis=1)
+    wrong[fitted] = _differ([None if part is None else part[fitted] for part in stored], cov.diagonals(), n_known)
+    wrong[fitted] |= ~np.isfinite(gene_mean).all(axis=1)
     if wrong.any():
         msg = (
-            f"{int(wrong.sum())} of {int(fitted.sum())} gene(s), first {adata.var_names[fitted][wrong][0]!r}, have "
+            f"{int(wrong.sum())} of {adata.n_vars} gene(s), first {adata.var_names[wrong][0]!r}, have "
             f"values in var[{keys.gene_abundance_sd!r}] and varm[{keys.gene_factors_sd!r}] that do not follow from the "
             f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=) or "
             "were changed since. Go back to the parts, or run lfm.tl.fit again."
@@ -79,7 +81,7 @@ def _stored(
     parts: list[np.ndarray | None] = []
     for container, name in (scalar, vector):
         there = name in getattr(adata, container)
-        values = np.asarray(find(adata, container, name), dtype=np.float64) if there else None
+        values = numbers(adata, container, name) if there else None
         parts.append(values[:, None] if values is not None and values.ndim == 1 else values)
     if parts[1] is not None and parts[1].shape[1] == len(active):
         parts[1] = parts[1][:, active]
@@ -88,7 +90,8 @@ def _stored(
 
 def _differ(stored: list[np.ndarray | None], variances: Tensor, n_known: int) -> np.ndarray:
     """Rows (rows,) whose standard deviations are not the roots of these variances (rows, 1 + n_known + r)."""
-    expected = np.sqrt(variances.double().cpu().numpy())
+    with np.errstate(invalid="ignore"):
+        expected = np.sqrt(variances.double().cpu().numpy())
     wrong = np.zeros(len(expected), dtype=bool)
     for values, of in zip(stored, (expected[:, :1], expected[:, 1 + n_known :]), strict=True):
         if values is not None:

@@ -16,7 +16,7 @@ from .._validate import check_key
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
 from .covariances import Packed
-from .fields import all_or_nothing, entry, find
+from .fields import all_or_nothing, entry, find, numbers
 from .joined import check_cells_fit_record, check_genes_fit_record, check_present
 from .posterior import CountNoise, CountPosterior, NormalPosterior
 from .recomputed import Recomputed
@@ -173,9 +173,18 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     rows, active = torch.cat([on.new_ones(1 + p), on]), on.cpu().numpy()
     gene_mean = _block(adata, "var", keys.gene_abundance, "varm", keys.gene_factors, active)
     if p:
-        beta = np.asarray(find(adata, "varm", keys.gene_beta), dtype=np.float64)
+        beta = numbers(adata, "varm", keys.gene_beta)
+        if beta.shape != (adata.n_vars, p):
+            msg = (
+                f"varm[{keys.gene_beta!r}] has shape {beta.shape}, but the fit has {p} covariate(s). It was "
+                "overwritten since; run lfm.tl.fit again."
+            )
+            raise ValueError(msg)
         gene_mean = np.column_stack([gene_mean[:, :1], beta, gene_mean[:, 1:]])
     fitted = np.isfinite(gene_mean[:, 0])
+    if not fitted.any():
+        msg = f"None of the {adata.n_vars} gene(s) of `adata` was fitted (uns[{keys.uns!r}])."
+        raise ValueError(msg)
     if cells:
         cell_mean = _block(adata, "obs", keys.cell_activity, "obsm", keys.cell_factors, active)
         check_present(adata, cell_mean, keys)
@@ -212,7 +221,7 @@ def _count_posterior(
     device, likelihood = rows.device, str(params["likelihood"])
     gene_cov = Packed(read_packed(adata, "varm", keys.gene_cov, rows, fitted))
     if COUNTS[likelihood].LEARNS_DISPERSION:
-        theta = np.asarray(find(adata, "var", keys.gene_theta), dtype=np.float64)[fitted]
+        theta = numbers(adata, "var", keys.gene_theta)[fitted]
         _check_positive(theta > 0, theta, f"var[{keys.gene_theta!r}]", "gene", adata.var_names[fitted])
         dispersion = torch.as_tensor(1 / theta, device=device)
     else:
@@ -221,7 +230,7 @@ def _count_posterior(
         nothing = common["cell_mean"].new_empty(0)
         noise = CountNoise(likelihood, dispersion, nothing)
         return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
-    size = np.asarray(find(adata, "obs", keys.size_factor), dtype=np.float64)
+    size = numbers(adata, "obs", keys.size_factor)
     positive = (size > 0) & np.isfinite(size)
     _check_positive(positive, size, f"obs[{keys.size_factor!r}]", "cell", adata.obs_names)
     noise = CountNoise(likelihood, dispersion, torch.as_tensor(np.log(size), device=device))
@@ -248,8 +257,8 @@ _PRIOR = ("prior_cell_mean", "prior_cell_cov", "prior_gene_mean", "prior_gene_co
 
 def _block(adata: AnnData, frame: str, scalar: str, matrices: str, vector: str, active: np.ndarray) -> np.ndarray:
     """(a, A) or (b, B) of the active factors, float64."""
-    first = np.asarray(find(adata, frame, scalar), dtype=np.float64)
-    rest = np.asarray(find(adata, matrices, vector), dtype=np.float64)
+    first = numbers(adata, frame, scalar)
+    rest = numbers(adata, matrices, vector)
     if rest.ndim != 2 or rest.shape[1] != len(active):
         msg = (
             f"{matrices}[{vector!r}] has shape {rest.shape}, but the fit has {len(active)} factors. "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .fields import find
+from .fields import numbers
 from .packed import dimension, packed_size
 
 if TYPE_CHECKING:
@@ -58,15 +58,15 @@ def read_packed(
     ValueError
         They are not of these factors, or not finite.
     """
-    values = find(adata, container, name)
+    values = numbers(adata, container, name, np.float32)
     expected = packed_size(len(rows))
-    if np.ndim(values) != 2 or np.shape(values)[1] != expected or not np.isfinite(np.asarray(values)[kept]).all():
+    if values.ndim != 2 or values.shape[1] != expected or not np.isfinite(values[kept]).all():
         msg = (
             f"{container}[{name!r}] does not hold {expected} finite numbers in each row, as the fit stored there: it "
             "was changed or damaged since. Read another copy, or run lfm.tl.fit(adata) again."
         )
         raise ValueError(msg)
-    stored = torch.as_tensor(np.asarray(values, dtype=np.float32)[kept], device=rows.device)
+    stored = torch.as_tensor(values[kept], device=rows.device)
     return stored if bool(rows.all()) else stored[:, _kept(rows)]
 
 

@@ -9,7 +9,7 @@ import torch
 
 from .._keys import BY_ROW
 from .covariances import Common, Eigenbasis, Packed, PackedUnderNoise
-from .fields import entry, find
+from .fields import entry, numbers
 from .posterior import NormalNoise, NormalPosterior
 from .stored_covariances import read_packed
 
@@ -57,7 +57,13 @@ def read_normal(
         values = torch.as_tensor(np.asarray(entry(uns, name, keys.uns), dtype=np.float64), device=device)
         return values[rows] if values.ndim == 1 else values[rows][:, rows]
 
-    sigma = np.asarray(find(adata, "var", keys.gene_sigma), dtype=np.float64)[fitted]
+    sigma = numbers(adata, "var", keys.gene_sigma)[fitted]
+    if not ((sigma >= 0) & np.isfinite(sigma)).all():
+        msg = (
+            f"var[{keys.gene_sigma!r}] must not be negative, missing or infinite where genes were fitted: it was "
+            "changed after the fit. Put it back, or run lfm.tl.fit(adata) again."
+        )
+        raise ValueError(msg)
     predictive = torch.as_tensor(sigma, device=device)
     shared = params["noise"] == "shared"
     fit_sigma = torch.full_like(predictive, float(entry(uns, "sigma", keys.uns))) if shared else predictive
@@ -71,7 +77,7 @@ def read_normal(
     else:
         gene_cov = Eigenbasis(small("gene_basis"), small("gene_eig"), predictive)
         if params["noise"] == "cell_gene":
-            of_cells = np.asarray(find(adata, "obs", keys.cell_sigma), dtype=np.float64) if cells else np.empty(0)
+            of_cells = numbers(adata, "obs", keys.cell_sigma) if cells else np.empty(0)
             cell_sigma = torch.as_tensor(of_cells, device=device)
             cell_cov = Eigenbasis(small("cell_basis"), small("cell_eig"), cell_sigma)
         else:

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from .._keys import LEVEL, VALUES
+from .._keys import COVARIATES, LEVEL, VALUES
+from ..data._covariates import FIELDS
 from ..data._kind import RECORDED
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from .fields import ON_JOINING, entry
+from .stored_covariates import n_known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +30,8 @@ _COVARIANCES = ("prior_cell_cov", "prior_gene_cov", "cell_cov")
 _BASES = ("gene_basis", "cell_basis")
 # of eigenvalues that are zero but for rounding
 _ROUNDING = 1e-9
+# their squares are finite
+_LARGEST = 1e38
 
 
 def check_record(uns: object, key: str) -> Mapping[str, Any]:
@@ -56,6 +61,7 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
         if name in uns and (np.isnan(_number(uns[name])) or (name in {"sigma", "df"} and _number(uns[name]) < 0)):
             raise _wrong(key, f"{name} is {uns[name]!r}")
     _check_values(uns, key)
+    _check_coding(uns, key)
     _check_arrays(uns, key)
     return params
 
@@ -74,8 +80,22 @@ def _check_values(uns: Mapping[str, Any], key: str) -> None:
             raise _wrong(key, f"{VALUES}[{name!r}] is {value!r}")
 
 
+def _check_coding(uns: Mapping[str, Any], key: str) -> None:
+    """How covariates are coded, a row for each."""
+    if COVARIATES not in uns:
+        return
+    coding = uns[COVARIATES]
+    if not isinstance(coding, pd.DataFrame) or set(FIELDS) - set(coding):
+        raise _wrong(key, f"{COVARIATES} has no column for each of {', '.join(FIELDS)}")
+    numbers = coding[["mean", "sd"]]
+    if any(dtype.kind not in "fi" for dtype in numbers.dtypes) or not np.isfinite(numbers).all(axis=None):
+        raise _wrong(key, f"{COVARIATES} holds a mean or sd that is no number")
+
+
 def _check_arrays(uns: Mapping[str, Any], key: str) -> None:
-    k = len(np.atleast_1d(np.asarray(entry(uns, "prior_cell_mean", key))))
+    k, known = np.asarray(entry(uns, "prior_cell_mean", key)).size, n_known(uns)
+    if k < 1 + known:
+        raise _wrong(key, f"prior_cell_mean has {k} value(s) with {known} covariate(s)")
     for names, shape in ((_VECTORS, (k,)), ((*_COVARIANCES, *_BASES), (k, k))):
         for name in names:
             if name not in uns:
@@ -83,8 +103,8 @@ def _check_arrays(uns: Mapping[str, Any], key: str) -> None:
             values = np.asarray(uns[name])
             if values.dtype.kind not in "fiu" or values.shape != shape:
                 raise _wrong(key, f"{name} has dtype {values.dtype} and shape {values.shape}, expected {shape}")
-            if not np.isfinite(values).all():
-                raise _wrong(key, f"{name} holds values that are not finite")
+            if not (np.abs(values) <= _LARGEST).all():
+                raise _wrong(key, f"{name} holds values that are missing, infinite or out of all proportion")
             if name in _COVARIANCES and not _is_covariance(values):
                 raise _wrong(key, f"{name} is no covariance")
 
@@ -96,9 +116,9 @@ def _is_covariance(values: np.ndarray) -> bool:
 
 
 def _number(value: object) -> float:
-    """A finite number; NaN for whatever else."""
+    """A number; NaN for whatever else."""
     array = np.asarray(value)
-    fine = array.dtype.kind in "fiu" and array.ndim == 0 and bool(np.isfinite(array))
+    fine = array.dtype.kind in "fiu" and array.ndim == 0 and bool(np.abs(array) <= _LARGEST)
     return float(array) if fine else float("nan")
 
 

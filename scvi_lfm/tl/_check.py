@@ -167,7 +167,7 @@ def check(
     words = [
         *on_calibration(calibration),
         *on_leftover(leftover),
-        *on_convergence(convergence, how_it_ended(adata.uns[key]), float(entry(stored.params, "tol", key))),
+        *on_convergence(convergence, how_it_ended(adata.uns[key], key), float(entry(stored.params, "tol", key))),
     ]
     trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
     trusted &= leftover <= MOST_LEFTOVER

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._keys import HELD_OUT
+from ..posterior.fields import entry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
 
@@ -58,11 +60,12 @@ def on_leftover(leftover: float) -> list[str]:
     ]
 
 
-def how_it_ended(uns: Mapping[str, Any]) -> str:
+def how_it_ended(uns: Mapping[str, Any], key: str) -> str:
     """Why a stored fit stopped: `"tol"`, `"held_out"` or `"max_epochs"`."""
-    if not uns["converged"]:
+    if not entry(uns, "converged", key):
         return "max_epochs"
-    return "held_out" if bool(uns.get(HELD_OUT, {}).get("stopped", False)) else "tol"
+    held_out = uns.get(HELD_OUT, {})
+    return "held_out" if isinstance(held_out, Mapping) and bool(held_out.get("stopped", False)) else "tol"
 
 
 def on_convergence(table: pd.DataFrame, ended: str, tol: float) -> list[str]:

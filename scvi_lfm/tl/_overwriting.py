@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .._keys import COVARIATES, HELD_OUT, WRITTEN, fit_keys
 from .._validate import check_key, one_column
 
@@ -123,7 +125,7 @@ def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
             found["uns", stem] = "holds a fit, which"
         params = stored["params"]
         layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
-        read = [*layers, *(("obs", str(name)) for name in params.get(COVARIATES, ()))]
+        read = [*layers, *(("obs", str(name)) for name in np.atleast_1d(params.get(COVARIATES, [])))]
         found = dict.fromkeys(read, f"was read by the fit {stem!r} and") | found
     return found
 

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
-from .._validate import check_anndata, check_choice, check_count, check_fraction, locate, place_of
+from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior, read_fit
@@ -93,6 +93,7 @@ def recommend(
     (6, 6)
     """
     check_anndata(adata)
+    check_not_empty(adata)
     n_top = check_count("n_top", n_top)
     check_choice("order", order, ("expected", "upper"))
     z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._validate import one_column
+from ..posterior.fields import entry
 from ..posterior.posterior import extend
 
 if TYPE_CHECKING:
@@ -76,8 +77,17 @@ def new_size_factors(
         given = taken
     if given is not None or TOTAL not in record:
         return resolve_size_factors(adata, given, matrix)
-    share = float(expected_rates(stored.posterior)[kept].sum()) / record[EXPECTED]
-    return total_counts(adata, matrix) / (record[TOTAL] * share)
+    key = stored.keys.uns
+    total, expected = float(entry(record, TOTAL, key)), float(entry(record, EXPECTED, key))
+    for name, value in ((TOTAL, total), (EXPECTED, expected)):
+        if not (value > 0 and np.isfinite(value)):
+            msg = (
+                f"uns[{key!r}][{name!r}] of the reference must be positive, found {value:g}: it was changed after the "
+                "fit. Put it back, or run lfm.tl.fit on the reference again."
+            )
+            raise ValueError(msg)
+    share = float(expected_rates(stored.posterior)[kept].sum()) / expected
+    return total_counts(adata, matrix) / (total * share)
 
 
 def expected_rates(q: Posterior) -> Tensor:

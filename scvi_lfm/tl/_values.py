@@ -16,6 +16,7 @@ from ..data._checks import check_counts
 from ..data._kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior
+from ..posterior.fields import entry
 from ..posterior.posterior import extend
 from ._common import layer_of_fit
 from ._size_factors import expected_rates
@@ -112,7 +113,8 @@ def read_as_fitted(
         The values cannot be used, or are of another kind than those of the fit.
     """
     layer, of_fit = layer_of_fit(adata, stored, layer), stored.params.get("layer")
-    likelihood, only = str(stored.params["likelihood"]), stored.params.get("observed") == "stored"
+    likelihood = str(entry(stored.params, "likelihood", stored.keys.uns))
+    only = stored.params.get("observed") == "stored"
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
     fitted = _Fitted.of(stored, expected) if stored.values else None
     if likelihood in COUNTS:

@@ -126,7 +126,7 @@ def test_the_summary_tells_how_the_fit_ended(fits):
     adata = fits["normal"].copy()
     assert "by its own estimate" in str(lfm.tl.check(adata, refit=False))
     adata.uns["lfm"] = adata.uns["lfm"] | {"held_out": {"stopped": True}}
-    assert how_it_ended(adata.uns["lfm"]) == "held_out"
+    assert how_it_ended(adata.uns["lfm"], "lfm") == "held_out"
     adata.uns["lfm"] = adata.uns["lfm"] | {"converged": False}
     assert "The fit stopped at max_epochs" in str(lfm.tl.check(adata, refit=False))
 
