@@ -610,7 +610,7 @@ def test_genes_left_out_of_the_fit(clean):
         with refused(ValueError, message, clean):
             call()
     left_out = clean[:, ["gene_4"]].copy()
-    with refused(ValueError, "None of the genes of `adata` was fitted.", left_out):
+    with refused(ValueError, "None of the 1 gene(s) of `adata` was fitted", left_out):
         lfm.tl.anomalies(left_out)
 
 

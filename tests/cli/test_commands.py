@@ -221,8 +221,8 @@ def test_numbers_of_batches_warn(folder: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_result_replaces_an_earlier_one(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "scored.h5ad"
     assert run("anomalies", folder / "fitted.h5ad", "--out", out, "--n-top", 0) == 0
-    assert run("anomalies", out, "--out", out, "--n-top", 0, "--direction", "up") == 0
-    assert run("fit", out, out, "--n-factors", 2) == 0
+    assert run("anomalies", out, "--out", out, "--force", "--n-top", 0, "--direction", "up") == 0
+    assert run("fit", out, out, "--force", "--n-factors", 2) == 0
     assert ad.read_h5ad(out).uns["lfm_anomaly"]["params"]["direction"] == "up"
 
 

@@ -89,6 +89,7 @@ def test_outliers_make_the_student_t_the_better_model_without_factors_too(fit_op
     assert bounds[3.0, StudentProgram] > bounds[3.0, NormalProgram] + 0.02
 
 
+@pytest.mark.slow
 def test_outliers_cost_little():
     adata, eta = values(3.0, 200, 60)
     errors, fits = {}, {}

@@ -190,6 +190,7 @@ def test_anomalies_are_the_same_entries(both):
         np.testing.assert_allclose(with_level, without, atol=CLOSE)
 
 
+@pytest.mark.slow
 def test_a_check_says_the_same(both):
     found, expected = (lfm.tl.check(one, refit="covariates" in one.uns["lfm"]) for one in both[:2])
     np.testing.assert_allclose(found.histogram, expected.histogram, atol=2 / N)  # a transform at an edge of its bin
