@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 
 # everything that a trial needs, so that a forked process has it
 import anndata  # noqa: F401
+import faults_files
 import faults_kills
+import faults_rooms
 import h5py  # noqa: F401
 import scanpy  # noqa: F401
 import zarr  # noqa: F401
@@ -40,6 +42,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--signals", type=int, default=50)
+    parser.add_argument("--disks", type=int, default=50)
+    parser.add_argument("--damaged", type=int, default=100)
+    parser.add_argument("--memory", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None, help="where to write (default: a temporary folder)")
     args = parser.parse_args()
@@ -56,6 +61,21 @@ def main() -> int:
                 begun = time.perf_counter()
                 found = faults_kills.kill(folder, trials, which, suffix, random.Random(args.seed))
                 faults += report(f"{which.name}, {suffix}", trials, found, time.perf_counter() - begun)
+        for what, work, trials in (
+            ("disk", faults_rooms.fill, args.disks),
+            ("damaged", faults_files.spoil, args.damaged),
+        ):
+            for suffix in FORMATS if trials else ():
+                begun = time.perf_counter()
+                found = work(folder, trials, suffix, random.Random(args.seed))
+                faults += report(f"{what}, {suffix}", trials, found, time.perf_counter() - begun)
+        larger = folder / "larger"
+        larger.mkdir()
+        faults_kills.make_data(larger, 1000, 500)
+        for command in faults_rooms.COMMANDS if args.memory else ():
+            begun = time.perf_counter()
+            found = faults_rooms.starve(larger, args.memory, command, random.Random(args.seed))
+            faults += report(f"memory, {command}", args.memory, found, time.perf_counter() - begun)
     return 1 if faults else 0
 
 

@@ -31,9 +31,9 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Lines on standard error but notes and warnings."""
+        """Lines on standard error but warnings and the progress of a fit."""
         said = self.text.splitlines()
-        return [line for line in said if not line.startswith(("scvi-lfm: warning", "scvi-lfm: the values look"))]
+        return [line for line in said if not line.startswith(("scvi-lfm: warning", "scvi-lfm: fit:"))]
 
 
 def in_child(work: Callable[[], int | None], *, stop: Callable[[int], None] | None = None) -> Ended:
