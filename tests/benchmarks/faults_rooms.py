@@ -38,7 +38,7 @@ def arguments_of(name: str, folder: Path, out: Path, suffix: str) -> list[object
 def small_disk(folder: Path) -> Iterator[Path]:
     """A file system in memory of a few MB."""
     place = folder / "disk"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", place], check=True)
     try:
         yield place
