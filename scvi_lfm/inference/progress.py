@@ -111,12 +111,14 @@ class Lines(Report):
         self._over = threading.Event()
         # a thread, because a single step on large data may take longer than that
         self._thread = threading.Thread(target=self._repeat, name="scvi_lfm progress", daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # where memory is short there may be no room for a thread
+            self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         self._over.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if kind is None:
             _write(self.last())
 

@@ -92,6 +92,19 @@ def test_no_last_line_and_no_thread_after_an_error(monkeypatch):
     assert "scvi_lfm progress" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_fit_goes_on_where_no_thread_can_be_started(monkeypatch):
+    def refuse(thread):
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress.threading.Thread, "start", refuse)
+    with Lines(7) as lines:
+        lines.end("stopped by max_epochs")
+    assert "stopped by max_epochs" in log.getvalue()
+
+
 def test_a_log_that_was_closed_does_not_end_the_fit(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
