@@ -48,7 +48,17 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             option.dist = "worksteal"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    about = "half of its combinations of parameters are slow: those whose places in their lists have an odd sum"
+    config.addinivalue_line("markers", f"half_slow: {about}")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # what is left in every run has every choice of every parameter and, of three or more, every two together
+    for item in items:
+        if item.get_closest_marker("half_slow") and sum(item.callspec.indices.values()) % 2:
+            item.add_marker(pytest.mark.slow)
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not needs_gpu:
         return

@@ -129,6 +129,7 @@ def test_negative_values(counts, form, dtype, likelihood):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.half_slow
 def test_values_that_float32_skips(counts, form, dtype):
     values = counts.X.astype(dtype)
     values[5, 6] = 2**24 + 2
@@ -408,6 +409,7 @@ HARD = [
 
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
 @pytest.mark.parametrize("change", HARD)
+@pytest.mark.half_slow
 def test_hard_counts_are_fitted(counts, change, likelihood):
     change(counts.X, np.random.default_rng(0))
     with warnings.catch_warnings():
@@ -420,6 +422,7 @@ def test_hard_counts_are_fitted(counts, change, likelihood):
 
 @pytest.mark.parametrize("batch_size", [None, 40])
 @pytest.mark.parametrize("mu", [-1.0, 1.0])
+@pytest.mark.half_slow
 def test_dispersions_that_run_to_the_poissons_do_no_harm(mu, batch_size):
     adata = lfm.datasets.simulate(120, 60, 2, likelihood="poisson", mu=mu, factor_scales=[0.7, 0.5], depth_spread=0.3)
     with warnings.catch_warnings():
@@ -476,6 +479,7 @@ def test_a_count_out_of_all_proportion_is_fitted_or_refused(counts, likelihood):
 
 @pytest.mark.parametrize("shape", [(3, 25), (40, 3), (2, 2)])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.half_slow
 def test_few_cells_or_genes_are_fitted(likelihood, shape):
     values = np.random.default_rng(0).poisson(3.0, shape) + 1.0
     if likelihood == "bernoulli":

@@ -201,6 +201,7 @@ def test_what_the_fit_says_is_near_the_truth(fitted, true_eta):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8, bool])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.half_slow
 def test_whole_numbers_are_counts_and_others_are_not(data, form, dtype, caplog):
     values = data.X.toarray().clip(max=200)
     options = {"tol": 1e6, "batch_size": 60}
