@@ -36,6 +36,12 @@ def counts(simulated):
     return adata
 
 
+@pytest.fixture(scope="module")
+def reference(simulated):
+    """A fit to them. Shared: not to be written into."""
+    return fit(simulated, copy=True)
+
+
 def assert_same(one: ad.AnnData, other: ad.AnnData) -> None:
     """Raise unless two AnnData hold the same bits in the same places."""
     pd.testing.assert_frame_equal(one.obs, other.obs)
@@ -228,10 +234,8 @@ def test_size_factors_that_are_none(counts, given, error, message):
 @pytest.mark.parametrize(
     "error", [case for case in BAD_SIZES if not isinstance(case[0], str)][:7], ids=lambda c: c[2][-30:]
 )
-def test_size_factors_of_new_cells_that_are_none(counts, error):
+def test_size_factors_of_new_cells_that_are_none(counts, reference, error):
     given, kind, message = error
-    reference = counts.copy()
-    fit(reference)
     with refused(kind, message, counts):
         lfm.tl.project(counts, reference, size_factors=given)
 
@@ -248,6 +252,7 @@ def test_size_factors_of_new_cells_that_are_none(counts, error):
     ],
     ids=["float64", "float32", "list", "whole numbers", "column", "column of whole numbers"],
 )
+@pytest.mark.half_slow
 def test_numbers_of_any_kind_are_size_factors(counts, given):
     counts.obs["whole"] = np.arange(1, N + 1)
     fit(counts, size_factors=given)
