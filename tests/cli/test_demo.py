@@ -34,7 +34,7 @@ def all_cells() -> ad.AnnData:
 ALL_CELLS = pytest.param(all_cells, marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(few_cells, marks=pytest.mark.slow), ALL_CELLS])
+@pytest.fixture(scope="module", params=[few_cells, ALL_CELLS])
 def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What the demo printed, and the folder it wrote."""
     out, shown = tmp_path_factory.mktemp("demo") / "results", request.param()

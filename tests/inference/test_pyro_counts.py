@@ -118,9 +118,7 @@ def test_moments_of_a_flow_are_those_of_its_draws():
 
 @pytest.mark.parametrize(
     ("likelihood", "which"),
-    [("negative_binomial", which) for which in GUIDES[:-1]]
-    + [("poisson", "row_block"), ("bernoulli", "row_block")]
-    + [pytest.param("negative_binomial", "flow", marks=pytest.mark.slow)],
+    [("negative_binomial", which) for which in GUIDES] + [("poisson", "row_block"), ("bernoulli", "row_block")],
 )
 def test_every_guide_and_every_likelihood_gain(counts, likelihood, which):
     matrix, options = counts(likelihood)
