@@ -193,7 +193,8 @@ def poisson_fits(n, m, mu, seed, scale, batch_size):
 
 @pytest.mark.parametrize(
     ("seed", "batch_size"),
-    [(0, None), (1, 50)] + [pytest.param(*case, marks=pytest.mark.slow) for case in product((2, 3), (None, 50))],
+    [(0, None), (1, 50)]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in [(0, 50), (1, None), *product((2, 3), (None, 50))]],
 )
 def test_a_genes_loadings_and_its_dispersion_do_not_swing(seed, batch_size):
     """Poisson counts of strong factors: full steps of the dispersion went back and forth here, and never converged."""
