@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -48,7 +49,20 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
             option.dist = "worksteal"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    about = "half of its combinations of parameters are slow: those whose values' places in their lists have an odd sum"
+    config.addinivalue_line("markers", f"half_slow: {about}")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # what is left in every run has every choice of every parameter and, of three or more, every two together
+    places = defaultdict(dict)
+    for item in items:
+        if item.get_closest_marker("half_slow"):
+            seen = [(places[item.function, name], id(value)) for name, value in item.callspec.params.items()]
+            if sum(place.setdefault(value, len(place)) for place, value in seen) % 2:
+                item.add_marker(pytest.mark.slow)
     needs_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not needs_gpu:
         return

@@ -36,6 +36,12 @@ def counts(simulated):
     return adata
 
 
+@pytest.fixture(scope="module")
+def reference(simulated):
+    """A fit to them. Shared: not to be written into."""
+    return fit(simulated, copy=True)
+
+
 def assert_same(one: ad.AnnData, other: ad.AnnData) -> None:
     """Raise unless two AnnData hold the same bits in the same places."""
     pd.testing.assert_frame_equal(one.obs, other.obs)
@@ -129,6 +135,7 @@ def test_negative_values(counts, form, dtype, likelihood):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.half_slow
 def test_values_that_float32_skips(counts, form, dtype):
     values = counts.X.astype(dtype)
     values[5, 6] = 2**24 + 2
@@ -227,10 +234,8 @@ def test_size_factors_that_are_none(counts, given, error, message):
 @pytest.mark.parametrize(
     "error", [case for case in BAD_SIZES if not isinstance(case[0], str)][:7], ids=lambda c: c[2][-30:]
 )
-def test_size_factors_of_new_cells_that_are_none(counts, error):
+def test_size_factors_of_new_cells_that_are_none(counts, reference, error):
     given, kind, message = error
-    reference = counts.copy()
-    fit(reference)
     with refused(kind, message, counts):
         lfm.tl.project(counts, reference, size_factors=given)
 
@@ -247,6 +252,7 @@ def test_size_factors_of_new_cells_that_are_none(counts, error):
     ],
     ids=["float64", "float32", "list", "whole numbers", "column", "column of whole numbers"],
 )
+@pytest.mark.half_slow
 def test_numbers_of_any_kind_are_size_factors(counts, given):
     counts.obs["whole"] = np.arange(1, N + 1)
     fit(counts, size_factors=given)
@@ -408,6 +414,7 @@ HARD = [
 
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
 @pytest.mark.parametrize("change", HARD)
+@pytest.mark.half_slow
 def test_hard_counts_are_fitted(counts, change, likelihood):
     change(counts.X, np.random.default_rng(0))
     with warnings.catch_warnings():
@@ -420,6 +427,7 @@ def test_hard_counts_are_fitted(counts, change, likelihood):
 
 @pytest.mark.parametrize("batch_size", [None, 40])
 @pytest.mark.parametrize("mu", [-1.0, 1.0])
+@pytest.mark.half_slow
 def test_dispersions_that_run_to_the_poissons_do_no_harm(mu, batch_size):
     adata = lfm.datasets.simulate(120, 60, 2, likelihood="poisson", mu=mu, factor_scales=[0.7, 0.5], depth_spread=0.3)
     with warnings.catch_warnings():
@@ -476,6 +484,7 @@ def test_a_count_out_of_all_proportion_is_fitted_or_refused(counts, likelihood):
 
 @pytest.mark.parametrize("shape", [(3, 25), (40, 3), (2, 2)])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.half_slow
 def test_few_cells_or_genes_are_fitted(likelihood, shape):
     values = np.random.default_rng(0).poisson(3.0, shape) + 1.0
     if likelihood == "bernoulli":

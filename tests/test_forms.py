@@ -122,10 +122,19 @@ def plain():
 CASES = [("normal", form) for form in (*SPARSE, *DENSE)] + [
     ("poisson", form) for form in (*WHOLE, "half", "half dense", "big-endian halves", "duplicated")
 ]
+# the forms that are least like the others
+FAST = {
+    "normal": {"csc", "unsorted", "duplicated", "read-only", "big-endian", "half", "C", "strided", "long double"},
+    "poisson": {"csr u2", "csr >i4", "dense i1", "dense i8", "big-endian halves"},
+}
 
 
 @pytest.mark.filterwarnings("ignore:.* all zero:UserWarning")
-@pytest.mark.parametrize(("likelihood", "form"), CASES, ids=map(" ".join, CASES))
+@pytest.mark.parametrize(
+    ("likelihood", "form"),
+    [pytest.param(*case, marks=() if case[1] in FAST[case[0]] else pytest.mark.slow) for case in CASES],
+    ids=map(" ".join, CASES),
+)
 def test_values_in_any_form_give_the_plain_answer(plain, likelihood, form):
     values, expected = plain[likelihood]
     found = answers(in_form(values, form), likelihood)

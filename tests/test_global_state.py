@@ -241,6 +241,7 @@ call("pl", lfm.pl.factors, adata, show=False)
 """
 
 
+@pytest.mark.slow
 def test_is_as_it_was_after_the_first_call_of_a_session():
     """Libraries that a call imports when it first needs them leave marks of their own."""
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore", "MPLBACKEND": "agg"}

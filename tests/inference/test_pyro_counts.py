@@ -169,7 +169,12 @@ def few_steps(adata, guide, **options):
 
 @pytest.mark.parametrize(
     ("which", "options"),
-    [("mean_field", {}), ("row_block", {"batch_size": 10}), ("low_rank", {}), ("flow", {"batch_size": 10})],
+    [
+        ("row_block", {"batch_size": 10}),
+        ("low_rank", {}),
+        pytest.param("mean_field", {}, marks=pytest.mark.slow),
+        pytest.param("flow", {"batch_size": 10}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_fit_has_the_closed_forms_fields_and_the_same_bits_twice(adata, which, options):
     other = adata.copy()

@@ -44,7 +44,7 @@ def test_degrees_of_freedom_have_bounds():
     assert float(_df(torch.tensor(50.0))) == pytest.approx(MOST_DF)
 
 
-@pytest.mark.parametrize("noise", ["shared", "gene"])
+@pytest.mark.parametrize("noise", ["gene", pytest.param("shared", marks=pytest.mark.slow)])
 def test_the_last_elbo_is_the_mean_log_density_less_divergences(fit_options, noise):
     with pyro_sandbox(0, CPU):
         program, y = program_of(fit_options, df=3.0, noise=noise)

@@ -41,6 +41,7 @@ def lowest_gain(values):
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize("noise", ["shared", "gene"])
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
+@pytest.mark.half_slow
 def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step, family, noise, scales):
     problem = Problem(24, 17, family, noise, rotates=False)
     step = first_step(problem, batch, 4, SCALES[scales])
@@ -65,6 +66,7 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step, family,
 
 @pytest.mark.parametrize("scales", SCALES)
 @pytest.mark.parametrize("noise", ["shared", "gene"])
+@pytest.mark.half_slow
 def test_no_sweep_with_gauge_moves_lowers_the_elbo(batch, first_step, noise, scales):
     problem = Problem(24, 17, "row_block", noise, rotation_is_free(SCALES[scales]))
     step = first_step(problem, batch, 4, SCALES[scales])

@@ -21,6 +21,7 @@ def found(level, mean, sd, sigma, df):
 
 @pytest.mark.parametrize("df", [2.2, 4.0, 50.0])
 @pytest.mark.parametrize("level", [0.01, 0.5, 0.9])
+@pytest.mark.half_slow
 def test_the_distribution_function_there_is_the_level(df, level):
     mean, sd, sigma = np.array([0.3, -1.0, 2.0]), np.array([0.05, 0.8, 3.0]), np.array([1.0, 0.5, 0.7])
     x, z = found(level, mean, sd, sigma, df), np.linspace(-9, 9, 10_001)[:, None]

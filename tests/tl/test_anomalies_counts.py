@@ -344,6 +344,7 @@ def pairs(entries):
 
 
 @pytest.mark.parametrize("direction", ["both", "up", "down"])
+@pytest.mark.half_slow
 def test_scores_of_every_entry(simulated, dense, direction):
     y = torch.from_numpy(dense.y).float()
     cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, [(slice(0, len(y)), y, None)])
@@ -444,6 +445,7 @@ def test_scores_far_out_keep_their_digits(likelihood):
 
 
 @pytest.mark.parametrize("direction", ["both", "up", "down"])
+@pytest.mark.half_slow
 def test_finds_what_was_planted(types, direction):
     _, entries, where = listed(types, direction=direction)
     wanted = {pair: of for pair, of in types.uns["planted"].items() if direction in {"both", of}}

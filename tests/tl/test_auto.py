@@ -11,6 +11,7 @@ from scvi_lfm.inference.counts import objective
 from scvi_lfm.tl import _fit_arguments
 
 N, M = 400, 200
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 
 def factors(singular_values, *, seed, n=N, m=M):
@@ -28,7 +29,7 @@ def auto(adata, **options):
     return adata.obsm["X_lfm"].shape[1]
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_finds_twelve_factors_of_one_and_a_half_times_the_threshold(seed):
     weakest = 1.5 * (1 + np.sqrt(M / N))
     adata = factors(weakest * np.linspace(2.5, 1, 12), seed=seed)
@@ -46,6 +47,7 @@ def test_finds_twelve_factors_of_one_and_a_half_times_the_threshold(seed):
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 @pytest.mark.parametrize("noise", ["shared", "gene"])
 @pytest.mark.parametrize("batch_size", [None, 150])
+@pytest.mark.half_slow
 def test_neither_the_noise_nor_the_batches_nor_the_bound_matter(monkeypatch, noise, batch_size):
     adata = factors(np.linspace(5, 2.5, 6), seed=0)
     assert auto(adata, noise=noise, batch_size=batch_size) == 6
@@ -54,7 +56,7 @@ def test_neither_the_noise_nor_the_batches_nor_the_bound_matter(monkeypatch, noi
     assert adata.uns["lfm"]["params"]["max_factors"] == 15
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_noise_has_none(seed, tmp_path):
     adata = factors(np.zeros(0), seed=seed)
     assert auto(adata) == 0

@@ -267,6 +267,7 @@ ODD = {
 
 @pytest.mark.parametrize("noise", ["shared", "gene"])
 @pytest.mark.parametrize("values", ODD.values(), ids=ODD)
+@pytest.mark.half_slow
 def test_odd_values_are_fitted_or_refused(values, noise):
     adata = ad.AnnData(values(np.random.default_rng(0).standard_normal((30, 20))))
     try:

@@ -117,6 +117,7 @@ def test_held_out_values_are_never_looked_at(observed, likelihood):
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 @pytest.mark.parametrize("likelihood", ["normal", "poisson", "negative_binomial"])
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
+@pytest.mark.half_slow
 def test_where_every_entry_is_stored_it_is_the_fit_of_all(likelihood, family):
     adata = lfm.datasets.simulate(150, 80, 2, likelihood=likelihood, mu=1.5)
     dense = adata.X.toarray() if sp.issparse(adata.X) else np.asarray(adata.X)
@@ -135,7 +136,7 @@ def test_where_every_entry_is_stored_it_is_the_fit_of_all(likelihood, family):
     assert found == pytest.approx(wanted, abs=1e-3 if exact else 0.02)
 
 
-@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+@pytest.mark.parametrize("likelihood", ["normal", pytest.param("poisson", marks=pytest.mark.slow)])
 def test_minibatches_come_to_the_same(likelihood):
     adata = lfm.datasets.simulate(600, 80, 2, likelihood=likelihood, mu=1.5, rng=1)
     adata.X = sp.csr_matrix(adata.X)

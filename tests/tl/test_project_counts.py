@@ -62,6 +62,7 @@ def reference():
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.half_slow
 def test_agrees_with_the_fit_on_its_own_cells(case):
     options = CASES[case]
     reference = fit(simulate(options.get("likelihood", "negative_binomial")), **{"n_factors": R, **options})

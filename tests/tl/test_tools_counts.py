@@ -304,8 +304,11 @@ def answers(adata):
     }
 
 
-@pytest.mark.parametrize("form", ["h5ad", "zarr"])
-@pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.parametrize(
+    ("likelihood", "form"),
+    [*((likelihood, "h5ad") for likelihood in COUNTS), ("negative_binomial", "zarr")]
+    + [pytest.param(likelihood, "zarr", marks=pytest.mark.slow) for likelihood in COUNTS[1:]],
+)
 def test_after_a_file_every_tool_gives_the_same_bits(fits, likelihood, form, tmp_path):
     adata = fits[likelihood].copy()
     options = {"prior_scales": {"b": 0.9, "A": [1.0, 1.0, 2.0]}, "mask_var": np.arange(M) != 5, "max_epochs": 4}
@@ -359,6 +362,7 @@ def lean(monkeypatch):
 
 
 @pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.half_slow
 def test_covariances_of_cells_are_left_out_where_they_would_be_too_large(fits, likelihood, monkeypatch):
     adata = simulate(likelihood)
     monkeypatch.setattr(lfm.settings, "_max_cov_bytes", N * 10 * 4)

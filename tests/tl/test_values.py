@@ -79,7 +79,7 @@ def test_the_record_is_that_of_the_values(fits):
     assert counts["values"]["expected_total"] == pytest.approx(counts["expected_counts"], rel=1e-5)
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+@pytest.mark.parametrize("suffix", ["h5ad", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_the_record_survives_a_file(fits, suffix, tmp_path):
     for name, adata in fits.items():
         path = tmp_path / f"{name}.{suffix}"

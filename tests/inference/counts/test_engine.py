@@ -76,6 +76,7 @@ def noise_of_the_elbo(engine, state):
 @pytest.mark.parametrize("batch_size", [150, 50])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.half_slow
 def test_the_elbo_does_not_drop_by_more_than_its_noise(count_options, likelihood, family, batch_size):
     values = simulate(likelihood=likelihood).X
     options = count_options(values, n_factors=2, likelihood=likelihood, family=family, batch_size=batch_size)
@@ -90,7 +91,9 @@ def test_the_elbo_does_not_drop_by_more_than_its_noise(count_options, likelihood
 
 
 @pytest.mark.usefixtures("fewer_entries")
-@pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.parametrize(
+    "likelihood", ["negative_binomial", pytest.param("poisson", marks=pytest.mark.slow), "bernoulli"]
+)
 def test_batches_of_any_size_reach_the_same_elbo(count_options, likelihood):
     """Within 1 % of what the factors gain."""
     values = simulate(240, 60, likelihood=likelihood).X
@@ -109,6 +112,7 @@ def test_batches_of_any_size_reach_the_same_elbo(count_options, likelihood):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.half_slow
 def test_the_last_elbo_is_that_of_the_stored_posterior(count_options, likelihood, family):
     """In the stored gauge, with its general priors."""
     values = simulate(60, 40, likelihood=likelihood).X
@@ -150,6 +154,7 @@ def test_one_mark_for_each_epoch_and_the_stored_one(count_options):
 
 @pytest.mark.parametrize("batch_size", [150, 50])
 @pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.half_slow
 def test_same_seed_same_bits_and_another_seed_others(count_options, likelihood, batch_size):
     values = simulate(likelihood=likelihood).X
     options = {"n_factors": 2, "likelihood": likelihood, "batch_size": batch_size, "max_epochs": 3, "tol": NEVER}
@@ -215,6 +220,7 @@ RECOVERED = {
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", [300, 100])
 @pytest.mark.parametrize("likelihood", RECOVERED)
+@pytest.mark.half_slow
 def test_factors_are_recovered(count_options, true_eta, likelihood, batch_size, family):
     options, least, least_cosine = RECOVERED[likelihood]
     adata = simulate(300, 100, 3, likelihood, **options)
@@ -234,6 +240,7 @@ def test_factors_are_recovered(count_options, true_eta, likelihood, batch_size, 
 
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
 @pytest.mark.parametrize("batch_size", [300, 100])
+@pytest.mark.half_slow
 def test_factors_that_the_data_do_not_need_come_to_nothing(count_options, likelihood, batch_size):
     values = simulate(300, 120, 2, likelihood, scale=0.8).X
     result = fit(values, count_options, n_factors=6, likelihood=likelihood, batch_size=batch_size, tol=5e-3)
@@ -353,6 +360,7 @@ HARD = [
 
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
 @pytest.mark.parametrize("data", HARD)
+@pytest.mark.half_slow
 def test_hard_data_are_fitted(count_options, data, likelihood):
     values = data(simulate(120, 60).X, np.random.default_rng(0))
     result = fit(values, count_options, n_factors=2, likelihood=likelihood, tol=5e-3)
@@ -408,6 +416,7 @@ def in_one_form(count_options):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.uint8])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+@pytest.mark.half_slow
 def test_the_form_of_the_values_does_not_matter(in_one_form, count_options, form, dtype):
     values, expected = in_one_form
     found = fit(form(values.astype(dtype)), count_options, **A_FEW_STEPS)
