@@ -6,7 +6,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from .._memory import naming_memory
+from .._memory import OutOfMemoryError, is_out_of_memory, naming_memory
 from ._drafts import check_suffix
 from ._messages import CommandError, one_line
 from ._probe import check_survives
@@ -33,16 +33,19 @@ def read_data(path: Path) -> ad.AnnData:
     if not os.access(path, os.R_OK):
         msg = f"no permission to read {path}"
         raise CommandError(msg)
-    if suffix == ".h5ad":
-        check_survives(path)
     import anndata as ad
 
     try:
         with naming_memory(f"read {path}", _LESS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if suffix == ".h5ad":
+                check_survives(path)
             adata = ad.read_h5ad(path) if suffix == ".h5ad" else ad.read_zarr(path)
         _check_indices(adata)
     except _reading_errors() as error:
+        if is_out_of_memory(error):  # h5py has a KeyError for it as well
+            msg = f"There is not enough memory to read {path}. {_LESS}. ({one_line(error)})"
+            raise OutOfMemoryError(msg) from error
         msg = f"cannot read {path} as {suffix[1:]}, is it complete and written by anndata? ({one_line(error)})"
         raise CommandError(msg) from error
     return adata
