@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(lfm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only from rooms before it
-ROOMS = ("data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
+ROOMS = ("linalg", "data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
 # small modules at the root, which import no room and which every room may import
 HELPERS = ("_calls", "_context", "_keys", "_memory", "_settings", "_spelling", "_validate")
 PUBLIC = {

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.packed import outer, packed_size, unpack
 from ..model.likelihoods import COUNTS
 from .leave_one_out_counts import fitted_of_pairs, left_out
-from .packed import outer, packed_size, unpack
 from .posterior import extend
 from .predictive import Moments, mean_of_pairs
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .covariances import Covariances
+    from ..linalg.covariances import Covariance
     from .leave_one_out_counts import Fitted
     from .posterior import CountPosterior
 
@@ -113,7 +113,7 @@ def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator
 
 
 def _rows_without(
-    mean: Tensor, cov: Covariances, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
+    mean: Tensor, cov: Covariance, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
 ) -> Tensor:
     """Means of rows without observations of `x[at]` (k,), their `weight` and `score`."""
     affected, place = rows.unique(return_inverse=True)

@@ -10,7 +10,7 @@ import torch
 from .._calls import warn_user
 from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
 from ..model.likelihoods import CONTINUOUS
-from ..posterior.posterior import CountNoise, NormalNoise
+from ..model.noise import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
 if TYPE_CHECKING:

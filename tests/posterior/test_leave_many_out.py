@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.leave_many_out import TakenOut, eta_without, without
 from scvi_lfm.posterior.leave_one_out_counts import CountLeaveOneOut, fitted_of_pairs
-from scvi_lfm.posterior.packed import unpack
 from scvi_lfm.posterior.recomputed import Recomputed
 
 

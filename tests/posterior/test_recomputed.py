@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior import recomputed
-from scvi_lfm.posterior.covariances import Packed, product_variance
 from scvi_lfm.posterior.recomputed import Recomputed
 
 N, M, R = 11, 60, 2
@@ -107,6 +107,6 @@ def test_answers_as_if_it_were_stored(posterior, monkeypatch, rows):
         (lazy.quadratic(noise), stored.quadratic(noise)),
         (lazy.quadratics(x), stored.quadratics(x)),
         (lazy.spread(noise), stored.spread(noise)),
-        (product_variance(lazy, q.gene_cov), product_variance(stored, q.gene_cov)),
+        (lazy.slope_products(q.gene_cov), stored.slope_products(q.gene_cov)),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
