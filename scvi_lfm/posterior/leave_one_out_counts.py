@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
-    from .leave_many_out import TakenOut
     from .posterior import CountPosterior
+    from .shares_left_out import SharesLeftOut
 
 MAX_LEVERAGE = 0.999
 # a rate below this cannot be told from none
@@ -59,7 +59,7 @@ class CountLeaveOneOut:
     Means of the posterior have not seen a share of the counts in `taken`; covariances have seen all.
     """
 
-    def __init__(self, q: CountPosterior, taken: TakenOut | None = None) -> None:
+    def __init__(self, q: CountPosterior, taken: SharesLeftOut | None = None) -> None:
         self._q, self.name, self._taken = q, q.noise.likelihood, taken
         self._likelihood = COUNTS[self.name]
         gene_mean = q.gene_mean.float()

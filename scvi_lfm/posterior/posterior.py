@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..linalg.covariances import Common, Covariance, Eigenbasis, Packed, PackedUnderNoise
     from ..model import Gaussian
     from ..model.noise import CountNoise, NormalNoise
-    from .recomputed import Recomputed
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class NormalPosterior(Posterior):
 class CountPosterior(Posterior):
     """The posterior under a count likelihood, in which eta is the log of a rate: covariances differ by row."""
 
-    cell_cov: Packed | Recomputed
+    cell_cov: Covariance
     gene_cov: Packed
     noise: CountNoise
 

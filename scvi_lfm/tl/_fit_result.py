@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
-    from ._fit_plan import FitArguments
+    from ._given import FitArguments
 
 
 def record_of(
