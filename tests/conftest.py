@@ -146,3 +146,25 @@ def eta_moments():
         return mean, var
 
     return moments
+
+
+@pytest.fixture(scope="session")
+def dense():
+    """The covariance of every row, (rows, k, k), written out from the parts of its record."""
+    import torch
+
+    from scvi_lfm.linalg.covariances import Common, Eigenbasis, Packed
+
+    def matrices(cov: Common | Eigenbasis | Packed) -> torch.Tensor:
+        if isinstance(cov, Common):
+            return torch.stack([cov.matrix] * cov.n_rows)
+        if isinstance(cov, Eigenbasis):
+            diagonal = 1 / (cov.eig / cov.sigma[:, None] ** 2 + 1)
+            return torch.einsum("ik,jk,lk->jil", cov.basis, diagonal, cov.basis)
+        k = next(k for k in range(1, 100) if k * (k + 1) // 2 == cov.values.shape[1])
+        full = torch.zeros(len(cov.values), k, k, dtype=cov.values.dtype)
+        for place, (row, column) in enumerate((i, j) for i in range(k) for j in range(i + 1)):
+            full[:, row, column] = full[:, column, row] = cov.values[:, place]
+        return full
+
+    return matrices

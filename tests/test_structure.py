@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import graphlib
 import importlib
 import inspect
 import re
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PACKAGE = Path(lfm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only from rooms before it
-ROOMS = ("data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
+ROOMS = ("linalg", "data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
 # small modules at the root, which import no room and which every room may import
 HELPERS = ("_calls", "_context", "_keys", "_memory", "_settings", "_spelling", "_validate")
 PUBLIC = {
@@ -88,6 +89,69 @@ def test_the_walk_sees_imports_of_every_form(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
     assert imported_rooms(path) == {"get", "data", "posterior", "tl", "pl", "inference"}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Names, below the package, of the modules that a file imports from its own room, those for types included."""
+    room = path.relative_to(PACKAGE).parts[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*room[: len(room) - node.level + 1], *(node.module.split(".") if node.module else [])]
+            found |= {".".join(base), *(".".join([*base, alias.name]) for alias in node.names)}
+    return found
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, or none."""
+    try:
+        tuple(graphlib.TopologicalSorter(imports).static_order())
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_circle_of_imports_inside_a_room(room):
+    files = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in (PACKAGE / room).rglob("*.py")}
+    assert circle({name: imported_modules(path) & (set(files) - {name}) for name, path in files.items()}) == []
+
+
+def test_the_walk_sees_circles_for_types(tmp_path, monkeypatch):
+    (tmp_path / "tl").mkdir()
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "tl" / "_a.py").write_text("from ._b import f\n")
+    (tmp_path / "tl" / "_b.py").write_text("if TYPE_CHECKING:\n    from . import _a\n")
+    with pytest.raises(AssertionError):
+        test_no_circle_of_imports_inside_a_room("tl")
+
+
+def test_what_the_model_page_names_exists():
+    page = (PACKAGE.parent / "docs" / "model.md").read_text()
+    missing = []
+    for file, names in re.findall(r"`(\w+(?:/\w+)*\.py)`((?::\s+|,\s*)(?:`[\w.]+`(?:,\s*|\s+and\s+)?)+)?", page):
+        path = PACKAGE / file
+        if not path.exists():
+            missing.append(file)
+        elif names.startswith(":"):
+            defined = names_defined(ast.parse(path.read_text()))
+            missing += [f"{file}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in defined]
+    assert missing == []
+
+
+def names_defined(tree: ast.Module) -> set[str]:
+    """Functions, classes, their methods, fields and constants of a module."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+        if isinstance(node, ast.ClassDef):
+            inside = names_defined(ast.Module(node.body, []))
+            found |= {f"{node.name}.{name}" for name in inside}
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

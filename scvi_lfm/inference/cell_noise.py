@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..posterior.covariances import Eigenbasis
+from ..linalg.covariances import Eigenbasis
 from ..posterior.posterior import extend
 from .natural_gradient import cell_information
 from .state import CellStatistics

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.covariances import Common, Eigenbasis
 from ..model import Gaussian
+from ..model.noise import NormalNoise
 from ..model.priors import with_known
 from ..posterior import NormalPosterior, to_stored_gauge
-from ..posterior.covariances import Common, Eigenbasis
-from ..posterior.posterior import NormalNoise
 from .elbo import elbo
 from .natural_gradient import expected_squares, noise_floor, normalise_weights
 from .options import FitResult

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from .._memory import naming_memory
+from ..linalg.covariances import Eigenbasis
 from ..model.priors import with_known
-from ..posterior.covariances import Eigenbasis
 from ..posterior.posterior import extend
 from .cell_noise import NoisyCellStep, cell_basis
 from .natural_gradient import cell_covariance, cell_information, cell_means, cell_precision
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
+    from ..linalg.covariances import Common
     from ..posterior import NormalPosterior
-    from ..posterior.covariances import Common
 
 CELLS_PER_BLOCK = 2048
 

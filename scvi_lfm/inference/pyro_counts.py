@@ -10,12 +10,12 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
+from ..linalg.covariances import Packed
+from ..linalg.packed import unpack
 from ..model import Gaussian, Scales, model
 from ..model.likelihoods import COUNTS
+from ..model.noise import CountNoise
 from ..posterior import CountPosterior, to_stored_gauge
-from ..posterior.covariances import Packed
-from ..posterior.packed import unpack
-from ..posterior.posterior import CountNoise
 from .counts.engine import CountEngine
 from .minibatches import Minibatches
 from .options import FitResult

@@ -9,7 +9,7 @@ import pyro
 import torch
 from pyro import poutine
 
-from ..posterior.packed import outer
+from ..linalg.packed import outer
 from .pyro_guides import Moments
 
 if TYPE_CHECKING:

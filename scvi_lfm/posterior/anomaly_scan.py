@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..model.likelihoods import normal
+from .anomaly_scores import Scores
 from .leave_one_out import LeaveOneOut
 from .other_cells import RATIO_BINS, RATIO_MAX, fit_share, from_others, other_cells, ratio_centers, ratio_histogram
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from torch import Tensor
 
     from .anomaly_scan_counts import CountAnomalyScan
     from .posterior import NormalPosterior
-
-# a distance that stands for "not asked about"
-NOT_ASKED = -1.0
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of a block of entries, (cells, m)."""
-
-    expected: Tensor  # mean of the predictive
-    distance: Tensor  # standardised, in the direction asked for; negative: not of that direction
-    log_ratio: Tensor  # log p(y | other cells) - log p(y | own); -inf: not of that direction
-
-    def at(self, observed: Tensor | None) -> Self:
-        """The scores with none for entries that were not observed."""
-        if observed is None:
-            return self
-        return replace(
-            self,
-            distance=self.distance.masked_fill(~observed, NOT_ASKED),
-            log_ratio=self.log_ratio.masked_fill(~observed, -torch.inf),
-        )
 
 
 @dataclass(frozen=True)

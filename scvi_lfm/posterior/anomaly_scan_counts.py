@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..model.likelihoods import COUNTS
-from .anomaly_scan import NOT_ASKED, Scores
+from .anomaly_scores import NOT_ASKED, Scores
 from .explanations import Explanations
 
 if TYPE_CHECKING:

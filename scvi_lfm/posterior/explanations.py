@@ -11,14 +11,14 @@ from .predictive_counts import CountPredictive, mixed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .leave_many_out import TakenOut
     from .posterior import CountPosterior
+    from .shares_left_out import SharesLeftOut
 
 
 class Explanations:
     """The laws of counts by their own cells and by others; of counts in `taken`, the first has not seen a share."""
 
-    def __init__(self, q: CountPosterior, taken: TakenOut | None = None) -> None:
+    def __init__(self, q: CountPosterior, taken: SharesLeftOut | None = None) -> None:
         self._loo, self._others = CountLeaveOneOut(q, taken), other_cells_counts(q)
         self._name, self._log_size = q.noise.likelihood, q.noise.log_size
 

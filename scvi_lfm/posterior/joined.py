@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .._keys import FitKeys
-    from .covariances import Covariances
+    from ..linalg.covariances import Covariance
 
 # standard deviations are stored in float32, and so is the noise that some follow from: a few times 6e-8
 ROUNDING = 1e-5
@@ -37,7 +37,7 @@ def check_present(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
         raise ValueError(msg)
 
 
-def check_cells_fit_record(adata: AnnData, keys: FitKeys, cov: Covariances, active: np.ndarray, n_known: int) -> None:
+def check_cells_fit_record(adata: AnnData, keys: FitKeys, cov: Covariance, active: np.ndarray, n_known: int) -> None:
     """Raise if cells have other standard deviations than the covariance that is stored for them gives."""
     if isinstance(cov, Recomputed):
         return  # from the cell's own fields
@@ -55,7 +55,7 @@ def check_cells_fit_record(adata: AnnData, keys: FitKeys, cov: Covariances, acti
 
 
 def check_genes_fit_record(
-    adata: AnnData, keys: FitKeys, cov: Covariances, active: np.ndarray, fitted: np.ndarray, gene_mean: np.ndarray
+    adata: AnnData, keys: FitKeys, cov: Covariance, active: np.ndarray, fitted: np.ndarray, gene_mean: np.ndarray
 ) -> None:
     """Raise if genes have other standard deviations than the covariance that is stored for them gives."""
     n_known = gene_mean.shape[1] - 1 - int(active.sum())

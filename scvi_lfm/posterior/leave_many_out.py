@@ -17,14 +17,14 @@ it. What is then left of a count's own pull on its own prediction is taken out w
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.packed import outer, packed_size, unpack
 from ..model.likelihoods import COUNTS
 from .leave_one_out_counts import fitted_of_pairs, left_out
-from .packed import outer, packed_size, unpack
 from .posterior import extend
 from .predictive import Moments, mean_of_pairs
 
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from .covariances import Covariances
+    from ..linalg.covariances import Covariance
     from .leave_one_out_counts import Fitted
     from .posterior import CountPosterior
+    from .shares_left_out import SharesLeftOut
 
 PAIRS_PER_BLOCK = 20_000
 ROWS_PER_BLOCK = 4096
@@ -45,34 +46,7 @@ TRUST_IN_CELLS, TRUST_IN_GENES = 0.5, 1.0
 TINY = 1e-12
 
 
-@dataclass(frozen=True)
-class TakenOut:
-    """Counts of which a share is taken out, in the order of cells."""
-
-    cell: Tensor  # (k,): position
-    gene: Tensor  # (k,): position
-    share: Tensor  # (k,): between 0 and 1
-    seen: Tensor  # (k,): share of its own pull on its own prediction that is still in the posterior
-
-    @classmethod
-    def none(cls, cell: Tensor, gene: Tensor) -> TakenOut:
-        """Counts of which nothing has been taken out yet."""
-        share = torch.zeros(len(cell), dtype=torch.float32, device=cell.device)
-        return cls(cell, gene, share, 1 - share)
-
-    def rows(self, cells: slice) -> TakenOut:
-        """Those of some consecutive cells, at their places among these."""
-        ends = torch.tensor([cells.start, cells.stop], dtype=self.cell.dtype, device=self.cell.device)
-        first, last = torch.searchsorted(self.cell.contiguous(), ends).tolist()
-        some = TakenOut(self.cell[first:last], self.gene[first:last], self.share[first:last], self.seen[first:last])
-        return replace(some, cell=some.cell - cells.start)
-
-    def where(self, chosen: Tensor) -> TakenOut:
-        """Some of them, by a mask."""
-        return TakenOut(self.cell[chosen], self.gene[chosen], self.share[chosen], self.seen[chosen])
-
-
-def without(q: CountPosterior, y: Tensor, taken: TakenOut) -> tuple[CountPosterior, TakenOut]:
+def without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> tuple[CountPosterior, SharesLeftOut]:
     """The posterior with the means of cells and genes without the shares `taken` of the counts `y` (k,).
 
     How much of each count's own pull is left is noted in what is returned with it.
@@ -95,7 +69,7 @@ def without(q: CountPosterior, y: Tensor, taken: TakenOut) -> tuple[CountPosteri
     return new, replace(taken, seen=seen)
 
 
-def eta_without(q: CountPosterior, y: Tensor, taken: TakenOut) -> Moments:
+def eta_without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
     mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
     for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
@@ -113,7 +87,7 @@ def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator
 
 
 def _rows_without(
-    mean: Tensor, cov: Covariances, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
+    mean: Tensor, cov: Covariance, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
 ) -> Tensor:
     """Means of rows without observations of `x[at]` (k,), their `weight` and `score`."""
     affected, place = rows.unique(return_inverse=True)

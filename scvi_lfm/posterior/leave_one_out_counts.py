@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.covariances import Packed
+from ..linalg.packed import doubled, off_first, outer
 from ..model.likelihoods import COUNTS
-from .covariances import Packed, product_variance_of_pairs
-from .packed import doubled, off_first, outer
 from .posterior import extend
 from .predictive import Moments, mean_of_pairs
 from .rates import MAX_LOG_RATE
@@ -29,9 +29,9 @@ from .rates import MAX_LOG_RATE
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .covariances import Covariances
-    from .leave_many_out import TakenOut
+    from ..linalg.covariances import Covariance
     from .posterior import CountPosterior
+    from .shares_left_out import SharesLeftOut
 
 MAX_LEVERAGE = 0.999
 # a rate below this cannot be told from none
@@ -59,7 +59,7 @@ class CountLeaveOneOut:
     Means of the posterior have not seen a share of the counts in `taken`; covariances have seen all.
     """
 
-    def __init__(self, q: CountPosterior, taken: TakenOut | None = None) -> None:
+    def __init__(self, q: CountPosterior, taken: SharesLeftOut | None = None) -> None:
         self._q, self.name, self._taken = q, q.noise.likelihood, taken
         self._likelihood = COUNTS[self.name]
         gene_mean = q.gene_mean.float()
@@ -103,11 +103,11 @@ def fitted_of_pairs(q: CountPosterior, cells: Tensor, genes: Tensor) -> Fitted:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
     S, T = _of_pairs(q.cell_cov, cells), q.gene_cov.at(genes)
     u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
-    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), product_variance_of_pairs(S, T)
+    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
     return Fitted(*(part.float() for part in parts))
 
 
-def _of_pairs(cov: Covariances, rows: Tensor) -> Packed:
+def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
     """Covariances of rows that repeat, each made once."""
     different, place = rows.unique_consecutive(return_inverse=True)
     return Packed(cov.at(different).packed()[place])

@@ -15,9 +15,10 @@ import torch
 from ..model.likelihoods import COUNTS
 from .explanations import Explanations
 from .gross_errors import fit_gross_errors, most_likely_burst
-from .leave_many_out import TakenOut, eta_without, without
+from .leave_many_out import eta_without, without
 from .other_cells import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
 from .predictive_counts import CountPredictive, mixed
+from .shares_left_out import SharesLeftOut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +43,7 @@ class WithoutOdd:
     """
 
     posterior: CountPosterior
-    taken: TakenOut | None = None
+    taken: SharesLeftOut | None = None
     gross: GrossErrors | None = None
     share: float | None = None  # of entries that come from other cells
 
@@ -64,7 +65,7 @@ def without_odd_counts(q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, 
     if COUNTS[likelihood].MAXIMUM == 1:
         return WithoutOdd(q)
     found, share, n_molecules = _candidates(q, blocks)
-    cleaned, taken = q, TakenOut.none(found.cell, found.gene)
+    cleaned, taken = q, SharesLeftOut.none(found.cell, found.gene)
     dispersion = q.noise.dispersion[found.gene].float()
     for left in reversed(range(ROUNDS + 1)):
         eta = eta_without(cleaned, found.y, taken)

@@ -18,7 +18,8 @@ from .posterior import extend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import NormalNoise, NormalPosterior
+    from ..model.noise import NormalNoise
+    from .posterior import NormalPosterior
 
 SHARE_STEPS = 200
 START_SHARE = 1e-3

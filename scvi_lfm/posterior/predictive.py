@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .covariances import product_variance, product_variance_of_pairs
-from .packed import doubled, outer, slope_moments
-from .posterior import CountNoise, extend
+from ..linalg.packed import doubled, outer, slope_moments
+from ..model.noise import CountNoise
+from .posterior import extend
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .covariances import Covariances
+    from ..linalg.covariances import Covariance
     from .posterior import Posterior
 
 PAIRS_PER_BLOCK = 20_000
@@ -43,7 +43,7 @@ def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
     u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
-    var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + product_variance_of_pairs(cell_cov, gene_cov)
+    var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + cell_cov.slope_products_of_pairs(gene_cov)
     return Moments(mean_of_pairs(q, cells, genes), var)
 
 
@@ -92,7 +92,7 @@ class BlockPredictor:
         Precision of the blocks.
     """
 
-    def __init__(self, q: Posterior, gene_cov: Covariances | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, q: Posterior, gene_cov: Covariance | None = None, dtype: torch.dtype = torch.float32) -> None:
         self._q, self._dtype = q, dtype
         self._gene_cov = q.gene_cov if gene_cov is None else gene_cov
         self._v = extend(q.gene_mean)
@@ -116,7 +116,7 @@ class BlockPredictor:
 
     def product(self, cells: slice | Tensor) -> Tensor:
         """tr(S_AA T_BB), (cells, m) or what broadcasts to it."""
-        return product_variance(self._q.cell_cov.at(cells), self._gene_cov).to(self._dtype)
+        return self._q.cell_cov.at(cells).slope_products(self._gene_cov).to(self._dtype)
 
     def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""

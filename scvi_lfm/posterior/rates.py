@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .packed import doubled, first_column, outer, packed_size, slope_moments
+from ..linalg.packed import doubled, first_column, outer, packed_size, slope_moments
 from .posterior import extend
 
 if TYPE_CHECKING:

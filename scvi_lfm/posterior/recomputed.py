@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.covariances import Covariance, Packed
+from ..linalg.packed import pack, unpack
 from ..model.likelihoods import COUNTS
 from ..model.priors import free_coordinates, with_known
-from .covariances import Packed
-from .packed import pack, unpack
 from .rates import GeneFeatures, cell_features, rates
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ..model import Gaussian
-    from .posterior import CountNoise
+    from ..model.noise import CountNoise
 
 CELLS_PER_BLOCK = 512
 ROUNDS = 12
 
 
 @dataclass(frozen=True)
-class Recomputed:
+class Recomputed(Covariance):
     """A covariance of its own for each cell, made when it is asked for."""
 
     cell_mean: Tensor  # (n, r+1)
@@ -66,10 +68,10 @@ class Recomputed:
         """The covariances of some rows: a boolean mask, positions or a slice."""
         return replace(self, cell_mean=self.cell_mean[rows], offset=self.offset[rows])
 
-    def blocks(self) -> list[Packed]:
-        """All covariances, in blocks of rows."""
+    def blocks(self) -> Iterator[Tensor]:
+        """Lower triangles of all rows, by blocks that are solved together."""
         parts = zip(self.cell_mean.split(CELLS_PER_BLOCK), self.offset.split(CELLS_PER_BLOCK), strict=True)
-        return [Packed(self._solve(mean, offset)) for mean, offset in parts]
+        return (self._solve(mean, offset) for mean, offset in parts)
 
     def _solve(self, mean: Tensor, offset: Tensor) -> Tensor:
         p = self.features.packed_size
@@ -91,39 +93,10 @@ class Recomputed:
             cov = pack(with_known(torch.linalg.inv(precision), n_known)).to(mean.dtype)
         return cov
 
+    def packed(self) -> Tensor:
+        """Lower triangles, (rows, p)."""
+        return torch.cat(list(self.blocks()))
+
     def moved(self, linear: Tensor) -> Packed:
         """F C F', made for every cell."""
         return Packed(self.packed()).moved(linear)
-
-    def packed(self) -> Tensor:
-        """Lower triangles, (rows, p)."""
-        return torch.cat([block.values for block in self.blocks()])
-
-    def quadratic(self, x: Tensor) -> Tensor:
-        """x_i' C_i x_i, (rows,), for one x (rows, k) of each row."""
-        return Packed(self.packed()).quadratic(x)
-
-    def quadratics(self, x: Tensor) -> Tensor:
-        """x_l' C_i x_l of each x (l, k) with each row, (l, rows)."""
-        return Packed(self.packed()).quadratics(x)
-
-    def diagonals(self) -> Tensor:
-        """Variances, (rows, k)."""
-        return torch.cat([block.diagonals() for block in self.blocks()])
-
-    def total(self) -> Tensor:
-        """Sum over rows, (k, k) in float64."""
-        return torch.stack([block.total() for block in self.blocks()]).sum(0)
-
-    def inner(self, matrix: Tensor) -> Tensor:
-        """tr(C_i M) for each row, (rows,)."""
-        return torch.cat([block.inner(matrix) for block in self.blocks()])
-
-    def spread(self, noise: Tensor) -> Tensor:
-        """Standard Normal draws (rows, k) turned into draws with these covariances."""
-        drawn, start = [], 0
-        for block in self.blocks():
-            stop = start + len(block.values)
-            drawn.append(block.spread(noise[start:stop]))
-            start = stop
-        return torch.cat(drawn)

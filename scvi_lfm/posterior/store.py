@@ -13,12 +13,13 @@ from .._keys import HELD_OUT, LEVEL, VALUES, FitKeys, fit_keys
 from .._memory import naming_memory
 from .._settings import settings
 from .._validate import check_key
+from ..linalg.covariances import Packed
 from ..model import Gaussian
 from ..model.likelihoods import COUNTS
-from .covariances import Packed
+from ..model.noise import CountNoise
 from .fields import all_or_nothing, entry, find, numbers
 from .joined import check_cells_fit_record, check_genes_fit_record, check_present
-from .posterior import CountNoise, CountPosterior, NormalPosterior
+from .posterior import CountPosterior, NormalPosterior
 from .recomputed import Recomputed
 from .stored_covariances import packed_of_free, packed_with_known, padded_packed, read_packed, stored_bytes
 from .stored_covariates import known_of_cells, n_known

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..linalg.packed import dimension, packed_size
 from .fields import numbers
-from .packed import dimension, packed_size
 
 if TYPE_CHECKING:
     from anndata import AnnData

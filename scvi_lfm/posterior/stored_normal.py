@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from .._keys import BY_ROW
-from .covariances import Common, Eigenbasis, Packed, PackedUnderNoise
+from ..linalg.covariances import Common, Eigenbasis, Packed, PackedUnderNoise
+from ..model.noise import NormalNoise
 from .fields import entry, numbers
-from .posterior import NormalNoise, NormalPosterior
+from .posterior import NormalPosterior
 from .stored_covariances import read_packed
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from .._context import resolve_device
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..posterior import CountPosterior, read_fit
-from ..posterior.anomaly_scan import AnomalyScan, Histograms, Scores, Thresholds
+from ..posterior.anomaly_scan import AnomalyScan, Histograms, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
 from ..posterior.fields import all_or_nothing
 from ..posterior.odd_counts import without_odd_counts
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
+    from ..posterior.anomaly_scores import Scores
 
 
 @dataclass(frozen=True)

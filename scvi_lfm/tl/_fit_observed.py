@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
-    from ._fit_plan import FitArguments
+    from ._given import FitArguments
 
-OBSERVED = ("all", "stored")
 # in expression, about as many of a cell's values are the least one; of a user's ratings, few are
 LIKE_EXPRESSION = 0.4
 ENOUGH = 10

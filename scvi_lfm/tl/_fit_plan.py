@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -35,51 +35,16 @@ from ._fit_arguments import (
     warn_about_empty_genes,
     warn_about_kind,
 )
-from ._fit_observed import OBSERVED, check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
+from ._fit_observed import check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
+from ._given import AUTO, ENGINES, FAMILIES, GUIDES, LEARNING_RATE, LIKELIHOODS, NOISES, OBSERVED
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import pandas as pd
-    import scipy.sparse as sp
     from anndata import AnnData
 
     from ..data import CellMatrix
-
-LIKELIHOODS = ("auto", *CONTINUOUS, *COUNTS)
-NOISES = ("shared", "gene", "cell_gene")
-FAMILIES = ("row_block", "mean_field")
-ENGINES = ("natural_gradient", "pyro")
-GUIDES = (*FAMILIES, "low_rank", "flow")
-LEARNING_RATE = 0.02
-AUTO = "auto"
-
-
-@dataclass(frozen=True)
-class FitArguments:
-    """The arguments of :func:`scvi_lfm.tl.fit`, as they were given."""
-
-    n_factors: int | str
-    layer: str | None
-    likelihood: str
-    noise: str
-    observed: str
-    held_out: str | sp.csr_array | None
-    covariates: Sequence[str] | str | None
-    size_factors: np.ndarray | str | None
-    mask_var: np.ndarray | str | None
-    family: str
-    engine: str
-    guide: str | Callable[..., Any] | None
-    learning_rate: float | None
-    prior_scales: Mapping[str, Any] | None
-    batch_size: int | None
-    max_epochs: int | None
-    tol: float
-    device: str
-    rng: int | np.random.Generator
-    progress: bool
+    from ._given import FitArguments
 
 
 @dataclass(frozen=True)

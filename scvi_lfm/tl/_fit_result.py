@@ -10,7 +10,7 @@ import torch
 from .._calls import warn_user
 from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
 from ..model.likelihoods import CONTINUOUS
-from ..posterior.posterior import CountNoise, NormalNoise
+from ..model.noise import CountNoise, NormalNoise
 from ._size_factors import EXPECTED, TOTAL, expected_rates
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
-    from ._fit_plan import FitArguments
+    from ._given import FitArguments
 
 
 def record_of(

@@ -15,8 +15,8 @@ from .._keys import BY_ROW, HELD_OUT
 from .._validate import check_anndata, check_not_empty, check_unique
 from ..data import restrict
 from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
+from ..linalg.covariances import PackedUnderNoise
 from ..posterior import CountPosterior, read_fit, write_fit
-from ..posterior.covariances import PackedUnderNoise
 from ..posterior.fields import entry
 from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import check_closed_form, less_level_of_fit

@@ -27,9 +27,9 @@ from scvi_lfm.inference.finish import Trace
 from scvi_lfm.inference.pyro_counts import CountProgram
 from scvi_lfm.inference.pyro_engine import _optimise
 from scvi_lfm.inference.pyro_guides import PROGRAMS, RowGuide
+from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import CountPosterior
 from scvi_lfm.posterior.gauge import balance, shift_constants, translate_cells, translate_genes
-from scvi_lfm.posterior.packed import unpack
 from scvi_lfm.posterior.posterior import extend
 
 CPU = torch.device("cpu")

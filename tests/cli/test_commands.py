@@ -57,11 +57,11 @@ def test_help_does_not_wait_for_libraries() -> None:
 
 
 def test_choices_are_those_of_the_package() -> None:
-    plan, anomalies = import_module("scvi_lfm.tl._fit_plan"), import_module("scvi_lfm.tl._anomalies")
-    assert parser.LIKELIHOODS == plan.LIKELIHOODS
-    assert parser.NOISES == plan.NOISES
-    assert parser.FAMILIES == plan.FAMILIES
-    assert parser.ENGINES == plan.ENGINES
+    given, anomalies = import_module("scvi_lfm.tl._given"), import_module("scvi_lfm.tl._anomalies")
+    assert parser.LIKELIHOODS == given.LIKELIHOODS
+    assert parser.NOISES == given.NOISES
+    assert parser.FAMILIES == given.FAMILIES
+    assert parser.ENGINES == given.ENGINES
     assert parser.DIRECTIONS == anomalies.DIRECTIONS
 
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import read_fit
-from scvi_lfm.posterior.leave_many_out import TakenOut, eta_without, without
+from scvi_lfm.posterior.leave_many_out import eta_without, without
 from scvi_lfm.posterior.leave_one_out_counts import CountLeaveOneOut, fitted_of_pairs
-from scvi_lfm.posterior.packed import unpack
 from scvi_lfm.posterior.recomputed import Recomputed
+from scvi_lfm.posterior.shares_left_out import SharesLeftOut
 
 
 def entries(cells, genes, shares):
-    taken = TakenOut.none(torch.as_tensor(cells), torch.as_tensor(genes))
+    taken = SharesLeftOut.none(torch.as_tensor(cells), torch.as_tensor(genes))
     return replace(taken, share=torch.as_tensor(shares, dtype=torch.float32))
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from scvi_lfm.linalg.covariances import Packed
+from scvi_lfm.linalg.packed import pack
 from scvi_lfm.posterior import read_fit
-from scvi_lfm.posterior.covariances import Packed
 from scvi_lfm.posterior.leave_one_out_counts import CountLeaveOneOut
-from scvi_lfm.posterior.packed import pack
 from scvi_lfm.posterior.recomputed import Recomputed
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior import recomputed
-from scvi_lfm.posterior.covariances import Packed, product_variance
 from scvi_lfm.posterior.recomputed import Recomputed
 
 N, M, R = 11, 60, 2
@@ -82,7 +82,7 @@ def test_does_not_depend_on_the_blocks(posterior, monkeypatch):
     q = posterior()
     at_once = record(q).packed()
     monkeypatch.setattr(recomputed, "CELLS_PER_BLOCK", 4)
-    assert len(record(q).blocks()) == 3
+    assert len(list(record(q).blocks())) == 3
     torch.testing.assert_close(record(q).packed(), at_once, rtol=1e-5, atol=1e-7)
 
 
@@ -107,6 +107,6 @@ def test_answers_as_if_it_were_stored(posterior, monkeypatch, rows):
         (lazy.quadratic(noise), stored.quadratic(noise)),
         (lazy.quadratics(x), stored.quadratics(x)),
         (lazy.spread(noise), stored.spread(noise)),
-        (product_variance(lazy, q.gene_cov), product_variance(stored, q.gene_cov)),
+        (lazy.slope_products(q.gene_cov), stored.slope_products(q.gene_cov)),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ..._settings import settings
+from ...linalg.covariances import Packed
+from ...linalg.packed import packed_size
 from ...model.likelihoods import COUNTS
+from ...model.noise import CountNoise
 from ...model.priors import initial_scales, rotation_is_free
 from ...posterior import CountPosterior, to_stored_gauge
-from ...posterior.covariances import Packed
 from ...posterior.held_out import score_held_out
-from ...posterior.packed import packed_size
-from ...posterior.posterior import CountNoise
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
 from ..finish import OFF, population

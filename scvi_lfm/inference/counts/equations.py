@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.batch_inverse import blocks, invert, pack_last, unpack_last
 from ...model.priors import free_coordinates
-from ...posterior.rows_last import blocks, invert, pack_last, unpack_last
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import dimension, inner, outer, unpack
+from ...linalg.packed import dimension, inner, outer, unpack
 from ...posterior.rates import cell_features, rates
 from .dispersion import update_dispersion
 from .equations import solve_rows, where_observed

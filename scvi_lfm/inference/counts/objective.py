@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...model.priors import MU_SCALE, free_coordinates
-from ...posterior.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...posterior.posterior import extend
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import torch
 
 from ..._memory import naming_memory
 from ..._settings import settings
+from ...linalg.covariances import Packed
+from ...linalg.packed import pack
 from ...model.likelihoods import COUNTS
 from ...model.priors import free_coordinates, with_known
-from ...posterior.covariances import Packed
-from ...posterior.packed import pack
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
 from ..sweep import insert_known

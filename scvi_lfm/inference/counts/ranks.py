@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.packed import unpack
 from ...posterior.gauge import balance, translate_genes
-from ...posterior.packed import unpack
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
 from .gene_step import gene_step
 from .objective import elbo_per_entry

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ...data import CellMatrix
+from ...linalg.packed import diagonal, pack
 from ...model.priors import initial_scales, with_known
-from ...posterior.packed import diagonal, pack
 from ...posterior.rates import GeneFeatures
 from ..initialisation import add_random_factors, fit_without_factors
 from ..sweep import LocalStep

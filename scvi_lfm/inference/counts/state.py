@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.packed import congruent, diagonal, pack, unpack
 from ...model import Gaussian
-from ...posterior.packed import congruent, diagonal, pack, unpack
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...posterior.packed import congruent, pack, packed_size
-from ...posterior.rows_last import blocks, invert, pack_last, unpack_last
+from ...linalg.batch_inverse import blocks, invert, pack_last, unpack_last
+from ...linalg.packed import congruent, pack, packed_size
 
 if TYPE_CHECKING:
     from torch import Tensor

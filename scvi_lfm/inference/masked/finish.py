@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.covariances import Packed, PackedUnderNoise
 from ...model import Gaussian
+from ...model.noise import NormalNoise
 from ...posterior import NormalPosterior, to_stored_gauge
-from ...posterior.covariances import Packed, PackedUnderNoise
-from ...posterior.posterior import NormalNoise
 from ..options import FitResult
 from .equations import Rows
 from .noise import shrunk_variances

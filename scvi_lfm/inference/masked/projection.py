@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._memory import naming_memory
-from ...posterior.covariances import Packed
+from ...linalg.covariances import Packed
 from .centre import centred
 from .steps import CellStep
 

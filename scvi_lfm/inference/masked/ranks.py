@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ...posterior.held_out import score_held_out
-from ...posterior.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
 from .equations import Rows
 from .finish import as_posterior

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ...data import CellMatrix
+from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
-from ...posterior.packed import pack, packed_size
 from .equations import Rows
 from .state import Globals
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data import column_sums
-from ...posterior.packed import congruent, diagonal, unpack
+from ...linalg.packed import congruent, diagonal, unpack
 from ..counts.gene_step import margins
 
 if TYPE_CHECKING:

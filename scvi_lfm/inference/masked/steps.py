@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data import column_sums
+from ...linalg.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...model import Gaussian
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
-from ...posterior.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...posterior.posterior import extend
 from ..counts.gene_step import right_side, without_activity
 from .equations import Rows, solve_rows

@@ -19,9 +19,9 @@ from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_ent
 from scvi_lfm.inference.counts.start import add_factors
 from scvi_lfm.inference.counts.state import Cells, Globals, cell_prior, gene_prior
 from scvi_lfm.inference.progress import show_progress
+from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model import PriorScales
 from scvi_lfm.model.likelihoods import COUNTS
-from scvi_lfm.posterior.covariances import Packed
 from scvi_lfm.posterior.recomputed import Recomputed
 
 FAMILIES = ["row_block", "mean_field"]

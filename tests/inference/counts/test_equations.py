@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from scvi_lfm.inference.counts.equations import TRUST, solve_rows
+from scvi_lfm.linalg import batch_inverse
 from scvi_lfm.model import Gaussian
-from scvi_lfm.posterior import rows_last
 
 ROWS, K = 7, 4
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
@@ -128,9 +128,9 @@ def test_blocks_of_rows_change_nothing(rows, monkeypatch):
     H, h, prior = rows
     current = np.ones((ROWS, K))
     whole = solve(H, h, prior, current)
-    monkeypatch.setattr(rows_last, "VALUES_PER_BLOCK", 3 * K**2)
-    monkeypatch.setattr(rows_last, "LEAST_ROWS", 1)
-    assert len(list(rows_last.blocks(ROWS, K))) == 3
+    monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 3 * K**2)
+    monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 1)
+    assert len(list(batch_inverse.blocks(ROWS, K))) == 3
     parts = solve(H, h, prior, current)
     for name in ("mean", "cov", "missing"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-12, atol=1e-14)

@@ -14,10 +14,10 @@ from scvi_lfm.inference import project_counts
 from scvi_lfm.inference.counts import projection
 from scvi_lfm.inference.counts.cell_step import cell_step
 from scvi_lfm.inference.counts.state import Cells
+from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
+from scvi_lfm.model.noise import CountNoise
 from scvi_lfm.posterior import CountPosterior
-from scvi_lfm.posterior.covariances import Packed
-from scvi_lfm.posterior.posterior import CountNoise
 from scvi_lfm.posterior.rates import GeneFeatures
 from scvi_lfm.posterior.recomputed import Recomputed
 

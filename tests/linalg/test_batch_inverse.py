@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.posterior import rows_last
-from scvi_lfm.posterior.packed import pack
-from scvi_lfm.posterior.rows_last import blocks, invert, pack_last, unpack_last
+from scvi_lfm.linalg import batch_inverse
+from scvi_lfm.linalg.batch_inverse import blocks, invert, pack_last, unpack_last
+from scvi_lfm.linalg.packed import pack
 
 
 def positive_definite(rows, k, seed=0, dtype=torch.float64):
@@ -64,8 +64,8 @@ def test_what_is_not_positive_definite_is_refused(bad):
 
 
 def test_blocks_are_all_rows_once(monkeypatch):
-    monkeypatch.setattr(rows_last, "VALUES_PER_BLOCK", 1000)
-    monkeypatch.setattr(rows_last, "LEAST_ROWS", 3)
+    monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 1000)
+    monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 3)
     for k, size in ((10, 10), (100, 3)):
         found = list(blocks(25, k))
         assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))

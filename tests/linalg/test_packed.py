@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.posterior.packed import (
+from scvi_lfm.linalg.packed import (
     congruent,
     diagonal,
     dimension,

@@ -1,0 +1,246 @@
+"""Covariances of rows (a, A) or (b, B): every form answers the same questions, so that no tool asks which it has.
+
+`Common`: one matrix for every row. `Eigenbasis`: one basis for all rows, a diagonal for each. `Packed`: a matrix of its
+own for each row, as `PackedUnderNoise` with the noise that it holds for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from .packed import congruent, diagonal, dimension, doubled, off_first, outer, pack, root, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Self
+
+    from torch import Tensor
+
+ROWS_PER_BLOCK = 4096
+
+
+class Covariance(ABC):
+    """A covariance C_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
+
+    @abstractmethod
+    def packed(self) -> Tensor:
+        """Lower triangles, (rows, p) or what broadcasts to it."""
+
+    @abstractmethod
+    def at(self, rows: Tensor | slice) -> Self:
+        """Covariances of some rows: a boolean mask, positions or a slice."""
+
+    @abstractmethod
+    def moved(self, linear: Tensor) -> Covariance:
+        """F C F' of each row."""
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Lower triangles by blocks of rows, one after the other."""
+        yield self.packed()
+
+    def diagonals(self) -> Tensor:
+        """Variances, (rows, k)."""
+        return torch.cat([diagonal(block) for block in self.blocks()])
+
+    def total(self) -> Tensor:
+        """Sum over rows, (k, k) in float64."""
+        return unpack(torch.stack([block.sum(0, dtype=torch.float64) for block in self.blocks()]).sum(0))
+
+    def inner(self, matrix: Tensor) -> Tensor:
+        """tr(C_i M) for each row, (rows,) in the dtype of `matrix`."""
+        flat = pack(matrix) * doubled(len(matrix), matrix)
+        return torch.cat([block.to(matrix.dtype) @ flat for block in self.blocks()])
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        """x_i' C_i x_i, (rows,), for one x (rows, k) of each row."""
+        blocks = self._with_rows(x)
+        return torch.cat([(outer(own) * doubled(own.shape[1], own) * block).sum(1) for block, own in blocks])
+
+    def quadratics(self, x: Tensor) -> Tensor:
+        """x_l' C_i x_l of each x (l, k) with each row, (l, rows) or what broadcasts to it."""
+        return torch.cat([_outer_products(x.to(block.dtype)) @ block.T for block in self.blocks()], dim=1)
+
+    def spread(self, noise: Tensor) -> Tensor:
+        """Draws with these covariances, (rows, k), from standard Normal draws (rows, k)."""
+        blocks = self._with_rows(noise)
+        return torch.cat([(root(unpack(block.to(own.dtype))) @ own[..., None])[..., 0] for block, own in blocks])
+
+    def slope_products(self, other: Covariance) -> Tensor:
+        """tr(C_AA D_BB), without the first coordinates, of every row with every row of another, (rows, others)."""
+        left = self.packed()
+        return (left * _slope_weights(left)) @ other.packed().to(left.dtype).T
+
+    def slope_products_of_pairs(self, other: Covariance) -> Tensor:
+        """tr(C_AA D_BB) of each row with the same row of another, (rows,)."""
+        left = self.packed()
+        return (left * other.packed() * _slope_weights(left)).sum(1)
+
+    def _with_rows(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        start = 0
+        for block in self.blocks():
+            yield block, x[start : start + len(block)]
+            start += len(block)
+
+
+@dataclass(frozen=True)
+class Common(Covariance):
+    """The same covariance for every row."""
+
+    matrix: Tensor  # (k, k)
+    n_rows: int
+
+    def packed(self) -> Tensor:
+        return pack(self.matrix)[None]
+
+    def at(self, rows: Tensor | slice) -> Common:
+        return replace(self, n_rows=len(self.matrix.new_empty(self.n_rows)[rows]))
+
+    def moved(self, linear: Tensor) -> Common:
+        return replace(self, matrix=linear @ self.matrix @ linear.T)
+
+    def diagonals(self) -> Tensor:
+        return self.matrix.diagonal().expand(self.n_rows, -1)
+
+    def total(self) -> Tensor:
+        return self.matrix * self.n_rows
+
+    def inner(self, matrix: Tensor) -> Tensor:
+        return (self.matrix * matrix).sum().expand(self.n_rows)
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        return ((x @ self.matrix) * x).sum(1)
+
+    def quadratics(self, x: Tensor) -> Tensor:
+        return ((x @ self.matrix) * x).sum(1, keepdim=True)
+
+    def spread(self, noise: Tensor) -> Tensor:
+        return noise @ root(self.matrix).T
+
+    def slope_products(self, other: Covariance) -> Tensor:
+        return self.slope_products_of_pairs(other)[None]
+
+    def slope_products_of_pairs(self, other: Covariance) -> Tensor:
+        slopes = self.matrix.clone()
+        slopes[0], slopes[:, 0] = 0, 0
+        return other.inner(slopes)
+
+
+@dataclass(frozen=True)
+class Eigenbasis(Covariance):
+    """`C_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`."""
+
+    basis: Tensor  # (k, k)
+    eig: Tensor  # (k,)
+    sigma: Tensor  # (rows,)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Variances in the basis, (rows, k)."""
+        return 1 / (self.eig / self.sigma.double().square()[:, None] + 1)
+
+    def packed(self) -> Tensor:
+        return torch.cat([pack((self.basis * d[:, None]) @ self.basis.T) for d in self.diagonal.split(ROWS_PER_BLOCK)])
+
+    def at(self, rows: Tensor | slice) -> Eigenbasis:
+        return replace(self, sigma=self.sigma[rows])
+
+    def moved(self, linear: Tensor) -> Eigenbasis:
+        return replace(self, basis=linear @ self.basis)
+
+    def under(self, sigma: Tensor) -> Eigenbasis:
+        """Covariances under another noise."""
+        return replace(self, sigma=sigma)
+
+    def diagonals(self) -> Tensor:
+        return self.diagonal @ self.basis.square().T
+
+    def total(self) -> Tensor:
+        return (self.basis * self.diagonal.sum(0)) @ self.basis.T
+
+    def inner(self, matrix: Tensor) -> Tensor:
+        return self.diagonal @ ((matrix @ self.basis) * self.basis).sum(0)
+
+    def quadratic(self, x: Tensor) -> Tensor:
+        return (self.diagonal * (x @ self.basis).square()).sum(1)
+
+    def quadratics(self, x: Tensor) -> Tensor:
+        return (x @ self.basis).square() @ self.diagonal.T
+
+    def spread(self, noise: Tensor) -> Tensor:
+        return (self.diagonal.sqrt() * noise) @ self.basis.T
+
+    def log_mean(self) -> Tensor:
+        """A matrix in the basis of all rows, (k, k), whose log determinant is the mean of theirs."""
+        return (self.basis * self.diagonal.log().mean(0).exp()) @ self.basis.T
+
+    def slope_products(self, other: Covariance) -> Tensor:
+        if not isinstance(other, Eigenbasis):
+            return super().slope_products(other)
+        return self.diagonal @ self._overlap(other) @ other.diagonal.T
+
+    def slope_products_of_pairs(self, other: Covariance) -> Tensor:
+        if not isinstance(other, Eigenbasis):
+            return super().slope_products_of_pairs(other)
+        return ((self.diagonal @ self._overlap(other)) * other.diagonal).sum(1)
+
+    def _overlap(self, other: Eigenbasis) -> Tensor:
+        """tr(S_AA T_BB) of each basis vector of S with each of T, (k, k)."""
+        return (self.basis[1:].T @ other.basis[1:]).square()
+
+
+@dataclass(frozen=True)
+class Packed(Covariance):
+    """A covariance of its own for each row."""
+
+    values: Tensor  # (rows, p): packed lower triangles
+
+    def packed(self) -> Tensor:
+        return self.values
+
+    def at(self, rows: Tensor | slice) -> Self:
+        return replace(self, values=self.values[rows])
+
+    def moved(self, linear: Tensor) -> Packed:
+        parts = [congruent(linear, part.to(linear.dtype)) for part in self.values.split(ROWS_PER_BLOCK)]
+        return Packed(torch.cat(parts).to(self.values.dtype))
+
+
+@dataclass(frozen=True)
+class PackedUnderNoise(Packed):
+    """`C_j = (prior^-1 + w_j H_j)^-1` with `w_j = 1 / sigma_j^2`, a matrix H_j of its own for each row."""
+
+    sigma: Tensor  # (rows,)
+    prior: Tensor  # (k, k)
+
+    def at(self, rows: Tensor | slice) -> PackedUnderNoise:
+        return replace(self, values=self.values[rows], sigma=self.sigma[rows])
+
+    def moved(self, linear: Tensor) -> PackedUnderNoise:
+        return replace(self, values=super().moved(linear).values, prior=linear @ self.prior @ linear.T)
+
+    def under(self, sigma: Tensor) -> PackedUnderNoise:
+        """Covariances under another noise."""
+        if torch.equal(sigma, self.sigma):
+            return self
+        ratio = (self.sigma.double() / sigma.double()).square()
+        precision = torch.linalg.inv(self.prior)
+        parts = [
+            pack(torch.linalg.inv(torch.lerp(precision, torch.linalg.inv(unpack(values.double())), r[:, None, None])))
+            for values, r in zip(self.values.split(ROWS_PER_BLOCK), ratio.split(ROWS_PER_BLOCK), strict=True)
+        ]
+        return replace(self, values=torch.cat(parts).to(self.values.dtype), sigma=sigma)
+
+
+def _outer_products(x: Tensor) -> Tensor:
+    """Packed x x' (l, p), whose dot product with a packed matrix is a quadratic form."""
+    return outer(x) * doubled(x.shape[1], x)
+
+
+def _slope_weights(values: Tensor) -> Tensor:
+    """Weights (p,) that make a dot product of packed values the trace of a product without first coordinates."""
+    k = dimension(values.shape[1])
+    return doubled(k, values) * off_first(k, values)

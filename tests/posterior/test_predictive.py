@@ -1,0 +1,83 @@
+"""Moments of eta, by pairs, by blocks and by sampled products, in every gauge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_lfm.posterior import CountPosterior, predictive, to_stored_gauge
+from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
+from scvi_lfm.posterior.predictive import BlockPredictor, eta_of_entries, eta_of_pairs
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(params=["normal", "counts"])
+def posterior(request, draw_posterior, draw_count_posterior):
+    return (draw_posterior if request.param == "normal" else draw_count_posterior)(9, 6, 3)
+
+
+def test_moments_of_eta(posterior, predictions, monkeypatch):
+    q, counts = posterior, isinstance(posterior, CountPosterior)
+    expected = predictions(q if counts else replace(q, noise=replace(q.noise, sigma=q.noise.predictive)))
+    mean = expected["mean"] + (q.noise.log_size.numpy()[:, None] if counts else 0)
+    found = BlockPredictor(q, dtype=torch.float64).moments(slice(2, 7))
+    np.testing.assert_allclose(found.mean, mean[2:7], rtol=1e-10)
+    np.testing.assert_allclose(found.var, expected["var"][2:7], rtol=1e-10)
+    monkeypatch.setattr(predictive, "PAIRS_PER_BLOCK", 4)
+    cells, genes = torch.tensor([0, 8, 3, 3, 5, 1]), torch.tensor([5, 0, 2, 3, 3, 1])
+    pairs = eta_of_pairs(q, cells, genes)
+    np.testing.assert_allclose(pairs.mean, mean[cells, genes], rtol=1e-10)
+    np.testing.assert_allclose(pairs.var, expected["var"][cells, genes], rtol=1e-10)
+
+
+def test_moments_of_entries_in_the_order_of_cells(draw_count_posterior):
+    q = draw_count_posterior(9, 6, 3)
+    cells, genes = torch.tensor([0, 0, 2, 5, 5, 8]), torch.tensor([1, 5, 2, 0, 3, 1])
+    wanted, found = eta_of_pairs(q, cells, genes), eta_of_entries(q, cells, genes)
+    torch.testing.assert_close(found.mean, wanted.mean)
+    np.testing.assert_allclose(found.var, wanted.var, rtol=1e-5)
+
+
+def test_genes_alone_keep_their_moments(posterior):
+    rows = torch.tensor([4, 1])
+    part = BlockPredictor(posterior.at_genes(rows), dtype=torch.float64).moments(slice(None))
+    whole = BlockPredictor(posterior, dtype=torch.float64).moments(slice(None))
+    torch.testing.assert_close(part.mean, whole.mean[:, rows])
+    torch.testing.assert_close(part.var, whole.var[:, rows])
+
+
+GENERAL = (
+    translate_cells(normal(3, seed=6))
+    .then(rotate(normal(3, 3, seed=7)))
+    .then(translate_genes(normal(3, seed=8)))
+    .then(shift_constants(*normal(2, seed=9), 3))
+)
+
+
+@pytest.mark.parametrize("move", [GENERAL.posterior, to_stored_gauge], ids=["a move", "the stored gauge"])
+def test_no_gauge_changes_what_counts_say(draw_count_posterior, predictions, move):
+    q = draw_count_posterior(9, 6, 3)
+    moved = move(q)
+    before, after = predictions(q), predictions(moved)
+    for what in before:
+        np.testing.assert_allclose(after[what], before[what], rtol=1e-9, atol=1e-9, err_msg=what)
+    # and the package's own predictions agree
+    moments = [BlockPredictor(p, dtype=torch.float64).moments(slice(None)) for p in (q, moved)]
+    torch.testing.assert_close(moments[1].mean, moments[0].mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(moments[1].var, moments[0].var, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(moved.cell_cov.values, q.cell_cov.values)
+    assert not torch.allclose(moved.gene_cov.values, q.gene_cov.values)
+    assert moved.noise is q.noise
+
+
+def test_the_stored_gauge_of_counts_without_factors(draw_count_posterior, predictions):
+    q = draw_count_posterior(6, 5, 0)
+    before, after = predictions(q), predictions(to_stored_gauge(q))
+    for what in before:
+        np.testing.assert_allclose(after[what], before[what], rtol=1e-10, atol=1e-10, err_msg=what)
