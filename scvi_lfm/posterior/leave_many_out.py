@@ -24,7 +24,7 @@ import torch
 
 from ..linalg.packed import outer, packed_size, unpack
 from ..model.likelihoods import COUNTS
-from .leave_one_out_counts import fitted_of_pairs, left_out
+from .leave_one_out_counts import count_left_out, fitted_of_pairs, rate_of
 from .posterior import extend
 from .predictive import Moments, mean_of_pairs
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
-    from .leave_one_out_counts import Fitted
+    from .leave_one_out import Fitted
     from .posterior import CountPosterior
     from .shares_left_out import SharesLeftOut
 
@@ -57,7 +57,7 @@ def without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> tuple[CountPo
     before, pull = torch.empty_like(share), torch.empty_like(share)
     for part, fitted, w, g in _pairs(q, y[some], cell, gene):
         weight[part], score[part] = w * share[part], g * share[part]
-        before[part], pull[part] = fitted.mean, fitted.mean - left_out(fitted, w, g).mean
+        before[part], pull[part] = fitted.mean, fitted.mean - count_left_out(fitted, w, g).mean
     u, v = extend(q.cell_mean), extend(q.gene_mean)
     cell_mean = _rows_without(q.cell_mean, q.cell_cov, cell, v, gene, weight, score, TRUST_IN_CELLS)
     gene_mean = _rows_without(q.gene_mean, q.gene_cov, gene, u, cell, weight, score, TRUST_IN_GENES)
@@ -73,7 +73,7 @@ def eta_without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
     mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
     for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
-        eta = left_out(fitted, weight, score * taken.seen[part])
+        eta = count_left_out(fitted, weight, score * taken.seen[part])
         mean[part], var[part] = eta.mean, eta.var
     return Moments(mean, var)
 
@@ -83,7 +83,11 @@ def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator
     dispersion = q.noise.dispersion.float()
     for part in torch.arange(len(y), device=y.device).split(PAIRS_PER_BLOCK):
         fitted = fitted_of_pairs(q, cell[part], gene[part])
-        yield part, fitted, *COUNTS[q.noise.likelihood].weight_and_score(y[part], fitted.rate(), dispersion[gene[part]])
+        yield (
+            part,
+            fitted,
+            *COUNTS[q.noise.likelihood].weight_and_score(y[part], rate_of(fitted), dispersion[gene[part]]),
+        )
 
 
 def _rows_without(

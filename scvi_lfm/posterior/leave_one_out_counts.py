@@ -1,20 +1,7 @@
-r"""Leave-one-out predictions of observed counts, without a refit.
-
-As for the Normal likelihood, with the Fisher weight in place of the precision and the score in place of the weighted
-residual: an entry acts on its own prediction through its cell, with leverage :math:`h_c = w_{ij} v_j' S_i v_j`, and
-through its gene, with :math:`h_g = w_{ij} u_i' T_j u_i`. At the fixed point of inference the entry is one Normal
-observation of eta among others, and taking it out of either side is exact given the other's weights:
-
-.. math::
-
-    \rho &= \frac{v_j' S_i v_j}{1 - h_c} + \frac{u_i' T_j u_i}{1 - h_g} \\
-    \mathrm{mean} &= \bar\eta_{ij} - \rho g_{ij}, \qquad
-    \mathrm{var}(\eta_{ij}) = \rho + \mathrm{tr}(S_{AA,i} T_{BB,j})
-"""
+"""Leave-one-out moments of counts: the Fisher weight in place of the precision, the score in place of the residual."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,8 +9,9 @@ import torch
 from ..linalg.covariances import Packed
 from ..linalg.packed import doubled, off_first, outer
 from ..model.likelihoods import COUNTS
+from .leave_one_out import Fitted, left_out
 from .posterior import extend
-from .predictive import Moments, mean_of_pairs
+from .predictive import mean_of_pairs
 from .rates import MAX_LOG_RATE
 
 if TYPE_CHECKING:
@@ -31,26 +19,11 @@ if TYPE_CHECKING:
 
     from ..linalg.covariances import Covariance
     from .posterior import CountPosterior
+    from .predictive import Moments
     from .shares_left_out import SharesLeftOut
 
-MAX_LEVERAGE = 0.999
 # a rate below this cannot be told from none
 MIN_LOG_RATE = -50.0
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Mean of eta, the size factor in it, and the parts of its variance, of any shape."""
-
-    mean: Tensor
-    by_cell: Tensor  # v' S v
-    by_gene: Tensor  # u' T u
-    by_both: Tensor  # tr(S_AA T_BB)
-
-    def rate(self) -> Tensor:
-        """Expected rates."""
-        spread = self.by_cell + self.by_gene + self.by_both
-        return (self.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
 
 
 class CountLeaveOneOut:
@@ -84,19 +57,25 @@ class CountLeaveOneOut:
     def eta(self, y: Tensor, cells: slice) -> tuple[Moments, Tensor]:
         """Moments of eta for the counts `y` (cells, m), each without itself; and the rates with all of them."""
         fitted = self.fitted(cells)
-        rate = fitted.rate()
+        rate = rate_of(fitted)
         weight, score = self._likelihood.weight_and_score(y, rate, self.dispersion)
         if self._taken is not None:
             taken = self._taken.rows(cells)
             score[taken.cell, taken.gene] *= taken.seen
-        return left_out(fitted, weight, score), rate
+        return count_left_out(fitted, weight, score), rate
 
 
-def left_out(fitted: Fitted, weight: Tensor, score: Tensor) -> Moments:
-    """Moments of eta without observations of some weights and scores, one for each entry."""
-    spread = _without(fitted.by_cell, weight).add_(_without(fitted.by_gene, weight))
-    mean = torch.addcmul(fitted.mean, spread, score, value=-1).clamp_(MIN_LOG_RATE, MAX_LOG_RATE)
-    return Moments(mean, spread.add_(fitted.by_both))
+def rate_of(fitted: Fitted) -> Tensor:
+    """Expected rates, where the mean of eta holds the log size factor."""
+    spread = fitted.by_cell + fitted.by_gene + fitted.by_both
+    return (fitted.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
+
+
+def count_left_out(fitted: Fitted, weight: Tensor, score: Tensor) -> Moments:
+    """Moments of eta without some counts, within what a rate can be."""
+    eta = left_out(fitted, weight, score)
+    eta.mean.clamp_(MIN_LOG_RATE, MAX_LOG_RATE)
+    return eta
 
 
 def fitted_of_pairs(q: CountPosterior, cells: Tensor, genes: Tensor) -> Fitted:
@@ -111,7 +90,3 @@ def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
     """Covariances of rows that repeat, each made once."""
     different, place = rows.unique_consecutive(return_inverse=True)
     return Packed(cov.at(different).packed()[place])
-
-
-def _without(var: Tensor, weight: Tensor) -> Tensor:
-    return var / (1 - (var * weight).clamp_(max=MAX_LEVERAGE))
