@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,8 +14,8 @@ from ..model.noise import NormalNoise
 from ..model.priors import with_known
 from ..posterior import NormalPosterior, to_stored_gauge
 from .elbo import elbo
-from .natural_gradient import expected_squares, noise_floor, normalise_weights
-from .options import FitResult
+from .natural_gradient import expected_squares, normalise_weights
+from .noise import noise_floor
 from .projection import project_cells
 from .sweep import LocalStep, keep_factors
 
@@ -27,8 +26,10 @@ if TYPE_CHECKING:
 
     from ..data import Batch
     from .minibatches import Minibatches
+    from .options import FitResult
     from .state import CellStatistics, Globals
     from .sweep import CellBlock, Problem, Step
+    from .trace import Trace
 
 # a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6
@@ -67,22 +68,6 @@ class Summary:
     total_variance: float  # of the data around gene means, per cell
 
 
-@dataclass(frozen=True)
-class Trace:
-    """How a fit went."""
-
-    values: list[tuple[float, float]]
-    rank0: float
-    converged: bool
-    held_out: list[tuple[float, float, float]] = field(default_factory=list)
-    stopped: bool = False  # because the log density of held-out entries fell
-
-    @property
-    def epochs(self) -> int:
-        """Epochs that were made."""
-        return math.ceil(self.values[-1][0]) if self.values else 0
-
-
 def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
     """Exact statistics over all cells, given q of each block in order."""
     means: list[Tensor] = []
@@ -113,10 +98,8 @@ def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBl
 
 def to_result(summary: Summary, trace: Trace) -> FitResult:
     """The result of a fit; its last ELBO is the exact one."""
-    last = trace.values[-1][0] if trace.values else 0.0
     explained = summary.posterior.cell_factors.square().mean(0) / max(summary.total_variance, 1e-300)
-    values = [*trace.values, (last, summary.elbo)]
-    return FitResult(summary.posterior, values, trace.rank0, explained.tolist(), trace.converged)
+    return trace.result(summary.posterior, summary.elbo, explained.tolist())
 
 
 def _to_posterior(
@@ -131,7 +114,7 @@ def _to_posterior(
     predictive = sigma
     if noise == "shared":
         squares = expected_squares(g, statistics)
-        predictive = squares.clamp_min(noise_floor(statistics)).sqrt()
+        predictive = squares.clamp_min(noise_floor(statistics.mean_square)).sqrt()
     return to_stored_gauge(
         NormalPosterior(
             mu=float(g.mu),

@@ -12,11 +12,11 @@ from ..model.likelihoods import COUNTS
 from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
-from .finish import Trace
 from .masked.engine import MaskedEngine
 from .normal_engine import NormalEngine
 from .options import HeldOutTrace
 from .progress import show_progress
+from .trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

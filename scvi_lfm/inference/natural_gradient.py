@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.priors import MU_SCALE
+from .noise import noise_floor
 from .state import CellStatistics, Globals, is_constant
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 # one gene must not take over the fit because it is nearly constant
 GENE_NOISE_FLOOR = 1e-4
-# share of the mean square of the data
-NOISE_FLOOR = 1e-13
 
 
 def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
@@ -147,7 +146,7 @@ def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
     """Noise at the ELBO's maximum: one for all genes, or one for each."""
     if "sigma" in g.scales.fixed:
         return g
-    squares = expected_squares(g, statistics).clamp_min(noise_floor(statistics))
+    squares = expected_squares(g, statistics).clamp_min(noise_floor(statistics.mean_square))
     shared = squares.mean()
     var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise != "shared" else shared.expand_as(squares)
     return replace(g, precision=1 / var)
@@ -159,11 +158,6 @@ def normalise_weights(g: Globals, statistics: CellStatistics) -> tuple[Globals, 
         return g, statistics
     level = statistics.log_weight.exp()
     return replace(g, precision=g.precision * level), statistics.rescaled(1 / level)
-
-
-def noise_floor(statistics: CellStatistics) -> Tensor:
-    """Least noise variance: what float64 can still tell in sums of squares."""
-    return (NOISE_FLOOR * statistics.yy.mean()).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def update_scales(g: Globals, statistics: CellStatistics) -> Globals:

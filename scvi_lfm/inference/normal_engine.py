@@ -9,9 +9,10 @@ import torch
 
 from ..model.priors import rotation_is_free
 from .elbo import elbo, kl_genes, kl_mu
-from .finish import Trace, drop_unused_factors, finish
+from .finish import drop_unused_factors, finish
 from .initialisation import add_random_factors, fit_without_factors
 from .minibatches import Minibatches
+from .noise import noise_is_lost
 from .ranks import leading_factors, normal_curve
 from .rates import learning_rate
 from .sweep import LocalStep, Problem, sweep
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     from .ranks import RankCurve
     from .state import Globals
     from .sweep import Step
-
-LOST_IN_FLOAT32 = 1e-4
+    from .trace import Trace
 
 
 class NormalEngine:
@@ -50,7 +50,7 @@ class NormalEngine:
     def start(self) -> tuple[Step, float]:
         """A first step from one block of cells, and the ELBO per entry without factors on that block."""
         step, rank0 = self._first_step()
-        if self._options.dtype == torch.float32 and _noise_is_lost(step):
+        if self._options.dtype == torch.float32 and noise_is_lost(step.globals.precision, step.statistics.mean_square):
             self._prepare(torch.float64)
             step, rank0 = self._first_step()
         return step, rank0
@@ -83,11 +83,6 @@ class NormalEngine:
     def finish(self, step: Step, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
         return finish(self._problem, drop_unused_factors(self._problem, step), self._batches, trace)
-
-
-def _noise_is_lost(step: Step) -> bool:
-    """Whether the noise is so small beside the values that sums of float32 squares do not show it."""
-    return bool(step.globals.precision.reciprocal().mean() < LOST_IN_FLOAT32 * step.statistics.yy.mean())
 
 
 def _per_entry(problem: Problem, step: Step) -> float:

@@ -18,7 +18,6 @@ from ..model.noise import CountNoise
 from ..posterior import CountPosterior, to_stored_gauge
 from .counts.engine import CountEngine
 from .minibatches import Minibatches
-from .options import FitResult
 from .pyro_guides import RowGuide
 from .pyro_own_guide import OwnGuide
 
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
     from ..data import Batch, CellMatrix
     from .counts.engine import State
     from .counts.state import Globals
-    from .finish import Trace
-    from .options import FitOptions
+    from .options import FitOptions, FitResult
     from .pyro_guides import Moments
+    from .trace import Trace
 
 # draws of a step, where there are so few entries that they cost next to nothing
 ENTRIES_PER_STEP, MOST_DRAWS_PER_STEP = 2**16, 8
@@ -147,10 +146,7 @@ class CountProgram:
         q = to_stored_gauge(q).rounded()
         n_draws = min(max(LAST_ENTRIES // (self._n_cells * self._n_genes), FEWEST_LAST_DRAWS), MOST_LAST_DRAWS)
         last = self.elbo(n_draws if self.guide.vectorises else min(n_draws, ONE_BY_ONE))
-        values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, last)]
-        spread = q.cell_mean[:, 1:].square().sum(0)
-        ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
-        return FitResult(q, values, trace.rank0, ratio, trace.converged)
+        return trace.result(q, last, q.factor_shares)
 
 
 class LearnedScales(nn.Module):

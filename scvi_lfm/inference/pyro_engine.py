@@ -14,8 +14,8 @@ import torch
 
 from .._context import pyro_sandbox
 from ..model.likelihoods import COUNTS
-from .finish import Trace
 from .progress import show_progress
+from .trace import Trace
 
 if TYPE_CHECKING:
     from torch import Tensor

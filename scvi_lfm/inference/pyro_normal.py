@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from ..data import Batch, CellMatrix
     from ..model import Scales
-    from .finish import Trace
     from .options import FitOptions, FitResult
     from .sweep import Step
+    from .trace import Trace
 
 
 class NormalProgram:

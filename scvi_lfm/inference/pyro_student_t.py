@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ..model import Scales
-    from .finish import Trace
     from .options import FitOptions, FitResult
     from .sweep import Step
+    from .trace import Trace
 
 # with fewer degrees of freedom there is no variance; with more the Student t is a Normal
 LEAST_DF, MOST_DF, START_DF = 2.1, 100.0, 4.0

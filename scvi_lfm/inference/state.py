@@ -77,6 +77,11 @@ class CellStatistics:
         return self.xx if self.weighted is None else self.weighted
 
     @property
+    def mean_square(self) -> Tensor:
+        """Mean y^2 of all genes."""
+        return self.yy.mean()
+
+    @property
     def mean_weight(self) -> Tensor | float:
         """Mean omega."""
         return 1.0 if self.weighted is None else self.weighted[0, 0]

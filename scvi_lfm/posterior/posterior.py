@@ -96,6 +96,12 @@ class CountPosterior(Posterior):
     gene_cov: Packed
     noise: CountNoise
 
+    @property
+    def factor_shares(self) -> list[float]:
+        """Share of each factor in the squares of all, in the stored gauge."""
+        squares = self.cell_factors.square().sum(0)
+        return (squares / squares.sum().clamp_min(1e-300)).tolist()
+
     def rounded(self) -> CountPosterior:
         """The posterior with its per-gene values as float32 storage holds them."""
         return replace(self, gene_mean=self.gene_mean.float().double(), noise=self.noise.rounded())

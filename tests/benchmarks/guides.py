@@ -23,10 +23,10 @@ import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import FitOptions, fit_natural_gradient
-from scvi_lfm.inference.finish import Trace
 from scvi_lfm.inference.pyro_counts import CountProgram
 from scvi_lfm.inference.pyro_engine import _optimise
 from scvi_lfm.inference.pyro_guides import PROGRAMS, RowGuide
+from scvi_lfm.inference.trace import Trace
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import CountPosterior
 from scvi_lfm.posterior.gauge import balance, shift_constants, translate_cells, translate_genes

@@ -16,10 +16,10 @@ import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient, pyro_own_guide
-from scvi_lfm.inference.finish import Trace
 from scvi_lfm.inference.pyro_counts import CountProgram
 from scvi_lfm.inference.pyro_engine import _optimise, fit_pyro
 from scvi_lfm.inference.pyro_guides import RANK, RowGuide, Rows
+from scvi_lfm.inference.trace import Trace
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.model import GuideParameters, Scales, guide, model
 from scvi_lfm.posterior.gauge import balance, shift_constants, translate_cells, translate_genes

@@ -22,7 +22,6 @@ from ...posterior.recomputed import Recomputed
 from ..finish import OFF, population
 from ..minibatches import Minibatches
 from ..moves import best_move
-from ..options import FitResult
 from ..rates import learning_rate
 from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
@@ -38,10 +37,10 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
-    from ..finish import Trace
-    from ..options import FitOptions
+    from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
+    from ..trace import Trace
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
 START_CELLS = 4096
@@ -209,10 +208,7 @@ class CountEngine:
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
-        values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, self._stored_elbo(q))]
-        spread = q.cell_factors.square().sum(0)
-        ratio = (spread / spread.sum().clamp_min(1e-300)).tolist()
-        return FitResult(q, values, trace.rank0, ratio, trace.converged)
+        return trace.result(q, self._stored_elbo(q), q.factor_shares)
 
     def _posterior(self, g: Globals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
         return CountPosterior(

@@ -14,6 +14,7 @@ from ..counts.start import first_factors
 from ..finish import OFF, TOO_LITTLE
 from ..minibatches import Minibatches
 from ..moves import best_move
+from ..noise import noise_is_lost
 from ..rates import learning_rate
 from .centre import centred
 from .equations import Rows
@@ -30,16 +31,15 @@ if TYPE_CHECKING:
     from ...model import PriorScales
     from ...posterior.gauge import Move
     from ...posterior.held_out import Score
-    from ..finish import Trace
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
+    from ..trace import Trace
     from .state import Globals, Statistics
 
 CELLS_PER_BLOCK = 4096
 # sweeps in which all factors count as relevant
 WIDE_SWEEPS = 3
-LOST_IN_FLOAT32 = 1e-4
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class MaskedEngine:
     def start(self) -> tuple[State, float]:
         """A first state from all cells, or from one minibatch, and its ELBO per observed entry without factors."""
         state, rank0 = self._first_state()
-        if self._dtype == torch.float32 and _noise_is_lost(state):
+        if self._dtype == torch.float32 and noise_is_lost(state.globals.precision, state.statistics.mean_square):
             self._prepare(torch.float64)
             state, rank0 = self._first_state()
         return state, rank0
@@ -187,13 +187,6 @@ class MaskedEngine:
         state = self._in_best_gauge(state)
         g = keep_factors(state.globals, used_factors(state))
         return finish(self._problem, g, self._all_blocks(), self._original, self._centre, trace)
-
-
-def _noise_is_lost(state: State) -> bool:
-    """Whether the noise is so small beside the values that sums of float32 squares do not show it."""
-    statistics = state.statistics
-    mean_square = statistics.yy.sum() / statistics.observed().sum()
-    return bool(state.globals.precision.reciprocal().mean() < LOST_IN_FLOAT32 * mean_square)
 
 
 def used_factors(state: State) -> Tensor:

@@ -11,7 +11,6 @@ from ...linalg.covariances import Packed, PackedUnderNoise
 from ...model import Gaussian
 from ...model.noise import NormalNoise
 from ...posterior import NormalPosterior, to_stored_gauge
-from ..options import FitResult
 from .equations import Rows
 from .noise import shrunk_variances
 from .projection import project_observed
@@ -24,7 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
-    from ..finish import Trace
+    from ..options import FitResult
+    from ..trace import Trace
     from .state import Globals, Problem, Statistics
 
 
@@ -40,8 +40,7 @@ def finish(
     posterior = replace(posterior, mu=posterior.mu + centre).rounded(matrix.level)
     posterior = project_observed(matrix, posterior, problem.family)
     ratio = explained_share(blocks, posterior, statistics)
-    values = [*trace.values, (trace.values[-1][0] if trace.values else 0.0, value)]
-    return FitResult(posterior, values, trace.rank0, ratio, trace.converged)
+    return trace.result(posterior, value, ratio)
 
 
 def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Statistics) -> list[float]:

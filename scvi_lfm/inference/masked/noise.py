@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..natural_gradient import NOISE_FLOOR
+from ..noise import noise_floor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,16 +32,10 @@ def update_noise(problem: Problem, g: Globals, statistics: Statistics, squares: 
         return g
     if problem.noise == "shared":
         observed = statistics.observed()
-        var = (squares.sum() / observed.sum()).clamp_min(noise_floor(statistics)).expand_as(squares)
+        var = (squares.sum() / observed.sum()).clamp_min(noise_floor(statistics.mean_square)).expand_as(squares)
     else:
         var = shrunk_variances(problem, statistics, squares)
     return replace(g, precision=1 / var)
-
-
-def noise_floor(statistics: Statistics) -> Tensor:
-    """Least noise variance: what float64 can still tell in sums of squares."""
-    mean_square = statistics.yy.sum() / statistics.observed().sum()
-    return (NOISE_FLOOR * mean_square).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def shrunk_variances(problem: Problem, statistics: Statistics, squares: Tensor) -> Tensor:
@@ -49,7 +43,7 @@ def shrunk_variances(problem: Problem, statistics: Statistics, squares: Tensor) 
     observed = statistics.observed()
     sums = (problem.n_cells * squares).clamp_min(0)
     count = (problem.n_cells * observed).clamp_min(0)
-    shared = (sums.sum() / count.sum()).clamp_min(noise_floor(statistics))
+    shared = (sums.sum() / count.sum()).clamp_min(noise_floor(statistics.mean_square))
     deviations = torch.where(count > 0, sums / count.clamp_min(torch.finfo(count.dtype).tiny) - shared, 0.0)
     seen = (count > 0).sum()
     spread = ((count * deviations.square()).sum() - 2 * seen * shared.square()) / count.sum()

@@ -78,6 +78,11 @@ class Statistics:
         with_one, with_activity = margins(self.weighted)
         return with_one.double(), with_activity.double()
 
+    @property
+    def mean_square(self) -> Tensor:
+        """Mean y^2 of all observed values."""
+        return self.yy.sum() / self.observed().sum()
+
     def observed(self) -> Tensor:
         """Share of the cells in which each gene was observed, (m,) in float64."""
         return self.weighted[:, 0].double()
