@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import COUNTS, normal
-from .posterior import CountPosterior
+from .laws import law_of_pairs
 from .predictive import eta_of_entries
-from .predictive_counts import predictive_counts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import HeldOut
-    from .posterior import NormalPosterior
+    from .posterior import CountPosterior, NormalPosterior
 
 
 @dataclass(frozen=True)
@@ -56,11 +54,5 @@ def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Sc
     device = q.cell_mean.device
     cells, genes, y = (torch.as_tensor(part, device=device) for part in (held_out.cell, held_out.gene, held_out.y))
     eta = eta_of_entries(q, cells, genes)
-    if isinstance(q, CountPosterior):
-        predictive = predictive_counts(q, eta, genes)
-        mean = predictive.mean()
-        log_density = COUNTS[predictive.likelihood].log_density(y, predictive.rate, predictive.dispersion)
-    else:
-        mean = eta.mean
-        log_density = normal.log_density(y, mean, eta.var + q.noise.of_pairs(cells, genes).square())
-    return Score(log_density.sum(), (y - mean).square().sum(), len(y))
+    law = law_of_pairs(q, eta, cells, genes)
+    return Score(law.log_density(y).sum(), (y - law.mean()).square().sum(), len(y))

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._memory import naming_memory
-from .posterior import CountPosterior
+from .laws import expected, expected_block
 from .predictive import BlockPredictor, eta_of_pairs
-from .predictive_counts import predictive_counts
 
 if TYPE_CHECKING:
     import numpy as np
     import scipy.sparse as sp
     from torch import Tensor
 
-    from .posterior import Posterior
+    from .posterior import CountPosterior, NormalPosterior
     from .predictive import Moments
 
 CELLS_PER_BLOCK = 512
@@ -40,7 +39,9 @@ class Chosen:
 
 
 @naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
-def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None) -> Chosen:
+def best_unseen(
+    q: NormalPosterior | CountPosterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None
+) -> Chosen:
     """At most `n_top` entries for each of `cells` that `seen` (their rows, by the genes of `q`) does not store.
 
     `z` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
@@ -59,22 +60,23 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int,
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), z)
 
 
-def _block_score(q: Posterior, predictor: BlockPredictor, cells: Tensor, z: float | None) -> Tensor:
+def _block_score(
+    q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: Tensor, z: float | None
+) -> Tensor:
     """What a block of cells is ordered by, (cells, m)."""
-    if z is None and not isinstance(q, CountPosterior):
-        return predictor.mean(cells)
-    return _score(q, predictor.moments(cells), torch.arange(len(q.gene_mean), device=cells.device), z)
+    return expected_block(q, predictor, cells) if z is None else _upper(predictor.moments(cells), z)
 
 
-def _score(q: Posterior, eta: Moments, genes: Tensor, z: float | None) -> Tensor:
-    if z is not None:
-        return eta.mean + z * eta.var.sqrt()
-    return predictive_counts(q, eta, genes).mean() if isinstance(q, CountPosterior) else eta.mean
+def _upper(eta: Moments, z: float) -> Tensor:
+    return eta.mean + z * eta.var.sqrt()
 
 
-def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None) -> Chosen:
+def _in_order(
+    q: NormalPosterior | CountPosterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None
+) -> Chosen:
     """Blocks are in single precision: the few that were chosen are computed anew in double, and put in order."""
     eta = eta_of_pairs(q, cells[rows], genes)
-    best_first = _score(q, eta, genes, z).argsort(descending=True, stable=True)
+    score = expected(q, eta, genes) if z is None else _upper(eta, z)
+    best_first = score.argsort(descending=True, stable=True)
     order = best_first[rows[best_first].argsort(stable=True)]
     return Chosen(rows[order], genes[order], replace(eta, mean=eta.mean[order], var=eta.var[order]))

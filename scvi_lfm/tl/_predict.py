@@ -11,12 +11,10 @@ import torch
 from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
-from ..model.likelihoods import student_t
-from ..posterior import CountPosterior, read_fit
+from ..posterior import read_fit
 from ..posterior.fields import all_or_nothing
+from ..posterior.laws import expected_block, law_of_pairs
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
-from ..posterior.predictive_counts import predictive_counts
-from ..posterior.predictive_student_t import quantile
 from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
 
@@ -25,8 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from ..posterior import NormalPosterior, StoredFit
-    from ..posterior.predictive import Moments
+    from ..posterior import StoredFit
 
 MAX_LAYER_BYTES = 2**30
 MAX_ROWS = 10_000_000
@@ -152,28 +149,13 @@ def _table(
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],
     }
-    if isinstance(q, CountPosterior):
-        return pd.DataFrame(names | _counts_of(q, eta, columns, levels))
-    sigma, df = q.noise.of_pairs(rows, columns), q.noise.df
-    sd = (eta.var + (sigma.square() if df is None else student_t.variance(sigma, df))).sqrt()
-    expected = eta.mean.numpy() + stored.level
-    table = {"expected": expected, "sd": eta.var.sqrt().numpy(), "predictive_sd": sd.numpy()}
-    for level in levels:
-        z = torch.special.ndtri(torch.tensor(level, dtype=torch.float64, device="cpu"))
-        values = (eta.mean + z * sd).numpy() if df is None else quantile(level, eta, sigma, df)
-        table[f"q{level:g}"] = values + stored.level
-    return pd.DataFrame(names | table)
-
-
-def _counts_of(q: CountPosterior, eta: Moments, genes: torch.Tensor, levels: Sequence[float]) -> dict[str, np.ndarray]:
-    """Columns for counts: `expected` and `predictive_sd` are counts, `sd` is of eta, the log rate."""
-    predictive = predictive_counts(q, eta, genes)
+    law = law_of_pairs(q, eta, rows, columns)
     table = {
-        "expected": predictive.mean().numpy(),
+        "expected": law.mean().numpy() + stored.level,
         "sd": eta.var.sqrt().numpy(),
-        "predictive_sd": predictive.variance().sqrt().numpy(),
+        "predictive_sd": law.variance().sqrt().numpy(),
     }
-    return table | {f"q{level:g}": predictive.quantile(level) for level in levels}
+    return pd.DataFrame(names | table | {f"q{level:g}": law.quantile(level) + stored.level for level in levels})
 
 
 @naming_memory("predict", "Ask for fewer entries: obs_names and var_names")
@@ -190,14 +172,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
-        layer[cells, stored.fitted] = _expected(stored.posterior, predictor, cells).numpy()
+        layer[cells, stored.fitted] = expected_block(stored.posterior, predictor, cells).numpy()
     if stored.level:
         layer += stored.level
     return layer
-
-
-def _expected(q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: slice) -> torch.Tensor:
-    if not isinstance(q, CountPosterior):
-        return predictor.mean(cells)
-    every = torch.arange(len(q.gene_mean), device=q.gene_mean.device)
-    return predictive_counts(q, predictor.moments(cells), every).mean().float()

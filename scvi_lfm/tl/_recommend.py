@@ -13,7 +13,7 @@ from .._validate import check_anndata, check_choice, check_count, check_fraction
 from ..data import read_matrix
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior, read_fit
-from ..posterior.predictive_counts import predictive_counts
+from ..posterior.laws import expected
 from ..posterior.unseen import best_unseen
 from ._common import layer_of_fit
 from ._predict import MAX_ROWS
@@ -101,8 +101,8 @@ def recommend(
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
     if layer is None:
-        expected = expected_values(stored.posterior)
-        matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
+        of_genes = expected_values(stored.posterior)
+        matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=of_genes)
     else:  # which entries were seen, by whatever values
         matrix = read_matrix(adata, layer_of_fit(adata, stored, layer), genes=stored.fitted)
     seen = matrix.values
@@ -142,8 +142,7 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
 
 def _values(q: NormalPosterior | CountPosterior, chosen: Chosen, z: float) -> dict[str, np.ndarray]:
     eta, sd = chosen.eta, chosen.eta.var.sqrt()
-    expected, upper = eta.mean, eta.mean + z * sd
+    upper = eta.mean + z * sd
     if isinstance(q, CountPosterior):
-        expected = predictive_counts(q, eta, chosen.genes).mean()
         upper = COUNTS[q.noise.likelihood].mean(upper.exp(), q.noise.dispersion[chosen.genes])
-    return {"expected": expected.numpy(), "sd": sd.numpy(), "upper": upper.numpy()}
+    return {"expected": expected(q, eta, chosen.genes).numpy(), "sd": sd.numpy(), "upper": upper.numpy()}
