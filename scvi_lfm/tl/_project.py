@@ -14,7 +14,7 @@ from .._context import resolve_device
 from .._keys import BY_ROW, HELD_OUT
 from .._validate import check_anndata, check_not_empty, check_unique
 from ..data import restrict
-from ..inference import project_cells, project_counts, project_observed, with_cell_covariance
+from ..inference import place_cells
 from ..linalg.covariances import PackedUnderNoise
 from ..posterior import CountPosterior, read_fit, write_fit
 from ..posterior.fields import entry
@@ -27,8 +27,6 @@ from ._values import expected_values, read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from ..posterior import NormalPosterior
 
 
 # fields that are written anew
@@ -165,24 +163,16 @@ def project(
     matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
-    q: NormalPosterior | CountPosterior
+    family = str(entry(stored.params, "family", key))
     if isinstance(whole, CountPosterior):
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
-        noise = replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where))
-        q = project_counts(matrix, replace(whole, noise=noise).at_genes(kept), str(entry(stored.params, "family", key)))
+        whole = replace(whole, noise=replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where)))
+    elif size_factors is not None:
+        msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
+        raise ValueError(msg)
     else:
-        if size_factors is not None:
-            msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
-            raise ValueError(msg)
-        family = stored.params.get("guide", entry(stored.params, "family", key))
-        q = whole.at_genes(kept)
-        if isinstance(q.gene_cov, PackedUnderNoise):
-            q = project_observed(matrix, q, family)
-        else:
-            # the reference may have lost genes since its fit; mean field's covariance belongs to the gauge of the fit
-            if family == "row_block" or shared.sum() < len(known):
-                q = with_cell_covariance(q, family)
-            q = project_cells(matrix, q)
+        family = stored.params.get("guide", family)
+    q = place_cells(matrix, whole.at_genes(kept), family, all_genes=len(kept) == len(known))
     adata = adata.copy() if copy else adata
     record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
     record["params"].pop(HELD_OUT, None)  # of the reference's cells

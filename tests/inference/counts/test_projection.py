@@ -10,9 +10,9 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference import project_counts
 from scvi_lfm.inference.counts import projection
 from scvi_lfm.inference.counts.cell_step import cell_step
+from scvi_lfm.inference.counts.projection import project_counts
 from scvi_lfm.inference.counts.state import Cells
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
