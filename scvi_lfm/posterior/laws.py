@@ -10,7 +10,7 @@ import torch
 from ..model.likelihoods import normal, student_t
 from .posterior import CountPosterior
 from .predictive_counts import predictive_counts
-from .predictive_student_t import quantile
+from .predictive_student_t import log_density, quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,7 +63,7 @@ class NormalLaw:
 
 @dataclass(frozen=True)
 class StudentTLaw:
-    """Sums of the Normal of eta and a Student t of scales sigma, whose density has no closed form."""
+    """Sums of the Normal of eta and a Student t of scales sigma."""
 
     eta: Moments
     sigma: Tensor
@@ -78,15 +78,8 @@ class StudentTLaw:
         return self.eta.var + student_t.variance(self.sigma, self.df)
 
     def log_density(self, y: Tensor) -> Tensor:
-        """Refused: entries cannot be held out of a fit by Pyro.
-
-        Raises
-        ------
-        NotImplementedError
-            Always.
-        """
-        msg = "The predictive of the Student t has no density in closed form."
-        raise NotImplementedError(msg)
+        """Log density of values."""
+        return log_density(y, self.eta, self.sigma, self.df)
 
     def quantile(self, level: float) -> np.ndarray:
         """Values below which lies a share `level`."""

@@ -5,7 +5,8 @@ r"""The predictive distribution under the Student t: that of eta, a Normal, plus
     y = m + \sqrt v \, z + \sigma t, \qquad \mathrm{var}(y) = v + \frac{\sigma^2 \nu}{\nu - 2}, \qquad
     P(y \le x) = \int T_\nu\left( \frac{x - m - \sqrt v \, z}{\sigma} \right) \varphi(z) \, dz
 
-Quantiles are :math:`m + \sigma g(\sqrt v / \sigma)`, with one function g for each probability.
+and its density is the same integral over that of the t. Quantiles are :math:`m + \sigma g(\sqrt v / \sigma)`, with one
+function g for each probability.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtri, stdtr, stdtrit
+
+from ..model.likelihoods import normal, student_t
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +30,7 @@ NODES = np.linspace(-9, 9, 801)
 LARGEST_RATIO = 25.0
 LEAST_RATIO = 1e-3
 GRID = 65
+ENTRIES_PER_BLOCK = 10_000
 HALVINGS = 45
 
 
@@ -34,6 +39,21 @@ def quantile(level: float, eta: Moments, sigma: Tensor, df: float) -> np.ndarray
     scale = sigma.numpy()
     ratio = eta.var.sqrt().numpy() / scale
     return eta.mean.numpy() + scale * _of_ratios(level, ratio, df)
+
+
+def log_density(y: Tensor, eta: Moments, sigma: Tensor, df: float) -> Tensor:
+    """Log density of values, from moments of eta and scales, (entries,) each; the integral over z is a sum."""
+    z = torch.as_tensor(NODES, dtype=torch.float64, device=y.device)
+    weight = torch.log_softmax(-0.5 * z.square(), dim=0)
+    nu = torch.as_tensor(df, dtype=torch.float64, device=y.device)
+    parts = zip(*(part.split(ENTRIES_PER_BLOCK) for part in (y, eta.mean, eta.var, sigma)), strict=True)
+    given_z = (
+        student_t.log_density(value[:, None], mean[:, None] + var.sqrt()[:, None] * z, scale[:, None], nu)
+        for value, mean, var, scale in parts
+    )
+    mixed = torch.cat([torch.logsumexp(part + weight, dim=1) for part in given_z])
+    wide = normal.log_density(y, eta.mean, eta.var + student_t.variance(sigma, df))
+    return torch.where(eta.var.sqrt() <= LARGEST_RATIO * sigma, mixed, wide)
 
 
 def _of_ratios(level: float, ratio: np.ndarray, df: float) -> np.ndarray:
