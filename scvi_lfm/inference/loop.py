@@ -12,8 +12,8 @@ from ..model.likelihoods import COUNTS
 from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
-from .masked.engine import MaskedEngine
-from .normal_engine import NormalEngine
+from .normal.engine import NormalEngine
+from .observed.engine import MaskedEngine
 from .options import HeldOutTrace
 from .progress import show_progress
 from .trace import Trace

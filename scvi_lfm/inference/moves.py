@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from ..model import PriorScales
     from .counts.state import Globals as CountGlobals
-    from .masked.state import Globals as MaskedGlobals
-    from .state import CellStatistics, Globals
+    from .normal.state import CellStatistics, Globals
+    from .observed.state import Globals as MaskedGlobals
 
     AnyGlobals = Globals | CountGlobals | MaskedGlobals
 

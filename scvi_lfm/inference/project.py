@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from ..linalg.covariances import PackedUnderNoise
 from ..posterior import CountPosterior
 from .counts.projection import project_counts
-from .masked.projection import project_observed
-from .projection import project_cells, with_cell_covariance
+from .normal.projection import project_cells, with_cell_covariance
+from .observed.projection import project_observed
 
 if TYPE_CHECKING:
     from ..data import CellMatrix

@@ -10,12 +10,12 @@ import torch
 
 from ..model import guide, mean_field_guide, model
 from ..model.priors import initial_scales
-from .elbo import elbo
-from .finish import summarise, to_result
-from .initialisation import fit_without_factors, location_and_spread
 from .minibatches import Minibatches
+from .normal.elbo import elbo
+from .normal.finish import summarise, to_result
+from .normal.start import fit_without_factors, location_and_spread
+from .normal.sweep import CellBlock, Problem
 from .pyro_parameters import CellParameters, SharedParameters
-from .sweep import CellBlock, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from ..data import Batch, CellMatrix
     from ..model import Scales
+    from .normal.sweep import Step
     from .options import FitOptions, FitResult
-    from .sweep import Step
     from .trace import Trace
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..model import GuideParameters, PriorScales, Scales
-from .state import Globals
+from .normal.state import Globals
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from ..model.likelihoods import normal, student_t
-from .elbo import elbo
-from .finish import summarise, to_result
-from .natural_gradient import expected_squares
+from .normal.elbo import elbo
+from .normal.finish import summarise, to_result
+from .normal.natural_gradient import expected_squares
+from .normal.sweep import LocalStep
 from .pyro_normal import NormalProgram
-from .sweep import LocalStep
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
     from ..model import Scales
+    from .normal.sweep import Step
     from .options import FitOptions, FitResult
-    from .sweep import Step
     from .trace import Trace
 
 # with fewer degrees of freedom there is no variance; with more the Student t is a Normal

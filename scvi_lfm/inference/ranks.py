@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .elbo import elbo
-from .sweep import Step, gene_step, keep_factors
+from .normal.elbo import elbo
+from .normal.sweep import Step, gene_step, keep_factors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .sweep import Problem
+    from .normal.sweep import Problem
 
 # gene steps for each rank; the genes answer to the noise and the noise to them
 GENE_STEPS = 2

@@ -9,11 +9,11 @@ import torch
 
 from scvi_lfm.data import Batch, CellMatrix
 from scvi_lfm.inference import FitOptions
-from scvi_lfm.inference.elbo import elbo
-from scvi_lfm.inference.initialisation import add_random_factors, fit_without_factors
-from scvi_lfm.inference.natural_gradient import cell_statistics
-from scvi_lfm.inference.state import CellStatistics, Globals
-from scvi_lfm.inference.sweep import Problem, Step
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.natural_gradient import cell_statistics
+from scvi_lfm.inference.normal.start import add_random_factors, fit_without_factors
+from scvi_lfm.inference.normal.state import CellStatistics, Globals
+from scvi_lfm.inference.normal.sweep import Problem, Step
 from scvi_lfm.model import PriorScales
 
 if TYPE_CHECKING:

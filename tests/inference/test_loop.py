@@ -13,10 +13,10 @@ import torch
 import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient
-from scvi_lfm.inference.elbo import elbo
-from scvi_lfm.inference.finish import drop_unused_factors
-from scvi_lfm.inference.state import Globals
-from scvi_lfm.inference.sweep import LocalStep, Problem, sweep
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.finish import drop_unused_factors
+from scvi_lfm.inference.normal.state import Globals
+from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
 from scvi_lfm.model import PriorScales
 
 # a tolerance that no fit reaches: run to max_epochs, or until rounding stops the gains

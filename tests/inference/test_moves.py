@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.inference.elbo import elbo
 from scvi_lfm.inference.moves import (
     _best_cell_translation,
     _best_constants,
     _best_gene_translation,
     improve_gauge,
 )
+from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.posterior.gauge import balance, rotate, shift_constants, translate_cells, translate_genes
 
 N_CELLS = 14

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.elbo import elbo
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
 from scvi_lfm.inference.ranks import RankCurve, effective_factors, normal_curve
-from scvi_lfm.inference.sweep import LocalStep, Problem, sweep
 
 N, M = 150, 80
 

@@ -19,10 +19,10 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..finish import OFF, population
+from ..learning_rate import learning_rate
 from ..minibatches import Minibatches
 from ..moves import best_move
-from ..rates import learning_rate
+from ..normal.finish import OFF, population
 from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry

@@ -12,9 +12,9 @@ from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
 from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
-from ..initialisation import add_random_factors, fit_without_factors
-from ..sweep import LocalStep
-from ..sweep import Problem as NormalProblem
+from ..normal.start import add_random_factors, fit_without_factors
+from ..normal.sweep import LocalStep
+from ..normal.sweep import Problem as NormalProblem
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .state import Cells, Globals
 from .sweep import visit

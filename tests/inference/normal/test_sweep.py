@@ -7,10 +7,16 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.elbo import elbo
 from scvi_lfm.inference.moves import improve_gauge
-from scvi_lfm.inference.natural_gradient import cell_statistics, update_genes, update_mu, update_noise, update_scales
-from scvi_lfm.inference.sweep import LocalStep, Problem, sweep
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.natural_gradient import (
+    cell_statistics,
+    update_genes,
+    update_mu,
+    update_noise,
+    update_scales,
+)
+from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
 from scvi_lfm.model.priors import rotation_is_free
 
 # what rounding of sums of about 1e3 nats may take away
@@ -128,7 +134,7 @@ def test_a_step_of_rate_one_forgets_what_came_before(batch, first_step):
 
 
 def test_local_elbo_and_global_terms_make_up_the_elbo(batch, first_step):
-    from scvi_lfm.inference.elbo import kl_genes, kl_mu
+    from scvi_lfm.inference.normal.elbo import kl_genes, kl_mu
 
     problem = Problem(24, 17, "row_block", "gene")
     g = first_step(problem, batch, 2).globals

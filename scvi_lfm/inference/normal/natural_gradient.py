@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.priors import MU_SCALE
-from .noise import noise_floor
+from ...model.priors import MU_SCALE
+from ..noise import noise_floor
 from .state import CellStatistics, Globals, is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import Batch
-    from ..model import Gaussian
+    from ...data import Batch
+    from ...model import Gaussian
 
 # one gene must not take over the fit because it is nearly constant
 GENE_NOISE_FLOOR = 1e-4

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.inference.elbo import elbo
-from scvi_lfm.inference.natural_gradient import (
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.natural_gradient import (
     GENE_NOISE_FLOOR,
     cell_covariance,
     cell_means,
@@ -21,8 +21,8 @@ from scvi_lfm.inference.natural_gradient import (
     update_noise,
     update_scales,
 )
-from scvi_lfm.inference.state import CellStatistics
-from scvi_lfm.inference.sweep import LocalStep
+from scvi_lfm.inference.normal.state import CellStatistics
+from scvi_lfm.inference.normal.sweep import LocalStep
 from scvi_lfm.model import Gaussian
 
 FAMILIES = ["row_block", "mean_field"]

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..linalg.covariances import Eigenbasis
-from ..posterior.posterior import extend
+from ...linalg.covariances import Eigenbasis
+from ...posterior.posterior import extend
 from .natural_gradient import cell_information
 from .state import CellStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import Batch
-    from ..model import Gaussian
+    from ...data import Batch
+    from ...model import Gaussian
 
 # variances of a cell's noise over that of the typical cell: an empty cell must not take over, none be lost altogether
 LEAST, LARGEST = 0.04, 1e4

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import normal
-from ..model.priors import MU_SCALE, free_coordinates
+from ...model.likelihoods import normal
+from ...model.priors import MU_SCALE, free_coordinates
 from .natural_gradient import expected_squares
 from .state import is_constant
 

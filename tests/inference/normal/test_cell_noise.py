@@ -11,9 +11,9 @@ import torch
 from pyro import poutine
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.cell_noise import LARGEST, LEAST
-from scvi_lfm.inference.elbo import elbo, kl_genes, kl_mu
-from scvi_lfm.inference.natural_gradient import (
+from scvi_lfm.inference.normal.cell_noise import LARGEST, LEAST
+from scvi_lfm.inference.normal.elbo import elbo, kl_genes, kl_mu
+from scvi_lfm.inference.normal.natural_gradient import (
     expected_squares,
     normalise_weights,
     update_genes,
@@ -21,7 +21,7 @@ from scvi_lfm.inference.natural_gradient import (
     update_noise,
     update_scales,
 )
-from scvi_lfm.inference.sweep import LocalStep, Problem, sweep
+from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
 from scvi_lfm.model import Scales, model
 
 FAMILIES = ["row_block", "mean_field"]

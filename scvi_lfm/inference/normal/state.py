@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..model import PriorScales
-    from ..posterior.gauge import Move
+    from ...model import PriorScales
+    from ...posterior.gauge import Move
 
 
 @dataclass(frozen=True)

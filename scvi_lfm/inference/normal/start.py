@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.priors import initial_scales
+from ...model.priors import initial_scales
 from .natural_gradient import cell_statistics
 from .state import Globals
 from .sweep import gene_step, keep_factors, sweep
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..data import Batch
+    from ...data import Batch
     from .sweep import Problem, Step
 
 RANK0_SWEEPS = 10

@@ -9,8 +9,8 @@ import pytest
 import torch
 from pyro import poutine
 
-from scvi_lfm.inference.elbo import kl_cell, kl_genes, kl_mu
-from scvi_lfm.inference.natural_gradient import expected_squares
+from scvi_lfm.inference.normal.elbo import kl_cell, kl_genes, kl_mu
+from scvi_lfm.inference.normal.natural_gradient import expected_squares
 from scvi_lfm.model import GuideParameters, Scales, guide, mean_field_guide, model
 
 GUIDES = {"row_block": guide, "mean_field": mean_field_guide}

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model import Gaussian
-from ..model.priors import with_known
-from ..posterior.posterior import extend
+from ...model import Gaussian
+from ...model.priors import with_known
+from ...posterior.posterior import extend
+from ..moves import improve_gauge
 from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
-from .moves import improve_gauge
 from .natural_gradient import (
     cell_covariance,
     cell_information,
@@ -29,7 +29,7 @@ from .natural_gradient import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import Batch
+    from ...data import Batch
     from .cell_noise import NoisyCells
     from .state import CellStatistics, Globals
 

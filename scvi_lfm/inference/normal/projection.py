@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from .._memory import naming_memory
-from ..linalg.covariances import Eigenbasis
-from ..model.priors import with_known
-from ..posterior.posterior import extend
+from ..._memory import naming_memory
+from ...linalg.covariances import Eigenbasis
+from ...model.priors import with_known
+from ...posterior.posterior import extend
 from .cell_noise import NoisyCellStep, cell_basis
 from .natural_gradient import cell_covariance, cell_information, cell_means, cell_precision
 from .state import weighted_gene_moment
@@ -19,9 +19,9 @@ from .sweep import insert_known
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import CellMatrix
-    from ..linalg.covariances import Common
-    from ..posterior import NormalPosterior
+    from ...data import CellMatrix
+    from ...linalg.covariances import Common
+    from ...posterior import NormalPosterior
 
 CELLS_PER_BLOCK = 2048
 

@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..model.priors import rotation_is_free
+from ...model.priors import rotation_is_free
+from ..learning_rate import learning_rate
+from ..minibatches import Minibatches
+from ..noise import noise_is_lost
+from ..ranks import leading_factors, normal_curve
 from .elbo import elbo, kl_genes, kl_mu
 from .finish import drop_unused_factors, finish
-from .initialisation import add_random_factors, fit_without_factors
-from .minibatches import Minibatches
-from .noise import noise_is_lost
-from .ranks import leading_factors, normal_curve
-from .rates import learning_rate
+from .start import add_random_factors, fit_without_factors
 from .sweep import LocalStep, Problem, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import CellMatrix
-    from .options import FitOptions, FitResult
-    from .progress import Progress
-    from .ranks import RankCurve
+    from ...data import CellMatrix
+    from ..options import FitOptions, FitResult
+    from ..progress import Progress
+    from ..ranks import RankCurve
+    from ..trace import Trace
     from .state import Globals
     from .sweep import Step
-    from .trace import Trace
 
 
 class NormalEngine:

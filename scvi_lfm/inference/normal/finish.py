@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..linalg.covariances import Common, Eigenbasis
-from ..model import Gaussian
-from ..model.noise import NormalNoise
-from ..model.priors import with_known
-from ..posterior import NormalPosterior, to_stored_gauge
+from ...linalg.covariances import Common, Eigenbasis
+from ...model import Gaussian
+from ...model.noise import NormalNoise
+from ...model.priors import with_known
+from ...posterior import NormalPosterior, to_stored_gauge
+from ..noise import noise_floor
 from .elbo import elbo
 from .natural_gradient import expected_squares, normalise_weights
-from .noise import noise_floor
 from .projection import project_cells
 from .sweep import LocalStep, keep_factors
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..data import Batch
-    from .minibatches import Minibatches
-    from .options import FitResult
+    from ...data import Batch
+    from ..minibatches import Minibatches
+    from ..options import FitResult
+    from ..trace import Trace
     from .state import CellStatistics, Globals
     from .sweep import CellBlock, Problem, Step
-    from .trace import Trace
 
 # a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6

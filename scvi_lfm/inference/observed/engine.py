@@ -11,11 +11,11 @@ import torch
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..counts.start import first_factors
-from ..finish import OFF, TOO_LITTLE
+from ..learning_rate import learning_rate
 from ..minibatches import Minibatches
 from ..moves import best_move
 from ..noise import noise_is_lost
-from ..rates import learning_rate
+from ..normal.finish import OFF, TOO_LITTLE
 from .centre import centred
 from .equations import Rows
 from .finish import as_posterior, finish

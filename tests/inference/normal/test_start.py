@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference.elbo import elbo
-from scvi_lfm.inference.sweep import Problem, sweep
+from scvi_lfm.inference.normal.elbo import elbo
+from scvi_lfm.inference.normal.sweep import Problem, sweep
 
 
 def value(step, n_cells):
