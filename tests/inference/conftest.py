@@ -14,7 +14,7 @@ from scvi_lfm.inference.normal.natural_gradient import cell_statistics
 from scvi_lfm.inference.normal.start import add_random_factors, fit_without_factors
 from scvi_lfm.inference.normal.state import CellStatistics, Globals
 from scvi_lfm.inference.normal.sweep import Problem, Step
-from scvi_lfm.model import PriorScales
+from scvi_lfm.model import Gaussian, PriorScales
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,3 +148,17 @@ def fit_options():
         return replace(base, **changes)
 
     return options
+
+
+@pytest.fixture(scope="session")
+def general_prior():
+    """A prior with a mean and a full covariance, as the stored gauge has it."""
+
+    def prior(k: int, seed: int = 1) -> Gaussian:
+        rng = np.random.default_rng(seed)
+        factor = rng.standard_normal((k, k))
+        return Gaussian(
+            torch.from_numpy(0.3 * rng.standard_normal(k)), torch.from_numpy(factor @ factor.T / k + 0.2 * np.eye(k))
+        )
+
+    return prior

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference.counts.equations import solve_rows
+from scvi_lfm.inference.equations import solve_rows
 from scvi_lfm.inference.moves import _best_absorption, best_move
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import cell_statistics
@@ -146,7 +146,7 @@ def test_coordinate_ascent_is_monotone_and_finds_the_coefficients():
 
 
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
-def test_rows_with_known_coordinates_are_solved_by_restriction(family, full_steps_everywhere):
+def test_rows_with_known_coordinates_are_solved_by_restriction(family):
     rng = np.random.default_rng(0)
     k, free = 1 + P + R, [0, *range(1 + P, 1 + P + R)]
     factor = rng.standard_normal((5, k, k))
@@ -159,7 +159,7 @@ def test_rows_with_known_coordinates_are_solved_by_restriction(family, full_step
     )
     current = torch.from_numpy(rng.standard_normal((5, k)))
     rows, columns = np.tril_indices(k)
-    solved = solve_rows(torch.from_numpy(H[:, rows, columns]), torch.from_numpy(h), prior, current, family)
+    solved = solve_rows(torch.from_numpy(H[:, rows, columns]), torch.from_numpy(h), prior, family, current)
     for i in range(5):
         z = current[i, 1 : 1 + P].numpy()
         precision = np.linalg.inv(prior.cov.numpy())
@@ -171,10 +171,3 @@ def test_rows_with_known_coordinates_are_solved_by_restriction(family, full_step
         cov = np.zeros((k, k))
         cov[np.ix_(free, free)] = np.linalg.inv(A) if family == "row_block" else np.diag(1 / np.diag(A))
         np.testing.assert_allclose(solved.cov[i], cov[rows, columns], rtol=1e-8, atol=1e-12)
-
-
-@pytest.fixture
-def full_steps_everywhere(monkeypatch):
-    from scvi_lfm.inference.counts import equations
-
-    monkeypatch.setattr(equations, "TRUST", 1e9)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...posterior.rates import cell_features, rates
-from .equations import solve_rows, where_observed
+from ..equations import solve_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def cell_step(
 ) -> tuple[Cells, Tensor]:
     """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each.
 
-    `trust` (cells,) bounds the step, see :func:`solve_rows`. `observed` (cells, m) tells which entries are data, by
+    `trust` (cells,) bounds the step, see :meth:`Solved.within`. `observed` (cells, m) tells which entries are data, by
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
     p, k = features.packed_size, features.mean.shape[1]
@@ -55,5 +55,11 @@ def cell_step(
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
     target -= information[:, p:]
-    solved = solve_rows(information[:, :p], target, prior, cells.mean, problem.family, trust)
+    solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
+    solved = solved.within(cells.mean, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
+
+
+def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
+    """The values of a block of entries, zero for those that are not data."""
+    return values if observed is None else values.masked_fill(~observed[:, genes], 0)

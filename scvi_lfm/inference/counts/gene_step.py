@@ -9,15 +9,16 @@ r"""The global step: q(b, B), the dispersions and the prior scales, from running
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.packed import dimension, inner, outer, unpack
+from ...linalg.packed import inner, outer, unpack
 from ...posterior.rates import cell_features, rates
+from ..equations import solve_rows
+from ..packed_statistics import margins, right_side, without_activity
+from .cell_step import where_observed
 from .dispersion import update_dispersion
-from .equations import solve_rows, where_observed
 from .state import Statistics, gene_prior
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from ...model import PriorScales
     from ...posterior.rates import GeneFeatures
-    from .equations import Solved
+    from ..equations import Solved
     from .state import Cells, Globals, Problem
 
 MOST_LEVERAGE = 0.9
@@ -111,7 +112,8 @@ def solve_genes(problem: Problem, g: Globals, statistics: Statistics) -> Solved:
     """q(b, B) of each gene given the statistics of the cells."""
     information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
     information, target = information * problem.n_cells, target * problem.n_cells
-    return solve_rows(information, target, gene_prior(g), g.gene_mean, problem.family)
+    solved = solve_rows(information, target, gene_prior(g), problem.family, g.gene_mean)
+    return solved.within(g.gene_mean)
 
 
 def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:
@@ -131,25 +133,3 @@ def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Te
     """
     information = weighted.index_select(1, without_activity(response.shape[1] - 1, weighted.device))
     return information, right_side(*margins(weighted), response, mu)
-
-
-def right_side(with_one: Tensor, with_activity: Tensor, response: Tensor, mu: Tensor) -> Tensor:
-    """The h of :func:`normal_equations`, from :func:`margins`."""
-    response = torch.cat([response[:, :1], response[:, 2:]], dim=1)
-    return response - mu.to(with_one.dtype) * with_one - with_activity
-
-
-def margins(weighted: Tensor) -> tuple[Tensor, Tensor]:
-    """`E[u]` and `E[a u]` by weight, (m, k) each, from packed ones of x = (1, a, A), with u = (1, A)."""
-    row = torch.arange(1, dimension(weighted.shape[1]), device=weighted.device)
-    row[0] = 0  # that of a
-    first = row * (row + 1) // 2
-    return weighted.index_select(1, first), weighted.index_select(1, first + 1)
-
-
-@lru_cache(maxsize=32)
-def without_activity(k: int, device: torch.device) -> Tensor:
-    """Positions of packed (1, A), k values, within packed (1, a, A)."""
-    rows, columns = torch.tril_indices(k, k, device=device)
-    big, small = rows + (rows > 0), columns + (columns > 0)
-    return big * (big + 1) // 2 + small

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...posterior.rates import GeneFeatures
-from .equations import TRUST, shortened
+from ..equations import TRUST, shortened
 from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
 from .sweep import sweep
 
@@ -60,7 +60,7 @@ def _settle(
         solved = solve_genes(few, some, fresh)
         missing = solved.missing
         trust = shortened(trust, missing, before)
-        solved = solved.within(trust, some.gene_mean)
+        solved = solved.within(some.gene_mean, trust)
         dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
         if problem.likelihood.LEARNS_DISPERSION:
             # where loadings and dispersions swing against each other, the steps of both are shorter

@@ -16,9 +16,9 @@ from ...model.likelihoods import COUNTS
 from ...model.priors import free_coordinates, with_known
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
+from ..equations import TRUST, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
-from .equations import TRUST, shortened
 from .state import Cells, Problem
 
 if TYPE_CHECKING:

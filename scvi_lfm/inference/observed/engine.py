@@ -17,11 +17,10 @@ from ..moves import best_move
 from ..noise import noise_is_lost
 from ..normal.finish import OFF, TOO_LITTLE
 from .centre import centred
-from .equations import Rows
 from .finish import as_posterior, finish
 from .ranks import leading_factors, masked_curve
 from .start import add_factors, average, fit_margins, left_over, statistics_of
-from .state import Problem
+from .state import Problem, Rows
 from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
 if TYPE_CHECKING:

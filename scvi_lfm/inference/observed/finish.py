@@ -11,10 +11,10 @@ from ...linalg.covariances import Packed, PackedUnderNoise
 from ...model import Gaussian
 from ...model.noise import NormalNoise
 from ...posterior import NormalPosterior, to_stored_gauge
-from .equations import Rows
 from .noise import shrunk_variances
 from .projection import project_observed
 from .start import statistics_of
+from .state import Rows
 from .steps import CellStep, elbo, update_genes, update_genes_and_mu
 
 if TYPE_CHECKING:

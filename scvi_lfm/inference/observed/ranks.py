@@ -14,9 +14,9 @@ import torch
 from ...linalg.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ...posterior.held_out import score_held_out
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
-from .equations import Rows
 from .finish import as_posterior
 from .start import statistics_of
+from .state import Rows
 from .steps import CellStep, elbo, expected_squares, gene_step
 
 if TYPE_CHECKING:

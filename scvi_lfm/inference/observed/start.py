@@ -11,8 +11,7 @@ import torch
 from ...data import CellMatrix
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
-from .equations import Rows
-from .state import Globals
+from .state import Globals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:

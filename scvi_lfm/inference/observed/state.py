@@ -13,13 +13,14 @@ import torch
 
 from ...data import column_sums
 from ...linalg.packed import congruent, diagonal, unpack
-from ..counts.gene_step import margins
+from ..packed_statistics import margins
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...model import PriorScales
     from ...posterior.gauge import Move
+    from ..equations import Solved
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,25 @@ class Problem:
     family: str
     noise: str
     rotates: bool = True
+
+
+@dataclass(frozen=True)
+class Rows:
+    """q of some rows."""
+
+    mean: Tensor  # (rows, k), float64
+    cov: Tensor  # (rows, p): packed, in the dtype of the information
+    log_det: Tensor  # (): sum over rows of log |C_i|
+
+    @classmethod
+    def of(cls, solved: Solved) -> Rows:
+        """From the solution of their equations."""
+        return cls(solved.mean, solved.cov, solved.log_det.sum())
+
+    def moved(self, move: Move) -> Rows:
+        """Cells after a gauge move."""
+        log_det = 2 * len(self.mean) * torch.linalg.slogdet(move.cell_map).logabsdet
+        return Rows(move.cells(self.mean), congruent(move.cell_map, self.cov), self.log_det + log_det)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from ...model import Gaussian
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE
 from ...posterior.posterior import extend
-from ..counts.gene_step import right_side, without_activity
-from .equations import Rows, solve_rows
+from ..equations import solve_rows
+from ..packed_statistics import right_side, without_activity
 from .noise import update_noise
-from .state import Statistics
+from .state import Rows, Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ class CellStep:
         information = batch.observed_times_genes(self._second)
         products = batch.observed_times_genes(self._products)
         target = batch.times_genes(self._slopes) - self._mu * information[:, self._with_one] - products
-        return solve_rows(information, target, self._prior, self._family)
+        return Rows.of(solve_rows(information, target, self._prior, self._family))
 
 
 def mean_moment(blocks: Sequence[Rows]) -> Tensor:
@@ -140,7 +140,8 @@ def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[
     target = right_side(*statistics.margins, statistics.yx, g.mu)
     weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
     part = without_activity(k, target.device)
-    genes = solve_rows(statistics.weighted, target, Gaussian.centred(prior_var), problem.family, weight, part)
+    prior = Gaussian.centred(prior_var)
+    genes = Rows.of(solve_rows(statistics.weighted, target, prior, problem.family, weight=weight, part=part))
     of_prior = (genes.mean.square() + diagonal(genes.cov)) / prior_var
     explained = (genes.mean * target).sum(1) + (1 - of_prior).sum(1) / weight
     explained = torch.where(statistics.observed() > 0, explained, 0.0)

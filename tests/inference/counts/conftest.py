@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scvi_lfm.inference.counts.state import Cells, Globals, Problem
-from scvi_lfm.model import Gaussian, PriorScales
+from scvi_lfm.model import PriorScales
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior.rates import GeneFeatures
 
@@ -122,23 +122,9 @@ def entries():
 @pytest.fixture
 def full_steps(monkeypatch):
     """Steps are taken whole, however far they go."""
-    from scvi_lfm.inference.counts import equations
+    from scvi_lfm.inference import equations
 
     monkeypatch.setattr(equations, "TRUST", 1e9)
-
-
-@pytest.fixture(scope="session")
-def general_prior():
-    """A prior with a mean and a full covariance, as the stored gauge has it."""
-
-    def prior(k: int, seed: int = 1) -> Gaussian:
-        rng = np.random.default_rng(seed)
-        factor = rng.standard_normal((k, k))
-        return Gaussian(
-            torch.from_numpy(0.3 * rng.standard_normal(k)), torch.from_numpy(factor @ factor.T / k + 0.2 * np.eye(k))
-        )
-
-    return prior
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from scvi_lfm.inference.counts.cell_step import cell_step
-from scvi_lfm.inference.counts.equations import TRUST
 from scvi_lfm.inference.counts.state import cell_prior
+from scvi_lfm.inference.equations import TRUST
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior import rates
 

@@ -10,7 +10,7 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.counts import last_step
-from scvi_lfm.inference.counts.equations import CLOSER, SHORTER, shortened
+from scvi_lfm.inference.equations import CLOSER, SHORTER, shortened
 
 ODD = {3: [9, 14, 6], 17: [25], 40: [1, 0, 40]}
 

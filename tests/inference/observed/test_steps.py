@@ -12,10 +12,9 @@ import torch
 from pyro import poutine
 
 from scvi_lfm.data import CellMatrix, Observed
-from scvi_lfm.inference.observed.equations import Rows
 from scvi_lfm.inference.observed.noise import shrunk_variances
 from scvi_lfm.inference.observed.ranks import leading_log_dets
-from scvi_lfm.inference.observed.state import Globals, Problem
+from scvi_lfm.inference.observed.state import Globals, Problem, Rows
 from scvi_lfm.inference.observed.steps import (
     CellStep,
     cell_statistics,

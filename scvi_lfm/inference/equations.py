@@ -1,0 +1,142 @@
+r"""Normal equations of rows, solved with their prior: one for each cell, one for each gene.
+
+.. math::
+
+    C_i^{-1} = P^{-1} + H_i, \qquad m_i = C_i (P^{-1} p + h_i)
+
+They are solved for :math:`L^{-1}(m_i - p)` with :math:`P = L L'`, in which the prior is the identity: scales that
+relevance determination has sent to nothing do no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..linalg.batch_inverse import blocks, invert, pack_last, unpack_last
+from ..model.priors import free_coordinates
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model import Gaussian
+
+# a bounded step may change eta of a row by this much, root mean square over its entries by weight
+TRUST = 0.5
+# a step that leaves more than this share of what was missing has swung past the optimum: the next ones are shorter
+CLOSER, SHORTER = 0.95, 0.6
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Solved:
+    """q of some rows."""
+
+    mean: Tensor  # (rows, k)
+    cov: Tensor  # (rows, p): packed
+    log_det: Tensor  # (rows,): log |C_i| of what is not known
+    missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain; 0 without a start
+    step: Tensor  # (rows, k): the whole last step
+    change: Tensor  # (rows,): by how much it would change eta, root mean square by weight; 0 without a start
+
+    def within(self, current: Tensor, trust: Tensor | None = None) -> Solved:
+        """The step from `current`, shortened to `trust` (rows,), by default `TRUST`, if it would change eta more."""
+        trust = self.change.new_full((len(self.change),), TRUST) if trust is None else trust
+        return replace(self, mean=current + self.step * (trust / torch.maximum(self.change, trust))[:, None])
+
+
+def solve_rows(
+    information: Tensor,
+    target: Tensor,
+    prior: Gaussian,
+    family: str,
+    current: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    part: Tensor | None = None,
+) -> Solved:
+    """Solve packed H (rows, p) and h (rows, k), both times `weight` (rows,) if given.
+
+    `current` (rows, k) is where the step begins; without this start, the means are made good by a second step. `part` (p,) tells
+    where H is in rows of more values. Mean field keeps the means and the diagonals of the precisions. Coordinates that
+    the prior leaves out, from the second on, are known and stay as they are.
+    """
+    system = _System(prior, target.shape[1], family, bounded=current is not None)
+    current = torch.zeros_like(target) if current is None else current
+    parts = []
+    for rows in blocks(*target.shape):
+        H, h = unpack_last(information[rows], target.shape[1], part), target[rows].T
+        if weight is not None:
+            H.mul_(weight[rows].to(H.dtype))
+            h = h * weight[rows]
+        parts.append(system.solve(H, h, current[rows].T))
+    return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
+    """How far rows may move next, given what the last two steps expected to gain."""
+    return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
+
+
+class _System:
+    """The prior of rows of k coordinates, and how equations of a block of rows are solved with it."""
+
+    def __init__(self, prior: Gaussian, k: int, family: str, *, bounded: bool) -> None:
+        self._prior, self._family, self._bounded = prior, family, bounded
+        self._root = torch.linalg.cholesky(prior.cov)
+        self._free = free_coordinates(k, k - len(prior.mean), prior.mean.device)
+        self._own_precision = torch.linalg.inv(prior.cov).diagonal()
+
+    def solve(self, H: Tensor, target: Tensor, current: Tensor) -> tuple[Tensor, ...]:
+        """Means, covariances and log determinants, and of a bounded step its missing nats, itself and its change."""
+        k, free, root, precise = len(H), self._free, self._root.to(H.dtype), self._root.to(target.dtype)
+        known = current[1 : 1 + k - len(free)]
+        centre = self._prior.means(known.T.double()).T.to(target.dtype)
+        own = H if len(free) == k else H[free[:, None], free]
+        white = _between(root.T, own, diagonal=self._prior.independent)
+        white.diagonal().add_(1)
+        inverse, pivots = invert(white)
+        # what float32 leaves out of a step is made good by the next one
+        mean, left = current, target - _times(H, current) if self._bounded else target
+        missing = change = target.new_zeros(target.shape[1])
+        for number in range(1 if self._bounded else 2):
+            short = torch.linalg.solve_triangular(precise, mean[free] - centre, upper=False)
+            pull = (precise.T @ left[free] - short).to(H.dtype)
+            white_step = _times(inverse, pull)
+            step = torch.zeros_like(target).index_copy(0, free, (root @ white_step).to(target.dtype))
+            mean = mean + step
+            if self._bounded:
+                missing = 0.5 * (pull * white_step).sum(0)
+                change = ((_times(H, step) * step).sum(0) / H[0, 0].clamp_min(TINY)).clamp_min(0).sqrt()
+            elif number == 0:
+                left = left - _times(H, step)
+        if self._family == "mean_field":
+            precision = self._own_precision.to(H.dtype)[:, None] + own.diagonal().T
+            cov, log_det = torch.zeros_like(inverse), -precision.double().log().sum(0)
+            cov.diagonal().copy_((1 / precision).T)
+        else:
+            cov = _between(root, inverse, diagonal=self._prior.independent)
+            log_det = 2 * self._root.diagonal().log().sum() - pivots.double().log().sum(0)
+        if len(free) < k:
+            full = torch.zeros_like(H)
+            full[free[:, None], free] = cov
+            cov = full
+        return mean.T.contiguous(), pack_last(cov), log_det, missing, step.T.contiguous(), change
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """`M x` of symmetric matrices (k, k, rows) with vectors (k, rows), in the precision of the vectors."""
+    product = matrices[0] * vectors[0]
+    for row, x in zip(matrices[1:], vectors[1:], strict=True):
+        product.addcmul_(row, x)
+    return product
+
+
+def _between(linear: Tensor, matrices: Tensor, *, diagonal: bool) -> Tensor:
+    """`L M L'` of each matrix (k, k, rows); elementwise where L is diagonal, as it is but in the stored gauge."""
+    if diagonal:
+        return matrices * torch.outer(linear.diagonal(), linear.diagonal())[..., None]
+    half = torch.tensordot(linear, matrices, dims=1)
+    return torch.tensordot(linear, half.transpose(0, 1), dims=1)
