@@ -59,8 +59,9 @@ def solve_rows(
 ) -> Solved:
     """Solve packed H (rows, p) and h (rows, k), both times `weight` (rows,) if given.
 
-    `current` (rows, k) is where the step begins; without this start, the means are made good by a second step. `part` (p,) tells
-    where H is in rows of more values. Mean field keeps the means and the diagonals of the precisions. Coordinates that
+    `current` (rows, k) is where the step begins; without a start, a second step makes the means good.
+    `part` (p,) tells where H is in rows of more values. Mean field keeps the means and the diagonals of the precisions.
+    Coordinates that
     the prior leaves out, from the second on, are known and stay as they are.
     """
     system = _System(prior, target.shape[1], family, bounded=current is not None)

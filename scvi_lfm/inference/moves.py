@@ -14,22 +14,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..model import PriorScales
-    from .counts.state import Globals as CountGlobals
-    from .normal.state import CellStatistics, Globals
-    from .observed.state import Globals as MaskedGlobals
-
-    AnyGlobals = Globals | CountGlobals | MaskedGlobals
+    from .normal.state import NormalGlobals, NormalStatistics
+    from .state import Globals
 
 
 def improve_gauge(
-    g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int, *, rotates: bool
-) -> tuple[Globals, CellStatistics, Tensor]:
+    g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor, n_cells: int, *, rotates: bool
+) -> tuple[NormalGlobals, NormalStatistics, Tensor]:
     """The state after the moves that raise its ELBO, with the prior at its best for them."""
     move, scales = best_move(g, statistics.xx, n_cells, rotates=rotates)
     return replace(g.moved(move), scales=scales), statistics.moved(move), move.cell_cov(cell_cov)
 
 
-def best_move(g: AnyGlobals, cell_moment: Tensor, n_cells: int, *, rotates: bool) -> tuple[Move, PriorScales]:
+def best_move(g: Globals, cell_moment: Tensor, n_cells: int, *, rotates: bool) -> tuple[Move, PriorScales]:
     """Translate, shift and, if asked, rotate; each move is optimal given the others.
 
     `cell_moment` is the mean over cells of E[x x'], x = (1, a, A). Also the prior scales that the rotation brings.

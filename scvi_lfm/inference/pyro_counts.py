@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ..data import Batch, CellMatrix
     from .counts.engine import State
-    from .counts.state import Globals
+    from .counts.state import CountGlobals
     from .options import FitOptions, FitResult
     from .pyro_guides import Moments
     from .trace import Trace
@@ -152,7 +152,7 @@ class CountProgram:
 class LearnedScales(nn.Module):
     """Standard deviations of the priors and dispersions, by their logarithms."""
 
-    def __init__(self, g: Globals, *, learns_theta: bool) -> None:
+    def __init__(self, g: CountGlobals, *, learns_theta: bool) -> None:
         super().__init__()
         start = g.scales
 

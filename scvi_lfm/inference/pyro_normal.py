@@ -14,8 +14,9 @@ from .minibatches import Minibatches
 from .normal.elbo import elbo
 from .normal.finish import summarise, to_result
 from .normal.start import fit_without_factors, location_and_spread
-from .normal.sweep import CellBlock, Problem
+from .normal.sweep import CellBlock
 from .pyro_parameters import CellParameters, SharedParameters
+from .state import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ class NormalProgram:
 def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
     ones = torch.ones(first.n_cells, 1, dtype=torch.float32, device=options.device)
     gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
-    mean, spread = location_and_spread(first, problem)
+    mean, spread = location_and_spread([first])
     mu, spread = mean.float(), spread.float()
     generator = torch.Generator().manual_seed(options.seed)
     size = options.n_factors + 1

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..model import GuideParameters, PriorScales, Scales
-from .normal.state import Globals
+from .normal.state import NormalGlobals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,12 +90,12 @@ class SharedParameters(nn.Module):
         root = self._root(self.cell_root).detach().double()
         return root @ root.T
 
-    def globals(self) -> Globals:
+    def globals(self) -> NormalGlobals:
         """The same state as the closed-form engine holds it, in float64."""
         precision = self.sigma().detach().double().square().reciprocal()
         eig = self.log_eig.detach().double().exp()
         scales = self.scales()
-        return Globals(
+        return NormalGlobals(
             mu=self.mu_loc.detach().double(),
             mu_var=self.log_mu_scale.detach().double().exp().square(),
             gene_mean=self.gene_loc.detach().double(),

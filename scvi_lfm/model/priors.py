@@ -125,6 +125,12 @@ def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor, 
     )
 
 
+def kl_of_mu(mean: Tensor, var: Tensor) -> Tensor:
+    """KL of q(mu) from its prior."""
+    ratio = var / MU_SCALE**2
+    return 0.5 * (ratio + (mean / MU_SCALE).square() - 1 - ratio.log())
+
+
 def rotation_is_free(given: Mapping[str, object]) -> bool:
     """Whether a rotation can raise the ELBO: free gene scales (relevance determination), cell scales all equal."""
     return "B" not in given and len(np.unique(np.asarray(given.get("A", 1.0)))) == 1

@@ -12,12 +12,14 @@ from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import cell_statistics
 from scvi_lfm.inference.normal.start import add_random_factors, fit_without_factors
-from scvi_lfm.inference.normal.state import CellStatistics, Globals
-from scvi_lfm.inference.normal.sweep import Problem, Step
+from scvi_lfm.inference.normal.state import NormalGlobals, NormalStatistics
+from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import Gaussian, PriorScales
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from scvi_lfm.inference.normal.sweep import Step
 
 CPU = torch.device("cpu")
 
@@ -28,7 +30,7 @@ class State:
 
     problem: Problem
     batch: Batch
-    globals: Globals
+    globals: NormalGlobals
     cell_mean: Tensor
     cell_cov: Tensor
 
@@ -37,7 +39,7 @@ class State:
         return self.batch.dense()
 
     @property
-    def statistics(self) -> CellStatistics:
+    def statistics(self) -> NormalStatistics:
         return cell_statistics(self.batch, self.cell_mean, self.cell_cov)
 
     @property
@@ -80,7 +82,7 @@ def draw_state():
 
         matrix = CellMatrix((1 + 1.5 * normal(n, m)).numpy())
         basis = torch.diag(positive(r + 1)) if family == "mean_field" else normal(r + 1, r + 1)
-        g = Globals(
+        g = NormalGlobals(
             mu=normal(),
             mu_var=positive(),
             gene_mean=normal(m, r + 1),

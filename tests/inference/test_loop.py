@@ -15,8 +15,9 @@ from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.finish import drop_unused_factors
-from scvi_lfm.inference.normal.state import Globals
-from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
+from scvi_lfm.inference.normal.state import NormalGlobals
+from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import PriorScales
 
 # a tolerance that no fit reaches: run to max_epochs, or until rounding stops the gains
@@ -142,7 +143,7 @@ def test_weak_factors_are_found(whole_batch, fit_options, shape, sigma, data, se
 
     one, eye = torch.ones((), dtype=torch.float64), torch.eye(r + 1, dtype=torch.float64)
     genes = torch.from_numpy(np.column_stack([adata.var["b"], adata.varm["B"]]))
-    g = Globals(
+    g = NormalGlobals(
         mu=one * adata.uns["mu"],
         mu_var=one,
         gene_mean=genes,

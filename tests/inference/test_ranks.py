@@ -8,8 +8,10 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.normal.elbo import elbo
-from scvi_lfm.inference.normal.sweep import LocalStep, Problem, sweep
-from scvi_lfm.inference.ranks import RankCurve, effective_factors, normal_curve
+from scvi_lfm.inference.normal.ranks import normal_curve
+from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.ranks import RankCurve, effective_factors
+from scvi_lfm.inference.state import Problem
 
 N, M = 150, 80
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from ...model import Gaussian
     from ...posterior.rates import GeneFeatures
-    from .state import Cells, Problem
+    from .state import Cells, CountProblem
 
 
 def cell_step(
-    problem: Problem,
+    problem: CountProblem,
     y: Tensor,
     cells: Cells,
     features: GeneFeatures,

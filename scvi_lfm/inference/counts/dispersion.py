@@ -25,7 +25,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .state import Statistics
+    from .state import CountStatistics
 
 # 1e-4 is Poisson in effect
 LEAST, MOST = 1e-4, 1e2
@@ -36,7 +36,7 @@ ENOUGH_GENES = 2000
 START, START_SPREAD = math.log(0.2), 1.5
 
 
-def update_dispersion(statistics: Statistics, n_cells: int) -> Tensor:
+def update_dispersion(statistics: CountStatistics, n_cells: int) -> Tensor:
     """Dispersions (m,), between 1e-4 and 100."""
     known = n_cells * statistics.square.double()
     pairs = (known + n_cells * statistics.excess.double()).clamp_min(0) / 2

@@ -27,9 +27,9 @@ from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
-from .ranks import activity_last, cells_with, count_curve, globals_with, leading_factors
+from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
-from .state import Cells, Globals, Problem, Statistics, cell_prior, gene_prior
+from .state import Cells, CountGlobals, CountProblem, CountStatistics
 from .sweep import sweep, visit
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ DISPERSION_CELLS = 1000
 class State:
     """Everything between two epochs, in one gauge."""
 
-    globals: Globals
-    statistics: Statistics
+    globals: CountGlobals
+    statistics: CountStatistics
     cells: Cells
     steps: int
 
@@ -72,7 +72,9 @@ class CountEngine:
         self._matrix, self._options = matrix, options
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
         n_observed = None if matrix.observed is None else matrix.n_observed
-        self._problem = Problem(n, m, options.family, COUNTS[options.likelihood], rotates, n_observed)
+        self._problem = CountProblem(
+            n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=COUNTS[options.likelihood]
+        )
         rng = np.random.default_rng(options.seed)
         self._batches = Minibatches(matrix, options.batch_size, options.device, torch.float32, rng)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size
@@ -96,7 +98,7 @@ class CountEngine:
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
-        rank0 = elbo_per_entry(problem, g, activity, (cell_prior(g), gene_prior(g)), self._sample, options.seed)
+        rank0 = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)
         if r:
@@ -168,7 +170,7 @@ class CountEngine:
     def _elbo(self, state: State) -> float:
         g = state.globals
         return elbo_per_entry(
-            self._problem, g, self._some_cells(state), (cell_prior(g), gene_prior(g)), self._sample, self._options.seed
+            self._problem, g, self._some_cells(state), (g.cell_prior, g.gene_prior), self._sample, self._options.seed
         )
 
     def _some_cells(self, state: State) -> Cells:
@@ -180,7 +182,7 @@ class CountEngine:
             return some
         noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
         exact = Recomputed.of(
-            float(g.mu), some.mean, g.gene_mean, Packed(g.gene_cov), noise, cell_prior(g), self._problem.family
+            float(g.mu), some.mean, g.gene_mean, Packed(g.gene_cov), noise, g.cell_prior, self._problem.family
         )
         return replace(some, cov=exact.packed())
 
@@ -192,7 +194,7 @@ class CountEngine:
         cells, sample, seed = self._some_cells(state), self._sample, self._options.seed
         return count_curve(self._problem, state.globals, cells, state.statistics, sample, seed, score)
 
-    def _score(self, held_out: HeldOut, cell_moment: Tensor, g: Globals, cells: Cells) -> float:
+    def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
         return score_held_out(self._posterior(g, cells, cell_moment), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
@@ -210,7 +212,7 @@ class CountEngine:
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         return trace.result(q, self._stored_elbo(q), q.factor_shares)
 
-    def _posterior(self, g: Globals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
+    def _posterior(self, g: CountGlobals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
         return CountPosterior(
             mu=float(g.mu),
             cell_mean=cells.mean.double(),
@@ -218,8 +220,8 @@ class CountEngine:
             gene_mean=g.gene_mean.double(),
             gene_cov=Packed(g.gene_cov),
             noise=CountNoise(self._options.likelihood, g.dispersion.double(), cells.log_size.double()),
-            cell_prior=population(cell_prior(g).cov, cell_moment, g.n_known),
-            gene_prior=gene_prior(g),
+            cell_prior=population(g.cell_prior.cov, cell_moment, g.n_known),
+            gene_prior=g.gene_prior,
             n_known=g.n_known,
         )
 
@@ -228,7 +230,7 @@ class CountEngine:
         cells = Cells(q.cell_mean[rows].float(), q.cell_cov.at(rows).packed(), self._log_size[rows])
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
         scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form
-        g = Globals(mu, q.gene_mean.float(), q.gene_cov.packed(), q.noise.dispersion.float(), scales)
+        g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), q.noise.dispersion.float())
         priors = q.cell_prior.given_known(q.n_known), q.gene_prior
         return elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
 
@@ -242,5 +244,5 @@ def _drop_unused(state: State) -> State:
     squares = g.gene_squares()[first:]
     weight = state.statistics.weighted[:, 0].double() * len(state.cells.mean)
     gained = weight @ g.gene_mean[:, first:].double().square() / len(state.cells.mean)
-    on = (squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)
-    return replace(state, globals=globals_with(g, on), cells=cells_with(state.cells, on, g.n_known))
+    on = torch.nonzero((squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)).flatten()
+    return replace(state, globals=g.at_factors(on), cells=state.cells.at_factors(on, g.n_known))

@@ -19,7 +19,7 @@ from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
 from .cell_step import where_observed
 from .dispersion import update_dispersion
-from .state import Statistics, gene_prior
+from .state import CountStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ...model import PriorScales
     from ...posterior.rates import GeneFeatures
     from ..equations import Solved
-    from .state import Cells, Globals, Problem
+    from .state import Cells, CountGlobals, CountProblem
 
 MOST_LEVERAGE = 0.9
 # one in so many cells of a minibatch tells about dispersions
@@ -35,15 +35,15 @@ DISPERSION_EVERY = 4
 
 
 def cell_statistics(
-    problem: Problem,
-    g: Globals,
+    problem: CountProblem,
+    g: CountGlobals,
     features: GeneFeatures,
     y: Tensor,
     cells: Cells,
     every: int = 1,
     observed: Tensor | None = None,
     half: Tensor | None = None,
-) -> Statistics:
+) -> CountStatistics:
     """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
 
     What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest. Entries that are
@@ -79,10 +79,10 @@ def cell_statistics(
     mean_xx = unpack(xx.double().mean(0))
     for total in (weighted, response, excess, square):
         total /= n
-    return Statistics(mean_xx, weighted, response, excess, square)
+    return CountStatistics(mean_xx, weighted, response, excess, square)
 
 
-def gene_step(problem: Problem, g: Globals, statistics: Statistics, rounds: int = 1) -> Globals:
+def gene_step(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, rounds: int = 1) -> CountGlobals:
     """q(b, B), dispersions and scales given the statistics of the cells.
 
     Scales and q answer each other: `rounds` tells how often.
@@ -92,7 +92,7 @@ def gene_step(problem: Problem, g: Globals, statistics: Statistics, rounds: int 
     return with_genes(problem, g, statistics, solve_genes(problem, g, statistics))
 
 
-def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Solved) -> Globals:
+def with_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved) -> CountGlobals:
     """With q(b, B) as solved, and the dispersions and scales that follow."""
     return replace(
         g,
@@ -103,20 +103,19 @@ def with_genes(problem: Problem, g: Globals, statistics: Statistics, solved: Sol
     )
 
 
-def _scales(g: Globals, statistics: Statistics, solved: Solved) -> PriorScales:
-    squares = replace(g, gene_mean=solved.mean, gene_cov=solved.cov).gene_squares()
-    return g.scales.learned_from(statistics.xx[1, 1], squares, g.noise_var)
+def _scales(g: CountGlobals, statistics: CountStatistics, solved: Solved) -> PriorScales:
+    return replace(g, gene_mean=solved.mean, gene_cov=solved.cov).with_scales_learned(statistics.xx[1, 1]).scales
 
 
-def solve_genes(problem: Problem, g: Globals, statistics: Statistics) -> Solved:
+def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Solved:
     """q(b, B) of each gene given the statistics of the cells."""
     information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
     information, target = information * problem.n_cells, target * problem.n_cells
-    solved = solve_rows(information, target, gene_prior(g), problem.family, g.gene_mean)
+    solved = solve_rows(information, target, g.gene_prior, problem.family, g.gene_mean)
     return solved.within(g.gene_mean)
 
 
-def dispersions(problem: Problem, g: Globals, statistics: Statistics) -> Tensor:
+def dispersions(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Tensor:
     """Dispersions half way, on the log scale, to what the statistics say.
 
     A gene's loadings answer its dispersion, and in full steps both swing for ever.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ...data import CellMatrix
     from ..minibatches import Minibatches
-    from .state import Cells, Globals, Problem, Statistics
+    from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 STEPS = 50
 ENTRIES_PER_BLOCK = 2**22
@@ -30,8 +30,8 @@ ENOUGH = 0.1
 
 
 def step_of_all(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, batches: Minibatches
-) -> tuple[Globals, Cells, Statistics]:
+    problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, batches: Minibatches
+) -> tuple[CountGlobals, Cells, CountStatistics]:
     """Every cell once, then the genes from all of them until none has anything to gain."""
     cells, statistics = sweep(problem, g, cells, statistics, batches)
     solved = solve_genes(problem, g, statistics)
@@ -40,8 +40,13 @@ def step_of_all(
 
 
 def _settle(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, missing: Tensor, batches: Minibatches
-) -> Globals:
+    problem: CountProblem,
+    g: CountGlobals,
+    cells: Cells,
+    statistics: CountStatistics,
+    missing: Tensor,
+    batches: Minibatches,
+) -> CountGlobals:
     """Steps of the genes that are still on their way, cells and scales held.
 
     Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
@@ -69,12 +74,12 @@ def _settle(
     return g
 
 
-def _statistics(problem: Problem, g: Globals, cells: Cells, matrix: CellMatrix) -> Statistics:
+def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
     size = max(1, ENTRIES_PER_BLOCK // problem.n_genes)
 
-    def share(start: int) -> Statistics:
+    def share(start: int) -> CountStatistics:
         stop = min(start + size, n)
         batch = matrix.batch(slice(start, stop), g.mu.device)
         some = cells.rows(torch.arange(start, stop, device=g.mu.device))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from ...data import CellMatrix
     from ...model import Gaussian
-    from .state import Cells, Globals, Problem
+    from .state import Cells, CountGlobals, CountProblem
 
 ENTRIES = 200_000
 PAIRS_OF_DRAWS = 4
@@ -75,7 +75,7 @@ class EntrySample:
 
 
 def expected_log_density(
-    problem: Problem, g: Globals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor
+    problem: CountProblem, g: CountGlobals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor
 ) -> Tensor:
     """Mean over all entries of the block of E log p, estimated from draws (draws, rows, k) around the means of q."""
     cell, slopes = cells.mean[sample.cell], extend(g.gene_mean)[sample.gene]
@@ -110,8 +110,8 @@ def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | Non
 
 
 def elbo_per_entry(
-    problem: Problem,
-    g: Globals,
+    problem: CountProblem,
+    g: CountGlobals,
     cells: Cells,
     priors: tuple[Gaussian, Gaussian],
     sample: EntrySample,
@@ -146,6 +146,6 @@ def kl_rows(mean: Tensor, cov: Tensor, log_det: Tensor, prior: Gaussian) -> Tens
     return 0.5 * (expected_square - log_det.sum() - n * k + n * torch.logdet(prior.cov))
 
 
-def kl_mu(g: Globals) -> Tensor:
+def kl_mu(g: CountGlobals) -> Tensor:
     """KL of q(mu) from its prior, the variance of q left out: mu is known to many digits."""
     return 0.5 * (g.mu / MU_SCALE).square()

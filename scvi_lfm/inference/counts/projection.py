@@ -19,7 +19,7 @@ from ...posterior.recomputed import Recomputed
 from ..equations import TRUST, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
-from .state import Cells, Problem
+from .state import Cells, CountProblem
 
 if TYPE_CHECKING:
     from ...data import Batch, CellMatrix
@@ -71,7 +71,7 @@ def _converge(
     y, observed = batch.dense(), batch.is_observed()
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
     dispersion = q.noise.dispersion.float()
-    problem = Problem(y.shape[0], y.shape[1], family, COUNTS[q.noise.likelihood])
+    problem = CountProblem(len(y), y.shape[1], family, likelihood=COUNTS[q.noise.likelihood])
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)

@@ -8,7 +8,6 @@ number of factors is measured in that order, the whole one too: the rotation is 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +15,9 @@ import torch
 from ...linalg.packed import unpack
 from ...posterior.gauge import balance, translate_genes
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
+from ..state import with_factors
 from .gene_step import gene_step
 from .objective import elbo_per_entry
-from .state import Cells, Globals, Statistics, cell_prior, gene_prior
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +26,17 @@ if TYPE_CHECKING:
 
     from ...posterior.gauge import Move
     from .objective import EntrySample
-    from .state import Problem
+    from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 
 def count_curve(
-    problem: Problem,
-    g: Globals,
+    problem: CountProblem,
+    g: CountGlobals,
     cells: Cells,
-    statistics: Statistics,
+    statistics: CountStatistics,
     sample: EntrySample,
     seed: int,
-    score: Callable[[Globals, Cells], float] | None = None,
+    score: Callable[[CountGlobals, Cells], float] | None = None,
 ) -> RankCurve:
     """The lower bound of the leading k factors for every k, measured in the cells of a block.
 
@@ -51,35 +50,33 @@ def count_curve(
     for k in range(r, -1, -1):
         if k < r:
             g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
-        priors = cell_prior(g), gene_prior(g)
+        priors = g.cell_prior, g.gene_prior
         values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
         scores += [] if score is None else [score(g, cells)]
     return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 
 def leading_factors(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, n_factors: int
-) -> tuple[Globals, Cells, Statistics]:
+    problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, n_factors: int
+) -> tuple[CountGlobals, Cells, CountStatistics]:
     """The leading factors alone, and the genes fitted to what cells say of them.
 
     The mean loadings of the others, times their A, go to the activity of the cells.
     """
-    on = torch.arange(g.n_factors, device=g.mu.device) < n_factors
+    order, p = torch.arange(g.n_factors, device=g.mu.device), g.n_known
     if "a" not in g.scales.fixed:
-        g, cells, statistics = _moved(problem, g, cells, statistics, _to_activity(g, statistics, ~on))
-    g, cells, statistics = (
-        globals_with(g, on),
-        cells_with(cells, on, g.n_known),
-        statistics_with(statistics, on, g.n_known),
-    )
+        g, cells, statistics = _moved(problem, g, cells, statistics, _to_activity(g, statistics, order >= n_factors))
+    on = order[:n_factors]
+    g, cells = g.at_factors(on), cells.at_factors(on, p)
+    statistics = statistics.at_columns(with_factors(2 + p, on))
     for _ in range(GENE_STEPS):
         g = gene_step(problem, g, statistics)
     return g, cells, statistics
 
 
 def activity_last(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics
-) -> tuple[Globals, Cells, Statistics]:
+    problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics
+) -> tuple[CountGlobals, Cells, CountStatistics]:
     """The same factors in the rotation that puts those first whose loadings differ most between genes."""
     if not (problem.rotates and g.n_factors) or "a" in g.scales.fixed:
         return g, cells, statistics
@@ -90,7 +87,7 @@ def activity_last(
     return _moved(problem, g, cells, statistics, move)
 
 
-def _to_activity(g: Globals, statistics: Statistics, which: Tensor) -> Move:
+def _to_activity(g: CountGlobals, statistics: CountStatistics, which: Tensor) -> Move:
     """What some factors, `which` (r,), do to all genes alike: their mean loadings, by the weight of the counts."""
     weight = statistics.weighted[:, 0].double()
     means = weight @ g.gene_mean[:, 1 + g.n_known :].double() / weight.sum()
@@ -98,44 +95,8 @@ def _to_activity(g: Globals, statistics: Statistics, which: Tensor) -> Move:
 
 
 def _moved(
-    problem: Problem, g: Globals, cells: Cells, statistics: Statistics, move: Move
-) -> tuple[Globals, Cells, Statistics]:
+    problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, move: Move
+) -> tuple[CountGlobals, Cells, CountStatistics]:
     """The same q after a gauge move, with the prior scales at their best for it."""
     g, statistics = g.moved(move).in_family(problem.family), statistics.moved(move)
-    scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.noise_var)
-    return replace(g, scales=scales), cells.moved(move, problem.family), statistics
-
-
-def globals_with(g: Globals, on: Tensor) -> Globals:
-    """Without the factors that are not in `on` (r,)."""
-    kept, packed = _kept(on, 1 + g.n_known)
-    return replace(
-        g,
-        gene_mean=g.gene_mean[:, kept],
-        gene_cov=g.gene_cov[:, packed],
-        scales=replace(g.scales, A=g.scales.A[on], B=g.scales.B[on]),
-    )
-
-
-def cells_with(cells: Cells, on: Tensor, n_known: int = 0) -> Cells:
-    """Without the factors that are not in `on` (r,)."""
-    kept, packed = _kept(on, 1 + n_known)
-    return replace(cells, mean=cells.mean[:, kept], cov=cells.cov[:, packed])
-
-
-def statistics_with(statistics: Statistics, on: Tensor, n_known: int = 0) -> Statistics:
-    """Without the factors that are not in `on` (r,)."""
-    kept, packed = _kept(on, 2 + n_known)
-    return replace(
-        statistics,
-        xx=statistics.xx[kept][:, kept],
-        weighted=statistics.weighted[:, packed],
-        response=statistics.response[:, kept],
-    )
-
-
-def _kept(on: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
-    """Which of the columns (`ahead` that always stay, then factors) and of their packed products stay."""
-    kept = torch.cat([on.new_ones(ahead), on])
-    first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
-    return kept, kept[first] & kept[second]
+    return g.with_scales_learned(statistics.xx[1, 1]), cells.moved(move, problem.family), statistics

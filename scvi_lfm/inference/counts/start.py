@@ -14,9 +14,9 @@ from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
 from ..normal.start import add_random_factors, fit_without_factors
 from ..normal.sweep import LocalStep
-from ..normal.sweep import Problem as NormalProblem
+from ..state import Problem
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
-from .state import Cells, Globals
+from .state import Cells, CountGlobals
 from .sweep import visit
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
-    from .state import Problem, Statistics
+    from .state import CountProblem, CountStatistics
 
 # sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
 LEAST_SWEEPS, LEAST_WITH_COVARIATES, MOST_SWEEPS, ENTRIES_SWEPT = 2, 8, 20, 2e7
@@ -38,12 +38,12 @@ START_VAR = 0.05
 
 
 def fit_margins(
-    problem: Problem,
+    problem: CountProblem,
     blocks: Sequence[Callable[[], Batch]],
     log_size: list[Tensor],
     prior_scales: Mapping[str, object],
     known: Sequence[Tensor] | None = None,
-) -> tuple[Globals, Cells]:
+) -> tuple[CountGlobals, Cells]:
     """The model without factors on some blocks of cells, each read when it is called: q(b, beta) and q(a).
 
     `known` holds the covariates of each block, (cells, p).
@@ -62,7 +62,7 @@ def fit_margins(
     if "b" not in given:
         scales = replace(scales, b=(log_rate - mu).square().mean().sqrt().clamp_min(1e-3))
     start = START_DISPERSION if problem.likelihood.LEARNS_DISPERSION else 0.0
-    g = Globals(
+    g = CountGlobals(
         mu=mu,
         gene_mean=torch.nn.functional.pad((log_rate - mu).float()[:, None], (0, p)),
         gene_cov=pack(torch.eye(1 + p, dtype=torch.float32, device=device) * START_VAR).repeat(problem.n_genes, 1),
@@ -114,7 +114,7 @@ def log_values(
     return CellMatrix(logged, covariates=covariates)
 
 
-def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: Globals, activity: Tensor) -> CellMatrix:
+def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activity: Tensor) -> CellMatrix:
     """What the margins, with `activity` (cells,), leave of the logarithms of stored counts of some cells.
 
     Where only these are data, entries that are not stored are no zeros: they leave nothing.
@@ -128,7 +128,7 @@ def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: Globals, activity: T
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
     """A of some cells, (cells, r), from a few sweeps of the Normal model; mean E[A A'] = I."""
-    problem = NormalProblem(*logged.shape, "row_block", "shared")
+    problem = Problem(*logged.shape, "row_block", "shared")
     batch = logged.batch(None, device)
     step = fit_without_factors(problem, batch, {})
     generator = torch.Generator().manual_seed(seed)
@@ -137,13 +137,13 @@ def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed
 
 
 def add_factors(
-    problem: Problem,
-    g: Globals,
+    problem: CountProblem,
+    g: CountGlobals,
     factors: Tensor,
     batch: Batch,
     activity: Cells,
     prior_scales: Mapping[str, object],
-) -> tuple[Globals, Statistics]:
+) -> tuple[CountGlobals, CountStatistics]:
     """Genes, and the statistics behind them, from one block of cells with known factors (cells, r)."""
     r = factors.shape[1]
     m = problem.n_genes

@@ -9,25 +9,24 @@ import torch
 from ...posterior.rates import GeneFeatures
 from .cell_step import cell_step
 from .gene_step import cell_statistics
-from .state import cell_prior
 
 if TYPE_CHECKING:
     from ...data import Batch
     from ..minibatches import Minibatches
     from ..progress import Progress
-    from .state import Cells, Globals, Problem, Statistics
+    from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 
 def sweep(
-    problem: Problem,
-    g: Globals,
+    problem: CountProblem,
+    g: CountGlobals,
     cells: Cells,
-    statistics: Statistics,
+    statistics: CountStatistics,
     batches: Minibatches,
     steps: int = 1,
     every: int = 1,
     bar: Progress | None = None,
-) -> tuple[Cells, Statistics]:
+) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them in place of `statistics`.
 
     What the dispersion needs is taken from one in `every` cells.
@@ -44,10 +43,10 @@ def sweep(
 
 
 def visit(
-    problem: Problem, g: Globals, features: GeneFeatures, batch: Batch, cells: Cells, steps: int, every: int
-) -> tuple[Cells, Statistics]:
+    problem: CountProblem, g: CountGlobals, features: GeneFeatures, batch: Batch, cells: Cells, steps: int, every: int
+) -> tuple[Cells, CountStatistics]:
     """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
-    y, observed, prior = batch.dense(), batch.is_observed(), cell_prior(g)
+    y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
     half = torch.empty_like(y)
     for _ in range(steps):
         cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, prior, observed=observed, half=half)

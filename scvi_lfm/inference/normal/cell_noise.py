@@ -20,7 +20,7 @@ import torch
 from ...linalg.covariances import Eigenbasis
 from ...posterior.posterior import extend
 from .natural_gradient import cell_information
-from .state import CellStatistics
+from .state import NormalStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,7 @@ class NoisyCellStep:
         return coordinates, fixed + fitted + spread
 
 
-def weighted_statistics(batch: Batch, cells: NoisyCells) -> CellStatistics:
+def weighted_statistics(batch: Batch, cells: NoisyCells) -> NormalStatistics:
     """Averages over the cells of a batch; all but `xx` have weights omega_i."""
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     omega, n = cells.omega, batch.n_cells
@@ -144,4 +144,4 @@ def weighted_statistics(batch: Batch, cells: NoisyCells) -> CellStatistics:
     xx[1:, 1:] += (basis * diagonal.mean(0)) @ basis.T
     weighted[1:, 1:] += (basis * (omega @ diagonal / n)) @ basis.T
     yy = batch.squares_times_cells(omega) / n
-    return CellStatistics(xx, batch.times_cells(weighted_x) / n, yy, weighted, omega.log().mean())
+    return NormalStatistics(xx, batch.times_cells(weighted_x) / n, yy, weighted, omega.log().mean())

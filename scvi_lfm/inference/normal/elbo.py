@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...model.likelihoods import normal
-from ...model.priors import MU_SCALE, free_coordinates
+from ...model.priors import free_coordinates, kl_of_mu
 from .natural_gradient import expected_squares
 from .state import is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .state import CellStatistics, Globals
+    from .state import NormalGlobals, NormalStatistics
 
 
-def elbo(g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int) -> Tensor:
+def elbo(g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor, n_cells: int) -> Tensor:
     """ELBO of the whole data set, from averages over cells.
 
     Where S_i differs by cell, `cell_cov` is any matrix whose log determinant is the mean of theirs.
@@ -31,16 +31,10 @@ def elbo(g: Globals, statistics: CellStatistics, cell_cov: Tensor, n_cells: int)
     data = n_cells * normal.expected_log_density(expected_squares(g, statistics), g.precision).sum()
     if statistics.log_weight is not None:
         data = data + 0.5 * n_cells * len(g.precision) * statistics.log_weight
-    return data - kl_mu(g) - n_cells * kl_cell(g, statistics, cell_cov) - kl_genes(g)
+    return data - kl_of_mu(g.mu, g.mu_var) - n_cells * kl_cell(g, statistics, cell_cov) - kl_genes(g)
 
 
-def kl_mu(g: Globals) -> Tensor:
-    """KL of q(mu) from its prior."""
-    ratio = g.mu_var / MU_SCALE**2
-    return 0.5 * (ratio + (g.mu / MU_SCALE).square() - 1 - ratio.log())
-
-
-def kl_cell(g: Globals, statistics: CellStatistics, cell_cov: Tensor) -> Tensor:
+def kl_cell(g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor) -> Tensor:
     """Mean over cells of the KL of q(a, A) from its prior."""
     prior_var = g.scales.cell_var
     free = free_coordinates(len(cell_cov), g.n_known, cell_cov.device)
@@ -48,7 +42,7 @@ def kl_cell(g: Globals, statistics: CellStatistics, cell_cov: Tensor) -> Tensor:
     return 0.5 * ((second_moment / prior_var - 1 + prior_var.log()).sum() - torch.logdet(cell_cov[free][:, free]))
 
 
-def kl_genes(g: Globals) -> Tensor:
+def kl_genes(g: NormalGlobals) -> Tensor:
     """Sum over genes of the KL of q(b, B) from its prior."""
     prior_var = g.scales.gene_var
     n_genes = len(g.gene_mean)

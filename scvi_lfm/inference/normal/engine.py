@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...model.priors import rotation_is_free
+from ...model.priors import kl_of_mu, rotation_is_free
 from ..learning_rate import learning_rate
 from ..minibatches import Minibatches
 from ..noise import noise_is_lost
-from ..ranks import leading_factors, normal_curve
-from .elbo import elbo, kl_genes, kl_mu
+from ..state import Problem
+from .elbo import elbo, kl_genes
 from .finish import drop_unused_factors, finish
+from .ranks import leading_factors, normal_curve
 from .start import add_random_factors, fit_without_factors
-from .sweep import LocalStep, Problem, sweep
+from .sweep import LocalStep, sweep
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..ranks import RankCurve
     from ..trace import Trace
-    from .state import Globals
+    from .state import NormalGlobals
     from .sweep import Step
 
 
@@ -122,5 +123,5 @@ def _pass_over_minibatches(
     return step, estimates.tolist()
 
 
-def _global_kl(g: Globals) -> Tensor:
-    return kl_genes(g) + kl_mu(g)
+def _global_kl(g: NormalGlobals) -> Tensor:
+    return kl_genes(g) + kl_of_mu(g.mu, g.mu_var)

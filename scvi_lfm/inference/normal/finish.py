@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from ...data import Batch
     from ..minibatches import Minibatches
     from ..options import FitResult
+    from ..state import Problem
     from ..trace import Trace
-    from .state import CellStatistics, Globals
-    from .sweep import CellBlock, Problem, Step
+    from .state import NormalGlobals, NormalStatistics
+    from .sweep import CellBlock, Step
 
 # a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6
@@ -68,13 +69,13 @@ class Summary:
     total_variance: float  # of the data around gene means, per cell
 
 
-def summarise(problem: Problem, g: Globals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
+def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
     """Exact statistics over all cells, given q of each block in order."""
     means: list[Tensor] = []
     differing: list[Eigenbasis] = []
     margins: list[Tensor] = []  # mean y and mean y^2 of each gene
 
-    def shares() -> Iterator[tuple[CellStatistics, Tensor]]:
+    def shares() -> Iterator[tuple[NormalStatistics, Tensor]]:
         for batch, block in blocks:
             means.append(block.mean)
             share = batch.n_cells / problem.n_cells
@@ -103,7 +104,7 @@ def to_result(summary: Summary, trace: Trace) -> FitResult:
 
 
 def _to_posterior(
-    g: Globals, cell_mean: Tensor, cov: Common | Eigenbasis, statistics: CellStatistics, noise: str
+    g: NormalGlobals, cell_mean: Tensor, cov: Common | Eigenbasis, statistics: NormalStatistics, noise: str
 ) -> NormalPosterior:
     of_cells: Tensor | None = None
     if isinstance(cov, Eigenbasis):
@@ -124,7 +125,7 @@ def _to_posterior(
             gene_cov=Eigenbasis(g.gene_basis, g.gene_eig, predictive),
             noise=NormalNoise(sigma, predictive, of_cells),
             cell_prior=population(torch.diag(g.scales.cell_var), statistics.xx, g.n_known),
-            gene_prior=Gaussian.centred(g.scales.gene_var),
+            gene_prior=g.gene_prior,
             n_known=g.n_known,
         )
     )

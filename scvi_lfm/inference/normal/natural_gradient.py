@@ -21,7 +21,7 @@ import torch
 
 from ...model.priors import MU_SCALE
 from ..noise import noise_floor
-from .state import CellStatistics, Globals, is_constant
+from .state import NormalGlobals, NormalStatistics, is_constant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ GENE_NOISE_FLOOR = 1e-4
 
 
 def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
-    """`S^-1` (r+1, r+1) from the weighted gene moment of :meth:`Globals.weighted_moment`."""
+    """`S^-1` (r+1, r+1) from the weighted gene moment of :meth:`NormalGlobals.weighted_moment`."""
     return torch.linalg.inv(prior.cov) + cell_information(moment, len(prior.mean))
 
 
@@ -68,7 +68,7 @@ def cell_means(
 
 
 def local_elbo(
-    g: Globals,
+    g: NormalGlobals,
     mean: Tensor,
     projected: Tensor,
     square: Tensor,
@@ -95,15 +95,15 @@ def local_elbo(
     return 0.5 * (noise - square - intercept + explained + entropy) + linear
 
 
-def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> CellStatistics:
+def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> NormalStatistics:
     """Averages over the cells of a batch."""
     x = torch.cat([torch.ones_like(cell_mean[:, :1]), cell_mean], dim=1)
     xx = x.T @ x / batch.n_cells
     xx[1:, 1:] += cov
-    return CellStatistics(xx, batch.times_cells(x) / batch.n_cells, batch.square_sums / batch.n_cells)
+    return NormalStatistics(xx, batch.times_cells(x) / batch.n_cells, batch.square_sums / batch.n_cells)
 
 
-def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: str) -> Globals:
+def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, family: str) -> NormalGlobals:
     """q(b, B) given the cells: one eigendecomposition serves every gene."""
     prior_sd = g.scales.gene_var.sqrt()
     gram = n_cells * statistics.uu
@@ -121,7 +121,7 @@ def update_genes(g: Globals, statistics: CellStatistics, n_cells: int, family: s
     return replace(g, gene_mean=mean, gene_basis=basis, gene_eig=eig, gene_diagonal=diagonal)
 
 
-def update_mu(g: Globals, statistics: CellStatistics, n_cells: int) -> Globals:
+def update_mu(g: NormalGlobals, statistics: NormalStatistics, n_cells: int) -> NormalGlobals:
     """q(mu) given everything else."""
     mean_u, mean_a = statistics.uu[0], statistics.noise_xx[0, 1]
     residual = statistics.yx[:, 0] - mean_a - g.gene_mean @ mean_u
@@ -129,7 +129,7 @@ def update_mu(g: Globals, statistics: CellStatistics, n_cells: int) -> Globals:
     return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
 
 
-def expected_squares(g: Globals, statistics: CellStatistics) -> Tensor:
+def expected_squares(g: NormalGlobals, statistics: NormalStatistics) -> Tensor:
     """`mean_i omega_i E (y_ij - eta_ij)^2` of each gene, (m,); omega_i is 1 where noise is the same for all cells."""
     uu, gamma, xx = statistics.uu, g.gene_mean, statistics.noise_xx
     d = g.mu * uu[0] + statistics.au
@@ -142,7 +142,7 @@ def expected_squares(g: Globals, statistics: CellStatistics) -> Tensor:
     return data + cells + ((gamma @ uu) * gamma).sum(1) + spread
 
 
-def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
+def update_noise(g: NormalGlobals, statistics: NormalStatistics, noise: str) -> NormalGlobals:
     """Noise at the ELBO's maximum: one for all genes, or one for each."""
     if "sigma" in g.scales.fixed:
         return g
@@ -152,22 +152,12 @@ def update_noise(g: Globals, statistics: CellStatistics, noise: str) -> Globals:
     return replace(g, precision=1 / var)
 
 
-def normalise_weights(g: Globals, statistics: CellStatistics) -> tuple[Globals, CellStatistics]:
+def normalise_weights(g: NormalGlobals, statistics: NormalStatistics) -> tuple[NormalGlobals, NormalStatistics]:
     """Move the level of the cells' noise into that of the genes: the geometric mean of sigma_i is one."""
     if statistics.log_weight is None:
         return g, statistics
     level = statistics.log_weight.exp()
     return replace(g, precision=g.precision * level), statistics.rescaled(1 / level)
-
-
-def update_scales(g: Globals, statistics: CellStatistics) -> Globals:
-    """Prior scales at the ELBO's maximum."""
-    squares = g.gene_mean.square().mean(0) + g.gene_diagonal.mean(0) @ g.gene_basis.square().T
-    return replace(g, scales=g.scales.learned_from(statistics.xx[1, 1], squares, _noise_var(g)))
-
-
-def _noise_var(g: Globals) -> Tensor:
-    return g.precision.reciprocal().mean()
 
 
 def _drop(matrix: Tensor, first: int, after: int) -> Tensor:

@@ -9,16 +9,17 @@ import torch
 
 from ...model.priors import initial_scales
 from .natural_gradient import cell_statistics
-from .state import Globals
+from .state import NormalGlobals
 from .sweep import gene_step, keep_factors, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
     from ...data import Batch
-    from .sweep import Problem, Step
+    from ..state import Problem
+    from .sweep import Step
 
 RANK0_SWEEPS = 10
 FACTOR_SWEEPS = 10
@@ -30,12 +31,12 @@ OVERSAMPLING = 10
 
 def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone, and z_i . beta_j where there are covariates."""
-    mean, spread = location_and_spread(batch, problem)
+    mean, spread = location_and_spread([batch])
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     p = batch.known.shape[1]
     ones = torch.ones(1 + p, dtype=torch.float64, device=batch.device)
-    g = Globals(
+    g = NormalGlobals(
         mu=mean,
         mu_var=ones[0],
         gene_mean=torch.zeros(problem.n_genes, 1 + p, dtype=torch.float64, device=batch.device),
@@ -51,18 +52,22 @@ def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[st
     return step
 
 
-def location_and_spread(batch: Batch, problem: Problem) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of all values of a block, in float64."""
-    ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
-    n_entries = batch.n_cells * problem.n_genes
-    mean = batch.times_cells(ones).sum() / n_entries
-    var = batch.square_sums.sum() / n_entries - mean.square()
-    return mean, var.clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+def location_and_spread(blocks: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the observed values of some blocks, in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=blocks[0].device)
+    square, count = total, total
+    for batch in blocks:
+        ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
+        total = total + batch.times_cells(ones).sum()
+        square = square + batch.square_sums.sum()
+        count = count + batch.observed_times_cells(ones).sum(dtype=torch.float64)
+    mean = total / count
+    return mean, (square / count - mean.square()).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
 
 def add_random_factors(
     problem: Problem,
-    g: Globals,
+    g: NormalGlobals,
     batch: Batch,
     n_factors: int,
     prior_scales: Mapping[str, object],
@@ -71,7 +76,7 @@ def add_random_factors(
     """Give the cells of one block random factors and let a few sweeps turn them into the leading ones."""
     device = batch.device
     n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
-    scales = initial_scales(n_drawn, prior_scales, location_and_spread(batch, problem)[1])
+    scales = initial_scales(n_drawn, prior_scales, location_and_spread([batch])[1])
     scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
     factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
         device

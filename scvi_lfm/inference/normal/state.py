@@ -1,4 +1,4 @@
-"""What the natural-gradient engine passes from step to step: frozen records of float64 tensors."""
+"""What the Normal's steps add to the records of a fit, all of it float64."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..state import Averages, Globals
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Self
 
     from torch import Tensor
 
-    from ...model import PriorScales
     from ...posterior.gauge import Move
 
 
 @dataclass(frozen=True)
-class CellStatistics:
+class NormalStatistics(Averages):
     """Averages over cells of all that the gene update needs, with x = (1, a, A).
 
     Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates z, here
@@ -31,41 +32,20 @@ class CellStatistics:
     weighted: Tensor | None = None  # (r+2, r+2): mean omega E[x x'], None where all omega are 1
     log_weight: Tensor | None = None  # (): mean log omega
 
-    def blend(self, new: CellStatistics, rate: float) -> CellStatistics:
-        """Running average: `(1 - rate) old + rate new`."""
-        if rate == 1:
-            return new
-        return self._with(new, lambda mine, other: torch.lerp(mine, other, rate))
-
-    def scaled(self, share: float) -> CellStatistics:
-        """All averages times `share`."""
-        return self._with(self, lambda mine, _: mine * share)
-
-    def plus(self, other: CellStatistics) -> CellStatistics:
-        """Sum of two shares."""
-        return self._with(other, torch.add)
-
-    def _with(self, other: CellStatistics, join: Callable[[Tensor, Tensor], Tensor]) -> CellStatistics:
-        joined = CellStatistics(join(self.xx, other.xx), join(self.yx, other.yx), join(self.yy, other.yy))
-        if self.weighted is None or self.log_weight is None or other.weighted is None or other.log_weight is None:
-            return joined
-        weighted, log_weight = join(self.weighted, other.weighted), join(self.log_weight, other.log_weight)
-        return replace(joined, weighted=weighted, log_weight=log_weight)
-
-    def rescaled(self, factor: Tensor) -> CellStatistics:
+    def rescaled(self, factor: Tensor) -> NormalStatistics:
         """The same averages with every omega multiplied by `factor`."""
         if self.weighted is None or self.log_weight is None:
             return self
-        return CellStatistics(
+        return NormalStatistics(
             self.xx, factor * self.yx, factor * self.yy, factor * self.weighted, self.log_weight + factor.log()
         )
 
-    def at_factors(self, columns: Tensor) -> CellStatistics:
+    def at_factors(self, columns: Tensor) -> NormalStatistics:
         """Those of some columns of x."""
         weighted = None if self.weighted is None else self.weighted[columns][:, columns]
         return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns], weighted=weighted)
 
-    def moved(self, move: Move) -> CellStatistics:
+    def moved(self, move: Move) -> NormalStatistics:
         """The same averages after a gauge move."""
         linear = move.cell_moments()
         weighted = None if self.weighted is None else linear @ self.weighted @ linear.T
@@ -121,46 +101,28 @@ def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights:
 
 
 @dataclass(frozen=True)
-class Globals:
-    """q(mu) and q(b, B), the noise and the prior scales: all that cells share."""
+class NormalGlobals(Globals):
+    """With one basis for the covariances of all genes, `T_j = basis diag(gene_diagonal_j) basis'`, and the noise."""
 
-    mu: Tensor  # ()
     mu_var: Tensor  # ()
-    gene_mean: Tensor  # (m, r+1): (b, B)
     gene_basis: Tensor  # (r+1, r+1)
     gene_eig: Tensor  # (r+1,)
-    gene_diagonal: Tensor  # (m, r+1): T_j = basis diag(.) basis'
+    gene_diagonal: Tensor  # (m, r+1)
     precision: Tensor  # (m,): w_j = 1 / sigma_j^2
-    scales: PriorScales
-
-    @property
-    def n_factors(self) -> int:
-        """Number of factors."""
-        return self.gene_mean.shape[1] - 1 - self.n_known
-
-    @property
-    def n_known(self) -> int:
-        """Number of covariates."""
-        return len(self.scales.beta)
 
     @property
     def noise_var(self) -> Tensor:
-        """The noise variance against which prior variances are floored."""
         return self.precision.mean().reciprocal()
 
-    def second_moment(self) -> Tensor:
-        """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
-        return self.weighted_moment(torch.ones_like(self.precision))
+    @property
+    def total_cov(self) -> Tensor:
+        first, n_genes = self.gene_diagonal[0], len(self.gene_diagonal)
+        total = n_genes * first if is_constant(self.gene_diagonal) else self.gene_diagonal.sum(0)
+        return (self.gene_basis * total) @ self.gene_basis.T
 
     def weighted_moment(self, weights: Tensor) -> Tensor:
-        """Sum over genes of w_j E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of w_j E[x x'] with x = (1, b, B), (r+2, r+2)."""
         return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
 
-    def moved(self, move: Move) -> Globals:
-        """The same q after a gauge move; the prior stays."""
-        return replace(
-            self,
-            mu=self.mu + move.mu_shift,
-            gene_mean=move.genes(self.gene_mean),
-            gene_basis=move.gene_map @ self.gene_basis,
-        )
+    def moved(self, move: Move) -> Self:
+        return replace(super().moved(move), gene_basis=move.gene_map @ self.gene_basis)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model import Gaussian
 from ...model.priors import with_known
 from ...posterior.posterior import extend
 from ..moves import improve_gauge
+from ..state import with_factors
 from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
 from .natural_gradient import (
     cell_covariance,
@@ -23,26 +23,15 @@ from .natural_gradient import (
     update_genes,
     update_mu,
     update_noise,
-    update_scales,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
+    from ..state import Problem
     from .cell_noise import NoisyCells
-    from .state import CellStatistics, Globals
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What stays the same during a fit."""
-
-    n_cells: int
-    n_genes: int
-    family: str
-    noise: str
-    rotates: bool = True
+    from .state import NormalGlobals, NormalStatistics
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,7 @@ class CellBlock:
     local_elbo: Tensor  # (): mean over the batch
     noisy: NoisyCells | None = None  # where noise differs by cell
 
-    def statistics(self, batch: Batch) -> CellStatistics:
+    def statistics(self, batch: Batch) -> NormalStatistics:
         """Averages over the cells."""
         if self.noisy is not None:
             return weighted_statistics(batch, self.noisy)
@@ -65,8 +54,8 @@ class CellBlock:
 class Step:
     """State after one step, all in one gauge; `local_elbo` was measured before the genes moved."""
 
-    globals: Globals
-    statistics: CellStatistics
+    globals: NormalGlobals
+    statistics: NormalStatistics
     cell_cov: Tensor
     local_elbo: Tensor
 
@@ -77,13 +66,13 @@ class LocalStep:
     What depends on the genes alone is computed once and serves every batch until they change.
     """
 
-    def __init__(self, problem: Problem, g: Globals) -> None:
-        prior_var, p = g.scales.cell_var, g.n_known
-        self._g, self._prior = g, Gaussian.centred(prior_var)
+    def __init__(self, problem: Problem, g: NormalGlobals) -> None:
+        p = g.n_known
+        self._g, self._prior = g, g.cell_prior
         self._noisy: NoisyCellStep | None = None
         if problem.noise == "cell_gene":
             moment = g.weighted_moment(g.precision)
-            basis = cell_basis(cell_information(moment, len(prior_var)), self._prior, problem.family)
+            basis = cell_basis(cell_information(moment, len(self._prior.mean)), self._prior, problem.family)
             self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
             return
         columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
@@ -113,19 +102,21 @@ def insert_known(mean: Tensor, known: Tensor) -> Tensor:
 
 
 def gene_step(
-    problem: Problem, g: Globals, statistics: CellStatistics, cell_cov: Tensor
-) -> tuple[Globals, CellStatistics, Tensor]:
+    problem: Problem, g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor
+) -> tuple[NormalGlobals, NormalStatistics, Tensor]:
     """The global step, given the statistics of the cells; then the gauge of highest ELBO."""
     g, statistics = normalise_weights(g, statistics)
     g = update_genes(g, statistics, problem.n_cells, problem.family)
     g = update_mu(g, statistics, problem.n_cells)
     g = update_noise(g, statistics, problem.noise)
-    g = update_scales(g, statistics)
+    g = g.with_scales_learned(statistics.xx[1, 1])
     rotates = problem.rotates and g.n_factors > 0
     return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=rotates)
 
 
-def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | None = None, rate: float = 1.0) -> Step:
+def sweep(
+    problem: Problem, g: NormalGlobals, batch: Batch, running: NormalStatistics | None = None, rate: float = 1.0
+) -> Step:
     """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
     block = LocalStep(problem, g)(batch)
     new = block.statistics(batch)
@@ -137,9 +128,7 @@ def sweep(problem: Problem, g: Globals, batch: Batch, running: CellStatistics | 
 def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     """The step with the factors at positions `kept` alone, and the genes solved for anew."""
     g, statistics = step.globals, step.statistics
-    first = torch.arange(1 + g.n_known, device=kept.device)
-    rows = torch.cat([first, kept + 1 + g.n_known])
-    columns = torch.cat([kept.new_zeros(1), rows + 1])
+    rows, columns = with_factors(1 + g.n_known, kept), with_factors(2 + g.n_known, kept)
     scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
     g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
     statistics = statistics.at_factors(columns)

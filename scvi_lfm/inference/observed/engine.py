@@ -16,11 +16,12 @@ from ..minibatches import Minibatches
 from ..moves import best_move
 from ..noise import noise_is_lost
 from ..normal.finish import OFF, TOO_LITTLE
+from ..state import Problem
 from .centre import centred
 from .finish import as_posterior, finish
 from .ranks import leading_factors, masked_curve
 from .start import add_factors, average, fit_margins, left_over, statistics_of
-from .state import Problem, Rows
+from .state import Rows
 from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from ..progress import Progress
     from ..ranks import RankCurve
     from ..trace import Trace
-    from .state import Globals, Statistics
+    from .state import ObservedGlobals, ObservedStatistics
 
 CELLS_PER_BLOCK = 4096
 # sweeps in which all factors count as relevant
@@ -45,8 +46,8 @@ WIDE_SWEEPS = 3
 class State:
     """Everything between two epochs, in one gauge."""
 
-    globals: Globals
-    statistics: Statistics
+    globals: ObservedGlobals
+    statistics: ObservedStatistics
     steps: int
     score: Score = NOTHING  # of held-out entries, in the last epoch
 
@@ -60,7 +61,7 @@ class MaskedEngine:
         self._original = matrix
         self._matrix, self._centre = centred(matrix)
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        self._problem = Problem(n_cells, n_genes, matrix.n_observed, options.family, options.noise, rotates)
+        self._problem = Problem(n_cells, n_genes, options.family, options.noise, rotates, matrix.n_observed)
         self._prepare(options.dtype)
 
     def _prepare(self, dtype: torch.dtype) -> None:
@@ -115,7 +116,7 @@ class MaskedEngine:
         g = replace(state.globals.moved(move), scales=scales)
         return replace(state, globals=g, statistics=state.statistics.moved(move))
 
-    def _best_move(self, g: Globals, xx: Tensor) -> tuple[Move, PriorScales]:
+    def _best_move(self, g: ObservedGlobals, xx: Tensor) -> tuple[Move, PriorScales]:
         return best_move(g, xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0)
 
     def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
@@ -138,7 +139,7 @@ class MaskedEngine:
         if held_out is not None:
             everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
             score = score_held_out(as_posterior(g, everyone), held_out)
-        value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
+        value = float(elbo(problem, g, statistics, squares)) / problem.n_entries
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
@@ -157,9 +158,9 @@ class MaskedEngine:
             steps += 1
             bar.update()
         state = self._in_best_gauge(State(g, statistics, steps, score))
-        return state, [float(total) * problem.n_cells / problem.n_observed]
+        return state, [float(total) * problem.n_cells / problem.n_entries]
 
-    def _estimate(self, g: Globals, statistics: Statistics) -> Tensor:
+    def _estimate(self, g: ObservedGlobals, statistics: ObservedStatistics) -> Tensor:
         """ELBO per cell, from the cells of one batch."""
         return local_elbo(g, statistics, expected_squares(g, statistics)) - global_kl(g) / self._problem.n_cells
 
@@ -184,7 +185,7 @@ class MaskedEngine:
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
         state = self._in_best_gauge(state)
-        g = keep_factors(state.globals, used_factors(state))
+        g = state.globals.at_factors(used_factors(state))
         return finish(self._problem, g, self._all_blocks(), self._original, self._centre, trace)
 
 
@@ -197,12 +198,3 @@ def used_factors(state: State) -> Tensor:
     explained = statistics.xx.diagonal()[2:] * (statistics.observed() @ g.gene_mean[:, 1:].square())
     least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
     return torch.nonzero((norms > OFF * norms.amax()) & (explained > least)).flatten()
-
-
-def keep_factors(g: Globals, kept: Tensor) -> Globals:
-    """The genes with the factors at positions `kept` alone."""
-    rows = torch.cat([kept.new_zeros(1), kept + 1])
-    first, second = torch.tril_indices(len(rows), len(rows), device=kept.device)
-    packed = rows[first] * (rows[first] + 1) // 2 + rows[second]
-    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
-    return replace(g, gene_mean=g.gene_mean[:, rows], gene_cov=g.gene_cov[:, packed], scales=scales)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...linalg.covariances import Packed, PackedUnderNoise
-from ...model import Gaussian
 from ...model.noise import NormalNoise
 from ...posterior import NormalPosterior, to_stored_gauge
 from .noise import shrunk_variances
@@ -24,17 +23,18 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix
     from ..options import FitResult
+    from ..state import Problem
     from ..trace import Trace
-    from .state import Globals, Problem, Statistics
+    from .state import ObservedGlobals, ObservedStatistics
 
 
 def finish(
-    problem: Problem, g: Globals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
+    problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
 ) -> FitResult:
     """The result: exact statistics and ELBO, noise for predicting, q of every cell given the genes as stored."""
     statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
     g, squares = update_genes_and_mu(problem, g, statistics)
-    value = float(elbo(problem, g, statistics, squares)) / problem.n_observed
+    value = float(elbo(problem, g, statistics, squares)) / problem.n_entries
     posterior = _to_posterior(problem, g, cells, statistics, squares)
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
     posterior = replace(posterior, mu=posterior.mu + centre).rounded(matrix.level)
@@ -43,11 +43,11 @@ def finish(
     return trace.result(posterior, value, ratio)
 
 
-def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Statistics) -> list[float]:
+def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: ObservedStatistics) -> list[float]:
     """Share of the variance of observed values around gene means that each factor explains."""
     n = len(q.cell_mean)
     observed = statistics.observed()
-    around = statistics.yy - statistics.yx[:, 0].square() / observed.clamp_min(torch.finfo(observed.dtype).tiny)
+    around = statistics.yy - statistics.response[:, 0].square() / observed.clamp_min(torch.finfo(observed.dtype).tiny)
     explained = torch.zeros_like(q.gene_mean[0, 1:])
     start = 0
     for batch in blocks:
@@ -57,9 +57,9 @@ def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: Sta
     return (explained / n / around.sum().clamp_min(1e-300)).tolist()
 
 
-def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
+def as_posterior(g: ObservedGlobals, cells: Rows) -> NormalPosterior:
     """q in the gauge of the fit, under its own noise."""
-    sigma, prior = g.precision.rsqrt(), Gaussian.centred(g.scales.gene_var)
+    sigma, prior = g.precision.rsqrt(), g.gene_prior
     return NormalPosterior(
         mu=float(g.mu),
         cell_mean=cells.mean,
@@ -67,13 +67,13 @@ def as_posterior(g: Globals, cells: Rows) -> NormalPosterior:
         gene_mean=g.gene_mean,
         gene_cov=PackedUnderNoise(g.gene_cov, sigma, prior.cov),
         noise=NormalNoise(sigma, sigma),
-        cell_prior=Gaussian.centred(g.scales.cell_var),
+        cell_prior=g.cell_prior,
         gene_prior=prior,
     )
 
 
 def _to_posterior(
-    problem: Problem, g: Globals, cells: Sequence[Rows], statistics: Statistics, squares: Tensor
+    problem: Problem, g: ObservedGlobals, cells: Sequence[Rows], statistics: ObservedStatistics, squares: Tensor
 ) -> NormalPosterior:
     """q in the stored gauge, genes under the noise for predicting; their means stay those of the fit."""
     sigma = g.precision.rsqrt()

@@ -23,10 +23,13 @@ from ..noise import noise_floor
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .state import Globals, Problem, Statistics
+    from ..state import Problem
+    from .state import ObservedGlobals, ObservedStatistics
 
 
-def update_noise(problem: Problem, g: Globals, statistics: Statistics, squares: Tensor) -> Globals:
+def update_noise(
+    problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics, squares: Tensor
+) -> ObservedGlobals:
     """Noise at the ELBO's maximum if all genes share it; one for each gene is shrunk."""
     if "sigma" in g.scales.fixed:
         return g
@@ -38,7 +41,7 @@ def update_noise(problem: Problem, g: Globals, statistics: Statistics, squares: 
     return replace(g, precision=1 / var)
 
 
-def shrunk_variances(problem: Problem, statistics: Statistics, squares: Tensor) -> Tensor:
+def shrunk_variances(problem: Problem, statistics: ObservedStatistics, squares: Tensor) -> Tensor:
     """Noise variance of each gene, (m,), from the mean over all cells of p E (y - eta)^2."""
     observed = statistics.observed()
     sums = (problem.n_cells * squares).clamp_min(0)

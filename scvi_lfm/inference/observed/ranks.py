@@ -14,6 +14,7 @@ import torch
 from ...linalg.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ...posterior.held_out import score_held_out
 from ..ranks import GENE_STEPS, RankCurve, effective_factors
+from ..state import with_factors
 from .finish import as_posterior
 from .start import statistics_of
 from .state import Rows
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, HeldOut
-    from .state import Globals, Problem, Statistics
+    from ..state import Problem
+    from .state import ObservedGlobals, ObservedStatistics
 
 
-def masked_curve(problem: Problem, g: Globals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:
+def masked_curve(problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:
     """The curve from one step of all cells under the genes of the fit."""
     statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks)
     mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])
@@ -38,24 +40,19 @@ def masked_curve(problem: Problem, g: Globals, blocks: Sequence[Batch], held_out
     for k in range(r, -1, -1):
         if k < r:
             g, statistics = leading_factors(problem, g, replace(statistics, log_det=log_dets[k]), k)
-        values.append(float(elbo(problem, g, statistics, expected_squares(g, statistics))) / problem.n_observed)
+        values.append(float(elbo(problem, g, statistics, expected_squares(g, statistics))) / problem.n_entries)
         if held_out is not None:
             cells = Rows(mean[:, : k + 1], cov[:, : packed_size(k + 1)], log_dets[k])
             scores.append(score_held_out(as_posterior(g, cells), held_out).means[0])
     return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 
-def leading_factors(problem: Problem, g: Globals, statistics: Statistics, n_factors: int) -> tuple[Globals, Statistics]:
+def leading_factors(
+    problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics, n_factors: int
+) -> tuple[ObservedGlobals, ObservedStatistics]:
     """The leading factors alone, and the genes fitted to what cells say of them; `log_det` is the caller's to set."""
-    k, x = n_factors + 1, n_factors + 2
-    scales = replace(g.scales, A=g.scales.A[:n_factors], B=g.scales.B[:n_factors])
-    g = replace(g, gene_mean=g.gene_mean[:, :k], gene_cov=g.gene_cov[:, : packed_size(k)], scales=scales)
-    statistics = replace(
-        statistics,
-        xx=statistics.xx[:x, :x],
-        weighted=statistics.weighted[:, : packed_size(x)],
-        yx=statistics.yx[:, :x],
-    )
+    kept = torch.arange(n_factors, device=g.mu.device)
+    g, statistics = g.at_factors(kept), statistics.at_columns(with_factors(2, kept))
     for _ in range(GENE_STEPS):
         g, _ = gene_step(problem, g, statistics)
     return g, statistics

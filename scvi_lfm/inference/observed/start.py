@@ -11,7 +11,8 @@ import torch
 from ...data import CellMatrix
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
-from .state import Globals, Rows
+from ..normal.start import location_and_spread
+from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
-    from .state import Problem, Statistics
+    from ..state import Problem
+    from .state import ObservedStatistics
 
 MARGIN_SWEEPS = 6
 # variance of the factors of a cell, whose prior is 1, before its own values are looked at
@@ -28,13 +30,13 @@ START_VAR = 0.05
 TINY = 1e-8
 
 
-def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[Statistics, list[Rows]]:
+def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[ObservedStatistics, list[Rows]]:
     """Averages over the cells of some blocks, and q of each block."""
     cells = [step(batch) for batch in blocks]
     return average(blocks, cells), cells
 
 
-def average(blocks: Sequence[Batch], cells: Sequence[Rows]) -> Statistics:
+def average(blocks: Sequence[Batch], cells: Sequence[Rows]) -> ObservedStatistics:
     """Averages over the cells of some blocks, given their q."""
     n, total = sum(batch.n_cells for batch in blocks), None
     for batch, rows in zip(blocks, cells, strict=True):
@@ -49,14 +51,14 @@ def average(blocks: Sequence[Batch], cells: Sequence[Rows]) -> Statistics:
 
 def fit_margins(
     problem: Problem, blocks: Sequence[Batch], prior_scales: Mapping[str, object]
-) -> tuple[Globals, list[Rows], float]:
+) -> tuple[ObservedGlobals, list[Rows], float]:
     """Coordinate ascent on mu + a_i + b_j alone; q of the cells, and the ELBO per observed entry."""
     n = sum(batch.n_cells for batch in blocks)
     mean, spread = location_and_spread(blocks)
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     m, dtype = problem.n_genes, blocks[0].by_cell.dtype
-    g = Globals(
+    g = ObservedGlobals(
         mu=mean,
         mu_var=torch.ones_like(mean),
         gene_mean=mean.new_zeros(m, 1),
@@ -73,20 +75,7 @@ def fit_margins(
     return g, cells, float(value)
 
 
-def location_and_spread(blocks: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the observed values of some blocks, in float64."""
-    total = torch.zeros((), dtype=torch.float64, device=blocks[0].device)
-    square, count = total, total
-    for batch in blocks:
-        ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
-        total = total + batch.times_cells(ones).sum()
-        square = square + batch.square_sums.sum()
-        count = count + batch.observed_times_cells(ones).sum(dtype=torch.float64)
-    mean = total / count
-    return mean, (square / count - mean.square()).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
-
-
-def left_over(matrix: CellMatrix, g: Globals, activity: np.ndarray) -> CellMatrix:
+def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> CellMatrix:
     """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
     values = matrix.values
     if matrix.observed is None or not matrix.observed.only or isinstance(values, np.ndarray):
@@ -99,12 +88,12 @@ def left_over(matrix: CellMatrix, g: Globals, activity: np.ndarray) -> CellMatri
 
 def add_factors(
     problem: Problem,
-    g: Globals,
+    g: ObservedGlobals,
     blocks: Sequence[Batch],
     activity: list[Rows],
     factors: Tensor,
     prior_scales: Mapping[str, object],
-) -> tuple[Globals, Statistics]:
+) -> tuple[ObservedGlobals, ObservedStatistics]:
     """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
     r = factors.shape[1]
     m, dtype = problem.n_genes, g.gene_cov.dtype

@@ -19,14 +19,13 @@ import torch
 
 from ...data import column_sums
 from ...linalg.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
-from ...model import Gaussian
 from ...model.likelihoods import normal
-from ...model.priors import MU_SCALE
+from ...model.priors import MU_SCALE, kl_of_mu
 from ...posterior.posterior import extend
 from ..equations import solve_rows
 from ..packed_statistics import right_side, without_activity
 from .noise import update_noise
-from .state import Rows, Statistics
+from .state import ObservedStatistics, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
-    from .state import Globals, Problem
+    from ...model import Gaussian
+    from ..state import Problem
+    from .state import ObservedGlobals
 
 GENES_PER_BLOCK = 2048
 
@@ -73,9 +74,9 @@ class CellStep:
         self._products = weight * with_abundance.addcmul_(gene_mean[:, :1], v)
 
     @classmethod
-    def of(cls, g: Globals, family: str) -> CellStep:
+    def of(cls, g: ObservedGlobals, family: str) -> CellStep:
         """Under the current genes."""
-        return cls(g.mu, g.gene_mean, g.gene_cov, g.precision, Gaussian.centred(g.scales.cell_var), family)
+        return cls(g.mu, g.gene_mean, g.gene_cov, g.precision, g.cell_prior, family)
 
     def __call__(self, batch: Batch) -> Rows:
         """q(a, A) of the cells of a block."""
@@ -101,7 +102,7 @@ def _features(cells: Rows) -> Tensor:
     return torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
 
 
-def cell_statistics(batch: Batch, cells: Rows) -> Statistics:
+def cell_statistics(batch: Batch, cells: Rows) -> ObservedStatistics:
     """Averages over the cells of a block."""
     n, k = cells.mean.shape
     x = _features(cells)
@@ -109,27 +110,30 @@ def cell_statistics(batch: Batch, cells: Rows) -> Statistics:
     products[:, inner(k + 1, x.device)] += cells.cov
     products /= n
     weighted = batch.observed_times_cells(products)
-    return Statistics(
+    return ObservedStatistics(
         mean_moment([cells]), weighted, batch.times_cells(x) / n, batch.square_sums / n, cells.log_det / n
     )
 
 
-def gene_step(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
+def gene_step(problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics) -> tuple[ObservedGlobals, Tensor]:
     """The global step: genes, mu, noise and scales; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
     g, squares = update_genes_and_mu(problem, g, statistics)
     g = update_noise(problem, g, statistics, squares)
-    scales = g.scales.learned_from(statistics.xx[1, 1], g.gene_squares(), g.precision.reciprocal().mean())
-    return replace(g, scales=scales), squares
+    return g.with_scales_learned(statistics.xx[1, 1]), squares
 
 
-def update_genes_and_mu(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
+def update_genes_and_mu(
+    problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics
+) -> tuple[ObservedGlobals, Tensor]:
     """q(b, B), then q(mu), given the cells; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
     g, explained = update_genes(problem, g, statistics)
     g = update_mu(g, statistics, problem.n_cells)
     return g, expected_squares(g, statistics, explained)
 
 
-def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[Globals, Tensor]:
+def update_genes(
+    problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics
+) -> tuple[ObservedGlobals, Tensor]:
     r"""q(b, B) given the cells, and what it explains of each gene, (m,).
 
     With :math:`G_j = \frac{1}{n} \sum_i p_{ij} E[u_i u_i']`, :math:`h_j` the right side above, P the prior and
@@ -137,26 +141,25 @@ def update_genes(problem: Problem, g: Globals, statistics: Statistics) -> tuple[
 
     .. math:: E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
     """
-    target = right_side(*statistics.margins, statistics.yx, g.mu)
+    target = right_side(*statistics.margins, statistics.response, g.mu)
     weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
     part = without_activity(k, target.device)
-    prior = Gaussian.centred(prior_var)
-    genes = Rows.of(solve_rows(statistics.weighted, target, prior, problem.family, weight=weight, part=part))
+    genes = Rows.of(solve_rows(statistics.weighted, target, g.gene_prior, problem.family, weight=weight, part=part))
     of_prior = (genes.mean.square() + diagonal(genes.cov)) / prior_var
     explained = (genes.mean * target).sum(1) + (1 - of_prior).sum(1) / weight
     explained = torch.where(statistics.observed() > 0, explained, 0.0)
     return replace(g, gene_mean=genes.mean, gene_cov=genes.cov, gene_log_det=genes.log_det), explained
 
 
-def update_mu(g: Globals, statistics: Statistics, n_cells: int) -> Globals:
+def update_mu(g: ObservedGlobals, statistics: ObservedStatistics, n_cells: int) -> ObservedGlobals:
     """q(mu) given everything else."""
     with_one, with_activity = statistics.margins
-    residual = statistics.yx[:, 0] - (with_one * g.gene_mean).sum(1) - with_activity[:, 0]
+    residual = statistics.response[:, 0] - (with_one * g.gene_mean).sum(1) - with_activity[:, 0]
     var = 1 / (MU_SCALE**-2 + n_cells * (g.precision @ statistics.observed()))
     return replace(g, mu=var * n_cells * (g.precision @ residual), mu_var=var)
 
 
-def expected_squares(g: Globals, statistics: Statistics, explained: Tensor | None = None) -> Tensor:
+def expected_squares(g: ObservedGlobals, statistics: ObservedStatistics, explained: Tensor | None = None) -> Tensor:
     """`mean_i p_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64.
 
     `explained` is what :func:`update_genes` tells where q(b, B) is new; otherwise it is summed from all triangles.
@@ -164,14 +167,14 @@ def expected_squares(g: Globals, statistics: Statistics, explained: Tensor | Non
     gamma, mu_square = g.gene_mean, g.mu.square() + g.mu_var
     explained = explained_by_genes(g, statistics) if explained is None else explained
     with_one, with_activity = statistics.margins
-    yx, activity_square = statistics.yx, statistics.weighted[:, 2].double()
+    yx, activity_square = statistics.response, statistics.weighted[:, 2].double()
     response = g.mu * yx[:, 0] + yx[:, 1] + gamma[:, 0] * yx[:, 0] + (gamma[:, 1:] * yx[:, 2:]).sum(1)
     others = mu_square * with_one[:, 0] + 2 * g.mu * with_activity[:, 0] + activity_square
     crossed = (gamma * (g.mu * with_one + with_activity)).sum(1)
     return statistics.yy - 2 * response + others + 2 * crossed + explained
 
 
-def explained_by_genes(g: Globals, statistics: Statistics) -> Tensor:
+def explained_by_genes(g: ObservedGlobals, statistics: ObservedStatistics) -> Tensor:
     """`mean_i p_ij E ((b_j, B_j) . u_i)^2` of each gene, (m,) in float64."""
     k, parts = g.gene_mean.shape[1], []
     twice, varies = doubled(k, g.gene_mean), without_activity(k, g.gene_mean.device)
@@ -181,12 +184,12 @@ def explained_by_genes(g: Globals, statistics: Statistics) -> Tensor:
     return torch.cat(parts)
 
 
-def elbo(problem: Problem, g: Globals, statistics: Statistics, squares: Tensor) -> Tensor:
+def elbo(problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics, squares: Tensor) -> Tensor:
     """ELBO of the whole data set, from averages over cells."""
     return problem.n_cells * local_elbo(g, statistics, squares) - global_kl(g)
 
 
-def local_elbo(g: Globals, statistics: Statistics, squares: Tensor) -> Tensor:
+def local_elbo(g: ObservedGlobals, statistics: ObservedStatistics, squares: Tensor) -> Tensor:
     """Mean over cells of the terms that belong to a cell: its observed values, and its divergence from the prior."""
     observed = statistics.observed()
     # of one entry with the gene's mean expected square
@@ -197,9 +200,8 @@ def local_elbo(g: Globals, statistics: Statistics, squares: Tensor) -> Tensor:
     return data - 0.5 * ((moment / prior_var - 1 + prior_var.log()).sum() - statistics.log_det)
 
 
-def global_kl(g: Globals) -> Tensor:
+def global_kl(g: ObservedGlobals) -> Tensor:
     """KL of q(mu) and of all q(b, B) from their priors."""
     prior_var, n_genes = g.scales.gene_var, len(g.gene_mean)
     genes = n_genes * (g.gene_squares() / prior_var - 1 + prior_var.log()).sum() - g.gene_log_det
-    ratio = g.mu_var / MU_SCALE**2
-    return 0.5 * (genes + ratio + (g.mu / MU_SCALE).square() - 1 - ratio.log())
+    return kl_of_mu(g.mu, g.mu_var) + 0.5 * genes

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.inference.counts.state import Cells, Globals, Problem
+from scvi_lfm.inference.counts.state import Cells, CountGlobals, CountProblem
 from scvi_lfm.model import PriorScales
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior.rates import GeneFeatures
@@ -22,11 +22,11 @@ NAMES = ("a", "A", "b", "B")
 class CountState:
     """A q and counts, both drawn at random in float64: nothing is at its optimum, and every row has its covariance."""
 
-    problem: Problem
+    problem: CountProblem
     likelihood: str
     y: Tensor  # (n, m)
     cells: Cells
-    globals: Globals
+    globals: CountGlobals
     S: np.ndarray  # (n, r+1, r+1)
     T: np.ndarray  # (m, r+1, r+1)
 
@@ -79,10 +79,10 @@ def draw_state():
         cells = Cells(0.5 * normal(n, r + 1), triangles(S), 0.3 * normal(n))
         dispersion = 0.5 * positive(m) if COUNTS[likelihood].LEARNS_DISPERSION else torch.zeros(m, dtype=torch.float64)
         scales = PriorScales(a=positive(), A=positive(r), b=positive(), B=positive(r), fixed=frozenset(NAMES))
-        g = Globals(0.5 * positive(), 0.5 * normal(m, r + 1), triangles(T), dispersion, scales)
+        g = CountGlobals(0.5 * positive(), 0.5 * normal(m, r + 1), scales, triangles(T), dispersion)
         rate = (g.mu + cells.log_size[:, None] + 0.7 * normal(n, m)).exp().numpy()
         y = torch.from_numpy(COUNTS[likelihood].sample(rate, dispersion.numpy(), rng).astype(float))
-        return CountState(Problem(n, m, family, COUNTS[likelihood]), likelihood, y, cells, g, S, T)
+        return CountState(CountProblem(n, m, family, likelihood=COUNTS[likelihood]), likelihood, y, cells, g, S, T)
 
     return draw
 

@@ -10,7 +10,6 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from scvi_lfm.inference.counts.cell_step import cell_step
-from scvi_lfm.inference.counts.state import cell_prior
 from scvi_lfm.inference.equations import TRUST
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior import rates
@@ -22,7 +21,7 @@ TERMS = ["S in the rates", "T in the rates", "T in E[v v']", "T in E[b v]"]
 
 def step(state, prior=None, cells=None):
     g, problem = state.globals, state.problem
-    prior = cell_prior(g) if prior is None else prior
+    prior = g.cell_prior if prior is None else prior
     cells = state.cells if cells is None else cells
     return cell_step(problem, state.y, cells, state.features, g.mu, g.dispersion, prior)
 
@@ -59,7 +58,7 @@ def by_loops(state, entries, prior, without=None):
 @pytest.mark.parametrize(("n", "m", "r"), [(5, 9, 2), (4, 6, 0)])
 def test_is_the_formula(draw_state, entries, dense, likelihood, family, n, m, r):
     state = draw_state(n, m, r, likelihood=likelihood, family=family)
-    mean, cov = by_loops(state, entries, cell_prior(state.globals))
+    mean, cov = by_loops(state, entries, state.globals.cell_prior)
     found, _ = step(state)
     np.testing.assert_allclose(found.mean, mean, **EXACT)
     np.testing.assert_allclose(dense(found.cov), cov, **EXACT)
@@ -73,7 +72,7 @@ def test_fails_if_a_term_is_dropped(draw_state, entries, likelihood, term):
     """What each term adds is far above what the comparison with the formula lets pass."""
     state = draw_state(5, 9, 2, likelihood=likelihood)
     found, _ = step(state)
-    mean, _ = by_loops(state, entries, cell_prior(state.globals), without=term)
+    mean, _ = by_loops(state, entries, state.globals.cell_prior, without=term)
     assert (np.abs(mean - found.mean.numpy()).max(1) > 1e-4).all()
 
 
@@ -162,7 +161,7 @@ def test_the_fixed_point_is_stationary(draw_state, entries, dense, general_prior
 
 def test_a_step_from_the_fixed_point_has_nothing_to_gain(draw_state):
     state = draw_state(4, 12, 2)
-    prior = cell_prior(state.globals)
+    prior = state.globals.cell_prior
     cells = converged(state, prior)
     again, missing = step(state, prior, cells)
     torch.testing.assert_close(again.mean, cells.mean, rtol=1e-10, atol=1e-12)
@@ -176,7 +175,7 @@ def test_a_step_from_the_fixed_point_has_nothing_to_gain(draw_state):
 def test_cells_of_no_depth_keep_their_prior(draw_state, dense, likelihood, family):
     state = draw_state(4, 9, 2, likelihood=likelihood, family=family)
     cells = replace(state.cells, log_size=torch.full((4,), -80.0, dtype=torch.float64))
-    state, prior = replace(state, y=torch.zeros_like(state.y)), cell_prior(state.globals)
+    state, prior = replace(state, y=torch.zeros_like(state.y)), state.globals.cell_prior
     found, _ = step(state, prior, cells)
     np.testing.assert_allclose(found.mean, 0, atol=1e-15)
     np.testing.assert_allclose(dense(found.cov), [prior.cov.numpy()] * 4, rtol=1e-12, atol=1e-30)

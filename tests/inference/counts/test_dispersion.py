@@ -12,18 +12,18 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.counts.dispersion import LEAST, MOST, update_dispersion
-from scvi_lfm.inference.counts.state import Statistics
+from scvi_lfm.inference.counts.state import CountStatistics
 from scvi_lfm.model.likelihoods import negative_binomial as NB
 
 
 def statistics(y, rate, phi):
-    """Statistics at known rates: nothing was fitted, so no leverage."""
+    """CountStatistics at known rates: nothing was fitted, so no leverage."""
     y, rate, phi = (torch.as_tensor(np.asarray(part, dtype=np.float64)) for part in (y, rate, phi))
     weight, _ = NB.weight_and_score(y, rate, phi)
     square = weight.square().mean(0)
     excess = phi * square + 2 * (1 + phi) * NB.dispersion_score(y, rate, phi) / len(y)
     nothing = torch.zeros(0)
-    return Statistics(nothing, nothing, nothing, excess.float(), square.float())
+    return CountStatistics(nothing, nothing, nothing, excess.float(), square.float())
 
 
 def fixed_point(y, rate, start=0.1, rounds=25):
@@ -142,7 +142,7 @@ def test_rare_genes_take_the_dispersion_of_the_others():
 def test_is_always_a_dispersion(excess, square):
     nothing = torch.zeros(0)
     found = update_dispersion(
-        Statistics(nothing, nothing, nothing, torch.full((4,), excess), torch.full((4,), square)), 100
+        CountStatistics(nothing, nothing, nothing, torch.full((4,), excess), torch.full((4,), square)), 100
     )
     assert found.isfinite().all()
     assert ((found >= LEAST) & (found <= MOST * 1.0001)).all()

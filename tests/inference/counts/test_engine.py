@@ -17,7 +17,7 @@ from scvi_lfm.inference.counts import engine as engine_module
 from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_entry, expected_log_density
 from scvi_lfm.inference.counts.start import add_factors
-from scvi_lfm.inference.counts.state import Cells, Globals, cell_prior, gene_prior
+from scvi_lfm.inference.counts.state import Cells, CountGlobals
 from scvi_lfm.inference.progress import show_progress
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model import PriorScales
@@ -66,7 +66,7 @@ def run_epochs(values, options, n_epochs):
 
 def noise_of_the_elbo(engine, state):
     """Standard deviation of the estimate over seeds."""
-    g, cells, priors = state.globals, state.cells, (cell_prior(state.globals), gene_prior(state.globals))
+    g, cells, priors = state.globals, state.cells, (state.globals.cell_prior, state.globals.gene_prior)
     sizes = engine._some
     some = cells.rows(torch.from_numpy(sizes))
     return np.std([elbo_per_entry(engine._problem, g, some, priors, engine._sample, seed) for seed in range(6)])
@@ -128,12 +128,12 @@ def test_the_last_elbo_is_that_of_the_stored_posterior(count_options, likelihood
         full[:, rows, columns] = full[:, columns, rows] = cov.values.double()
         kl = kl_divergence(MultivariateNormal(means, full), MultivariateNormal(prior.mean, prior.cov))
         divergence += float(kl.sum())
-    g = Globals(
+    g = CountGlobals(
         one * q.mu,
         q.gene_mean.float(),
+        PriorScales(one, one.expand(2), one, one.expand(2)),
         q.gene_cov.values.float(),
         q.noise.dispersion.float(),
-        PriorScales(one, one.expand(2), one, one.expand(2)),
     )
     cells = Cells(q.cell_mean.float(), q.cell_cov.values.float(), q.noise.log_size.float())
     engine.start()

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from scvi_lfm.inference.counts.dispersion import update_dispersion
 from scvi_lfm.inference.counts.gene_step import MOST_LEVERAGE, cell_statistics, gene_step
-from scvi_lfm.inference.counts.state import Statistics, gene_prior
+from scvi_lfm.inference.counts.state import CountStatistics
 from scvi_lfm.model.likelihoods import COUNTS, negative_binomial
 from scvi_lfm.posterior import rates
 
@@ -26,7 +26,7 @@ def statistics_of(state, y=None, cells=None):
 
 
 def same_statistics(one, other, **tolerance):
-    for field in fields(Statistics):
+    for field in fields(CountStatistics):
         torch.testing.assert_close(getattr(one, field.name), getattr(other, field.name), **(tolerance or EXACT))
 
 
@@ -135,7 +135,7 @@ def converged(state):
 def test_the_fixed_point_is_stationary(draw_state, entries, dense, likelihood, family):
     """In mean and covariance of every gene; for the Poisson with the weights free to follow, too."""
     state = converged(draw_state(12, 3, 2, likelihood=likelihood, family=family))
-    g, S, prior = state.globals, torch.from_numpy(state.S), gene_prior(state.globals)
+    g, S, prior = state.globals, torch.from_numpy(state.S), state.globals.gene_prior
     values = entries(state, T=dense(g.gene_cov))
     weight, working = values["weight"], values["eta"] + values["score"] / values["weight"]
     u = torch.cat([torch.ones(12, 1), state.cells.mean[:, 1:]], dim=1)
@@ -227,7 +227,7 @@ def test_one_cell_in_some_can_tell_about_dispersions(draw_state, every):
 
 def test_running_averages(draw_state):
     old, new = (statistics_of(draw_state(5, 4, 2, seed=seed)) for seed in (0, 1))
-    before = {field.name: getattr(old, field.name).clone() for field in fields(Statistics)}
+    before = {field.name: getattr(old, field.name).clone() for field in fields(CountStatistics)}
     assert old.blend(new, 1.0) is new
     blended = old.blend(new, 0.3)
     for name, value in before.items():
@@ -262,7 +262,7 @@ def test_float32_statistics_are_those_of_float64(draw_state):
     found = statistics_of(low)
     assert {getattr(found, name).dtype for name in ("weighted", "response", "excess", "square")} == {torch.float32}
     assert found.xx.dtype == torch.float64
-    for field in fields(Statistics):
+    for field in fields(CountStatistics):
         expected = getattr(exact, field.name)
         error = (getattr(found, field.name).double() - expected).abs().max() / expected.abs().max()
         assert error < 1e-5, field.name

@@ -22,7 +22,7 @@ from scvi_lfm.inference.counts.objective import (
     kl_mu,
     kl_rows,
 )
-from scvi_lfm.inference.counts.state import Cells, cell_prior, gene_prior
+from scvi_lfm.inference.counts.state import Cells
 from scvi_lfm.model.likelihoods import COUNTS
 
 COPIES = 4000
@@ -123,7 +123,7 @@ def test_the_elbo_is_its_parts(draw_state, general_prior, likelihood, family):
     state = draw_state(4, 5, 2, likelihood=likelihood, family=family)
     g, cells, sample = state.globals, state.cells, whole_sample(state)
     data = data_term(state.problem, g, cells, sample, generator(3))
-    for priors in ((cell_prior(g), gene_prior(g)), (general_prior(3, seed=2), general_prior(3, seed=3))):
+    for priors in ((g.cell_prior, g.gene_prior), (general_prior(3, seed=2), general_prior(3, seed=3))):
         divergence = 0.5 * float(g.mu / 100) ** 2
         for means, covs, prior in ((cells.mean, state.S, priors[0]), (g.gene_mean, state.T, priors[1])):
             q = MultivariateNormal(means, torch.from_numpy(covs))
@@ -136,7 +136,7 @@ def test_the_elbo_is_its_parts(draw_state, general_prior, likelihood, family):
 def test_cells_of_a_block_stand_for_all(draw_state):
     """Of n cells the block holds some: their divergence counts by its share, that of genes over all entries."""
     state = draw_state(4, 5, 2)
-    priors, sample = (cell_prior(state.globals), gene_prior(state.globals)), whole_sample(state)
+    priors, sample = (state.globals.cell_prior, state.globals.gene_prior), whole_sample(state)
     values = {
         n: elbo_per_entry(replace(state.problem, n_cells=n), state.globals, state.cells, priors, sample, 0)
         for n in (4, 8, 10**9)
@@ -151,7 +151,7 @@ def test_cells_of_a_block_stand_for_all(draw_state):
 
 def test_same_seed_same_value_and_another_seed_another(draw_state):
     state = draw_state(6, 5, 2)
-    priors, sample = (cell_prior(state.globals), gene_prior(state.globals)), whole_sample(state)
+    priors, sample = (state.globals.cell_prior, state.globals.gene_prior), whole_sample(state)
     first, again, other = (
         elbo_per_entry(state.problem, state.globals, state.cells, priors, sample, seed) for seed in (1, 1, 2)
     )

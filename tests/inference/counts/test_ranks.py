@@ -13,8 +13,7 @@ from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.gene_step import cell_statistics
 from scvi_lfm.inference.counts.objective import EntrySample, elbo_per_entry
-from scvi_lfm.inference.counts.ranks import cells_with, globals_with, statistics_with
-from scvi_lfm.inference.counts.state import cell_prior, gene_prior
+from scvi_lfm.inference.state import with_factors
 
 
 @pytest.fixture
@@ -32,18 +31,19 @@ def on(state):
 def test_dropping_a_factor_drops_its_rows_and_columns(state, on, dense):
     statistics = cell_statistics(state.problem, state.globals, state.features, state.y, state.cells)
     kept, kept_x = np.flatnonzero([True, *on]), np.flatnonzero([True, True, *on])
-    less = statistics_with(statistics, on)
+    factors = torch.from_numpy(np.flatnonzero(on))
+    less = statistics.at_columns(with_factors(2, factors))
     np.testing.assert_array_equal(dense(less.weighted), dense(statistics.weighted)[:, kept_x[:, None], kept_x])
     np.testing.assert_array_equal(less.response, statistics.response[:, kept_x])
     np.testing.assert_array_equal(less.xx, statistics.xx[kept_x][:, kept_x])
-    np.testing.assert_array_equal(dense(cells_with(state.cells, on).cov), state.S[:, kept[:, None], kept])
-    np.testing.assert_array_equal(dense(globals_with(state.globals, on).gene_cov), state.T[:, kept[:, None], kept])
+    np.testing.assert_array_equal(dense(state.cells.at_factors(factors, 0).cov), state.S[:, kept[:, None], kept])
+    np.testing.assert_array_equal(dense(state.globals.at_factors(factors).gene_cov), state.T[:, kept[:, None], kept])
 
 
 def test_a_factor_at_its_prior_without_loadings_costs_nothing(state):
     """With the same random numbers, dropping it leaves the estimate as it was."""
     g, r = state.globals, state.globals.n_factors
-    on = torch.arange(r) < r - 1
+    on = torch.arange(r - 1)
     k = torch.tensor([False] * r + [True])
     rows, columns = torch.tril_indices(r + 1, r + 1)
     last = k[rows] | k[columns]
@@ -63,9 +63,9 @@ def test_a_factor_at_its_prior_without_loadings_costs_nothing(state):
     sample = EntrySample.draw(CellMatrix(state.y.numpy()), torch.device("cpu"), np.random.default_rng(0))
 
     def value(g, cells):
-        return elbo_per_entry(state.problem, g, cells, (cell_prior(g), gene_prior(g)), sample, 0, width=r + 1)
+        return elbo_per_entry(state.problem, g, cells, (g.cell_prior, g.gene_prior), sample, 0, width=r + 1)
 
-    assert value(globals_with(g, on), cells_with(cells, on)) == pytest.approx(value(g, cells), abs=1e-5)
+    assert value(g.at_factors(on), cells.at_factors(on, 0)) == pytest.approx(value(g, cells), abs=1e-5)
 
 
 def test_the_curve_peaks_near_the_truth_and_ends_at_the_bound_of_the_fit(count_options):

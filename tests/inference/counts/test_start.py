@@ -12,7 +12,7 @@ import torch
 import scvi_lfm as lfm
 from scvi_lfm.data import Batch, CellMatrix
 from scvi_lfm.inference.counts.start import add_factors, first_factors, fit_margins, log_values, with_factors
-from scvi_lfm.inference.counts.state import Problem
+from scvi_lfm.inference.counts.state import CountProblem
 from scvi_lfm.model.likelihoods import COUNTS
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_log_values_keep_their_form(form, dtype):
 def test_margins_are_fitted_first(simulated, likelihood, n_blocks):
     values = simulated.X if likelihood != "bernoulli" else (simulated.X > 0).astype(np.float32)
     size = simulated.obs["size_factor"].to_numpy()
-    problem = Problem(160, 90, "row_block", COUNTS[likelihood])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS[likelihood])
     y, log_size = blocks_of(values, size, n_blocks)
     g, cells = fit_margins(problem, y, log_size, {})
     assert g.gene_mean.shape == (90, 1)
@@ -69,7 +69,7 @@ def test_margins_are_fitted_first(simulated, likelihood, n_blocks):
 
 
 def test_margins_do_not_depend_on_the_blocks(simulated):
-    problem = Problem(160, 90, "row_block", COUNTS["negative_binomial"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["negative_binomial"])
     found = [
         fit_margins(problem, *blocks_of(simulated.X, simulated.obs["size_factor"].to_numpy(), n), {}) for n in (1, 3)
     ]
@@ -79,7 +79,7 @@ def test_margins_do_not_depend_on_the_blocks(simulated):
 
 
 def test_given_scales_are_fixed_from_the_beginning(simulated):
-    problem = Problem(160, 90, "row_block", COUNTS["poisson"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["poisson"])
     size = simulated.obs["size_factor"].to_numpy()
     given = {"a": 0.05, "b": 0.7, "A": 2.0, "B": [0.3, 0.2]}
     y, log_size = blocks_of(simulated.X, size, 1)
@@ -109,7 +109,7 @@ def test_the_first_factors_point_where_the_true_ones_do(simulated):
 
 def test_genes_follow_the_factors_that_they_are_given(simulated):
     """From the true factors: loadings near the true ones."""
-    problem = Problem(160, 90, "row_block", COUNTS["poisson"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["poisson"])
     size = simulated.obs["size_factor"].to_numpy()
     y, log_size = blocks_of(simulated.X, size, 1)
     g, activity = fit_margins(problem, y, log_size, {})
@@ -121,7 +121,7 @@ def test_genes_follow_the_factors_that_they_are_given(simulated):
 
 
 def test_cells_with_factors_at_known_means(simulated):
-    problem = Problem(160, 90, "row_block", COUNTS["poisson"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["poisson"])
     y, log_size = blocks_of(simulated.X, simulated.obs["size_factor"].to_numpy(), 1)
     _, activity = fit_margins(problem, y, log_size, {})
     factors = torch.arange(320.0).reshape(160, 2)
@@ -136,7 +136,7 @@ def test_cells_with_factors_at_known_means(simulated):
 def test_genes_that_were_not_seen_have_a_finite_rate(simulated, empty):
     values = simulated.X.copy()
     values[:, empty] = 0
-    problem = Problem(160, 90, "row_block", COUNTS["negative_binomial"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["negative_binomial"])
     g, _ = fit_margins(problem, *blocks_of(values, np.ones(160), 1), {})
     assert g.gene_mean.isfinite().all()
     assert all(g.gene_mean[gene, 0] <= g.gene_mean[:, 0].min() + 1e-3 for gene in empty)
@@ -153,7 +153,7 @@ def test_more_factors_than_there_are_leave_those_that_are(simulated):
     factors = first_factors(log_values(simulated.X, np.zeros(160)), 5, CPU, 0)
     assert factors.shape == (160, 5)
     assert factors.isfinite().all()
-    problem = Problem(160, 90, "row_block", COUNTS["poisson"])
+    problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["poisson"])
     y, log_size = blocks_of(simulated.X, np.ones(160), 1)
     g, activity = fit_margins(problem, y, log_size, {})
     g, _ = add_factors(problem, g, factors, y[0](), activity, {})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scvi_lfm.inference.counts.gene_step import cell_statistics
-from scvi_lfm.inference.counts.state import Cells, Globals, Statistics, cell_prior, gene_prior
+from scvi_lfm.inference.counts.state import Cells, CountGlobals, CountStatistics
 from scvi_lfm.inference.moves import best_move
 from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
 from scvi_lfm.posterior.rates import cell_features, rates
@@ -70,7 +70,7 @@ def test_no_rate_changes(draw_state, move):
 def test_statistics_move_as_if_they_were_computed_afterwards(draw_state, move, likelihood):
     state = draw_state(7, 6, 2, likelihood=likelihood)
     found, expected = statistics_of(state).moved(move), statistics_of(moved(state, move))
-    for field in fields(Statistics):
+    for field in fields(CountStatistics):
         torch.testing.assert_close(getattr(found, field.name), getattr(expected, field.name), **EXACT)
 
 
@@ -138,8 +138,8 @@ def test_covariances_that_are_not_kept_are_one_for_all(draw_state):
 
 
 def test_priors_are_those_of_the_scales(draw_state):
-    g: Globals = draw_state(3, 4, 2).globals
-    for prior, names in ((cell_prior(g), ("a", "A")), (gene_prior(g), ("b", "B"))):
+    g: CountGlobals = draw_state(3, 4, 2).globals
+    for prior, names in ((g.cell_prior, ("a", "A")), (g.gene_prior, ("b", "B"))):
         scale = np.concatenate([np.atleast_1d(getattr(g.scales, name)) for name in names])
         np.testing.assert_array_equal(prior.mean, np.zeros(3))
         np.testing.assert_allclose(prior.cov, np.diag(scale**2), rtol=1e-15)

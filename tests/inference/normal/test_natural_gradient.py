@@ -19,9 +19,8 @@ from scvi_lfm.inference.normal.natural_gradient import (
     update_genes,
     update_mu,
     update_noise,
-    update_scales,
 )
-from scvi_lfm.inference.normal.state import CellStatistics
+from scvi_lfm.inference.normal.state import NormalStatistics
 from scvi_lfm.inference.normal.sweep import LocalStep
 from scvi_lfm.model import Gaussian
 
@@ -123,7 +122,7 @@ def test_genes_and_mu_that_see_nothing_keep_their_prior(draw_state, family, noth
     g, statistics, n_cells = state.globals, state.statistics, 8
     if nothing == "no cells":
         zero = torch.zeros_like
-        statistics, n_cells = CellStatistics(zero(statistics.xx), zero(statistics.yx), zero(statistics.yy)), 0
+        statistics, n_cells = NormalStatistics(zero(statistics.xx), zero(statistics.yx), zero(statistics.yy)), 0
     else:
         g = replace(g, precision=torch.zeros(5, dtype=torch.float64))
     g = update_genes(g, statistics, n_cells, family)
@@ -175,7 +174,7 @@ UPDATES = {
     "genes": lambda s: replace(s, globals=update_genes(s.globals, s.statistics, s.problem.n_cells, s.problem.family)),
     "mu": lambda s: replace(s, globals=update_mu(s.globals, s.statistics, s.problem.n_cells)),
     "noise": lambda s: replace(s, globals=update_noise(s.globals, s.statistics, s.problem.noise)),
-    "scales": lambda s: replace(s, globals=update_scales(s.globals, s.statistics)),
+    "scales": lambda s: replace(s, globals=s.globals.with_scales_learned(s.statistics.xx[1, 1])),
 }
 
 
@@ -234,7 +233,7 @@ def test_a_fixed_scale_stays(draw_state, fixed):
     state = draw_state(6, 5, 2)
     scales = replace(state.globals.scales, fixed=frozenset({fixed}))
     before = replace(state.globals, scales=scales)
-    after = update_noise(update_scales(before, state.statistics), state.statistics, "gene")
+    after = update_noise(before.with_scales_learned(state.statistics.xx[1, 1]), state.statistics, "gene")
     values = {name: (getattr(before.scales, name), getattr(after.scales, name)) for name in ("a", "A", "b", "B")}
     values["sigma"] = (before.precision, after.precision)
     for name, (old, new) in values.items():

@@ -6,7 +6,8 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.normal.elbo import elbo
-from scvi_lfm.inference.normal.sweep import Problem, sweep
+from scvi_lfm.inference.normal.sweep import sweep
+from scvi_lfm.inference.state import Problem
 
 
 def value(step, n_cells):

@@ -14,7 +14,7 @@ from pyro import poutine
 from scvi_lfm.data import CellMatrix, Observed
 from scvi_lfm.inference.observed.noise import shrunk_variances
 from scvi_lfm.inference.observed.ranks import leading_log_dets
-from scvi_lfm.inference.observed.state import Globals, Problem, Rows
+from scvi_lfm.inference.observed.state import ObservedGlobals, Rows
 from scvi_lfm.inference.observed.steps import (
     CellStep,
     cell_statistics,
@@ -24,6 +24,7 @@ from scvi_lfm.inference.observed.steps import (
     update_genes,
     update_mu,
 )
+from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import GuideParameters, PriorScales, Scales, guide, model
 from scvi_lfm.model.priors import MU_SCALE
 
@@ -77,8 +78,8 @@ class Drawn:
             B=torch.tensor([0.8, 1.1], dtype=torch.float64),
             fixed=frozenset(),
         )
-        self.problem = Problem(N, M, int(self.p.sum()), family, "gene")
-        self.g = Globals(
+        self.problem = Problem(N, M, family, "gene", n_observed=int(self.p.sum()))
+        self.g = ObservedGlobals(
             mu=torch.tensor(0.3, dtype=torch.float64),
             mu_var=torch.tensor(0.01, dtype=torch.float64),
             gene_mean=torch.from_numpy(self.gene),

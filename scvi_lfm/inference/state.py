@@ -1,0 +1,186 @@
+"""What inference passes from step to step: frozen records of tensors, the same for every likelihood.
+
+Small matrices are float64. `Globals` and `Averages` are bases: each room of closed forms adds what it needs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..data import column_sums
+from ..linalg.packed import congruent, unpack
+from ..model import Gaussian
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from torch import Tensor
+
+    from ..model import PriorScales
+    from ..posterior.gauge import Move
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What stays the same during a fit."""
+
+    n_cells: int
+    n_genes: int
+    family: str
+    noise: str = "shared"
+    rotates: bool = True
+    n_observed: int | None = None  # entries that are data; None: all
+
+    @property
+    def n_entries(self) -> int:
+        """Number of entries that are data."""
+        return self.n_cells * self.n_genes if self.n_observed is None else self.n_observed
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Averages over cells: a tensor a field, or None where a fit has no use for it."""
+
+    def blend(self, new: Self, rate: float) -> Self:
+        """Running average: `(1 - rate) old + rate new`."""
+        return new if rate == 1 else self._with(new, lambda mine, other: torch.lerp(mine, other, rate))
+
+    def plus(self, other: Self, share: float = 1.0) -> Self:
+        """These and `share` of others."""
+        return self._with(other, lambda mine, more: torch.add(mine, more, alpha=share))
+
+    def scaled(self, share: float) -> Self:
+        """All averages times `share`."""
+        return self._with(self, lambda mine, _: mine * share)
+
+    def _with(self, other: Self, join: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return type(self)(*(None if mine is None else join(mine, more) for mine, more in pairs))
+
+
+@dataclass(frozen=True)
+class PackedAverages(Averages):
+    """Averages with a matrix of x = (1, a, A) for each gene."""
+
+    xx: Tensor  # (r+2, r+2): mean E[x x']
+    weighted: Tensor  # (m, packed): mean w_ij E[x x']
+    response: Tensor  # (m, r+2): mean w_ij z_ij E[x]
+
+    def moved(self, move: Move) -> Self:
+        """The same averages after a gauge move."""
+        linear = move.cell_moments()
+        return replace(
+            self,
+            xx=linear @ self.xx @ linear.T,
+            weighted=congruent(linear, self.weighted),
+            response=self.response @ linear.T.to(self.response.dtype),
+        )
+
+    def at_columns(self, kept: Tensor) -> Self:
+        """Those of some columns of x."""
+        return replace(
+            self,
+            xx=self.xx[kept][:, kept],
+            weighted=self.weighted[:, packed_part(kept)],
+            response=self.response[:, kept],
+        )
+
+
+@dataclass(frozen=True)
+class Globals(ABC):
+    """q(mu) and q(b, B), and the prior scales; each room adds what its values need: all that cells share.
+
+    With p covariates z, B stands for (beta, B) and A for (z, A): r is then p + r.
+    """
+
+    mu: Tensor  # ()
+    gene_mean: Tensor  # (m, r+1): (b, B)
+    scales: PriorScales
+
+    @property
+    @abstractmethod
+    def noise_var(self) -> Tensor:
+        """The noise variance against which prior variances are floored."""
+
+    @property
+    @abstractmethod
+    def total_cov(self) -> Tensor:
+        """Sum over genes of T_j, (r+1, r+1) in float64."""
+
+    @property
+    def n_factors(self) -> int:
+        """Number of factors."""
+        return self.gene_mean.shape[1] - 1 - self.n_known
+
+    @property
+    def n_known(self) -> int:
+        """Number of covariates."""
+        return len(self.scales.beta)
+
+    @property
+    def cell_prior(self) -> Gaussian:
+        """The prior of (a, A)."""
+        return Gaussian.centred(self.scales.cell_var)
+
+    @property
+    def gene_prior(self) -> Gaussian:
+        """The prior of (b, B)."""
+        return Gaussian.centred(self.scales.gene_var)
+
+    def second_moment(self) -> Tensor:
+        """Sum over genes of E[x x'] with x = (1, b, B), (r+2, r+2)."""
+        mean = self.gene_mean.double()
+        x = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+        moment = x.T @ x
+        moment[1:, 1:] += self.total_cov
+        return moment
+
+    def gene_squares(self) -> Tensor:
+        """Mean over genes of E[(b, B)^2], (r+1,)."""
+        return self.gene_mean.double().square().mean(0) + self.total_cov.diagonal() / len(self.gene_mean)
+
+    def moved(self, move: Move) -> Self:
+        """The same q after a gauge move; the prior stays."""
+        return replace(self, mu=self.mu + move.mu_shift, gene_mean=move.genes(self.gene_mean))
+
+    def with_scales_learned(self, cell_activity: Tensor) -> Self:
+        """With the prior scales at the ELBO's maximum, given mean E[a^2]."""
+        return replace(self, scales=self.scales.learned_from(cell_activity, self.gene_squares(), self.noise_var))
+
+
+@dataclass(frozen=True)
+class PackedGlobals(Globals):
+    """Genes with a covariance of their own each."""
+
+    gene_cov: Tensor  # (m, p): packed T_j
+
+    @cached_property
+    def total_cov(self) -> Tensor:
+        return unpack(column_sums(self.gene_cov))
+
+    def moved(self, move: Move) -> Self:
+        return replace(super().moved(move), gene_cov=congruent(move.gene_map, self.gene_cov))
+
+    def at_factors(self, kept: Tensor) -> Self:
+        """Those with the factors at positions `kept` alone."""
+        columns = with_factors(1 + self.n_known, kept)
+        scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
+        cov = self.gene_cov[:, packed_part(columns)]
+        return replace(self, gene_mean=self.gene_mean[:, columns], gene_cov=cov, scales=scales)
+
+
+def with_factors(ahead: int, kept: Tensor) -> Tensor:
+    """Columns of a row whose first `ahead` always stay, and whose factors stay at the positions `kept`."""
+    return torch.cat([torch.arange(ahead, device=kept.device), kept + ahead])
+
+
+def packed_part(kept: Tensor) -> Tensor:
+    """Where the lower triangle of some rows and columns, in increasing order, lies within that of all."""
+    first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
+    return kept[first] * (kept[first] + 1) // 2 + kept[second]
