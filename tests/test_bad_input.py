@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.inference import normal_engine
+from scvi_lfm.inference.normal import engine as normal_engine
 from scvi_lfm.tl import _predict
 
 N, M = 30, 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
 from .normal.engine import NormalEngine
-from .observed.engine import MaskedEngine
+from .observed.engine import ObservedEngine
 from .options import HeldOutTrace
 from .progress import show_progress
 from .trace import Trace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..data import CellMatrix
-    from ..posterior.held_out import Score
+    from .engine import Engine
     from .options import FitOptions, FitResult
     from .progress import Progress
     from .ranks import RankCurve
@@ -32,32 +32,6 @@ WINDOWS_PER_EPOCH = 4
 FALLS = 2
 # of the epochs, one in so many at the most goes before factors are first dropped
 FIRST_SHARE = 4
-
-
-class Engine(Protocol):
-    """What the loop asks of a likelihood's inference; the state in between is its own."""
-
-    @property
-    def n_batches(self) -> int:
-        """Minibatches in an epoch."""
-
-    def start(self) -> tuple[Any, float]:
-        """A first state, and the ELBO per entry without factors."""
-
-    def epoch(self, state: Any, number: int, bar: Progress) -> tuple[Any, list[float]]:
-        """Every cell once; estimates of the ELBO per entry along the way."""
-
-    def held_out(self, state: Any) -> Score | None:
-        """How well the last epoch predicts the entries held out; None where there are none."""
-
-    def ranks(self, state: Any) -> RankCurve:
-        """The ELBO per entry of the leading k factors, for every k."""
-
-    def leading(self, state: Any, n_factors: int) -> Any:
-        """The state with its leading factors alone."""
-
-    def finish(self, state: Any, trace: Trace) -> FitResult:
-        """The result."""
 
 
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
@@ -80,14 +54,18 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     return replace(result, held_out=HeldOutTrace([*trace.held_out, last], trace.stopped))
 
 
-def _engine(matrix: CellMatrix, options: FitOptions) -> Engine:
+def _engine(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
     if options.likelihood in COUNTS:
         return CountEngine(matrix, options)
-    return NormalEngine(matrix, options) if matrix.observed is None else MaskedEngine(matrix, options)
+    return NormalEngine(matrix, options) if matrix.observed is None else ObservedEngine(matrix, options)
 
 
 def _choose_rank(
-    engine: Engine, climb: Callable[[Any, Trace, int], tuple[Any, Trace]], state: Any, trace: Trace, max_epochs: int
+    engine: Engine[Any],
+    climb: Callable[[Any, Trace, int], tuple[Any, Trace]],
+    state: Any,
+    trace: Trace,
+    max_epochs: int,
 ) -> tuple[Any, Trace, RankCurve]:
     """Epochs, then down to the number of factors of highest ELBO, until none is dropped any more."""
     # surplus factors creep on; with the few that stay, the bound soon settles
@@ -104,7 +82,7 @@ def _choose_rank(
 
 
 def _climb(
-    engine: Engine, options: FitOptions, matrix: CellMatrix, bar: Progress, state: Any, trace: Trace, last: int
+    engine: Engine[Any], options: FitOptions, matrix: CellMatrix, bar: Progress, state: Any, trace: Trace, last: int
 ) -> tuple[Any, Trace]:
     """Epochs until the ELBO of this number of factors has settled or held-out entries fall, up to the epoch `last`."""
     # a factor is worth having if its n + m latents gain about a nat each

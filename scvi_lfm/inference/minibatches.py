@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +25,11 @@ class Minibatches:
         self.matrix, self._device, self._dtype, self._rng = matrix, device, dtype, rng
         n_cells = matrix.shape[0]
         self.count = -(-n_cells // batch_size)
-        self._whole = matrix.batch(None, device, dtype) if self.count == 1 else None
         self._first_order = self._draw()
+
+    @cached_property
+    def _whole(self) -> Batch | None:
+        return self.matrix.batch(None, self._device, self._dtype) if self.count == 1 else None
 
     def _draw(self) -> list[np.ndarray]:
         return np.array_split(self._rng.permutation(self.matrix.shape[0]), self.count)

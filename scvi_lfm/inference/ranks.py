@@ -7,11 +7,15 @@ of r are close to a fit of k. What cells say of them is kept, and genes, mu, noi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
+
+S = TypeVar("S")
 
 # gene steps for each rank; the genes answer to the noise and the noise to them
 GENE_STEPS = 2
@@ -37,6 +41,23 @@ class RankCurve:
         if self.held_out is not None and longer.held_out is not None:
             held_out = self.held_out + longer.held_out[end:]
         return RankCurve(self.elbo + longer.elbo[end:], self.effective + longer.effective[end:], held_out)
+
+
+def rank_curve(
+    state: S,
+    n_factors: int,
+    effective: list[float],
+    fewer: Callable[[S, int], S],
+    bound: Callable[[S], float],
+    score: Callable[[S], float] | None = None,
+) -> RankCurve:
+    """The curve of a state: its `bound` per entry, and the log density of held-out entries, factor after factor."""
+    values, scores = [], []
+    for k in range(n_factors, -1, -1):
+        state = fewer(state, k) if k < n_factors else state
+        values.append(bound(state))
+        scores += [] if score is None else [score(state)]
+    return RankCurve(values[::-1], effective, scores[::-1] or None)
 
 
 def effective_factors(cell_moment: Tensor, cell_cov: Tensor, n_factors: int) -> list[float]:

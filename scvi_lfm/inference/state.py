@@ -57,7 +57,7 @@ class Averages:
 
     def scaled(self, share: float) -> Self:
         """All averages times `share`."""
-        return self._with(self, lambda mine, _: mine * share)
+        return self if share == 1 else self._with(self, lambda mine, _: mine * share)
 
     def _with(self, other: Self, join: Callable[[Tensor, Tensor], Tensor]) -> Self:
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))

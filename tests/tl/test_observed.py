@@ -271,13 +271,13 @@ def test_it_stops_when_held_out_entries_get_worse(monkeypatch):
 
     adata = ratings()
     densities = iter([-1.0, -0.9, -0.95, -0.97, -0.98])
-    real = loop.MaskedEngine.held_out
+    real = loop.ObservedEngine.held_out
 
     def worse(self, state):
         score = real(self, state)
         return replace(score, log_density=torch.tensor(next(densities)), n=1)
 
-    monkeypatch.setattr(loop.MaskedEngine, "held_out", worse)
+    monkeypatch.setattr(loop.ObservedEngine, "held_out", worse)
     lfm.tl.fit(adata, R, observed="stored", held_out=mask_of(adata, 0.1), tol=1e-9, max_epochs=5, progress=False)
     trace = adata.uns["lfm"]["held_out"]
     assert trace["stopped"]

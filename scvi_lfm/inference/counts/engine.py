@@ -19,9 +19,8 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
+from ..engine import Engine
 from ..learning_rate import learning_rate
-from ..minibatches import Minibatches
-from ..moves import best_move
 from ..normal.finish import OFF, population
 from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
@@ -64,27 +63,27 @@ class State:
     steps: int
 
 
-class CountEngine:
-    """Stochastic variational inference with Fisher weights; one batch of all cells makes it coordinate ascent."""
+class CountEngine(Engine["State"]):
+    """Fisher weights for counts: an epoch of stochastic steps, then sweeps; the gauge is moved once an epoch."""
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
         n, m = matrix.shape
-        self._matrix, self._options = matrix, options
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
         n_observed = None if matrix.observed is None else matrix.n_observed
-        self._problem = CountProblem(
-            n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=COUNTS[options.likelihood]
-        )
-        rng = np.random.default_rng(options.seed)
-        self._batches = Minibatches(matrix, options.batch_size, options.device, torch.float32, rng)
+        likelihood = COUNTS[options.likelihood]
+        problem = CountProblem(n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=likelihood)
+        self._problem: CountProblem
+        super().__init__(matrix, options, problem, torch.float32)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size
         self._log_size = torch.as_tensor(self._sizes, dtype=torch.float32, device=options.device)
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
-        self._some = np.sort(rng.permutation(n)[: min(n, START_CELLS)])
-        self.n_batches = self._batches.count
+        self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
 
-    def start(self) -> tuple[State, float]:
+    def _noise(self, state: State) -> None:
+        """None: a rate has a noise of its own."""
+
+    def _first_state(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
         rng = np.random.default_rng(options.seed)
@@ -130,7 +129,7 @@ class CountEngine:
                 state = self._visit(state, rows, batch, number)
                 bar.update()
         g = state.globals
-        move, scales = best_move(g, state.statistics.xx, problem.n_cells, rotates=problem.rotates and g.n_factors > 0)
+        move, scales = self._best_move(g, state.statistics.xx)
         state = replace(
             state,
             globals=replace(g.moved(move), scales=scales).in_family(problem.family),
@@ -143,7 +142,7 @@ class CountEngine:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
-        cells, statistics = sweep(problem, g, state.cells, state.statistics, self._batches, steps, every, bar)
+        cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar)
         return replace(state, globals=gene_step(problem, g, statistics, ROUNDS), statistics=statistics, cells=cells)
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
@@ -206,7 +205,7 @@ class CountEngine:
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options = self._options
-        g, cells, statistics = step_of_all(self._problem, state.globals, state.cells, state.statistics, self._batches)
+        g, cells, statistics = step_of_all(self._problem, state.globals, state.cells, self._batches)
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))

@@ -6,13 +6,13 @@ A gene whose counts sit in a few cells can need many steps, each no longer than 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
+from ..passes import average
 from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
 from .sweep import sweep
 
@@ -30,10 +30,10 @@ ENOUGH = 0.1
 
 
 def step_of_all(
-    problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, batches: Minibatches
+    problem: CountProblem, g: CountGlobals, cells: Cells, batches: Minibatches
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
     """Every cell once, then the genes from all of them until none has anything to gain."""
-    cells, statistics = sweep(problem, g, cells, statistics, batches)
+    cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved)
     return _settle(problem, g, cells, statistics, solved.missing, batches), cells, statistics
@@ -79,12 +79,11 @@ def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: Ce
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
     size = max(1, ENTRIES_PER_BLOCK // problem.n_genes)
 
-    def share(start: int) -> CountStatistics:
+    def block(start: int) -> tuple[int, CountStatistics]:
         stop = min(start + size, n)
         batch = matrix.batch(slice(start, stop), g.mu.device)
         some = cells.rows(torch.arange(start, stop, device=g.mu.device))
         new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
-        return new.scaled((stop - start) / n)
+        return stop - start, new
 
-    # one block at a time: all of them together grow with the number of cells
-    return reduce(lambda total, part: total.plus(part, 1.0), map(share, range(0, n, size)))
+    return average(map(block, range(0, n, size)), n)

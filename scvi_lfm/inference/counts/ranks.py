@@ -8,13 +8,13 @@ number of factors is measured in that order, the whole one too: the rotation is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ...linalg.packed import unpack
 from ...posterior.gauge import balance, translate_genes
-from ..ranks import GENE_STEPS, RankCurve, effective_factors
+from ..ranks import GENE_STEPS, RankCurve, effective_factors, rank_curve
 from ..state import with_factors
 from .gene_step import gene_step
 from .objective import elbo_per_entry
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from ...posterior.gauge import Move
     from .objective import EntrySample
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
+
+    _Leading = tuple[CountGlobals, Cells, CountStatistics]
 
 
 def count_curve(
@@ -43,17 +45,21 @@ def count_curve(
     What cells say of the factors stays, at the rates that they have with all of them. Entries and random numbers are
     the same for every rank. `score` gives the log density of held-out entries.
     """
-    scores: list[float] = []
-    values, r, width = [], g.n_factors, cells.mean.shape[1]
-    g, cells, statistics = activity_last(problem, g, cells, statistics)
-    effective = effective_factors(statistics.xx, unpack(cells.cov.double().mean(0)), r)
-    for k in range(r, -1, -1):
-        if k < r:
-            g, cells, statistics = leading_factors(problem, g, cells, statistics, k)
-        priors = g.cell_prior, g.gene_prior
-        values.append(elbo_per_entry(problem, g, cells, priors, sample, seed, width=width))
-        scores += [] if score is None else [score(g, cells)]
-    return RankCurve(values[::-1], effective, scores[::-1] or None)
+    r, width = g.n_factors, cells.mean.shape[1]
+    state = activity_last(problem, g, cells, statistics)
+    effective = effective_factors(state[2].xx, unpack(state[1].cov.double().mean(0)), r)
+
+    def bound(state: _Leading) -> float:
+        g, cells, _ = state
+        return elbo_per_entry(problem, g, cells, (g.cell_prior, g.gene_prior), sample, seed, width=width)
+
+    def density(state: _Leading) -> float:
+        return cast("Callable", score)(*state[:2])
+
+    def fewer(state: _Leading, k: int) -> _Leading:
+        return leading_factors(problem, *state, k)
+
+    return rank_curve(state, r, effective, fewer, bound, None if score is None else density)
 
 
 def leading_factors(

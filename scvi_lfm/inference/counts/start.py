@@ -14,6 +14,7 @@ from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
 from ..normal.start import add_random_factors, fit_without_factors
 from ..normal.sweep import LocalStep
+from ..passes import average
 from ..state import Problem
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .state import Cells, CountGlobals
@@ -82,10 +83,8 @@ def fit_margins(
             visit(problem, g, features, read(), part, 1, every) for read, part in zip(blocks, cells, strict=True)
         ]
         cells = [part for part, _ in visited]
-        whole = visited[0][1].scaled(len(cells[0].mean))
-        for part, statistics in visited[1:]:
-            whole = whole.plus(statistics, len(part.mean))
-        g = gene_step(problem, g, whole.scaled(1 / sum(len(part.mean) for part in cells)))
+        whole = average(((len(part.mean), new) for part, new in visited), sum(map(len, log_size)))
+        g = gene_step(problem, g, whole)
     everyone = Cells(*(torch.cat(parts) for parts in zip(*((c.mean, c.cov, c.log_size) for c in cells), strict=True)))
     return g, everyone
 

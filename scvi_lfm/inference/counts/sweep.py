@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...posterior.rates import GeneFeatures
+from ..passes import average
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ...data import Batch
     from ..minibatches import Minibatches
     from ..progress import Progress
@@ -21,25 +24,27 @@ def sweep(
     problem: CountProblem,
     g: CountGlobals,
     cells: Cells,
-    statistics: CountStatistics,
     batches: Minibatches,
     steps: int = 1,
     every: int = 1,
     bar: Progress | None = None,
 ) -> tuple[Cells, CountStatistics]:
-    """q of the cells after some steps, and averages over them in place of `statistics`.
+    """q of the cells after some steps, and averages over them; q of cells is written in place.
 
     What the dispersion needs is taken from one in `every` cells.
     """
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-    statistics = statistics.scaled(0)
-    for rows, batch in batches.numbered_epoch():
-        some, new = visit(problem, g, features, batch, cells.rows(rows), steps, every)
-        cells = cells.put(rows, some)
-        statistics = statistics.plus(new, batch.n_cells / problem.n_cells)
-        if bar is not None:
-            bar.update()
-    return cells, statistics
+    features, after = GeneFeatures.of(g.gene_mean, g.gene_cov), [cells]
+
+    def blocks() -> Iterator[tuple[int, CountStatistics]]:
+        for rows, batch in batches.numbered_epoch():
+            some, new = visit(problem, g, features, batch, after[0].rows(rows), steps, every)
+            after[0] = after[0].put(rows, some)
+            if bar is not None:
+                bar.update()
+            yield batch.n_cells, new
+
+    statistics = average(blocks(), problem.n_cells)
+    return after[0], statistics
 
 
 def visit(

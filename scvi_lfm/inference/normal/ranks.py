@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..ranks import GENE_STEPS, RankCurve, effective_factors
+from ..ranks import GENE_STEPS, RankCurve, effective_factors, rank_curve
 from .elbo import elbo
 from .sweep import Step, gene_step, keep_factors
 
@@ -16,14 +17,15 @@ if TYPE_CHECKING:
 
 def normal_curve(problem: Problem, step: Step) -> RankCurve:
     """The curve of a Normal fit: closed forms of the averages over cells, without a look at the data."""
-    values, r = [], step.globals.n_factors
+    r = step.globals.n_factors
     effective = effective_factors(step.statistics.xx, step.cell_cov, r)
-    for k in range(r, -1, -1):
-        if k < r:
-            step = leading_factors(problem, step, k)
-        values.append(elbo(step.globals, step.statistics, step.cell_cov, problem.n_cells))
-    n_entries = problem.n_cells * problem.n_genes
-    return RankCurve((torch.stack(values[::-1]) / n_entries).tolist(), effective)
+    return rank_curve(step, r, effective, partial(leading_factors, problem), partial(elbo_per_entry, problem))
+
+
+def elbo_per_entry(problem: Problem, step: Step) -> float:
+    """ELBO of the whole data set over the number of its entries."""
+    value = elbo(step.globals, step.statistics, step.cell_cov, problem.n_cells)
+    return float(value) / problem.n_entries
 
 
 def leading_factors(problem: Problem, step: Step, n_factors: int) -> Step:

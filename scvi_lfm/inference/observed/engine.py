@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,16 +12,14 @@ import torch
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..counts.start import first_factors
+from ..engine import Engine
 from ..learning_rate import learning_rate
-from ..minibatches import Minibatches
-from ..moves import best_move
-from ..noise import noise_is_lost
 from ..normal.finish import OFF, TOO_LITTLE
 from ..state import Problem
 from .centre import centred
 from .finish import as_posterior, finish
-from .ranks import leading_factors, masked_curve
-from .start import add_factors, average, fit_margins, left_over, statistics_of
+from .ranks import leading_factors, observed_curve
+from .start import add_factors, average_of, fit_margins, left_over, statistics_of
 from .state import Rows
 from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
-    from ...model import PriorScales
-    from ...posterior.gauge import Move
     from ...posterior.held_out import Score
     from ..options import FitOptions, FitResult
     from ..progress import Progress
@@ -52,45 +49,32 @@ class State:
     score: Score = NOTHING  # of held-out entries, in the last epoch
 
 
-class MaskedEngine:
-    """Closed-form variational inference from observed entries; one batch of all cells makes it coordinate ascent."""
+class ObservedEngine(Engine["State"]):
+    """Closed forms from observed entries; the gauge is moved once an epoch."""
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        n_cells, n_genes = matrix.shape
-        self._options = options
-        self._original = matrix
-        self._matrix, self._centre = centred(matrix)
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        self._problem = Problem(n_cells, n_genes, options.family, options.noise, rotates, matrix.n_observed)
-        self._prepare(options.dtype)
+        problem = Problem(*matrix.shape, options.family, options.noise, rotates, matrix.n_observed)
+        self._original = matrix
+        matrix, self._centre = centred(matrix)
+        super().__init__(matrix, options, problem, options.dtype)
 
     def _prepare(self, dtype: torch.dtype) -> None:
-        rng, options, n = np.random.default_rng(self._options.seed), self._options, self._matrix.shape[0]
-        self._dtype = dtype
-        self._batches: Minibatches | None = None
-        if options.batch_size < n:
-            self._batches = Minibatches(self._matrix, options.batch_size, options.device, dtype, rng)
-        else:
+        super()._prepare(dtype)
+        n = self._matrix.shape[0]
+        # where all cells are one batch, blocks of them are made once and kept
+        self._blocks: list[Batch] = []
+        if self.n_batches == 1:
             edges = np.linspace(0, n, -(-n // CELLS_PER_BLOCK) + 1).astype(int)
-            parts = [slice(int(start), int(stop)) for start, stop in zip(edges[:-1], edges[1:], strict=True)]
-            self._blocks = [self._matrix.batch(part, options.device, dtype) for part in parts]
+            parts = [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
+            self._blocks = [self._matrix.batch(part, self._options.device, dtype) for part in parts]
 
-    @property
-    def n_batches(self) -> int:
-        """Minibatches in an epoch."""
-        return 1 if self._batches is None else self._batches.count
-
-    def start(self) -> tuple[State, float]:
-        """A first state from all cells, or from one minibatch, and its ELBO per observed entry without factors."""
-        state, rank0 = self._first_state()
-        if self._dtype == torch.float32 and noise_is_lost(state.globals.precision, state.statistics.mean_square):
-            self._prepare(torch.float64)
-            state, rank0 = self._first_state()
-        return state, rank0
+    def _noise(self, state: State) -> tuple[Tensor, Tensor]:
+        return state.globals.precision, state.statistics.mean_square
 
     def _first_state(self) -> tuple[State, float]:
         problem, options = self._problem, self._options
-        if self._batches is None:
+        if self._blocks:
             blocks, matrix = self._blocks, self._matrix
         else:
             rows = self._batches.first_rows()
@@ -116,14 +100,9 @@ class MaskedEngine:
         g = replace(state.globals.moved(move), scales=scales)
         return replace(state, globals=g, statistics=state.statistics.moved(move))
 
-    def _best_move(self, g: ObservedGlobals, xx: Tensor) -> tuple[Move, PriorScales]:
-        return best_move(g, xx, self._problem.n_cells, rotates=self._problem.rotates and g.n_factors > 0)
-
     def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
         """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
-        if self._batches is None:
-            return self._sweep(state, bar)
-        return self._pass_over_minibatches(state, self._batches, bar)
+        return self._sweep(state, bar) if self._blocks else self._pass_over_minibatches(state, bar)
 
     def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
@@ -133,7 +112,7 @@ class MaskedEngine:
         move, scales = self._best_move(state.globals, mean_moment(cells))
         cells = [rows.moved(move) for rows in cells]
         g = replace(state.globals, mu=state.globals.mu + move.mu_shift, scales=scales)
-        statistics = average(self._blocks, cells)
+        statistics = average_of(self._blocks, cells)
         g, squares = gene_step(problem, g, statistics)
         score = NOTHING
         if held_out is not None:
@@ -143,11 +122,11 @@ class MaskedEngine:
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
-    def _pass_over_minibatches(self, state: State, batches: Minibatches, bar: Progress) -> tuple[State, list[float]]:
+    def _pass_over_minibatches(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
         total, score, held_out = torch.zeros_like(g.mu), NOTHING, self._matrix.held_out
-        for rows, batch in batches.numbered_epoch():
+        for rows, batch in self._batches.numbered_epoch():
             cells = CellStep.of(g, problem.family)(batch)
             if held_out is not None:
                 score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
@@ -171,7 +150,7 @@ class MaskedEngine:
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per observed entry of the leading k factors, for every k."""
         g = self._in_best_gauge(state).globals
-        return masked_curve(self._problem, g, self._all_blocks(), self._matrix.held_out)
+        return observed_curve(self._problem, g, self._all_blocks(), self._matrix.held_out)
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
@@ -180,7 +159,7 @@ class MaskedEngine:
         return replace(state, globals=g, statistics=statistics)
 
     def _all_blocks(self) -> list[Batch]:
-        return self._blocks if self._batches is None else list(self._batches.in_order())
+        return self._blocks or list(self._batches.in_order())
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""

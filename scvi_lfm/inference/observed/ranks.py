@@ -7,13 +7,13 @@ log determinant a Cholesky factor holds for every k. Genes, noise and scales are
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from ...linalg.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ...posterior.held_out import score_held_out
-from ..ranks import GENE_STEPS, RankCurve, effective_factors
+from ..ranks import GENE_STEPS, RankCurve, effective_factors, rank_curve
 from ..state import with_factors
 from .finish import as_posterior
 from .start import statistics_of
@@ -29,22 +29,30 @@ if TYPE_CHECKING:
     from ..state import Problem
     from .state import ObservedGlobals, ObservedStatistics
 
+    _Leading = tuple[ObservedGlobals, ObservedStatistics]
 
-def masked_curve(problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], held_out: HeldOut | None) -> RankCurve:
+
+def observed_curve(
+    problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], held_out: HeldOut | None
+) -> RankCurve:
     """The curve from one step of all cells under the genes of the fit."""
     statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks)
     mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])
-    log_dets, r = leading_log_dets(cov), g.n_factors
-    effective = effective_factors(statistics.xx, unpack(cov.mean(0, dtype=torch.float64)), r)
-    values, scores = [], []
-    for k in range(r, -1, -1):
-        if k < r:
-            g, statistics = leading_factors(problem, g, replace(statistics, log_det=log_dets[k]), k)
-        values.append(float(elbo(problem, g, statistics, expected_squares(g, statistics))) / problem.n_entries)
-        if held_out is not None:
-            cells = Rows(mean[:, : k + 1], cov[:, : packed_size(k + 1)], log_dets[k])
-            scores.append(score_held_out(as_posterior(g, cells), held_out).means[0])
-    return RankCurve(values[::-1], effective, scores[::-1] or None)
+    log_dets = leading_log_dets(cov)
+    effective = effective_factors(statistics.xx, unpack(cov.mean(0, dtype=torch.float64)), g.n_factors)
+
+    def fewer(state: _Leading, k: int) -> _Leading:
+        return leading_factors(problem, state[0], replace(state[1], log_det=log_dets[k]), k)
+
+    def bound(state: _Leading) -> float:
+        return float(elbo(problem, *state, expected_squares(*state))) / problem.n_entries
+
+    def score(state: _Leading) -> float:
+        k = state[0].n_factors
+        cells = Rows(mean[:, : k + 1], cov[:, : packed_size(k + 1)], log_dets[k])
+        return score_held_out(as_posterior(state[0], cells), cast("HeldOut", held_out)).means[0]
+
+    return rank_curve((g, statistics), g.n_factors, effective, fewer, bound, score if held_out is not None else None)
 
 
 def leading_factors(

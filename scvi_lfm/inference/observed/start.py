@@ -12,6 +12,7 @@ from ...data import CellMatrix
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread
+from ..passes import average
 from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
@@ -33,20 +34,15 @@ TINY = 1e-8
 def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[ObservedStatistics, list[Rows]]:
     """Averages over the cells of some blocks, and q of each block."""
     cells = [step(batch) for batch in blocks]
-    return average(blocks, cells), cells
+    return average_of(blocks, cells), cells
 
 
-def average(blocks: Sequence[Batch], cells: Sequence[Rows]) -> ObservedStatistics:
+def average_of(blocks: Sequence[Batch], cells: Sequence[Rows]) -> ObservedStatistics:
     """Averages over the cells of some blocks, given their q."""
-    n, total = sum(batch.n_cells for batch in blocks), None
-    for batch, rows in zip(blocks, cells, strict=True):
-        part = cell_statistics(batch, rows)
-        part = part if len(blocks) == 1 else part.scaled(batch.n_cells / n)
-        total = part if total is None else total.plus(part)
-    if total is None:
-        msg = "There are no blocks of cells."
-        raise ValueError(msg)
-    return total
+    pairs = zip(blocks, cells, strict=True)
+    return average(
+        ((batch.n_cells, cell_statistics(batch, rows)) for batch, rows in pairs), sum(b.n_cells for b in blocks)
+    )
 
 
 def fit_margins(
@@ -108,17 +104,11 @@ def add_factors(
         scales=scales,
     )
     factors = factors.double() / factors.double().square().mean(0).sqrt().clamp_min(TINY) * scales.A
-    total, n, start = None, len(factors), 0
-    for batch, rows in zip(blocks, activity, strict=True):
-        some = factors[start : start + batch.n_cells]
-        start += batch.n_cells
+    parts = []
+    for rows, some in zip(activity, factors.split([batch.n_cells for batch in blocks]), strict=True):
         mean = torch.cat([rows.mean, some], dim=1)
         var = torch.cat([rows.cov.double(), (START_VAR * scales.A.square()).expand(len(some), -1)], dim=1)
-        cells = Rows(mean, pack(torch.diag_embed(var)).to(dtype), var.log().sum())
-        part = cell_statistics(batch, cells).scaled(batch.n_cells / n)
-        total = part if total is None else total.plus(part)
-    if total is None:
-        msg = "There are no blocks of cells."
-        raise ValueError(msg)
+        parts.append(Rows(mean, pack(torch.diag_embed(var)).to(dtype), var.log().sum()))
+    total = average_of(blocks, parts)
     g, _ = gene_step(problem, g, total)
     return replace(g, scales=replace(g.scales, B=scales.B)), total

@@ -1,0 +1,97 @@
+"""What every engine of natural gradients is: a room of closed forms gives its steps, and this what is around them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from .minibatches import Minibatches
+from .moves import best_move
+from .noise import noise_is_lost
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from torch import Tensor
+
+    from ..data import CellMatrix
+    from ..model import PriorScales
+    from ..posterior.gauge import Move
+    from ..posterior.held_out import Score
+    from .options import FitOptions, FitResult
+    from .progress import Progress
+    from .ranks import RankCurve
+    from .state import Globals, Problem
+    from .trace import Trace
+
+    class AnyState(Protocol):
+        """Everything between two epochs, in one gauge."""
+
+        @property
+        def globals(self) -> Globals:
+            """All that cells share."""
+
+
+S = TypeVar("S", bound="AnyState")
+
+
+class Engine(ABC, Generic[S]):
+    """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
+
+    def __init__(self, matrix: CellMatrix, options: FitOptions, problem: Problem, dtype: torch.dtype) -> None:
+        self._matrix, self._options, self._problem = matrix, options, problem
+        self._prepare(dtype)
+
+    def _prepare(self, dtype: torch.dtype) -> None:
+        options, self._dtype = self._options, dtype
+        self._rng = np.random.default_rng(options.seed)
+        self._batches = Minibatches(self._matrix, options.batch_size, options.device, dtype, self._rng)
+
+    @property
+    def n_batches(self) -> int:
+        """Minibatches in an epoch."""
+        return self._batches.count
+
+    def start(self) -> tuple[S, float]:
+        """A first state, and the ELBO per entry without factors; in float64 where float32 does not show the noise."""
+        state, rank0 = self._first_state()
+        noise = self._noise(state)
+        if noise is not None and self._dtype == torch.float32 and noise_is_lost(*noise):
+            self._prepare(torch.float64)
+            state, rank0 = self._first_state()
+        return state, rank0
+
+    def _best_move(self, g: Globals, cell_moment: Tensor) -> tuple[Move, PriorScales]:
+        rotates = self._problem.rotates and g.n_factors > 0
+        return best_move(g, cell_moment, self._problem.n_cells, rotates=rotates)
+
+    @abstractmethod
+    def _first_state(self) -> tuple[S, float]:
+        """A first state, and the ELBO per entry without factors."""
+
+    @abstractmethod
+    def _noise(self, state: S) -> tuple[Tensor, Tensor] | None:
+        """Precisions of the genes and the mean square of the values; None for counts."""
+
+    @abstractmethod
+    def epoch(self, state: S, number: int, bar: Progress) -> tuple[S, list[float]]:
+        """Every cell once; estimates of the ELBO per entry along the way."""
+
+    @abstractmethod
+    def held_out(self, state: S) -> Score | None:
+        """How well the last epoch predicts the entries held out; None where there are none."""
+
+    @abstractmethod
+    def ranks(self, state: S) -> RankCurve:
+        """The ELBO per entry of the leading k factors, for every k."""
+
+    @abstractmethod
+    def leading(self, state: S, n_factors: int) -> S:
+        """The state with its leading factors alone."""
+
+    @abstractmethod
+    def finish(self, state: S, trace: Trace) -> FitResult:
+        """The result, without the factors that are off."""

@@ -1,0 +1,24 @@
+"""Averages over all cells from those of blocks of cells: the one place where blocks are added up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .state import Averages
+
+A = TypeVar("A", bound="Averages")
+
+
+def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
+    """Averages over `n_cells` cells from those of blocks, each with its number of cells, one block at a time."""
+    total: A | None = None
+    for count, part in blocks:
+        share = count / n_cells
+        total = part.scaled(share) if total is None else total.plus(part, share)
+    if total is None:
+        msg = "There are no blocks of cells."
+        raise ValueError(msg)
+    return total
