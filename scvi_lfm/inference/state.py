@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class CellStatistics:
     """Averages over cells of all that the gene update needs, with x = (1, a, A).
 
-    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates z, here
-    and below, A stands for (z, A) and B for (beta, B): r is then p + r.
+    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates zeta,
+    here and below, A stands for (zeta, A) and B for (beta, B): r is then p + r.
     """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
@@ -112,7 +112,7 @@ def is_constant(per_gene: Tensor) -> bool:
 
 
 def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
-    """Sum over genes of w_j E[z z'] with z = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
+    """Sum over genes of w_j E[xi xi'] with xi = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
     z = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
     moment = z.T @ (weights[:, None] * z)
     total = weights.sum() * diagonal[0] if is_constant(diagonal) else weights @ diagonal
@@ -149,11 +149,11 @@ class Globals:
         return self.precision.mean().reciprocal()
 
     def second_moment(self) -> Tensor:
-        """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         return self.weighted_moment(torch.ones_like(self.precision))
 
     def weighted_moment(self, weights: Tensor) -> Tensor:
-        """Sum over genes of w_j E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of w_j E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
 
     def moved(self, move: Move) -> Globals:

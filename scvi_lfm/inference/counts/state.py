@@ -162,7 +162,7 @@ class Globals:
         )
 
     def second_moment(self) -> Tensor:
-        """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         mean = self.gene_mean.double()
         z = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
         moment = z.T @ z

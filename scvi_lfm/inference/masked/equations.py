@@ -2,7 +2,7 @@ r"""Normal equations of rows with a covariance of their own, solved with their p
 
 .. math::
 
-    C_i^{-1} = P^{-1} + H_i, \qquad m_i = C_i (P^{-1} p + h_i)
+    S_i^{-1} = P^{-1} + H_i, \qquad \alpha_i = S_i (P^{-1} \alpha_0 + h_i)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Rows:
 
     mean: Tensor  # (rows, k), float64
     cov: Tensor  # (rows, p): packed, in the dtype of the information
-    log_det: Tensor  # (): sum over rows of log |C_i|
+    log_det: Tensor  # (): sum over rows of log |S_i|
 
     def moved(self, move: Move) -> Rows:
         """Cells after a gauge move."""

@@ -36,12 +36,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Averages over cells of all that the gene update needs, with x = (1, a, A) and p_ij = 1 where observed, else 0."""
+    """Averages over cells of all that the gene update needs, with x = (1, a, A) and o_ij = 1 where observed, else 0."""
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
-    weighted: Tensor  # (m, packed): mean p_ij E[x x']
-    yx: Tensor  # (m, r+2): mean p_ij y_ij E[x]
-    yy: Tensor  # (m,): mean p_ij y_ij^2
+    weighted: Tensor  # (m, packed): mean o_ij E[x x']
+    yx: Tensor  # (m, r+2): mean o_ij y_ij E[x]
+    yy: Tensor  # (m,): mean o_ij y_ij^2
     log_det: Tensor  # (): mean log |S_i|
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -74,7 +74,7 @@ class Statistics:
 
     @cached_property
     def margins(self) -> tuple[Tensor, Tensor]:
-        """Means of p_ij E[u] and p_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
+        """Means of o_ij E[u] and o_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
         with_one, with_activity = margins(self.weighted)
         return with_one.double(), with_activity.double()
 
@@ -120,7 +120,7 @@ class Globals:
         return column_sums(self.gene_cov)
 
     def second_moment(self) -> Tensor:
-        """Sum over genes of E[z z'] with z = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         z = torch.cat([torch.ones_like(self.gene_mean[:, :1]), self.gene_mean], dim=1)
         moment = z.T @ z
         moment[1:, 1:] += unpack(self._total_cov)
