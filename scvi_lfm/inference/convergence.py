@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0) -> float:
-    """Estimate (E_inf - E) / (E_inf - E_rank0) from the last three values of the ELBO.
+    """Estimate (L_inf - L) / (L_inf - L_rank0) from the last three values of the ELBO L.
 
     Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. Gains that do not
     shrink tell nothing yet, and give infinity. A loss is noise of minibatches, and nothing can be told below its size.

@@ -2,10 +2,10 @@ r"""Normal equations of rows, solved with their prior: one for each cell, one fo
 
 .. math::
 
-    C_i^{-1} = P^{-1} + H_i, \qquad m_i = C_i (P^{-1} p + h_i)
+    S_i^{-1} = P^{-1} + H_i, \qquad \alpha_i = S_i (P^{-1} \alpha_0 + h_i)
 
-They are solved for :math:`L^{-1}(m_i - p)` with :math:`P = L L'`, in which the prior is the identity: scales that
-relevance determination has sent to nothing do no harm.
+They are solved for :math:`L^{-1}(\alpha_i - \alpha_0)` with :math:`P = L L'`, in which the prior is the identity:
+scales that relevance determination has sent to nothing do no harm.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Solved:
 
     mean: Tensor  # (rows, k)
     cov: Tensor  # (rows, p): packed
-    log_det: Tensor  # (rows,): log |C_i| of what is not known
+    log_det: Tensor  # (rows,): log |S_i| of what is not known
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain; 0 without a start
     step: Tensor  # (rows, k): the whole last step
     change: Tensor  # (rows,): by how much it would change eta, root mean square by weight; 0 without a start

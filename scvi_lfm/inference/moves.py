@@ -30,7 +30,7 @@ def best_move(g: Globals, cell_moment: Tensor, n_cells: int, *, rotates: bool) -
     """Translate, shift and, if asked, rotate; each move is optimal given the others.
 
     `cell_moment` is the mean over cells of E[x x'], x = (1, a, A). Also the prior scales that the rotation brings.
-    With covariates, x = (1, a, z, A), and what they can explain of A moves to beta first.
+    With covariates, x = (1, a, zeta, A), and what they can explain of A moves to beta first.
     """
     p = g.n_known
     total = identity(p + g.n_factors, g.mu.device)
@@ -65,7 +65,7 @@ def _best_cell_translation(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tenso
 
 
 def _best_absorption(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
-    """`A_i -= C z_i`, `beta_j += C' B_j`: one system of size r in each direction of the covariates."""
+    """`A_i -= C zeta_i`, `beta_j += C' B_j`: one system of size r in each direction of the covariates."""
     p = len(scales.beta)
     known, factors = slice(2, 2 + p), slice(2 + p, None)
     cell_precision = n_cells / scales.A.square()

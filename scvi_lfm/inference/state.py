@@ -96,7 +96,7 @@ class PackedAverages(Averages):
 class Globals(ABC):
     """q(mu) and q(b, B), and the prior scales; each room adds what its values need: all that cells share.
 
-    With p covariates z, B stands for (beta, B) and A for (z, A): r is then p + r.
+    With p covariates zeta, B stands for (beta, B) and A for (zeta, A): r is then p + r.
     """
 
     mu: Tensor  # ()
@@ -134,10 +134,10 @@ class Globals(ABC):
         return Gaussian.centred(self.scales.gene_var)
 
     def second_moment(self) -> Tensor:
-        """Sum over genes of E[x x'] with x = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         mean = self.gene_mean.double()
-        x = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
-        moment = x.T @ x
+        xi = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+        moment = xi.T @ xi
         moment[1:, 1:] += self.total_cov
         return moment
 

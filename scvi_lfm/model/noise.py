@@ -14,7 +14,7 @@ class NormalNoise:
     """What the Normal likelihood, or the Student t, needs besides eta."""
 
     sigma: Tensor  # (m,): noise of the fit
-    predictive: Tensor  # (m,): noise for predicting and scoring, s_j
+    predictive: Tensor  # (m,): noise for predicting and scoring, which is not that of the fit
     cell: Tensor | None = None  # (n,): sigma_i, by which both are multiplied; None where it is 1 for all
     df: float | None = None  # degrees of freedom of the Student t, whose scale sigma then is; None: the Normal
 

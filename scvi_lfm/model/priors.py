@@ -25,8 +25,8 @@ NAMES = ("a", "A", "b", "B", "sigma")
 class Gaussian:
     """A Normal distribution over one row of (a, A) or (b, B).
 
-    With p covariates rows are (a, z, A) and (b, beta, B), and that of cells is the joint one of what is known and what
-    is not; :meth:`given_known` is then the prior of (a, A).
+    With p covariates rows are (a, zeta, A) and (b, beta, B), and that of cells is the joint one of what is known and
+    what is not; :meth:`given_known` is then the prior of (a, A).
     """
 
     mean: Tensor  # (k,)
@@ -55,12 +55,12 @@ class Gaussian:
 
 
 def free_coordinates(k: int, n_known: int, device: torch.device) -> Tensor:
-    """Positions of (a, A) in a row (a, z, A) of k coordinates, p of them known."""
+    """Positions of (a, A) in a row (a, zeta, A) of k coordinates, p of them known."""
     return torch.cat([torch.zeros(1, dtype=torch.long, device=device), torch.arange(1 + n_known, k, device=device)])
 
 
 def with_known(matrix: Tensor, n_known: int) -> Tensor:
-    """A matrix of (a, A) as one of (a, z, A), with zeros for what is known."""
+    """A matrix of (a, A) as one of (a, zeta, A), with zeros for what is known."""
     k = matrix.shape[-1] + n_known
     free = free_coordinates(k, n_known, matrix.device)
     full = matrix.new_zeros(*matrix.shape[:-2], k, k)

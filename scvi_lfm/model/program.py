@@ -101,8 +101,8 @@ def model(
         Positions of the batch's cells in the data set, (batch,). The log density of the batch is multiplied by
         `n_cells / batch`.
     covariates
-        Covariates z of the cells in the batch, (batch, p): :math:`z_i \cdot \beta_j` is added to eta, with a site
-        `beta` for the genes. The guides here have no such site.
+        Covariates zeta of the cells in the batch, (batch, p): :math:`\zeta_i \cdot \beta_j` is added to eta, with a
+        site `beta` for the genes. The guides here have no such site.
     observed
         Which entries are data, (batch, m) bool; None takes all. The others say nothing, whatever their value.
 

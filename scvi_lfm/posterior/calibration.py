@@ -1,6 +1,9 @@
 r"""Calibration of the leave-one-out predictives: probability integral transforms, counted by stratum.
 
-.. math:: u_{ij} = P(Y < y_{ij}) + V_{ij} P(Y = y_{ij}), \qquad V_{ij} \sim \mathrm{Uniform}(0, 1)
+.. math::
+
+    \mathrm{pit}_{ij} = \Pr(Y < y_{ij}) + \mathrm{uniform}_{ij} \Pr(Y = y_{ij}), \qquad
+    \mathrm{uniform}_{ij} \sim \mathrm{Uniform}(0, 1)
 
 is uniform where the predictive is right (Smith 1985, J Forecast 4:283; randomised for counts by Brockwell 2007, Stat
 Probab Lett 77:1473). Each entry is predicted without itself, on the side of its cell and of its gene.
@@ -98,8 +101,8 @@ def kolmogorov_smirnov(counts: Tensor) -> float:
 class SharedResiduals:
     r"""Correlations between genes of Normal scores of the transforms, for structure that the fit has left over.
 
-    Noise alone gives a correlation matrix of g genes over n cells a largest eigenvalue near
-    :math:`(1 + \sqrt{g / n})^2` (Marchenko & Pastur 1967, Math USSR Sb 1:457).
+    Noise alone gives a correlation matrix of m' genes over n cells a largest eigenvalue near
+    :math:`(1 + \sqrt{m' / n})^2` (Marchenko & Pastur 1967, Math USSR Sb 1:457).
     """
 
     genes: Tensor  # (g,): positions

@@ -1,13 +1,14 @@
 r"""Alignment of genes with a set of cells, and of cells with a set of genes.
 
-For cells C against cells R, with :math:`D = \mathrm{mean}_C (a, A) - \mathrm{mean}_R (a, A)` and
-:math:`\delta` its A part,
+For cells :math:`\mathcal C` against cells :math:`\mathcal R`, with D the mean of (a, A) over the first less that over
+the second, and :math:`D_A` its A part,
 
 .. math::
 
-    \mathrm{score}_j &= v_j \cdot D = D_a + \delta \cdot B_j \\
-    \mathrm{var}_j &= v_j' V v_j + \delta' T_{BB,j} \delta + \mathrm{tr}(T_{BB,j} V_{AA}), \qquad
-    V = \sum_C S_i / |C|^2 + \sum_R S_i / |R|^2
+    \mathrm{score}_j &= v_j \cdot D = D_a + D_A \cdot B_j \\
+    \mathrm{sd}_j^2 &= v_j' \, \mathrm{var}(D) \, v_j + D_A' T_{BB,j} D_A
+        + \mathrm{tr}(T_{BB,j} \, \mathrm{var}(D)_{AA}) \\
+    \mathrm{var}(D) &= \sum_{i \in \mathcal C} S_i / |\mathcal C|^2 + \sum_{i \in \mathcal R} S_i / |\mathcal R|^2
 
 The score is the difference of expected eta; its order is that of the inner products, and no gauge move changes it.
 """

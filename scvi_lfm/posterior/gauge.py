@@ -2,12 +2,13 @@ r"""Gauge moves: changes of (a, A), (b, B) and mu that leave every eta as it is.
 
 .. math::
 
-    (a_i, A_i) \to F (a_i, A_i) + f, \qquad (b_j, B_j) \to H (b_j, B_j) + h, \qquad \mu \to \mu + \delta
+    (a_i, A_i) \to F_\mathrm{c} (a_i, A_i) + \delta_\mathrm{c}, \qquad
+    (b_j, B_j) \to F_\mathrm{g} (b_j, B_j) + \delta_\mathrm{g}, \qquad \mu \to \mu + \delta_\mu
 
 Three kinds of move generate them all: a rotation (any invertible matrix between A and B), a translation of A or B whose
 inner products go into b or a, and a constant moved between mu, a and b. Nothing else in the package multiplies factors
-by a matrix. With covariates z, rows are (a, z, A) and (b, beta, B), and a fourth moves what z explains of (a, A) to
-beta; z itself no move changes.
+by a matrix. With covariates zeta, rows are (a, zeta, A) and (b, beta, B), and a fourth moves what zeta explains of (a,
+A) to beta; zeta itself no move changes.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ Q = TypeVar("Q", bound="Posterior")
 class Move:
     """One gauge move, in float64."""
 
-    cell_map: Tensor  # F (r+1, r+1)
-    cell_shift: Tensor  # f (r+1,)
-    gene_map: Tensor  # H (r+1, r+1)
-    gene_shift: Tensor  # h (r+1,)
+    cell_map: Tensor  # F_c (r+1, r+1)
+    cell_shift: Tensor  # delta_c (r+1,)
+    gene_map: Tensor  # F_g (r+1, r+1)
+    gene_shift: Tensor  # delta_g (r+1,)
     mu_shift: Tensor  # ()
 
     def then(self, other: Move) -> Move:
@@ -64,7 +65,7 @@ class Move:
         return _linear(self.cell_map, self.cell_shift)
 
     def gene_moments(self) -> Tensor:
-        """The move as a linear map of z = (1, b, B), (r+2, r+2)."""
+        """The move as a linear map of xi = (1, b, B), (r+2, r+2)."""
         return _linear(self.gene_map, self.gene_shift)
 
     def posterior(self, q: Q) -> Q:
@@ -108,7 +109,7 @@ def rotate(rotation: Tensor, n_known: int = 0) -> Move:
 
 
 def translate_cells(shift: Tensor) -> Move:
-    """`A_i -> A_i - t`, `b_j -> b_j + t . B_j`."""
+    """`A_i -> A_i - delta`, `b_j -> b_j + delta . B_j`."""
     move = identity(len(shift), shift.device)
     gene_map = move.gene_map.clone()
     gene_map[0, 1:] = shift
@@ -116,7 +117,7 @@ def translate_cells(shift: Tensor) -> Move:
 
 
 def translate_genes(shift: Tensor) -> Move:
-    """`B_j -> B_j - t`, `a_i -> a_i + A_i . t`."""
+    """`B_j -> B_j - delta`, `a_i -> a_i + A_i . delta`."""
     move = identity(len(shift), shift.device)
     cell_map = move.cell_map.clone()
     cell_map[0, 1:] = shift
@@ -124,7 +125,7 @@ def translate_genes(shift: Tensor) -> Move:
 
 
 def absorb(slopes: Tensor) -> Move:
-    """`(a_i, A_i) -> (a_i, A_i) - C z_i`, `beta_j -> beta_j + C' v_j`: what covariates explain, C (r+1, p)."""
+    """`(a_i, A_i) -> (a_i, A_i) - C zeta_i`, `beta_j -> beta_j + C' v_j`: what covariates explain, C (r+1, p)."""
     p = slopes.shape[1]
     move = identity(p + len(slopes) - 1, slopes.device)
     cell_map, gene_map, gene_shift = move.cell_map.clone(), move.gene_map.clone(), move.gene_shift.clone()
@@ -135,7 +136,7 @@ def absorb(slopes: Tensor) -> Move:
 
 
 def shift_constants(from_cells: Tensor, from_genes: Tensor, n_factors: int) -> Move:
-    """`a_i -> a_i - c`, `b_j -> b_j - d`, `mu -> mu + c + d`."""
+    """`a_i -> a_i - delta_a`, `b_j -> b_j - delta_b`, `mu -> mu + delta_a + delta_b`."""
     move = identity(n_factors, from_cells.device)
     first = torch.zeros_like(move.cell_shift)
     first[0] = 1

@@ -1,14 +1,15 @@
 r"""Gross errors: a third explanation of a large count, which belongs neither to its cell nor to other cells.
 
 Each molecule that is expected begins a burst with probability :math:`\varepsilon`, and a burst adds a geometric number
-of molecules, :math:`\beta` in the mean:
+of molecules, :math:`\mathrm{size}` in the mean:
 
 .. math::
 
-    p(y \mid \text{gross error}) = \left( 1 - e^{-\varepsilon \lambda} \right)
-        \frac{1}{1 + \beta} \left( \frac{\beta}{1 + \beta} \right)^{y - \lambda}, \qquad y > \lambda
+    p(y \mid \text{gross error}) = \left( 1 - e^{-\varepsilon M} \right)
+        \frac{1}{1 + \mathrm{size}} \left( \frac{\mathrm{size}}{1 + \mathrm{size}} \right)^{y - M}, \qquad y > M
 
-:math:`\varepsilon` and :math:`\beta` are fitted by EM, with the share of entries that come from other cells held.
+where M is the expected value. :math:`\varepsilon` and size are fitted by EM, with the share of entries that come from
+other cells held.
 
 References
 ----------

@@ -2,8 +2,8 @@ r"""How well entries that were held out are predicted.
 
 .. math::
 
-    \frac{1}{|H|} \sum_{(i, j) \in H} \log p(y_{ij} \mid \text{fit}), \qquad
-    \left( \frac{1}{|H|} \sum_{(i, j) \in H} (y_{ij} - E y_{ij})^2 \right)^{1/2}
+    \frac{1}{|\mathcal H|} \sum_{(i, j) \in \mathcal H} \log p(y_{ij} \mid \text{fit}), \qquad
+    \left( \frac{1}{|\mathcal H|} \sum_{(i, j) \in \mathcal H} (y_{ij} - E y_{ij})^2 \right)^{1/2}
 
 under the predictive distribution, in which the uncertainty of eta is integrated out.
 """

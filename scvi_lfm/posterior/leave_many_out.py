@@ -1,13 +1,13 @@
 r"""The posterior's means without some of the counts, or without a share of them, and without a refit.
 
 What a count brought to its cell and to its gene is taken out of both, as in leaving one out: at the fixed point of
-inference it is one Normal observation of eta among others, with weight w and score g. With :math:`\omega_{ij}` the
+inference it is one Normal observation of eta among others, with weight w and score g. With :math:`f_{ij}` the
 share to be taken out,
 
 .. math::
 
-    (a_i, A_i)^* = (a_i, A_i) - \Big( S_i^{-1} - \sum_j \omega_{ij} w_{ij} v_j v_j' \Big)^{-1}
-        \sum_j \omega_{ij} g_{ij} v_j
+    (a_i, A_i)^* = (a_i, A_i) - \Big( S_i^{-1} - \sum_j f_{ij} w_{ij} v_j v_j' \Big)^{-1}
+        \sum_j f_{ij} g_{ij} v_j
 
 and likewise for genes, with T and u in place of S and v. Covariances stay as they are. In every direction a row keeps
 at least a fifth of its information: with less, one Newton step overshoots. A step is shortened

@@ -1,19 +1,19 @@
 r"""Leave-one-out moments of eta for observed entries, without a refit.
 
-An entry acts on its own prediction through its cell, with leverage :math:`h_c = w_{ij} v_j' S_i v_j`, and through its
-gene, with :math:`h_g = w_{ij} u_i' T_j u_i`. At the fixed point of inference it is one Normal observation of eta among
-others, with weight w and score g; taking it out of either side is exact given the other; both together,
+An entry acts on its own prediction through its cell, with leverage :math:`\ell_c = w_{ij} v_j' S_i v_j`, and through
+its gene, with :math:`\ell_g = w_{ij} u_i' T_j u_i`. At the fixed point of inference it is one Normal observation of eta
+among others, with weight w and score g; taking it out of either side is exact given the other; both together,
 
 .. math::
 
-    \rho &= \frac{v_j' S_i v_j}{1 - h_c} + \frac{u_i' T_j u_i}{1 - h_g} \\
-    \mathrm{mean} &= \bar\eta_{ij} - \rho g_{ij}, \qquad
-    \mathrm{var}(\eta_{ij}) = \rho + \mathrm{tr}(S_{AA,i} T_{BB,j})
+    \chi_{ij} &= \frac{v_j' S_i v_j}{1 - \ell_c} + \frac{u_i' T_j u_i}{1 - \ell_g} \\
+    \mathrm{mean} &= \bar\eta_{ij} - \chi_{ij} g_{ij}, \qquad
+    \mathrm{var}(\eta_{ij}) = \chi_{ij} + \mathrm{tr}(S_{AA,i} T_{BB,j})
 
 For the Normal likelihood :math:`w_j = 1 / \sigma_j^2` and :math:`g_{ij} = w_j (y_{ij} - \bar\eta_{ij})`, and the
-predictive adds s_j^2. S and T_j are those of the fit, under its own noise. Where the leverages are small, w rho is
-:math:`h / (1 - h)` with :math:`h = h_c + h_g`; where an entry has made a factor its own, that h passes 1 and rho stays
-finite.
+predictive adds the noise for predicting. S and T_j are those of the fit, under its own noise. Where the leverages are
+small, w chi is :math:`\ell / (1 - \ell)` with :math:`\ell = \ell_c + \ell_g`; where an entry has made a factor its own,
+that sum passes 1 and chi stays finite.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 r"""The question "does this value look as if it came from other cells?" for one gene at a time.
 
-.. math:: y \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j + s_j^2)
+.. math:: y \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j + \tilde\sigma_j^2)
 
-with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells. A gene that is
-rare everywhere is as improbable under it as under the cell's own prediction: rarity alone cannot score.
+with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells, and the noise for
+predicting. A gene that is rare everywhere is as improbable under it as under the cell's own prediction: rarity alone
+cannot score.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ r"""The question "does this count look as if it came from other cells?" for one 
     1 + \phi'_j = (1 + V_j / M_j^2)(1 + \phi_j)
 
 with M_j and V_j the mean and variance of the gene's fitted rates, at size factor one, over the other cells at hand.
-Presence is that of the rate :math:`-s_i \log(1 - P_j)`, with P_j its average over them. A gene that is rare everywhere
+Presence is that of the rate :math:`-s_i \log(1 - M_j)`, with M_j its average over them. A gene that is rare everywhere
 is as improbable under it as under the cell's own prediction: rarity alone cannot score. The cell itself is left out,
 because an odd count pulls its own fitted rate up.
 """

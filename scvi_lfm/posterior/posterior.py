@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Posterior:
     """q(mu) q(a, A) q(b, B), with the prior in the same gauge. Small matrices are float64.
 
-    With p covariates, rows are (a, z, A) and (b, beta, B), in which z has no variance: r+1 is then 1+p+r throughout.
+    With p covariates, rows are (a, zeta, A) and (b, beta, B), in which zeta has no variance: r+1 is then 1+p+r
+    throughout.
     """
 
     mu: float
@@ -57,7 +58,7 @@ class Posterior:
         return self.gene_mean[:, 1 + self.n_known :]
 
     def without_known(self, row: Tensor) -> Tensor:
-        """A row (a, z, A) at the average of the covariates, which is zero."""
+        """A row (a, zeta, A) at the average of the covariates, which is zero."""
         row = row.clone()
         row[..., 1 : 1 + self.n_known] = 0
         return row

@@ -1,9 +1,9 @@
 r"""Predictive distributions of counts, with the uncertainty of eta integrated out.
 
-Where eta is Normal with mean m and variance v, the rate is log-normal with mean :math:`M = e^{m + v/2}`, and the count
+Where eta is Normal, the rate is log-normal with mean :math:`M = e^{\bar\eta + \mathrm{var}(\eta) / 2}`, and the count
 has mean M and variance :math:`M + \phi' M^2` with
 
-.. math:: 1 + \phi' = e^v (1 + \phi)
+.. math:: 1 + \phi' = e^{\mathrm{var}(\eta)} (1 + \phi)
 
 It is taken for the negative binomial with these moments. Presence has no law but its probability,
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .posterior import CountPosterior
     from .predictive import Moments
 
-# e^v beyond this says no more than that nothing is known
+# e^var beyond this says no more than that nothing is known
 MAX_VARIANCE = 20.0
 # right to a few per cent of either probability at variance 9, and to 1e-3 at variance 1
 NODES = 20

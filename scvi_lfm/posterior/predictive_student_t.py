@@ -2,11 +2,11 @@ r"""The predictive distribution under the Student t: that of eta, a Normal, plus
 
 .. math::
 
-    y = m + \sqrt v \, z + \sigma t, \qquad \mathrm{var}(y) = v + \frac{\sigma^2 \nu}{\nu - 2}, \qquad
-    P(y \le x) = \int T_\nu\left( \frac{x - m - \sqrt v \, z}{\sigma} \right) \varphi(z) \, dz
+    \mathrm{var}(y) = \mathrm{var}(\eta) + \frac{\nu}{\nu - 2} \sigma^2, \qquad
+    p(y) = \int p(y \mid \eta) \, \mathrm{Normal}(\eta; \bar\eta, \mathrm{var}(\eta)) \, d\eta
 
-and its density is the same integral over that of the t. Quantiles are :math:`m + \sigma g(\sqrt v / \sigma)`, with one
-function g for each probability.
+and its distribution function is the same integral over that of the t. Quantiles, less the mean and in units of sigma,
+are one function of :math:`\mathrm{var}(\eta)^{1/2} / \sigma` for each probability.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@ r"""What covariates explain of cells that differ in kind: slopes within clusters
 The likelihood cannot tell a shift of all cells of a batch along the factors from a batch with other kinds of cells. The
 shape of the data can: cells of a kind lie together. One mixture of Normals is fitted to what is left of the cells,
 
-.. math:: A_i - C z_i \sim \sum_k \pi_k \, \mathrm{Normal}(m_k, W)
+.. math:: A_i - C \zeta_i \sim \sum_l f_l \, \mathrm{Normal}(c_l, W)
 
-by expectation maximisation, with K clusters that every value of the covariates shares. With responsibilities
-:math:`r_{ik}`, C and the m_k are those of least squares together: the pooled regression within clusters.
+by expectation maximisation, with clusters that every value of the covariates shares. With responsibilities
+:math:`f_{il}`, C and the c_l are those of least squares together: the pooled regression within clusters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Mixture:
 
 
 def slopes_within_clusters(rows: Tensor, known: Tensor, starts: list[Tensor]) -> Tensor:
-    """Slopes C (r+1, p) of rows (a, A) (n, r+1) on covariates (n, p), within clusters of `A - C z`.
+    """Slopes C (r+1, p) of rows (a, A) (n, r+1) on covariates (n, p), within clusters of `A - C zeta`.
 
     Fitted from each of `starts` (r, p); the one whose mixture describes the cells best is taken.
     """

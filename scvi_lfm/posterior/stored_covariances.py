@@ -27,7 +27,7 @@ def _kept(rows: Tensor) -> Tensor:
 
 
 def packed_with_known(cov: Tensor, n_known: int) -> Tensor:
-    """Packed covariances of (a, A) as those of (a, z, A), which have zeros for z."""
+    """Packed covariances of (a, A) as those of (a, zeta, A), with zeros for zeta."""
     if not n_known:
         return cov
     k = dimension(cov.shape[-1]) + n_known
@@ -37,7 +37,7 @@ def packed_with_known(cov: Tensor, n_known: int) -> Tensor:
 
 
 def packed_of_free(cov: Tensor, n_known: int) -> Tensor:
-    """Packed covariances of (a, A) from those of (a, z, A)."""
+    """Packed covariances of (a, A) from those of (a, zeta, A)."""
     return cov[..., _kept(_free(dimension(cov.shape[-1]), n_known, cov.device))] if n_known else cov
 
 

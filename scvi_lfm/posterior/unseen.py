@@ -2,7 +2,7 @@ r"""The best entries of each row that have not been seen, found block by block.
 
 They are ordered by the expected value, or by an upper bound of eta,
 
-.. math:: E[\eta_{ij}] + z \, \mathrm{var}(\eta_{ij})^{1/2}
+.. math:: E[\eta_{ij}] + \Phi^{-1}(\mathrm{level}) \, \mathrm{var}(\eta_{ij})^{1/2}
 
 whose second part is what is not known of the entry. The likelihood's own noise, which no choice changes, is left out.
 """

@@ -97,7 +97,10 @@ def check(
 
     Calibration: every entry is predicted as if neither its cell nor its gene had seen it, and
 
-    .. math:: u_{ij} = P(Y < y_{ij}) + V_{ij} P(Y = y_{ij}), \qquad V_{ij} \sim \mathrm{Uniform}(0, 1)
+    .. math::
+
+        \mathrm{pit}_{ij} = \Pr(Y < y_{ij}) + \mathrm{uniform}_{ij} \Pr(Y = y_{ij}), \qquad
+        \mathrm{uniform}_{ij} \sim \mathrm{Uniform}(0, 1)
 
     should be uniform. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
     depth of the cell: pooled over all entries of counts, even a model without factors passes, because almost all are

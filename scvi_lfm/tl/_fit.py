@@ -104,7 +104,7 @@ def fit(
         Tools that read the values afterwards need the layer.
     covariates
         Columns of `obs` whose effect on each gene is to be told apart from the cells' own, such as the batch:
-        :math:`b_j` becomes :math:`b_j + z_i \cdot \beta_j`. Numbers are continuous, centred and divided by their
+        :math:`b_j` becomes :math:`b_j + \zeta_i \cdot \beta_j`. Numbers are continuous, centred and divided by their
         standard deviation; a few whole ones counted from 0 or 1, as numbers of batches are, warn. Strings, categoricals
         and booleans are levels, each against the first, and centred; categories without a cell are left out. They need
         `engine="natural_gradient"` and one of the first two kinds of noise.

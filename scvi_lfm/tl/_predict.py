@@ -46,11 +46,11 @@ def predict(
     .. math::
 
         E[\eta_{ij}] = \mu + a_i + b_j + A_i \cdot B_j, \qquad
-        \mathrm{var}(y_{ij}) = u_i' T_j u_i + v_j' S v_j + \mathrm{tr}(S_{AA} T_{BB,j}) + s_j^2
+        \mathrm{var}(y_{ij}) = u_i' T_j u_i + v_j' S v_j + \mathrm{tr}(S_{AA} T_{BB,j}) + \tilde\sigma_j^2
 
-    with u = (1, A), v = (1, B) at their means; with `noise="cell_gene"` the last term is :math:`\sigma_i^2 s_j^2`. For
-    counts eta is the log of the rate, the size factor in it, and the predictive is the negative binomial with the
-    moments that the uncertainty of eta and the dispersion give together.
+    with u = (1, A), v = (1, B) at their means and the noise for predicting; with `noise="cell_gene"` the last term is
+    :math:`\sigma_i^2 \tilde\sigma_j^2`. For counts eta is the log of the rate, the size factor in it, and the
+    predictive is the negative binomial with the moments that the uncertainty of eta and the dispersion give together.
 
     Parameters
     ----------

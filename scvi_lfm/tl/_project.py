@@ -66,12 +66,12 @@ def project(
     .. math::
 
         S^{-1} = P^{-1} + \sum_j w_j E[v_j v_j'], \qquad
-        (a_i, A_i) = S \left( P^{-1} p + \sum_j w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \right)
+        (a_i, A_i) = S \left( P^{-1} \alpha_0 + \sum_j w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \right)
 
-    with (p, P) the prior of (a, A) in the stored gauge. For counts this is one step, with the Fisher weights of the
-    entries, and steps are made until no cell has anything to gain. The genes of the reference come along, so every tool
-    works on the result. Batches are not corrected, unless they are covariates of the fit: `adata.obs` must then have
-    the same columns, with no level that the fit did not see.
+    with :math:`(\alpha_0, P)` the prior of (a, A) in the stored gauge. For counts this is one step, with the Fisher
+    weights of the entries, and steps are made until no cell has anything to gain. The genes of the reference come
+    along, so every tool works on the result. Batches are not corrected, unless they are covariates of the fit:
+    `adata.obs` must then have the same columns, with no level that the fit did not see.
 
     After a fit with `observed="stored"`, only stored entries of the new rows are data: a handful of ratings is enough.
     Entries that the reference held out are no matter here.

@@ -31,7 +31,7 @@ def rank_cells(
 ) -> AnnData | None:
     r"""Score cells by how well they align with chosen genes.
 
-    .. math:: \mathrm{score}_i = A_i \cdot \mathrm{mean}_{j \in G} B_j
+    .. math:: \mathrm{score}_i = A_i \cdot \mathrm{mean}_{j \in \mathcal G} B_j
 
     is the mean over the genes of expected eta beyond what the cell's activity and the genes' abundance say. It is zero
     on average over the cells of the fit.

@@ -46,9 +46,13 @@ def rank_genes(
 ) -> AnnData | None:
     r"""Rank genes by how well they align with chosen cells.
 
-    For cells C against cells R the score of a gene is the difference of its expected eta,
+    For cells :math:`\mathcal C` against cells :math:`\mathcal R` the score of a gene is the difference of its expected
+    eta,
 
-    .. math:: \mathrm{score}_j = (1, B_j) \cdot D, \qquad D = \mathrm{mean}_C (a, A) - \mathrm{mean}_R (a, A)
+    .. math::
+
+        \mathrm{score}_j = (1, B_j) \cdot D, \qquad
+        D = \mathrm{mean}_\mathcal{C} (a, A) - \mathrm{mean}_\mathcal{R} (a, A)
 
     whose order is exactly that of the inner products of B_j with the A part of D. Nothing is read but the fit.
     What covariates of the fit explain is no part of the score: cells are compared at the average of the covariates.

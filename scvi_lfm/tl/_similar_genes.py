@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm") -> pd.DataFrame:
     r"""Genes whose expected expression goes with that of `gene` across cells.
 
-    With :math:`\Sigma` the covariance of A in the fitted population of cells, genes j and k have
+    With :math:`P_{AA}` the covariance of A in the fitted population of cells, genes j and l have
 
     .. math::
 
-        \mathrm{cov}_{jk} = B_j' \Sigma B_k, \qquad
-        \mathrm{corr}_{jk} = \frac{\mathrm{cov}_{jk}}{\sqrt{E[B_j' \Sigma B_j] \, E[B_k' \Sigma B_k]}}
+        \mathrm{cov}_{jl} = B_j' P_{AA} B_l, \qquad
+        \mathrm{corr}_{jl} = \frac{\mathrm{cov}_{jl}}{\sqrt{E[B_j' P_{AA} B_j] \, E[B_l' P_{AA} B_l]}}
 
     The expectations hold the posterior variance of B, which draws genes about which little is known towards zero.
 

@@ -3,7 +3,7 @@ r"""The local step: one Newton step for q(a, A) of each cell, with exact normal 
 .. math::
 
     S_i^{-1} &= P^{-1} + \sum_j w_{ij} E[v_j v_j'] \\
-    (a_i, A_i) &= S_i \left( P^{-1} p + \sum_j w_{ij} (z_{ij} - \mu) v_j - w_{ij} E[b_j v_j] \right), \qquad
+    (a_i, A_i) &= S_i \left( P^{-1} \alpha_0 + \sum_j w_{ij} (z_{ij} - \mu) v_j - w_{ij} E[b_j v_j] \right), \qquad
     z_{ij} = \eta_{ij} - \log s_i + g_{ij} / w_{ij}
 """
 

@@ -5,14 +5,14 @@ One scoring step on averages over cells, with :math:`K_j = \sum_i w_{ij}^2`:
 .. math::
 
     \hat\phi_j = \phi_j + \frac{1}{K_j} \sum_i \left( 2 (1 + \phi_j) \frac{\partial \log p_{ij}}{\partial \phi_j}
-        + h_{ij} w_{ij} \right)
+        + \ell_{ij} w_{ij} \right)
 
-The leverage :math:`h = w \, \mathrm{var}(\eta)` gives back what the fit has taken from the residuals.
+The leverage :math:`\ell = w \, \mathrm{var}(\eta)` gives back what the fit has taken from the residuals.
 
-The estimate in effect counts pairs of molecules in a cell, :math:`x_j = (1 + \hat\phi_j) K_j / 2`, of which a rare gene
-has few or none. Its noise is taken for that of a Poisson count with mean :math:`(1 + \phi_j) K_j / 2`, the dispersions
-of genes for log-normal, with location and scale by empirical Bayes (EM on a grid), and each dispersion is replaced by
-its posterior mean on the log scale.
+The estimate in effect counts pairs of molecules in a cell, :math:`(1 + \hat\phi_j) K_j / 2`, of which a rare gene has
+few or none. Its noise is taken for that of a Poisson count with mean :math:`(1 + \phi_j) K_j / 2`, the dispersions of
+genes for log-normal, with location and scale by empirical Bayes (EM on a grid), and each dispersion is replaced by its
+posterior mean on the log scale.
 """
 
 from __future__ import annotations

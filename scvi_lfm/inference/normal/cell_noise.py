@@ -77,7 +77,7 @@ class NoisyCellStep:
     precision
         w_j, (m,).
     moment
-        `sum_j w_j E[z_j z_j']` with z = (1, b, B), (r+2, r+2).
+        `sum_j w_j E[xi_j xi_j']` with xi = (1, b, B), (r+2, r+2).
     prior
         Of (a, A).
     cov

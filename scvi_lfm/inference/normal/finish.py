@@ -132,7 +132,7 @@ def _to_posterior(
 
 
 def population(prior_cov: Tensor, cell_moment: Tensor, n_known: int) -> Gaussian:
-    """The prior of (a, A) with the cells' covariates, whose moments are in the mean of x x' with x = (1, a, z, A)."""
+    """The prior of (a, A) with the cells' covariates, whose moments are in mean x x' with x = (1, a, zeta, A)."""
     cov = with_known(prior_cov, n_known)
     mean = torch.zeros_like(cov[0])
     known = slice(2, 2 + n_known)

@@ -6,9 +6,9 @@ cell statistics it is stochastic variational inference (Hoffman et al. 2013, JML
 .. math::
 
     S^{-1} &= \mathrm{diag}(1/\kappa_a^2, 1/\kappa_A^2) + \sum_j w_j E[v_j v_j'] \\
-    (a_i, A_i) &= S \left( \sum_j w_j y_{ij} v_j - c \right), \quad c = \sum_j w_j (\mu v_j + E[b_j v_j]) \\
+    (a_i, A_i) &= S h_i, \quad h_i = \sum_j w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \\
     T_j^{-1} &= \mathrm{diag}(1/\kappa_b^2, 1/\kappa_B^2) + w_j G, \quad G = \sum_i E[u_i u_i'] \\
-    (b_j, B_j) &= T_j w_j \left( \sum_i y_{ij} u_i - d \right), \quad d = \sum_i (\mu u_i + E[a_i u_i])
+    (b_j, B_j) &= T_j h_j, \quad h_j = w_j \sum_i \left( (y_{ij} - \mu) u_i - E[a_i u_i] \right)
 """
 
 from __future__ import annotations

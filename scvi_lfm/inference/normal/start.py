@@ -30,7 +30,7 @@ OVERSAMPLING = 10
 
 
 def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
-    """Coordinate ascent on mu + a_i + b_j alone, and z_i . beta_j where there are covariates."""
+    """Coordinate ascent on mu + a_i + b_j alone, and zeta_i . beta_j where there are covariates."""
     mean, spread = location_and_spread([batch])
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
@@ -81,7 +81,7 @@ def add_random_factors(
     factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
         device
     )
-    first = torch.cat([torch.zeros_like(factors[:, :1]), batch.known], dim=1)  # (a, z)
+    first = torch.cat([torch.zeros_like(factors[:, :1]), batch.known], dim=1)  # (a, zeta)
     width = first.shape[1] + n_drawn
     cov = torch.zeros(width, width, dtype=torch.float64, device=device)
     cov[0, 0] = scales.a.square()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class NormalStatistics(Averages):
     """Averages over cells of all that the gene update needs, with x = (1, a, A).
 
-    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates z, here
-    and below, A stands for (z, A) and B for (beta, B): r is then p + r.
+    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates zeta,
+    here and below, A stands for (zeta, A) and B for (beta, B): r is then p + r.
     """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
@@ -92,9 +92,9 @@ def is_constant(per_gene: Tensor) -> bool:
 
 
 def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
-    """Sum over genes of w_j E[z z'] with z = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
-    z = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
-    moment = z.T @ (weights[:, None] * z)
+    """Sum over genes of w_j E[xi xi'] with xi = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
+    xi = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+    moment = xi.T @ (weights[:, None] * xi)
     total = weights.sum() * diagonal[0] if is_constant(diagonal) else weights @ diagonal
     moment[1:, 1:] += (basis * total) @ basis.T
     return moment
@@ -121,7 +121,7 @@ class NormalGlobals(Globals):
         return (self.gene_basis * total) @ self.gene_basis.T
 
     def weighted_moment(self, weights: Tensor) -> Tensor:
-        """Sum over genes of w_j E[x x'] with x = (1, b, B), (r+2, r+2)."""
+        """Sum over genes of w_j E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
         return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
 
     def moved(self, move: Move) -> Self:

@@ -97,7 +97,7 @@ class LocalStep:
 
 
 def insert_known(mean: Tensor, known: Tensor) -> Tensor:
-    """Rows (a, z, A) from (a, A)."""
+    """Rows (a, zeta, A) from (a, A)."""
     return torch.cat([mean[:, :1], known, mean[:, 1:]], dim=1)
 
 

@@ -1,14 +1,14 @@
 r"""Noise from observed entries, each gene's shrunk towards that of all.
 
-With :math:`e_j` the mean expected squared residual of the :math:`n_j` observed values of gene j and
+With :math:`\hat\sigma_j^2` the mean expected squared residual of the :math:`n_j` observed values of gene j and
 :math:`\sigma^2` the mean over all of them, the noise variances of genes are taken for spread around :math:`\sigma^2`
-with variance :math:`\tau^2`, found by moments, and :math:`e_j` for one of them plus an error of variance
+with variance :math:`\tau^2`, found by moments, and :math:`\hat\sigma_j^2` for one of them plus an error of variance
 :math:`2 \sigma^4 / n_j`:
 
 .. math::
 
-    \tau^2 = \max\left( 0, \frac{\sum_j n_j (e_j - \sigma^2)^2 - 2 m \sigma^4}{\sum_j n_j} \right), \qquad
-    s_j^2 = \frac{N \sigma^2 + n_j e_j}{N + n_j}, \quad N = 2 \sigma^4 / \tau^2
+    \tau^2 = \max\left( 0, \frac{\sum_j n_j (\hat\sigma_j^2 - \sigma^2)^2 - 2 m' \sigma^4}{\sum_j n_j} \right), \qquad
+    \tilde\sigma_j^2 = \frac{n_0 \sigma^2 + n_j \hat\sigma_j^2}{n_0 + n_j}, \quad n_0 = 2 \sigma^4 / \tau^2
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def update_noise(
 
 
 def shrunk_variances(problem: Problem, statistics: ObservedStatistics, squares: Tensor) -> Tensor:
-    """Noise variance of each gene, (m,), from the mean over all cells of p E (y - eta)^2."""
+    """Noise variance of each gene, (m,), from the mean over all cells of o E (y - eta)^2."""
     observed = statistics.observed()
     sums = (problem.n_cells * squares).clamp_min(0)
     count = (problem.n_cells * observed).clamp_min(0)

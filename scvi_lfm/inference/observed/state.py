@@ -30,7 +30,7 @@ class Rows:
 
     mean: Tensor  # (rows, k), float64
     cov: Tensor  # (rows, p): packed, in the dtype of the information
-    log_det: Tensor  # (): sum over rows of log |C_i|
+    log_det: Tensor  # (): sum over rows of log |S_i|
 
     @classmethod
     def of(cls, solved: Solved) -> Rows:
@@ -45,9 +45,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class ObservedStatistics(PackedAverages):
-    """The weights w_ij are p_ij, 1 where observed, else 0; the responses z_ij are the values y_ij."""
+    """The weights w_ij are o_ij, 1 where observed, else 0; the responses z_ij are the values y_ij."""
 
-    yy: Tensor  # (m,): mean p_ij y_ij^2
+    yy: Tensor  # (m,): mean o_ij y_ij^2
     log_det: Tensor  # (): mean log |S_i|
 
     def moved(self, move: Move) -> Self:
@@ -56,7 +56,7 @@ class ObservedStatistics(PackedAverages):
 
     @cached_property
     def margins(self) -> tuple[Tensor, Tensor]:
-        """Means of p_ij E[u] and p_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
+        """Means of o_ij E[u] and o_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
         with_one, with_activity = margins(self.weighted)
         return with_one.double(), with_activity.double()
 

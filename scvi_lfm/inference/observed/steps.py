@@ -1,11 +1,11 @@
-r"""Closed-form steps for the Normal likelihood where only some entries are data, :math:`p_{ij} = 1`, else 0.
+r"""Closed-form steps for the Normal likelihood where only some entries are data, :math:`o_{ij} = 1`, else 0.
 
 .. math::
 
-    S_i^{-1} &= \mathrm{diag}(1/\kappa_a^2, 1/\kappa_A^2) + \sum_j p_{ij} w_j E[v_j v_j'] \\
-    (a_i, A_i) &= S_i \sum_j p_{ij} w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \\
-    T_j^{-1} &= \mathrm{diag}(1/\kappa_b^2, 1/\kappa_B^2) + w_j \sum_i p_{ij} E[u_i u_i'] \\
-    (b_j, B_j) &= T_j w_j \sum_i p_{ij} \left( (y_{ij} - \mu) u_i - E[a_i u_i] \right)
+    S_i^{-1} &= \mathrm{diag}(1/\kappa_a^2, 1/\kappa_A^2) + \sum_j o_{ij} w_j E[v_j v_j'] \\
+    (a_i, A_i) &= S_i \sum_j o_{ij} w_j \left( (y_{ij} - \mu) v_j - E[b_j v_j] \right) \\
+    T_j^{-1} &= \mathrm{diag}(1/\kappa_b^2, 1/\kappa_B^2) + w_j \sum_i o_{ij} E[u_i u_i'] \\
+    (b_j, B_j) &= T_j w_j \sum_i o_{ij} \left( (y_{ij} - \mu) u_i - E[a_i u_i] \right)
 
 The sums over observed entries of all rows are one product of the pattern with packed matrices.
 """
@@ -116,7 +116,7 @@ def cell_statistics(batch: Batch, cells: Rows) -> ObservedStatistics:
 
 
 def gene_step(problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics) -> tuple[ObservedGlobals, Tensor]:
-    """The global step: genes, mu, noise and scales; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
+    """The global step: genes, mu, noise and scales; also the mean over cells of o E (y - eta)^2 of each gene, (m,)."""
     g, squares = update_genes_and_mu(problem, g, statistics)
     g = update_noise(problem, g, statistics, squares)
     return g.with_scales_learned(statistics.xx[1, 1]), squares
@@ -125,7 +125,7 @@ def gene_step(problem: Problem, g: ObservedGlobals, statistics: ObservedStatisti
 def update_genes_and_mu(
     problem: Problem, g: ObservedGlobals, statistics: ObservedStatistics
 ) -> tuple[ObservedGlobals, Tensor]:
-    """q(b, B), then q(mu), given the cells; also the mean over cells of p E (y - eta)^2 of each gene, (m,)."""
+    """q(b, B), then q(mu), given the cells; also the mean over cells of o E (y - eta)^2 of each gene, (m,)."""
     g, explained = update_genes(problem, g, statistics)
     g = update_mu(g, statistics, problem.n_cells)
     return g, expected_squares(g, statistics, explained)
@@ -136,10 +136,10 @@ def update_genes(
 ) -> tuple[ObservedGlobals, Tensor]:
     r"""q(b, B) given the cells, and what it explains of each gene, (m,).
 
-    With :math:`G_j = \frac{1}{n} \sum_i p_{ij} E[u_i u_i']`, :math:`h_j` the right side above, P the prior and
-    :math:`\gamma_j = (b_j, B_j)` of length k, the equations themselves give
+    With :math:`G_j = \sum_i o_{ij} E[u_i u_i']`, :math:`h_j` the right side above with its weight, P the
+    prior's covariance and :math:`\gamma_j = (b_j, B_j)` of length k, the equations themselves give
 
-    .. math:: E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
+    .. math:: \frac1n E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
     """
     target = right_side(*statistics.margins, statistics.response, g.mu)
     weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
@@ -160,7 +160,7 @@ def update_mu(g: ObservedGlobals, statistics: ObservedStatistics, n_cells: int) 
 
 
 def expected_squares(g: ObservedGlobals, statistics: ObservedStatistics, explained: Tensor | None = None) -> Tensor:
-    """`mean_i p_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64.
+    """`mean_i o_ij E (y_ij - eta_ij)^2` of each gene, (m,) in float64.
 
     `explained` is what :func:`update_genes` tells where q(b, B) is new; otherwise it is summed from all triangles.
     """
@@ -175,7 +175,7 @@ def expected_squares(g: ObservedGlobals, statistics: ObservedStatistics, explain
 
 
 def explained_by_genes(g: ObservedGlobals, statistics: ObservedStatistics) -> Tensor:
-    """`mean_i p_ij E ((b_j, B_j) . u_i)^2` of each gene, (m,) in float64."""
+    """`mean_i o_ij E ((b_j, B_j) . u_i)^2` of each gene, (m,) in float64."""
     k, parts = g.gene_mean.shape[1], []
     twice, varies = doubled(k, g.gene_mean), without_activity(k, g.gene_mean.device)
     blocks = (values.split(GENES_PER_BLOCK) for values in (g.gene_mean, g.gene_cov, statistics.weighted))

@@ -2,13 +2,13 @@ r"""Bernoulli likelihood of presence, `y = 1` where a Poisson count at `rate = e
 
 .. math::
 
-    P(y = 1 \mid \lambda) = 1 - e^{-\lambda}, \qquad
+    \Pr(y = 1 \mid \lambda) = 1 - e^{-\lambda}, \qquad
     g = y \frac{\lambda}{1 - e^{-\lambda}} - \lambda, \qquad w = \frac{\lambda^2}{e^{\lambda} - 1}, \qquad
     E[y] = 1 - e^{-\lambda}
 
 This is the complementary log-log link, under which a size factor means for presence what it means for counts: twice
 the depth, twice the rate. It suits binarised accessibility. Where eta is uncertain, or the rate varies with dispersion
-phi, :math:`P(y = 0) = (1 + \phi \lambda)^{-1/\phi}`.
+phi, :math:`\Pr(y = 0) = (1 + \phi \lambda)^{-1/\phi}`.
 """
 
 from __future__ import annotations

@@ -57,11 +57,11 @@ def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
 
 
 def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
-    r"""Derivative of the log density with respect to phi, summed over cells, (m,), no count's above `2 / phi`.
+    r"""Derivative of the log density with respect to phi, summed over cells, (m,), no count's above `3 / phi`.
 
     .. math::
 
-        \frac{\partial \log p}{\partial \phi} = \sum_{k < y} \frac{k}{1 + \phi k} - \frac{y \lambda}{1 + \phi \lambda}
+        \frac{\partial \log p}{\partial \phi} = \sum_{l < y} \frac{l}{1 + \phi l} - \frac{y \lambda}{1 + \phi \lambda}
             + \frac{\log(1 + \phi\lambda)}{\phi^2} - \frac{\lambda}{\phi (1 + \phi\lambda)}
 
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
