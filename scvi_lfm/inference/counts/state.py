@@ -14,11 +14,10 @@ from ...linalg.packed import congruent, diagonal, pack, unpack
 from ...model import Gaussian
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from torch import Tensor
 
     from ...model import PriorScales
+    from ...model.likelihoods import Likelihood
     from ...posterior.gauge import Move
 
 
@@ -29,7 +28,7 @@ class Problem:
     n_cells: int
     n_genes: int
     family: str
-    likelihood: ModuleType
+    likelihood: Likelihood
     rotates: bool = True
     n_observed: int | None = None  # entries that are data; None: all
 
