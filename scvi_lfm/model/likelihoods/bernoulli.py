@@ -73,7 +73,7 @@ def sample(rate: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -
 @on_arrays
 def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y >= y)."""
-    return np.where(y > 0, _presence(rate, dispersion), 1.0)
+    return np.where(y > 0, np.where(y > 1, 0.0, _presence(rate, dispersion)), 1.0)
 
 
 @on_arrays

@@ -146,6 +146,7 @@ def _log_of(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def law(mean: Tensor, var: Tensor, sigma: Tensor, df: Tensor) -> StudentTLaw:
     """Laws of values whose eta is Normal with these moments."""
+    mean, var, sigma = torch.broadcast_tensors(mean, var, sigma)
     return StudentTLaw(mean, var, sigma, df)
 
 
