@@ -69,7 +69,7 @@ class CountProgram:
         rng = np.random.default_rng(options.seed)
         self.batches = Minibatches(matrix, options.batch_size, options.device, torch.float64, rng)
         start, self.rank0 = CountEngine(matrix, options).start()
-        self.scales = LearnedScales(start.globals, learns_theta=COUNTS[options.likelihood].LEARNS_DISPERSION)
+        self.scales = LearnedScales(start.globals, learns_theta=COUNTS[options.likelihood].learns_dispersion)
         self.guide = self._guide(start)
         n_draws = ENTRIES_PER_STEP * self.batches.count // (self._n_cells * self._n_genes)
         self._objective = self._elbo_of(min(max(n_draws, 1), MOST_DRAWS_PER_STEP))

@@ -38,6 +38,10 @@ class Covariance(ABC):
     def moved(self, linear: Tensor) -> Covariance:
         """F C F' of each row."""
 
+    def made(self) -> Covariance:
+        """The same, with nothing left to compute."""
+        return self
+
     def blocks(self) -> Iterator[Tensor]:
         """Lower triangles by blocks of rows, one after the other."""
         yield self.packed()

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from .likelihoods import normal, student_t
+
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -22,13 +25,34 @@ class NormalNoise:
         """That of some genes."""
         return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
-    def of_pairs(self, cells: Tensor, genes: Tensor) -> Tensor:
-        """Standard deviation for predicting cell `cells[k]` with gene `genes[k]`, (pairs,)."""
-        return self.predictive[genes] if self.cell is None else self.predictive[genes] * self.cell[cells]
+    @property
+    def likelihood(self) -> str:
+        """Name of the likelihood."""
+        return (normal.NORMAL if self.df is None else student_t.STUDENT_T).name
 
-    def for_cells(self, per_gene: Tensor, cells: slice) -> Tensor:
-        """Variances (m,) of genes in some cells, (m,) or (cells, m)."""
-        return per_gene if self.cell is None else per_gene * self.cell[cells, None].to(per_gene.dtype).square()
+    def of_pairs(self, cells: Tensor, genes: Tensor) -> tuple[Tensor, ...]:
+        """The likelihood's parameters for predicting cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
+        sigma = self.predictive[genes] if self.cell is None else self.predictive[genes] * self.cell[cells]
+        return self._parameters(sigma.square(), sigma)
+
+    def of_cells(self, cells: slice | Tensor | None, dtype: torch.dtype, *, of_fit: bool = False) -> tuple[Tensor, ...]:
+        """The parameters for predicting, or those of the fit, in cells with all genes, (m,) or (cells, m) each.
+
+        With None for cells, they are those of a cell with sigma_i = 1.
+        """
+        var = (self.sigma if of_fit else self.predictive).to(dtype).square()
+        if self.cell is not None and cells is not None:
+            var = var * self.cell[cells, None].to(dtype).square()
+        return self._parameters(var)
+
+    def _parameters(self, var: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
+        if self.df is None:
+            return (var,)
+        return var.sqrt() if sigma is None else sigma, var.new_tensor(self.df)
+
+    def offset(self, cells: slice | Tensor) -> Tensor:
+        """What is known of the eta of some cells: nothing, (1,)."""
+        return self.predictive.new_zeros(1)
 
     def rounded(self) -> NormalNoise:
         """With values as float32 storage holds them; a shared sigma is stored in float64."""
@@ -48,6 +72,18 @@ class CountNoise:
     likelihood: str  # a name of `model.likelihoods.COUNTS`
     dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
     log_size: Tensor  # (n,): log size factors
+
+    def of_pairs(self, cells: Tensor, genes: Tensor) -> tuple[Tensor, ...]:
+        """The likelihood's parameter in cell `cells[k]` with gene `genes[k]`, (pairs,)."""
+        return (self.dispersion[genes],)
+
+    def of_cells(self, cells: slice | Tensor | None, dtype: torch.dtype, *, of_fit: bool = False) -> tuple[Tensor, ...]:
+        """The parameter in cells with all genes, (m,): the same in every cell, and for predicting."""
+        return (self.dispersion.to(dtype),)
+
+    def offset(self, cells: slice | Tensor) -> Tensor:
+        """What is known of the eta of some cells: their log size factors, (cells,)."""
+        return self.log_size[cells]
 
     def at_genes(self, rows: Tensor) -> CountNoise:
         """That of some genes."""

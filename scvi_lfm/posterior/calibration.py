@@ -16,47 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import COUNTS, normal
-from .leave_one_out import LeaveOneOut
-from .leave_one_out_counts import CountLeaveOneOut
-from .posterior import CountPosterior
-from .predictive_counts import mixed
-
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from .posterior import NormalPosterior
 
 BINS = 1000
 MOST_GENES = 1000
 NEAR_ZERO = 1e-12
-
-
-class Transform:
-    """Expected values of a block of entries, and their probability integral transforms."""
-
-    def __init__(self, q: NormalPosterior | CountPosterior, generator: torch.Generator) -> None:
-        self._generator = generator
-        self._loo = CountLeaveOneOut(q) if isinstance(q, CountPosterior) else LeaveOneOut(q)
-
-    def __call__(self, y: Tensor, cells: slice) -> tuple[Tensor, Tensor]:
-        """Both for `y` (cells, m)."""
-        if isinstance(self._loo, LeaveOneOut):
-            predictive = self._loo.predictive(y, cells)
-            return predictive.mean, 1 - normal.upper_tail((y - predictive.mean) / predictive.var.sqrt())
-        likelihood = COUNTS[self._loo.name]
-        eta, _ = self._loo.eta(y, cells)
-        rate, dispersion = mixed(self._loo.name, eta.mean, eta.var, self._loo.dispersion)
-        uniform = torch.rand(y.shape, generator=self._generator, dtype=torch.float32, device=self._generator.device).to(
-            y
-        )
-        pit = likelihood.log_zero(rate, dispersion).exp() * uniform
-        at = torch.nonzero(y, as_tuple=True)
-        counts, rates, phi = y[at], rate[at], dispersion[at]
-        below = 1 - likelihood.upper_tail(*(part.double().cpu().numpy() for part in (counts, rates, phi)))
-        itself = likelihood.log_density(counts, rates, phi).exp()
-        pit[at] = (torch.from_numpy(below).to(itself) + uniform[at] * itself).to(pit)
-        return likelihood.mean(rate, dispersion), pit
 
 
 @dataclass

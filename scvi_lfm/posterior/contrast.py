@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._memory import naming_memory
-from ..model.likelihoods.normal import upper_tail
+from ..model.likelihoods.normal import standard_tail
 from .posterior import extend
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Contrast:
     def lfsr(self) -> Tensor:
         """Local false sign rate: the posterior probability that the sign of the score is wrong."""
         # without factors there is neither score nor spread, and so no sign
-        return upper_tail(torch.where(self.score == 0, 0.0, self.score / self.sd).abs())
+        return standard_tail(torch.where(self.score == 0, 0.0, self.score / self.sd).abs())
 
 
 @naming_memory("rank genes")

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .laws import law_of_pairs
 from .predictive import eta_of_entries
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import HeldOut
-    from .posterior import CountPosterior, NormalPosterior
+    from .posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,12 @@ ZERO = torch.zeros((), dtype=torch.float32, device="cpu")
 NOTHING = Score(ZERO, ZERO, 0)
 
 
-def score_held_out(q: NormalPosterior | CountPosterior, held_out: HeldOut) -> Score:
+def score_held_out(q: Posterior, held_out: HeldOut) -> Score:
     """Score the entries, whose cells and genes are rows of q."""
     if not len(held_out.y):
         return NOTHING
     device = q.cell_mean.device
     cells, genes, y = (torch.as_tensor(part, device=device) for part in (held_out.cell, held_out.gene, held_out.y))
     eta = eta_of_entries(q, cells, genes)
-    law = law_of_pairs(q, eta, cells, genes)
+    law = q.law(eta, cells, genes)
     return Score(law.log_density(y).sum(), (y - law.mean()).square().sum(), len(y))

@@ -23,10 +23,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..linalg.packed import outer, packed_size, unpack
-from ..model.likelihoods import COUNTS
-from .leave_one_out_counts import count_left_out, fitted_of_pairs, rate_of
-from .posterior import extend
-from .predictive import Moments, mean_of_pairs
+from .leave_one_out import fitted_of_pairs
+from .posterior import Moments, extend
+from .predictive import mean_of_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
     from ..linalg.covariances import Covariance
     from .leave_one_out import Fitted
-    from .posterior import CountPosterior
+    from .posterior import Posterior
     from .shares_left_out import SharesLeftOut
 
 PAIRS_PER_BLOCK = 20_000
@@ -46,7 +45,7 @@ TRUST_IN_CELLS, TRUST_IN_GENES = 0.5, 1.0
 TINY = 1e-12
 
 
-def without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> tuple[CountPosterior, SharesLeftOut]:
+def without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> tuple[Posterior, SharesLeftOut]:
     """The posterior with the means of cells and genes without the shares `taken` of the counts `y` (k,).
 
     How much of each count's own pull is left is noted in what is returned with it.
@@ -57,7 +56,7 @@ def without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> tuple[CountPo
     before, pull = torch.empty_like(share), torch.empty_like(share)
     for part, fitted, w, g in _pairs(q, y[some], cell, gene):
         weight[part], score[part] = w * share[part], g * share[part]
-        before[part], pull[part] = fitted.mean, fitted.mean - count_left_out(fitted, w, g).mean
+        before[part], pull[part] = fitted.mean, fitted.mean - fitted.without(w, g, q.likelihood).mean
     u, v = extend(q.cell_mean), extend(q.gene_mean)
     cell_mean = _rows_without(q.cell_mean, q.cell_cov, cell, v, gene, weight, score, TRUST_IN_CELLS)
     gene_mean = _rows_without(q.gene_mean, q.gene_cov, gene, u, cell, weight, score, TRUST_IN_GENES)
@@ -69,25 +68,22 @@ def without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> tuple[CountPo
     return new, replace(taken, seen=seen)
 
 
-def eta_without(q: CountPosterior, y: Tensor, taken: SharesLeftOut) -> Moments:
+def eta_without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
     mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
     for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
-        eta = count_left_out(fitted, weight, score * taken.seen[part])
+        eta = fitted.without(weight, score * taken.seen[part], q.likelihood)
         mean[part], var[part] = eta.mean, eta.var
     return Moments(mean, var)
 
 
-def _pairs(q: CountPosterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
+def _pairs(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
     """Moments of eta, Fisher weights and scores of some counts, by blocks of them: positions first."""
-    dispersion = q.noise.dispersion.float()
     for part in torch.arange(len(y), device=y.device).split(PAIRS_PER_BLOCK):
         fitted = fitted_of_pairs(q, cell[part], gene[part])
-        yield (
-            part,
-            fitted,
-            *COUNTS[q.noise.likelihood].weight_and_score(y[part], rate_of(fitted), dispersion[gene[part]]),
-        )
+        parameters = (parameter.float() for parameter in q.noise.of_pairs(cell[part], gene[part]))
+        weight, score = q.likelihood.weight_and_score(y[part], fitted.seen_by(q.likelihood), *parameters)
+        yield part, fitted, weight, score
 
 
 def _rows_without(

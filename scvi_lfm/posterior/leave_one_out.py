@@ -10,9 +10,9 @@ among others, with weight w and score g; taking it out of either side is exact g
     \mathrm{mean} &= \bar\eta_{ij} - \chi_{ij} g_{ij}, \qquad
     \mathrm{var}(\eta_{ij}) = \chi_{ij} + \mathrm{tr}(S_{AA,i} T_{BB,j})
 
-For the Normal likelihood :math:`w_j = 1 / \sigma_j^2` and :math:`g_{ij} = w_j (y_{ij} - \bar\eta_{ij})`, and the
-predictive adds the noise for predicting. S and T_j are those of the fit, under its own noise. Where the leverages are
-small, w chi is :math:`\ell / (1 - \ell)` with :math:`\ell = \ell_c + \ell_g`; where an entry has made a factor its own,
+For the Normal likelihood :math:`w_j = 1 / \sigma_j^2` and :math:`g_{ij} = w_j (y_{ij} - \bar\eta_{ij})`; for counts
+both are taken at the expected rate. S and T_j are those of the fit, under its own noise. Where the leverages are small,
+w chi is :math:`\ell / (1 - \ell)` with :math:`\ell = \ell_c + \ell_g`; where an entry has made a factor its own,
 that sum passes 1 and chi stays finite.
 """
 
@@ -23,15 +23,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .predictive import BlockPredictor, Moments
+from ..linalg.covariances import Packed
+from ..model.likelihoods import MAX_LOG_RATE
+from .posterior import Moments, extend
+from .predictive import BlockPredictor, mean_of_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .posterior import NormalPosterior
+    from ..linalg.covariances import Covariance
+    from ..model.likelihoods import Law, Likelihood
+    from .posterior import Posterior
+    from .shares_left_out import SharesLeftOut
 
 # both leverages are below 1, but not always by more than float32 can tell
 MAX_LEVERAGE = 0.999
+# a rate below this cannot be told from none
+MIN_LOG_RATE = -50.0
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,20 @@ class Fitted:
     by_gene: Tensor  # u' T u
     by_both: Tensor  # tr(S_AA T_BB)
 
+    def seen_by(self, likelihood: Likelihood) -> Tensor:
+        """What the likelihood sees of eta: its mean, or the expected rate."""
+        if not likelihood.has_rate:
+            return self.mean
+        spread = self.by_cell + self.by_gene + self.by_both
+        return (self.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
 
-def left_out(fitted: Fitted, weight: Tensor, score: Tensor) -> Moments:
-    """Moments of eta without observations of some weights and scores, one for each entry."""
-    spread = _without(fitted.by_gene, weight).add_(_without(fitted.by_cell, weight))
-    mean = torch.addcmul(fitted.mean, spread, score, value=-1)
-    return Moments(mean, spread.add_(fitted.by_both))
+    def without(self, weight: Tensor, score: Tensor, likelihood: Likelihood) -> Moments:
+        """Moments of eta without observations of some weights and scores, one for each entry."""
+        spread = _without(self.by_gene, weight).add_(_without(self.by_cell, weight))
+        mean = torch.addcmul(self.mean, spread, score, value=-1)
+        if likelihood.has_rate:
+            mean.clamp_(MIN_LOG_RATE, MAX_LOG_RATE)
+        return Moments(mean, spread.add_(self.by_both))
 
 
 def _without(var: Tensor, weight: Tensor) -> Tensor:
@@ -56,21 +72,44 @@ def _without(var: Tensor, weight: Tensor) -> Tensor:
 
 
 class LeaveOneOut:
-    """Leave-one-out moments of blocks of observed entries under the Normal likelihood."""
+    """Leave-one-out moments of blocks of cells with all genes.
 
-    def __init__(self, q: NormalPosterior, dtype: torch.dtype = torch.float32) -> None:
-        self._predictor = BlockPredictor(q, q.gene_cov.under(q.noise.sigma), dtype)
-        self._noise = q.noise
-        self._var, self._predictive_var = q.noise.sigma.to(dtype).square(), q.noise.predictive.to(dtype).square()
+    Means of the posterior have not seen a share of the values in `taken`; covariances have seen all.
+    """
 
-    def eta(self, y: Tensor, cells: slice) -> Moments:
-        """Moments of eta for entries `y` (cells, m), each without itself."""
-        of = self._predictor
-        fitted = Fitted(of.mean(cells), of.from_cells(cells), of.from_genes(cells), of.product(cells))
-        weight = self._noise.for_cells(self._var, cells).reciprocal()
-        return left_out(fitted, weight, (y - fitted.mean).mul_(weight))
+    def __init__(self, q: Posterior, taken: SharesLeftOut | None = None, dtype: torch.dtype = torch.float32) -> None:
+        self._q, self._taken, self._dtype = q, taken, dtype
+        self._predictor = BlockPredictor(q, q.gene_cov_of_fit, dtype)
 
-    def predictive(self, y: Tensor, cells: slice) -> Moments:
-        """Moments of the value itself: those of eta plus noise."""
-        eta = self.eta(y, cells)
-        return Moments(eta.mean, eta.var.add_(self._noise.for_cells(self._predictive_var, cells)))
+    def fitted(self, cells: slice) -> Fitted:
+        """Moments of eta with all values, (cells, m) each."""
+        return Fitted(self._predictor.mean(cells), *self._predictor.variances(cells))
+
+    def eta(self, y: Tensor, cells: slice) -> tuple[Moments, Tensor]:
+        """Moments of eta for entries `y` (cells, m), each without itself; and what is seen of eta with all of them."""
+        likelihood, fitted = self._q.likelihood, self.fitted(cells)
+        seen = fitted.seen_by(likelihood)
+        parameters = self._q.noise.of_cells(cells, self._dtype, of_fit=True)
+        weight, score = likelihood.weight_and_score(y, seen, *parameters)
+        if self._taken is not None:
+            taken = self._taken.rows(cells)
+            score[taken.cell, taken.gene] *= taken.seen
+        return fitted.without(weight, score, likelihood), seen
+
+    def law(self, y: Tensor, cells: slice) -> Law:
+        """Laws of the entries `y` (cells, m), each without itself."""
+        return self._q.law_in_cells(self.eta(y, cells)[0], cells)
+
+
+def fitted_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Fitted:
+    """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
+    S, T = _of_pairs(q.cell_cov, cells), q.gene_cov_of_fit.at(genes)
+    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
+    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
+    return Fitted(*(part.float() for part in parts))
+
+
+def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
+    """Covariances of rows that repeat, each made once."""
+    different, place = rows.unique_consecutive(return_inverse=True)
+    return Packed(cov.at(different).packed()[place])

@@ -14,14 +14,25 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..model.likelihoods import LIKELIHOODS
+
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Any, Self
 
     from torch import Tensor
 
     from ..linalg.covariances import Common, Covariance, Eigenbasis, Packed, PackedUnderNoise
     from ..model import Gaussian
+    from ..model.likelihoods import Law, Likelihood
     from ..model.noise import CountNoise, NormalNoise
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of eta."""
+
+    mean: Tensor
+    var: Tensor
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,39 @@ class Posterior:
     cell_prior: Gaussian
     gene_prior: Gaussian
     n_known: int = 0  # number of covariates p
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """What is known of values given eta."""
+        return LIKELIHOODS[self.noise.likelihood]
+
+    def law(self, eta: Moments, cells: Tensor, genes: Tensor) -> Law:
+        """Laws of the values of cell `cells[k]` with gene `genes[k]`, from moments of eta (pairs,)."""
+        parameters = (parameter.to(eta.mean.dtype) for parameter in self.noise.of_pairs(cells, genes))
+        return self.likelihood.law(eta.mean, eta.var, *parameters)
+
+    def law_in_cells(self, eta: Moments, cells: slice | Tensor | None) -> Law:
+        """Laws of the values of some cells with all genes, from moments of eta, (m,) or (cells, m)."""
+        return self.likelihood.law(eta.mean, eta.var, *self.noise.of_cells(cells, eta.mean.dtype))
+
+    def population(self) -> Moments:
+        """Moments of each gene's expected eta over all cells like the fitted ones, whose size factors are 1, (m,).
+
+        They follow from the prior of (a, A), which was learned from all fitted cells.
+        """
+        v = extend(self.gene_mean)
+        mean = self.mu + self.gene_mean[:, 0] + v @ self.cell_prior.mean
+        return Moments(mean, ((v @ self.cell_prior.cov) * v).sum(1))
+
+    def expected_rates(self) -> Tensor:
+        """Where eta is the log of a rate, that of each gene in the average cell of size factor one, (m,)."""
+        eta = self.population()
+        return (eta.mean + 0.5 * eta.var).exp()
+
+    @property
+    def gene_cov_of_fit(self) -> Covariance:
+        """T_j under the noise of the fit."""
+        return self.gene_cov
 
     @property
     def n_factors(self) -> int:
@@ -63,6 +107,11 @@ class Posterior:
         row[..., 1 : 1 + self.n_known] = 0
         return row
 
+    def with_log_size(self, log_size: Tensor) -> Self:
+        """For cells of these size factors, where eta is the log of a rate."""
+        noise: Any = self.noise
+        return replace(self, noise=replace(noise, log_size=log_size))
+
     def at_genes(self, rows: Tensor) -> Self:
         """The posterior of some genes alone, with all cells."""
         return replace(
@@ -81,6 +130,18 @@ class NormalPosterior(Posterior):
     gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 
+    @property
+    def gene_cov_of_fit(self) -> Eigenbasis | PackedUnderNoise:
+        """T_j under the noise of the fit."""
+        return self.gene_cov.under(self.noise.sigma)
+
+    def expected_values(self) -> Tensor:
+        """Mean over the cells, or the average cell where there are none, of what is expected of each gene, (m,)."""
+        expected = self.mu + self.gene_mean[:, 0]
+        if not len(self.cell_mean):  # the average cell has zeros
+            return expected
+        return expected + extend(self.gene_mean) @ self.cell_mean.mean(0)
+
     def rounded(self, level: float = 0.0) -> NormalPosterior:
         """The posterior as storage holds it: per-gene values in float32, mu on top of a level of the values."""
         noise = self.noise.rounded()
@@ -96,6 +157,11 @@ class CountPosterior(Posterior):
     cell_cov: Covariance
     gene_cov: Packed
     noise: CountNoise
+
+    def expected_values(self) -> Tensor:
+        """What is expected of each gene in the average cell, of the size factors' mean, (m,)."""
+        rates = self.expected_rates() * self.noise.log_size.exp().mean()
+        return self.likelihood.mean(rates, self.noise.dispersion)
 
     @property
     def factor_shares(self) -> list[float]:

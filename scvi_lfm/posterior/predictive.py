@@ -8,14 +8,12 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from ..linalg.packed import doubled, outer, slope_moments
-from ..model.noise import CountNoise
-from .posterior import extend
+from .posterior import Moments, extend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,14 +22,6 @@ if TYPE_CHECKING:
     from .posterior import Posterior
 
 PAIRS_PER_BLOCK = 20_000
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Mean and variance of eta."""
-
-    mean: Tensor
-    var: Tensor
 
 
 def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
@@ -76,7 +66,7 @@ def mean_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
 
 
 def _with_offset(q: Posterior, mean: Tensor, cells: Tensor) -> Tensor:
-    return q.mu + mean + q.noise.log_size[cells] if isinstance(q.noise, CountNoise) else q.mu + mean
+    return q.mu + mean + q.noise.offset(cells)
 
 
 class BlockPredictor:
@@ -102,23 +92,24 @@ class BlockPredictor:
     def mean(self, cells: slice | Tensor) -> Tensor:
         """Expected eta, (cells, m)."""
         mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
-        if isinstance(self._q.noise, CountNoise):
-            mean += self._q.noise.log_size[cells, None].to(self._dtype)
+        if self._q.likelihood.has_rate:
+            mean += self._q.noise.offset(cells)[:, None].to(self._dtype)
         return mean
 
-    def from_genes(self, cells: slice | Tensor) -> Tensor:
-        """u' T_j u, (cells, m)."""
-        return self._gene_cov.quadratics(extend(self._q.cell_mean[cells])).to(self._dtype)
-
-    def from_cells(self, cells: slice | Tensor) -> Tensor:
-        """v' S_i v, (cells, m) or what broadcasts to it."""
-        return self._q.cell_cov.at(cells).quadratics(self._v).T.to(self._dtype)
-
-    def product(self, cells: slice | Tensor) -> Tensor:
-        """tr(S_AA T_BB), (cells, m) or what broadcasts to it."""
-        return self._q.cell_cov.at(cells).slope_products(self._gene_cov).to(self._dtype)
+    def variances(self, cells: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The variance of eta by part, v' S_i v, u' T_j u and tr(S_AA T_BB): (cells, m) or what broadcasts to it."""
+        S, u = self._q.cell_cov.at(cells).made(), extend(self._q.cell_mean[cells])
+        parts = S.quadratics(self._v).T, self._gene_cov.quadratics(u), S.slope_products(self._gene_cov)
+        by_cell, by_gene, by_both = (part.to(self._dtype) for part in parts)
+        return by_cell, by_gene, by_both
 
     def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
-        var = self.from_genes(cells) + (self.from_cells(cells) + self.product(cells))
-        return Moments(self.mean(cells), var)
+        by_cell, by_gene, by_both = self.variances(cells)
+        return Moments(self.mean(cells), by_gene + (by_cell + by_both))
+
+    def expected(self, cells: slice | Tensor) -> Tensor:
+        """Expected values, (cells, m); the variance of eta is found only where it matters."""
+        if self._q.likelihood.linear:
+            return self.mean(cells)
+        return self._q.law_in_cells(self.moments(cells), cells).mean()

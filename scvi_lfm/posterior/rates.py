@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..linalg.packed import doubled, first_column, outer, packed_size, slope_moments
+from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 # entries worked on at a time: few enough to stay in a processor's cache
 ENTRIES_PER_BLOCK = 2**20
-# rates beyond e^30 are no counts, and float32 would overflow
-MAX_LOG_RATE = 30.0
 
 
 @dataclass(frozen=True)

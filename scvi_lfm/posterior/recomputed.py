@@ -97,6 +97,10 @@ class Recomputed(Covariance):
         """Lower triangles, (rows, p)."""
         return torch.cat(list(self.blocks()))
 
+    def made(self) -> Packed:
+        """The covariances, held."""
+        return Packed(self.packed())
+
     def moved(self, linear: Tensor) -> Packed:
         """F C F', made for every cell."""
         return Packed(self.packed()).moved(linear)

@@ -118,7 +118,7 @@ def write_fit(
     if isinstance(posterior.gene_cov, Packed):
         varm[keys.gene_cov] = per_gene(padded_packed(posterior.gene_cov.values, rows))
     if isinstance(posterior, CountPosterior):
-        if COUNTS[posterior.noise.likelihood].LEARNS_DISPERSION:
+        if COUNTS[posterior.noise.likelihood].learns_dispersion:
             var[keys.gene_theta] = per_gene(_numpy(1 / posterior.noise.dispersion))
     else:
         var[keys.gene_sigma] = per_gene(_numpy(posterior.noise.predictive))
@@ -221,7 +221,7 @@ def _count_posterior(
     """The posterior of a count likelihood, whose covariances differ by row."""
     device, likelihood = rows.device, str(params["likelihood"])
     gene_cov = Packed(read_packed(adata, "varm", keys.gene_cov, rows, fitted))
-    if COUNTS[likelihood].LEARNS_DISPERSION:
+    if COUNTS[likelihood].learns_dispersion:
         theta = numbers(adata, "var", keys.gene_theta)[fitted]
         _check_positive(theta > 0, theta, f"var[{keys.gene_theta!r}]", "gene", adata.var_names[fitted])
         dispersion = torch.as_tensor(1 / theta, device=device)

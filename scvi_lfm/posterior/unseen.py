@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._memory import naming_memory
-from .laws import expected, expected_block
 from .predictive import BlockPredictor, eta_of_pairs
 
 if TYPE_CHECKING:
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from torch import Tensor
 
-    from .posterior import CountPosterior, NormalPosterior
-    from .predictive import Moments
+    from .posterior import Moments, Posterior
 
 CELLS_PER_BLOCK = 512
 
@@ -39,9 +37,7 @@ class Chosen:
 
 
 @naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
-def best_unseen(
-    q: NormalPosterior | CountPosterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None
-) -> Chosen:
+def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None) -> Chosen:
     """At most `n_top` entries for each of `cells` that `seen` (their rows, by the genes of `q`) does not store.
 
     `z` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
@@ -50,7 +46,7 @@ def best_unseen(
     predictor = BlockPredictor(q)
     for start in range(0, len(cells), CELLS_PER_BLOCK):
         block = torch.from_numpy(cells[start : start + CELLS_PER_BLOCK])
-        score = _block_score(q, predictor, block, z)
+        score = _block_score(predictor, block, z)
         stored = seen[start : start + CELLS_PER_BLOCK].tocoo()
         score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
@@ -60,23 +56,19 @@ def best_unseen(
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), z)
 
 
-def _block_score(
-    q: NormalPosterior | CountPosterior, predictor: BlockPredictor, cells: Tensor, z: float | None
-) -> Tensor:
+def _block_score(predictor: BlockPredictor, cells: Tensor, z: float | None) -> Tensor:
     """What a block of cells is ordered by, (cells, m)."""
-    return expected_block(q, predictor, cells) if z is None else _upper(predictor.moments(cells), z)
+    return predictor.expected(cells) if z is None else _upper(predictor.moments(cells), z)
 
 
 def _upper(eta: Moments, z: float) -> Tensor:
     return eta.mean + z * eta.var.sqrt()
 
 
-def _in_order(
-    q: NormalPosterior | CountPosterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None
-) -> Chosen:
+def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None) -> Chosen:
     """Blocks are in single precision: the few that were chosen are computed anew in double, and put in order."""
     eta = eta_of_pairs(q, cells[rows], genes)
-    score = expected(q, eta, genes) if z is None else _upper(eta, z)
+    score = q.law(eta, cells[rows], genes).mean() if z is None else _upper(eta, z)
     best_first = score.argsort(descending=True, stable=True)
     order = best_first[rows[best_first].argsort(stable=True)]
     return Chosen(rows[order], genes[order], replace(eta, mean=eta.mean[order], var=eta.var[order]))

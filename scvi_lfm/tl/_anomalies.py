@@ -13,15 +13,13 @@ from .._calls import named_arguments
 from .._context import resolve_device
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
-from ..posterior import CountPosterior, read_fit
-from ..posterior.anomaly_scan import AnomalyScan, Histograms, Thresholds
-from ..posterior.anomaly_scan_counts import CountAnomalyScan
+from ..posterior import read_fit
+from ..posterior.anomalies.scan import Histograms, anomaly_scan
+from ..posterior.anomalies.share import evidence, from_others
 from ..posterior.fields import all_or_nothing
-from ..posterior.odd_counts import without_odd_counts
-from ..posterior.other_cells import evidence, from_others
 from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._overwriting import check_free, note_written
-from ._values import expected_values, read_as_fitted
+from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -29,7 +27,8 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
-    from ..posterior.anomaly_scores import Scores
+    from ..posterior.anomalies.scan import Scan
+    from ..posterior.anomalies.thresholds import Scores, Thresholds
 
 
 @dataclass(frozen=True)
@@ -157,15 +156,14 @@ def anomalies(
     where = resolve_device(device)
     stored = read_fit(adata, key, device=where)
     check_closed_form(stored, "anomalies")
-    expected = expected_values(stored.posterior)
+    expected = stored.posterior.expected_values()
     matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
     if not matrix.shape[1]:
         msg = "None of the genes of `adata` was fitted."
         raise ValueError(msg)
     matrix = observed_of_fit(adata, stored, matrix, layer)
-    if by == "auto":
-        by = "either" if isinstance(stored.posterior, CountPosterior) else "lfdr"
     scan = _scan(matrix, stored, direction, fdr, where)
+    by = scan.listed_by if by == "auto" else by
     thresholds = _thresholds(matrix, scan, fdr, where)
     found = _collect(matrix, scan, thresholds, by, max_entries, where)
 
@@ -195,19 +193,12 @@ def _places(key: str) -> list[tuple[str, str]]:
 
 
 @naming_memory("find anomalies", _LESS)
-def _scan(
-    matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device
-) -> AnomalyScan | CountAnomalyScan:
-    q = stored.posterior
-    if not isinstance(q, CountPosterior):
-        return AnomalyScan(q, direction)
-    return CountAnomalyScan(without_odd_counts(q, blocks_of(matrix, device)), direction, fdr)
+def _scan(matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device) -> Scan:
+    return anomaly_scan(stored.posterior, blocks_of(matrix, device), direction, fdr)
 
 
 @naming_memory("find anomalies", _LESS)
-def _thresholds(
-    matrix: CellMatrix, scan: AnomalyScan | CountAnomalyScan, fdr: float, device: torch.device
-) -> Thresholds:
+def _thresholds(matrix: CellMatrix, scan: Scan, fdr: float, device: torch.device) -> Thresholds:
     histograms = Histograms(scan, device)
     for cells, y, observed in blocks_of(matrix, device):
         histograms.add(scan.score(y, cells), observed)
@@ -217,7 +208,7 @@ def _thresholds(
 @naming_memory("find anomalies", _LESS)
 def _collect(
     matrix: CellMatrix,
-    scan: AnomalyScan | CountAnomalyScan,
+    scan: Scan,
     thresholds: Thresholds,
     by: str,
     max_entries: int,
@@ -243,7 +234,7 @@ def _collect(
 
 
 def _rows(
-    scan: AnomalyScan | CountAnomalyScan,
+    scan: Scan,
     y: Tensor,
     scores: Scores,
     thresholds: Thresholds,

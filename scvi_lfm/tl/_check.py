@@ -14,9 +14,10 @@ from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
 from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
-from ..posterior import CountPosterior, read_fit
-from ..posterior.calibration import BINS, SharedResiduals, Transform, TransformCounts, coverage, kolmogorov_smirnov
+from ..posterior import read_fit
+from ..posterior.calibration import BINS, SharedResiduals, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.fields import entry
+from ..posterior.leave_one_out import LeaveOneOut
 from ..posterior.predictive import eta_of_pairs
 from ._check_words import (
     CLOSE,
@@ -32,7 +33,7 @@ from ._check_words import (
 )
 from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._fit import fit
-from ._values import expected_values, read_as_fitted
+from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -97,12 +98,9 @@ def check(
 
     Calibration: every entry is predicted as if neither its cell nor its gene had seen it, and
 
-    .. math::
+    .. math:: \mathrm{pit}_{ij} = \Pr(Y < y_{ij}) + \mathrm{uniform}_{ij} \Pr(Y = y_{ij})
 
-        \mathrm{pit}_{ij} = \Pr(Y < y_{ij}) + \mathrm{uniform}_{ij} \Pr(Y = y_{ij}), \qquad
-        \mathrm{uniform}_{ij} \sim \mathrm{Uniform}(0, 1)
-
-    should be uniform. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
+    should be uniform between 0 and 1. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
     depth of the cell: pooled over all entries of counts, even a model without factors passes, because almost all are
     zeros. Values far out in the tails are few and say little; variational intervals are too narrow there. Dispersions
     can make up for missing factors there, so residuals are also asked whether they go together between genes.
@@ -161,7 +159,7 @@ def check(
     seed = int(resolve_rng(rng).integers(2**31))
     stored = read_fit(adata, key, device=where)
     check_closed_form(stored, "check")
-    expected = expected_values(stored.posterior)
+    expected = stored.posterior.expected_values()
     matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
     matrix = observed_of_fit(adata, stored, matrix, layer)
     transforms, leftover = _transforms(matrix, stored, where, seed)
@@ -181,12 +179,13 @@ def check(
 def _transforms(
     matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
 ) -> tuple[TransformCounts, float]:
-    transform = Transform(stored.posterior, torch.Generator().manual_seed(seed))
+    loo, generator = LeaveOneOut(stored.posterior), torch.Generator().manual_seed(seed)
     depth = torch.as_tensor(_depth_strata(matrix), device=device)
     shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
     counted: TransformCounts | None = None
     for cells, y, observed in blocks_of(matrix, device):
-        expected, pit = transform(y, cells)
+        law = loo.law(y, cells)
+        expected, pit = law.mean(), law.transform(y, generator)
         at = torch.ones_like(pit, dtype=torch.bool) if observed is None else observed
         if counted is None:
             counted = TransformCounts.empty(_edges(expected[at], stored), int(depth.max()) + 1)
@@ -197,7 +196,7 @@ def _transforms(
 
 
 def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
-    if isinstance(stored.posterior, CountPosterior):
+    if stored.posterior.likelihood.has_rate:
         return torch.tensor(COUNT_EDGES, dtype=torch.float32, device=expected.device)
     some = expected.flatten()[:: max(1, expected.numel() // 1_000_000)]
     return torch.quantile(some, torch.arange(1, N_STRATA, dtype=some.dtype, device=some.device) / N_STRATA)
@@ -266,8 +265,8 @@ def _fit_again(
     if "covariates" in options:
         options["covariates"] = [str(name) for name in options["covariates"]]
     again = anndata.AnnData(matrix.values, obs=obs[options.get("covariates", [])])
-    if isinstance(q, CountPosterior):
-        options["size_factors"] = q.noise.log_size.exp().cpu().numpy()
+    if q.likelihood.has_rate:
+        options["size_factors"] = q.noise.offset(slice(None)).exp().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there was to say was said by the fit itself
         fit(

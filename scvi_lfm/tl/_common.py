@@ -8,8 +8,6 @@ from .._calls import warn_user
 from .._keys import HELD_OUT
 from .._validate import near_matches, place_of
 from ..data import at_level, read_held_out, restrict
-from ..posterior import CountPosterior
-from ..posterior.other_cells import other_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,10 +69,10 @@ def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | 
 
 def less_level_of_fit(matrix: CellMatrix, stored: StoredFit, layer: str | None) -> CellMatrix:
     """The values of `matrix`, read from `layer`, less the level that those of the fit had."""
-    if not stored.level or isinstance(stored.posterior, CountPosterior):
+    if not stored.level:
         return matrix
-    law = other_cells(stored.posterior)
-    spread = float((law.var.mean() + law.mean.var(correction=0)).sqrt())
+    law = stored.posterior.law_in_cells(stored.posterior.population(), None)
+    spread = float((law.variance().mean() + law.mean().var(correction=0)).sqrt())
     return at_level(matrix, stored.level, place_of(layer), spread=spread)
 
 

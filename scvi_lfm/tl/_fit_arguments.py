@@ -225,7 +225,7 @@ def check_count_values(
         genes,
         asked=f"likelihood={likelihood!r}",
         otherwise="likelihood='normal'",
-        maximum=COUNTS[likelihood].MAXIMUM,
+        maximum=COUNTS[likelihood].maximum,
     )
 
 

@@ -11,7 +11,7 @@ from .._calls import warn_user
 from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
 from ..model.likelihoods import CONTINUOUS
 from ..model.noise import CountNoise, NormalNoise
-from ._size_factors import EXPECTED, TOTAL, expected_rates
+from ._size_factors import EXPECTED, TOTAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,7 +110,7 @@ def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size
     if isinstance(q.noise, NormalNoise) or size_factors is not None:
         return {}
     total = float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]
-    return {TOTAL: total, EXPECTED: float(expected_rates(q).sum())}
+    return {TOTAL: total, EXPECTED: float(q.expected_rates().sum())}
 
 
 def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:

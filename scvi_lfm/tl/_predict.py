@@ -13,7 +13,6 @@ from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from ..posterior import read_fit
 from ..posterior.fields import all_or_nothing
-from ..posterior.laws import expected_block, law_of_pairs
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
@@ -149,7 +148,7 @@ def _table(
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],
     }
-    law = law_of_pairs(q, eta, rows, columns)
+    law = q.law(eta, rows, columns)
     table = {
         "expected": law.mean().numpy() + stored.level,
         "sd": eta.var.sqrt().numpy(),
@@ -172,7 +171,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     predictor = BlockPredictor(stored.posterior)
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, start + CELLS_PER_BLOCK)
-        layer[cells, stored.fitted] = expected_block(stored.posterior, predictor, cells).numpy()
+        layer[cells, stored.fitted] = predictor.expected(cells).numpy()
     if stored.level:
         layer += stored.level
     return layer

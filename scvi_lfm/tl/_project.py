@@ -16,14 +16,14 @@ from .._validate import check_anndata, check_not_empty, check_unique
 from ..data import restrict
 from ..inference import place_cells
 from ..linalg.covariances import PackedUnderNoise
-from ..posterior import CountPosterior, read_fit, write_fit
+from ..posterior import read_fit, write_fit
 from ..posterior.fields import entry
 from ..posterior.stored_covariates import known_of_cells, n_known
 from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
 from ._overwriting import check_free, fit_places, note_written
 from ._size_factors import new_size_factors
-from ._values import expected_values, read_as_fitted
+from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -155,7 +155,7 @@ def project(
     whole = stored.posterior
     kept = torch.as_tensor(positions[shared], device=where)
     # new counts come with their own depth
-    expected = None if isinstance(whole, CountPosterior) else expected_values(whole.at_genes(kept))
+    expected = None if whole.likelihood.has_rate else whole.at_genes(kept).expected_values()
     matrix, layer = read_as_fitted(adata, stored, layer, genes=shared, expected=expected)
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
@@ -164,9 +164,9 @@ def project(
     if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
     family = str(entry(stored.params, "family", key))
-    if isinstance(whole, CountPosterior):
+    if whole.likelihood.has_rate:
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
-        whole = replace(whole, noise=replace(whole.noise, log_size=torch.as_tensor(np.log(size), device=where)))
+        whole = whole.with_log_size(torch.as_tensor(np.log(size), device=where))
     elif size_factors is not None:
         msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
         raise ValueError(msg)

@@ -13,7 +13,7 @@ from .._calls import named_arguments
 from .._memory import naming_memory
 from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
-from ..posterior import CountPosterior, read_fit
+from ..posterior import read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.fields import all_or_nothing
 from ._overwriting import check_free, note_written
@@ -205,7 +205,7 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
 
 def _log_base(stored: StoredFit) -> float | None:
     """Base of the log1p values that the fit read; None, and a note, if it read others."""
-    if isinstance(stored.posterior, CountPosterior):
+    if stored.posterior.likelihood.has_rate:
         return None
     # a fit stored without a record is taken at its user's word
     base = stored.values.get(LOG_BASE) if stored.values else math.e
@@ -224,7 +224,7 @@ def _rank(
     if reference is not None:
         others = ~cells if reference == "rest" else torch.from_numpy(labels == reference)
     contrast = contrast_genes(q, cells, others)
-    if isinstance(q, CountPosterior):
+    if q.likelihood.has_rate:
         return contrast, (contrast.score / math.log(2)).numpy()
     if base is None:
         return contrast, np.full(len(contrast.score), np.nan)

@@ -11,20 +11,20 @@ import torch
 from .._calls import named_arguments
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
-from ..model.likelihoods import COUNTS
-from ..posterior import CountPosterior, read_fit
-from ..posterior.laws import expected
+from ..posterior import read_fit
+from ..posterior.posterior import Moments
 from ..posterior.unseen import best_unseen
 from ._common import layer_of_fit
 from ._predict import MAX_ROWS
-from ._values import expected_values, read_as_fitted
+from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
+    from torch import Tensor
 
-    from ..posterior import NormalPosterior
+    from ..posterior import Posterior
     from ..posterior.unseen import Chosen
 
 
@@ -101,7 +101,7 @@ def recommend(
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
     if layer is None:
-        of_genes = expected_values(stored.posterior)
+        of_genes = stored.posterior.expected_values()
         matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=of_genes)
     else:  # which entries were seen, by whatever values
         matrix = read_matrix(adata, layer_of_fit(adata, stored, layer), genes=stored.fitted)
@@ -118,7 +118,7 @@ def recommend(
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
     }
-    values = _values(stored.posterior, chosen, z)
+    values = _values(stored.posterior, torch.from_numpy(rows), chosen, z)
     if stored.level:
         values |= {name: values[name] + stored.level for name in ("expected", "upper")}
     return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | values)
@@ -140,9 +140,8 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     return np.arange(1, len(rows) + 1) - np.repeat(first, length)
 
 
-def _values(q: NormalPosterior | CountPosterior, chosen: Chosen, z: float) -> dict[str, np.ndarray]:
-    eta, sd = chosen.eta, chosen.eta.var.sqrt()
-    upper = eta.mean + z * sd
-    if isinstance(q, CountPosterior):
-        upper = COUNTS[q.noise.likelihood].mean(upper.exp(), q.noise.dispersion[chosen.genes])
-    return {"expected": expected(q, eta, chosen.genes).numpy(), "sd": sd.numpy(), "upper": upper.numpy()}
+def _values(q: Posterior, rows: Tensor, chosen: Chosen, z: float) -> dict[str, np.ndarray]:
+    cells, eta, sd = rows[chosen.rows], chosen.eta, chosen.eta.var.sqrt()
+    known = Moments(eta.mean + z * sd, torch.zeros_like(sd))
+    expected, upper = (q.law(moments, cells, chosen.genes).mean().numpy() for moments in (eta, known))
+    return {"expected": expected, "sd": sd.numpy(), "upper": upper}

@@ -9,7 +9,6 @@ import pandas as pd
 
 from .._validate import one_column
 from ..posterior.fields import entry
-from ..posterior.posterior import extend
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
-    from ..posterior import Posterior, StoredFit
+    from ..posterior import StoredFit
 
 
 # in uns: total count of a cell with size factor one
@@ -86,15 +85,8 @@ def new_size_factors(
                 "fit. Put it back, or run lfm.tl.fit on the reference again."
             )
             raise ValueError(msg)
-    share = float(expected_rates(stored.posterior)[kept].sum()) / expected
+    share = float(stored.posterior.expected_rates()[kept].sum()) / expected
     return total_counts(adata, matrix) / (total * share)
-
-
-def expected_rates(q: Posterior) -> Tensor:
-    """Rate of each gene in the average cell of size factor one, (m,)."""
-    v = extend(q.gene_mean)
-    mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
-    return (mean + 0.5 * ((v @ q.cell_prior.cov) * v).sum(1)).exp()
 
 
 def total_counts(adata: AnnData, matrix: CellMatrix) -> np.ndarray:

@@ -14,18 +14,17 @@ from .._validate import place_of
 from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._kind import ValueKind, other_kind, other_scale
-from ..model.likelihoods import COUNTS
-from ..posterior import CountPosterior
+from ..model.likelihoods import LIKELIHOODS
 from ..posterior.fields import entry
-from ..posterior.posterior import extend
 from ._common import layer_of_fit
-from ._size_factors import expected_rates
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from ..data import CellMatrix
-    from ..posterior import NormalPosterior, StoredFit
+    from ..model.likelihoods import Likelihood
+    from ..posterior import CountPosterior, NormalPosterior, StoredFit
 
 # in the record: what a fit to counts expects of its own cells; the base of logs, absent where values are none
 EXPECTED_TOTAL, LOG_BASE = "expected_total", "log_base"
@@ -42,17 +41,16 @@ class _Fitted:
     most: float  # the largest value that the likelihood can have
 
     @classmethod
-    def of(cls, stored: StoredFit, expected: np.ndarray | None) -> _Fitted:
-        likelihood, only = str(stored.params["likelihood"]), stored.params.get("observed") == "stored"
-        kind, counts = ValueKind.of_record(stored.values), likelihood in COUNTS
-        expected = None if expected is None else expected + stored.level
+    def of(cls, stored: StoredFit, of_genes: Tensor | None) -> _Fitted:
+        likelihood, only = stored.posterior.likelihood, stored.params.get("observed") == "stored"
+        kind, counts = ValueKind.of_record(stored.values), likelihood.has_rate
+        expected = None if of_genes is None else of_genes.cpu().numpy() + stored.level
         if counts and only:
             expected = None  # what is expected of the entries that are not stored, none of them says
         elif counts and expected is not None:
             # the prior, which stands for the cells, may expect more than they hold
             expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))
-        most = (COUNTS[likelihood].MAXIMUM or math.inf) if counts else math.inf
-        return cls(kind, expected, counts, only and not counts, most)
+        return cls(kind, expected, counts, only and not counts, likelihood.maximum or math.inf)
 
     def other_kind(self, found: ValueKind) -> tuple[str, str] | None:
         return other_kind(found, self.kind, ratings=self.ratings)
@@ -66,20 +64,9 @@ class _Fitted:
 def record_of_values(kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior) -> dict[str, float]:
     """What a fit stores of the values that it read."""
     record = kind.record()
-    if isinstance(q, CountPosterior):
-        record[EXPECTED_TOTAL] = float(expected_values(q).sum())
+    if q.likelihood.has_rate:
+        record[EXPECTED_TOTAL] = float(q.expected_values().sum())
     return record if log_base is None else record | {LOG_BASE: log_base}
-
-
-def expected_values(q: NormalPosterior | CountPosterior) -> np.ndarray:
-    """Mean over the cells of `q`, or the average cell where it has none, of what is expected of each gene, (m,)."""
-    if isinstance(q, CountPosterior):
-        rates = expected_rates(q) * q.noise.log_size.exp().mean()
-        return COUNTS[q.noise.likelihood].mean(rates, q.noise.dispersion).cpu().numpy()
-    expected = q.mu + q.gene_mean[:, 0]
-    if len(q.cell_mean):  # the average cell has zeros
-        expected = expected + extend(q.gene_mean) @ q.cell_mean.mean(0)
-    return expected.cpu().numpy()
 
 
 def read_as_fitted(
@@ -88,7 +75,7 @@ def read_as_fitted(
     layer: str | None,
     *,
     genes: np.ndarray,
-    expected: np.ndarray | None,
+    expected: Tensor | None,
 ) -> tuple[CellMatrix, str | None]:
     """Read the values of some genes, of the kind that the fit read, and say from which layer.
 
@@ -103,7 +90,7 @@ def read_as_fitted(
     genes
         Boolean mask of the genes to read, (m,).
     expected
-        What the fit expects of each of them, of :func:`expected_values`; None where no scale is to be compared.
+        What the posterior expects of each of them (`expected_values`); None where no scale is to be compared.
 
     Raises
     ------
@@ -113,11 +100,11 @@ def read_as_fitted(
         The values cannot be used, or are of another kind than those of the fit.
     """
     layer, of_fit = layer_of_fit(adata, stored, layer), stored.params.get("layer")
-    likelihood = str(entry(stored.params, "likelihood", stored.keys.uns))
+    likelihood = LIKELIHOODS[str(entry(stored.params, "likelihood", stored.keys.uns))]
     only = stored.params.get("observed") == "stored"
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
     fitted = _Fitted.of(stored, expected) if stored.values else None
-    if likelihood in COUNTS:
+    if likelihood.has_rate:
         _check_counts(adata, layer, genes, matrix, fitted, likelihood, of_fit)
     if fitted is not None and matrix.kind is not None:
         _compare(adata, layer, genes, matrix.kind, fitted, of_fit)
@@ -130,7 +117,7 @@ def _check_counts(
     genes: np.ndarray,
     matrix: CellMatrix,
     fitted: _Fitted | None,
-    likelihood: str,
+    likelihood: Likelihood,
     of_fit: str | None,
 ) -> None:
     """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
@@ -140,9 +127,9 @@ def _check_counts(
             place_of(layer),
             adata.obs_names,
             adata.var_names[genes],
-            asked=f"the fit's likelihood={likelihood!r}",
+            asked=f"the fit's likelihood={likelihood.name!r}",
             otherwise="the `key` of a fit by likelihood='normal'",
-            maximum=COUNTS[likelihood].MAXIMUM,
+            maximum=likelihood.maximum,
         )
     except ValueError as error:
         advice = None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)

@@ -35,7 +35,7 @@ from scipy.special import ndtri
 
 import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit
-from scvi_lfm.posterior.calibration import Transform
+from scvi_lfm.posterior.leave_one_out import LeaveOneOut
 
 OVERALL, STRATUM, STRUCTURE = 0.01, 0.02, 1.1
 STRUCTURE_GENES = 1000
@@ -98,12 +98,13 @@ def bounds(table: pd.DataFrame) -> pd.Series:
 
 def structure_left(adata: ad.AnnData) -> float:
     """Largest eigenvalue of the transforms as Normal scores, in units of that of independent ones."""
-    transform = Transform(read_fit(adata, "lfm").posterior, torch.Generator().manual_seed(0))
+    loo, generator = LeaveOneOut(read_fit(adata, "lfm").posterior), torch.Generator().manual_seed(0)
     genes = np.argsort(-np.asarray(adata.X.sum(0)).ravel(), kind="stable")[:STRUCTURE_GENES]
     gram = np.zeros((len(genes), len(genes)))
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, min(start + CELLS_PER_BLOCK, adata.n_obs))
-        _, places = transform(torch.from_numpy(adata.X[cells].toarray()), cells)
+        y = torch.from_numpy(adata.X[cells].toarray())
+        places = loo.law(y, cells).transform(y, generator)
         scores = ndtri(np.clip(places[:, genes].double().numpy(), 1e-6, 1 - 1e-6))
         gram += scores.T @ scores
     return float(np.linalg.eigvalsh(gram)[-1] / (np.sqrt(adata.n_obs) + np.sqrt(len(genes))) ** 2)

@@ -170,14 +170,14 @@ def test_density_of_the_flow_guide_is_that_of_its_draws(parameters, flows):
 def test_log_joint_of_counts_is_that_of_the_likelihoods_and_the_priors(scales, latents, likelihood):
     unit = COUNTS[likelihood]
     theta, log_size = torch.linspace(0.5, 4, M).double(), 0.3 * normal(N, seed=12)
-    y = torch.arange(N * M).reshape(N, M).double() % (2 if unit.MAXIMUM else 5)
+    y = torch.arange(N * M).reshape(N, M).double() % (2 if unit.maximum else 5)
     # the units take a dispersion of zero for 1e-8, which large rates would show
     latents = {name: value / 2 for name, value in latents.items()}
     conditioned = poutine.condition(model, data=latents)
     arguments = {"likelihood": likelihood, "log_size": log_size}
     trace = poutine.trace(conditioned).get_trace(y, replace(scales, theta=theta), **arguments)
     eta = latents["mu"] + latents["a"] + latents["b"] + latents["A"][:, 0] @ latents["B"].T
-    dispersion = 1 / theta if unit.LEARNS_DISPERSION else torch.zeros(M)
+    dispersion = 1 / theta if unit.learns_dispersion else torch.zeros(M)
     expected = unit.log_density(y, (eta + log_size[:, None]).exp(), dispersion).sum()
     normal_trace = poutine.trace(conditioned).get_trace(y, scales)
     normal_trace.compute_log_prob()

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from scipy.stats import geom, poisson
 
-from scvi_lfm.posterior.gross_errors import GrossErrors, fit_gross_errors, most_likely_burst
+from scvi_lfm.posterior.anomalies.gross_errors import GrossErrors, fit_gross_errors, most_likely_burst
 
 
 def test_law_is_a_burst_begun_by_an_expected_molecule():

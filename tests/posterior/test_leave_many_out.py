@@ -12,7 +12,7 @@ import scvi_lfm as lfm
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.leave_many_out import eta_without, without
-from scvi_lfm.posterior.leave_one_out_counts import CountLeaveOneOut, fitted_of_pairs, rate_of
+from scvi_lfm.posterior.leave_one_out import LeaveOneOut, fitted_of_pairs
 from scvi_lfm.posterior.recomputed import Recomputed
 from scvi_lfm.posterior.shares_left_out import SharesLeftOut
 
@@ -50,7 +50,7 @@ def test_rows_are_those_of_the_formula(odd):
     q, y = fit(adata), torch.from_numpy(adata.X)
     share = torch.linspace(0.2, 1, len(cell))
     new, _ = without(q, y[cell, gene], entries(cell, gene, share))
-    rate = rate_of(fitted_of_pairs(q, cell, gene)).double()
+    rate = fitted_of_pairs(q, cell, gene).seen_by(q.likelihood).double()
     phi = q.noise.dispersion[gene]
     weight, score = share * rate / (1 + phi * rate), share * (y[cell, gene] - rate) / (1 + phi * rate)
     sides = (
@@ -92,7 +92,7 @@ def test_pairs_are_those_of_blocks(odd):
     pairs = eta_without(new, y[cell, gene], taken)
     for start, stop in ((0, 300), (10, 40)):
         cells = slice(start, stop)
-        block, _ = CountLeaveOneOut(new, taken).eta(y[cells], cells)
+        block, _ = LeaveOneOut(new, taken).eta(y[cells], cells)
         inside = (cell >= start) & (cell < stop)
         at = cell[inside] - start, gene[inside]
         torch.testing.assert_close(pairs.mean[inside], block.mean[at], rtol=1e-4, atol=1e-4)
@@ -102,8 +102,8 @@ def test_pairs_are_those_of_blocks(odd):
 def test_one_count_wholly_taken_is_left_one_out(odd):
     adata, *_ = odd
     q, y = fit(adata), torch.from_numpy(adata.X)
-    left_out = CountLeaveOneOut(q).eta(y, slice(0, 300))[0]
-    rate = rate_of(CountLeaveOneOut(q).fitted(slice(0, 300)))
+    left_out = LeaveOneOut(q).eta(y, slice(0, 300))[0]
+    rate = LeaveOneOut(q).fitted(slice(0, 300)).seen_by(q.likelihood)
     for i in (3, 100, 200):
         # counts are taken out where more was found than expected
         j = int(torch.nonzero(y[i, 20:] > rate[i, 20:])[0]) + 20
@@ -125,7 +125,7 @@ def test_goes_most_of_the_way_to_a_refit_that_has_not_seen_them(odd, clean):
     lfm.tl.fit(without_bursts, 2, likelihood="negative_binomial", progress=False)
 
     def rates(posterior):
-        return rate_of(CountLeaveOneOut(posterior).fitted(slice(0, 300))).log()
+        return LeaveOneOut(posterior).fitted(slice(0, 300)).seen_by(posterior.likelihood).log()
 
     target = rates(fit(without_bursts))
     # measured: 0.60 and 0.24 over the genes with bursts
@@ -143,7 +143,9 @@ def test_a_row_that_rests_on_one_count_stays_finite(clean):
     new, one = without(fit(adata), torch.tensor([20_000.0]), entries([11], [7], [1.0]))
     for part in (new.cell_mean, new.gene_mean):
         assert torch.isfinite(part).all()
-    before, rate = (rate_of(CountLeaveOneOut(part).fitted(slice(0, 300)))[:, 7] for part in (fit(adata), new))
+    before, rate = (
+        LeaveOneOut(part).fitted(slice(0, 300)).seen_by(part.likelihood)[:, 7] for part in (fit(adata), new)
+    )
     assert rate.max() <= before.max()
     # it is left one out all the same; how far that goes alone is up to rounding, as it is all that its row knows
     assert one.seen > 0.9

@@ -9,9 +9,9 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit
-from scvi_lfm.posterior.anomaly_scan_counts import CountAnomalyScan
-from scvi_lfm.posterior.leave_one_out_counts import CountLeaveOneOut, rate_of
-from scvi_lfm.posterior.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.scan import CountScan
+from scvi_lfm.posterior.leave_one_out import LeaveOneOut
 
 
 def blocks(y, size, observed=None):
@@ -38,7 +38,7 @@ def two_groups():
 
 def test_a_marker_of_other_cells_is_told_from_what_no_cell_has(two_groups):
     q, y = two_groups
-    scores = CountAnomalyScan(without_odd_counts(q, blocks(y, 200)), "both", 0.1).score(y, slice(0, 200))
+    scores = CountScan(without_odd_counts(q, blocks(y, 200)), "both", 0.1).score(y, slice(0, 200))
     marker, nowhere = scores.log_ratio[3, 0], scores.log_ratio[7, 1]
     assert marker > 5
     assert nowhere < marker / 2
@@ -56,7 +56,7 @@ def test_both_are_taken_out_and_next_to_nothing_else(two_groups):
     assert share[7, 1] > 0.99
     # measured: 5.4, what is not theirs spread over 61 of 12,000 counts
     assert share.sum() < 8
-    before, after = (rate_of(CountLeaveOneOut(part).fitted(slice(0, 200))) for part in (q, found.posterior))
+    before, after = (LeaveOneOut(part).fitted(slice(0, 200)).seen_by(q.likelihood) for part in (q, found.posterior))
     # measured over seeds: 0.08 to 0.21, and 0.39 to 0.44 of all that its group expects of a gene that was pulled up
     assert after[3, 0] < 0.4 * before[3, 0]
     assert after[:100, 1].mean() < 0.6 * before[:100, 1].mean()
@@ -98,8 +98,8 @@ def test_odd_counts_of_a_gene_do_not_hide_the_next_one():
     q, y = read_fit(adata, "lfm").posterior, torch.from_numpy(counts)
     found = without_odd_counts(q, blocks(y, 400))
     clean = np.setdiff1d(np.arange(200), wrong)
-    pulled = rate_of(CountLeaveOneOut(q).fitted(slice(0, 400)))[clean, 25].mean()
-    scores = CountAnomalyScan(found, "up", 0.1).score(y, slice(0, 400))
+    pulled = LeaveOneOut(q).fitted(slice(0, 400)).seen_by(q.likelihood)[clean, 25].mean()
+    scores = CountScan(found, "up", 0.1).score(y, slice(0, 400))
     # the true rate is 0.05
     assert scores.expected[clean, 25].mean() < 0.5 * pulled
     assert (scores.log_ratio[wrong, 25] > 5).all()

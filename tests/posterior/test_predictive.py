@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_lfm.model.likelihoods import LIKELIHOODS
 from scvi_lfm.posterior import CountPosterior, predictive, to_stored_gauge
 from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
 from scvi_lfm.posterior.predictive import BlockPredictor, eta_of_entries, eta_of_pairs
@@ -81,3 +82,44 @@ def test_the_stored_gauge_of_counts_without_factors(draw_count_posterior, predic
     before, after = predictions(q), predictions(to_stored_gauge(q))
     for what in before:
         np.testing.assert_allclose(after[what], before[what], rtol=1e-10, atol=1e-10, err_msg=what)
+
+
+@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "bernoulli"])
+def test_counts_take_the_dispersion_of_their_gene(draw_count_posterior, likelihood):
+    q = draw_count_posterior(6, 5, 2, likelihood=likelihood)
+    cells, genes = torch.tensor([0, 3, 5]), torch.tensor([4, 0, 4])
+    eta, phi = eta_of_pairs(q, cells, genes), q.noise.dispersion[[4, 0, 4]]
+    found = q.law(eta, cells, genes)
+    assert q.likelihood is LIKELIHOODS[likelihood]
+    expected = LIKELIHOODS[likelihood].law(eta.mean, eta.var, phi)
+    torch.testing.assert_close(found.seen, expected.seen)
+    torch.testing.assert_close(found.parameters, expected.parameters)
+    if likelihood != "bernoulli":
+        torch.testing.assert_close(1 + found.parameters[0], eta.var.exp() * (1 + phi))
+
+
+@pytest.mark.parametrize("df", [None, 4.0])
+@pytest.mark.parametrize("varies", [False, True], ids=["shared", "by cell"])
+def test_values_take_the_noise_of_their_cell_and_gene(draw_posterior, df, varies):
+    q = draw_posterior(6, 5, 2)
+    cell = torch.linspace(0.5, 2, 6).double() if varies else None
+    q = replace(q, noise=replace(q.noise, cell=cell, df=df))
+    cells, genes = torch.tensor([0, 3, 5]), torch.tensor([4, 0, 4])
+    eta = eta_of_pairs(q, cells, genes)
+    found = q.law(eta, cells, genes)
+    noise = (q.noise.predictive[genes] * (cell[cells] if varies else 1)).square() * (1 if df is None else df / (df - 2))
+    torch.testing.assert_close(found.mean(), eta.mean)
+    torch.testing.assert_close(found.variance(), eta.var + noise)
+
+
+@pytest.mark.parametrize("likelihood", [None, "negative_binomial", "bernoulli"])
+def test_laws_of_cells_are_those_of_their_pairs(draw_posterior, draw_count_posterior, likelihood):
+    q = draw_posterior(6, 5, 2) if likelihood is None else draw_count_posterior(6, 5, 2, likelihood=likelihood)
+    if likelihood is None:
+        q = replace(q, noise=replace(q.noise, cell=torch.linspace(0.5, 2, 6).double()))
+    cells = slice(2, 5)
+    block = q.law_in_cells(BlockPredictor(q, dtype=torch.float64).moments(cells), cells)
+    rows, genes = torch.arange(2, 5).repeat_interleave(5), torch.arange(5).repeat(3)
+    pairs = q.law(eta_of_pairs(q, rows, genes), rows, genes)
+    torch.testing.assert_close(block.mean().flatten(), pairs.mean())
+    torch.testing.assert_close(block.variance().flatten(), pairs.variance())

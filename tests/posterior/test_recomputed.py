@@ -24,7 +24,7 @@ def record(q, family="row_block"):
 def posterior(draw_count_posterior):
     def make(likelihood="negative_binomial"):
         q = draw_count_posterior(N, M, R, likelihood=likelihood)
-        dispersion = q.noise.dispersion * COUNTS[likelihood].LEARNS_DISPERSION
+        dispersion = q.noise.dispersion * COUNTS[likelihood].learns_dispersion
         return replace(q, mu=0.5, noise=replace(q.noise, dispersion=dispersion))
 
     return make

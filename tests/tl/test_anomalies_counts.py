@@ -17,8 +17,8 @@ from scipy.stats import false_discovery_control, nbinom, spearmanr
 
 import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit
-from scvi_lfm.posterior.anomaly_scan_counts import CountAnomalyScan
-from scvi_lfm.posterior.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.scan import CountScan
 from scvi_lfm.tl import _common
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -348,7 +348,7 @@ def pairs(entries):
 def test_scores_of_every_entry(simulated, dense, direction):
     y = torch.from_numpy(dense.y).float()
     cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, [(slice(0, len(y)), y, None)])
-    scan = CountAnomalyScan(cleaned, direction, 0.1)
+    scan = CountScan(cleaned, direction, 0.1)
     scores = scan.score(y, slice(0, len(y)))
     above = dense.y > dense.expected
     asked = {"both": above | ~above, "up": above, "down": ~above}[direction]
@@ -433,7 +433,7 @@ def test_scores_far_out_keep_their_digits(likelihood):
     dense = Dense.of(adata)
     y = torch.from_numpy(values)
     cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, [(slice(0, 80), y, None)])
-    scores = CountAnomalyScan(cleaned, "both", 0.1).score(y, slice(0, 80))
+    scores = CountScan(cleaned, "both", 0.1).score(y, slice(0, 80))
     for part in (scores.expected, scores.distance, scores.log_ratio):
         assert torch.isfinite(part).all()
     odd = [11, 12], [7, 8]

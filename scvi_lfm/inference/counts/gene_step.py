@@ -65,7 +65,7 @@ def cell_statistics(
         rate = rates(linear, half_variance, offset)
         weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
-        if likelihood.LEARNS_DISPERSION:
+        if likelihood.learns_dispersion:
             phi, some = g.dispersion[genes], weight[::every]
             share = n / len(some)
             square[genes] = some.square().sum(0) * share
@@ -120,7 +120,7 @@ def dispersions(problem: CountProblem, g: CountGlobals, statistics: CountStatist
 
     A gene's loadings answer its dispersion, and in full steps both swing for ever.
     """
-    if not problem.likelihood.LEARNS_DISPERSION:
+    if not problem.likelihood.learns_dispersion:
         return g.dispersion
     return (g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt()
 

@@ -67,7 +67,7 @@ def _settle(
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
         dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
-        if problem.likelihood.LEARNS_DISPERSION:
+        if problem.likelihood.learns_dispersion:
             # where loadings and dispersions swing against each other, the steps of both are shorter
             dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)

@@ -62,7 +62,7 @@ def fit_margins(
         scales = replace(scales, a=scales.a * ACTIVITY_SPREAD)
     if "b" not in given:
         scales = replace(scales, b=(log_rate - mu).square().mean().sqrt().clamp_min(1e-3))
-    start = START_DISPERSION if problem.likelihood.LEARNS_DISPERSION else 0.0
+    start = START_DISPERSION if problem.likelihood.learns_dispersion else 0.0
     g = CountGlobals(
         mu=mu,
         gene_mean=torch.nn.functional.pad((log_rate - mu).float()[:, None], (0, p)),

@@ -14,11 +14,11 @@ from ...linalg.packed import congruent, diagonal, pack
 from ..state import PackedAverages, PackedGlobals, Problem, packed_part, with_factors
 
 if TYPE_CHECKING:
-    from types import ModuleType
     from typing import Self
 
     from torch import Tensor
 
+    from ...model.likelihoods import Likelihood
     from ...posterior.gauge import Move
 
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class CountProblem(Problem):
     """With the likelihood."""
 
-    likelihood: ModuleType = field(kw_only=True)
+    likelihood: Likelihood = field(kw_only=True)
 
 
 @dataclass(frozen=True)

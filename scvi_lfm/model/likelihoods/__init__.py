@@ -1,19 +1,35 @@
-"""Likelihoods as array mathematics: no Pyro, no AnnData. One file each.
+"""Likelihoods as array mathematics: no Pyro, no AnnData. One file each, and a line in the table.
 
-Those of `CONTINUOUS` are centred at eta, with a scale sigma. Those of `COUNTS` see eta through `rate = exp(eta)` and a
-dispersion; each has the same functions, so that the table is all that inference and scoring know: a new one is a file
-and a line.
+`LIKELIHOODS` is all that inference, the posterior and the tools know, by name. `COUNTS` are those that see eta through
+`rate = exp(eta)`, `CONTINUOUS` those whose values are numbers about eta itself.
 """
 
-from types import ModuleType
-
 from . import bernoulli, negative_binomial, normal, poisson, student_t
+from .base import MAX_LOG_RATE, Law, Likelihood
 
-CONTINUOUS = ("normal", "student_t")
-COUNTS: dict[str, ModuleType] = {
-    "poisson": poisson,
-    "negative_binomial": negative_binomial,
-    "bernoulli": bernoulli,
+LIKELIHOODS: dict[str, Likelihood] = {
+    each.name: each
+    for each in (
+        normal.NORMAL,
+        student_t.STUDENT_T,
+        poisson.POISSON,
+        negative_binomial.NEGATIVE_BINOMIAL,
+        bernoulli.BERNOULLI,
+    )
 }
+COUNTS = {name: likelihood for name, likelihood in LIKELIHOODS.items() if likelihood.has_rate}
+CONTINUOUS = tuple(name for name, likelihood in LIKELIHOODS.items() if likelihood.linear)
 
-__all__ = ["CONTINUOUS", "COUNTS", "bernoulli", "negative_binomial", "normal", "poisson", "student_t"]
+__all__ = [
+    "CONTINUOUS",
+    "COUNTS",
+    "LIKELIHOODS",
+    "MAX_LOG_RATE",
+    "Law",
+    "Likelihood",
+    "bernoulli",
+    "negative_binomial",
+    "normal",
+    "poisson",
+    "student_t",
+]

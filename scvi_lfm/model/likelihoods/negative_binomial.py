@@ -8,6 +8,13 @@ r"""Negative binomial likelihood, `y ~ NB(mean rate, dispersion phi)` with `rate
     E[y] = \lambda, \quad \mathrm{var}(y) = \lambda + \phi \lambda^2
 
 with g the score and w the Fisher information, both with respect to eta. At `phi = 0` all of it is the Poisson's.
+
+Where eta is Normal with mean m and variance v, the rate is log-normal with mean :math:`M = e^{m + v/2}`, and the count
+has mean M and variance :math:`M + \phi' M^2` with
+
+.. math:: 1 + \phi' = e^v (1 + \phi)
+
+It is taken for the negative binomial with these moments.
 """
 
 from __future__ import annotations
@@ -18,17 +25,18 @@ import numpy as np
 import scipy.special
 import torch
 
+from .base import Likelihood, OfCounts, on_arrays
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEARNS_DISPERSION = True
-MAXIMUM = None
-VALUES = "non-negative whole numbers"
 # below this dispersion nothing differs from the Poisson, and sums of log gamma functions would lose their digits
 LEAST_DISPERSION = 1e-8
 # below this, log(1 + x) - x / (1 + x) is x^2 / 2 in float32
 SMALL = 1e-3
 MOST_SCORE = 3.0
+# e^v beyond this says no more than that nothing is known
+MAX_VARIANCE = 20.0
 
 
 def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -96,6 +104,7 @@ def sample(rate: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -
     return rng.poisson(rate * rng.gamma(1 / phi, phi, size=np.broadcast_shapes(np.shape(rate), np.shape(phi))))
 
 
+@on_arrays
 def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y >= y), accurate far out."""
     phi = np.maximum(dispersion, LEAST_DISPERSION)
@@ -103,8 +112,35 @@ def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.nd
     return np.where(y > 0, tail, 1.0)
 
 
+@on_arrays
 def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y <= y), accurate far out."""
     phi = np.maximum(dispersion, LEAST_DISPERSION)
     tail = scipy.special.betainc(1 / phi, np.maximum(y, 0) + 1, 1 / (1 + rate * phi))
     return np.where(y < 0, 0.0, tail)
+
+
+def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
+    """Laws of counts whose eta is Normal with these moments."""
+    var = var.clamp(max=MAX_VARIANCE)
+    return OfCounts(NEGATIVE_BINOMIAL, (mean + var / 2).exp(), (torch.expm1(var) * (1 + dispersion) + dispersion,))
+
+
+NEGATIVE_BINOMIAL = Likelihood(
+    name="negative_binomial",
+    values="non-negative whole numbers",
+    has_rate=True,
+    linear=False,
+    parameters=("dispersion",),
+    log_density=log_density,
+    log_zero=log_zero,
+    weight_and_score=weight_and_score,
+    fisher_weight=fisher_weight,
+    parameter_scores={"dispersion": dispersion_score},
+    mean=mean,
+    variance=variance,
+    sample=sample,
+    lower_tail=lower_tail,
+    upper_tail=upper_tail,
+    law=law,
+)

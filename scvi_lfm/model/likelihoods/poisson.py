@@ -11,41 +11,13 @@ brings, and are those of the negative binomial.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .negative_binomial import (
-    LEAST_DISPERSION,
-    VALUES,
-    log_density,
-    log_zero,
-    lower_tail,
-    mean,
-    sample,
-    upper_tail,
-    variance,
-)
+from .negative_binomial import NEGATIVE_BINOMIAL
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = [
-    "LEARNS_DISPERSION",
-    "LEAST_DISPERSION",
-    "MAXIMUM",
-    "VALUES",
-    "fisher_weight",
-    "log_density",
-    "log_zero",
-    "lower_tail",
-    "mean",
-    "sample",
-    "upper_tail",
-    "variance",
-    "weight_and_score",
-]
-
-LEARNS_DISPERSION = False
-MAXIMUM = None
 
 
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,3 +28,12 @@ def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tenso
 def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
     """Fisher information with respect to eta."""
     return rate
+
+
+POISSON = replace(
+    NEGATIVE_BINOMIAL,
+    name="poisson",
+    weight_and_score=weight_and_score,
+    fisher_weight=fisher_weight,
+    parameter_scores={},
+)

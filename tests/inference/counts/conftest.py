@@ -77,7 +77,7 @@ def draw_state():
 
         S, T = covariances(n), covariances(m)
         cells = Cells(0.5 * normal(n, r + 1), triangles(S), 0.3 * normal(n))
-        dispersion = 0.5 * positive(m) if COUNTS[likelihood].LEARNS_DISPERSION else torch.zeros(m, dtype=torch.float64)
+        dispersion = 0.5 * positive(m) if COUNTS[likelihood].learns_dispersion else torch.zeros(m, dtype=torch.float64)
         scales = PriorScales(a=positive(), A=positive(r), b=positive(), B=positive(r), fixed=frozenset(NAMES))
         g = CountGlobals(0.5 * positive(), 0.5 * normal(m, r + 1), scales, triangles(T), dispersion)
         rate = (g.mu + cells.log_size[:, None] + 0.7 * normal(n, m)).exp().numpy()

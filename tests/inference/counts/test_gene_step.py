@@ -44,7 +44,7 @@ def test_statistics_are_averages_over_cells(draw_state, entries, dense, likeliho
     np.testing.assert_allclose(found.xx, xx.mean(0), **EXACT)
     np.testing.assert_allclose(dense(found.weighted), np.einsum("ij,ikl->jkl", weight, xx) / 6, **EXACT)
     np.testing.assert_allclose(found.response, np.einsum("ij,ik->jk", weight * z, x) / 6, **EXACT)
-    if not COUNTS[likelihood].LEARNS_DISPERSION:
+    if not COUNTS[likelihood].learns_dispersion:
         assert not found.excess.any()
         assert not found.square.any()
         return
@@ -180,7 +180,7 @@ def test_scales_and_dispersions_follow_unless_they_are_fixed(draw_state, likelih
     assert float(learned.scales.b**2) == pytest.approx(float(squares[:, 0].mean()), rel=1e-12)
     torch.testing.assert_close(learned.scales.B**2, squares[:, 1:].mean(0), rtol=1e-12, atol=0)
     assert torch.equal(learned.scales.A, g.scales.A)
-    if not COUNTS[likelihood].LEARNS_DISPERSION:
+    if not COUNTS[likelihood].learns_dispersion:
         assert torch.equal(learned.dispersion, g.dispersion)
         return
     # half way to the estimate, in logs

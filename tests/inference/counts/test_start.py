@@ -61,11 +61,11 @@ def test_margins_are_fitted_first(simulated, likelihood, n_blocks):
     expected = -np.expm1(-rate) if likelihood == "bernoulli" else rate
     # genes by their abundance, cells as far as activity is shrunk, both with the weight that a count has; measured over
     # seeds: 0.9994 and 0.984 at the least
-    weight = 1 / (1 + g.dispersion.numpy() * COUNTS[likelihood].LEARNS_DISPERSION * rate)
+    weight = 1 / (1 + g.dispersion.numpy() * COUNTS[likelihood].learns_dispersion * rate)
     expected, values = weight * expected, weight * values
     assert np.corrcoef(np.log(expected.sum(0)), np.log(values.sum(0) + 0.5))[0, 1] > 0.995
     assert np.corrcoef(expected.sum(1), values.sum(1))[0, 1] > 0.95
-    assert (g.dispersion > 0).all() == COUNTS[likelihood].LEARNS_DISPERSION
+    assert (g.dispersion > 0).all() == COUNTS[likelihood].learns_dispersion
 
 
 def test_margins_do_not_depend_on_the_blocks(simulated):

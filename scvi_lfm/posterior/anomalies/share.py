@@ -1,26 +1,13 @@
-r"""The question "does this value look as if it came from other cells?" for one gene at a time.
-
-.. math:: y \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j + \tilde\sigma_j^2)
-
-with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells, and the noise for
-predicting. A gene that is rare everywhere is as improbable under it as under the cell's own prediction: rarity alone
-cannot score.
-"""
+"""The share of entries that come from other cells, and what each log ratio then says."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from .posterior import extend
-
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from ..model.noise import NormalNoise
-    from .posterior import NormalPosterior
 
 SHARE_STEPS = 200
 START_SHARE = 1e-3
@@ -28,33 +15,6 @@ START_SHARE = 1e-3
 MAX_SHARE = 0.01
 # histogram of log ratios in [-50, 50]
 RATIO_BINS, RATIO_MAX = 4000, 50.0
-
-
-@dataclass(frozen=True)
-class OtherCells:
-    """Mean and variance of the values that a gene takes in other cells, (m,) each."""
-
-    mean: Tensor
-    var: Tensor
-    noise: NormalNoise
-
-    def seen_by(self, cells: slice) -> Tensor:
-        """Variances under the noise of some cells, (m,) or (cells, m) in float32."""
-        if self.noise.cell is None:
-            return self.var.float()
-        own = self.noise.predictive.square()
-        return (self.var - own).float() + self.noise.for_cells(own.float(), cells)
-
-
-def other_cells(q: NormalPosterior) -> OtherCells:
-    """Population moments of each gene from the prior of (a, A), which was learned from all fitted cells.
-
-    The noise is that of a cell with sigma_i = 1; see :meth:`OtherCells.seen_by`.
-    """
-    v = extend(q.gene_mean)
-    mean = q.mu + q.gene_mean[:, 0] + v @ q.cell_prior.mean
-    spread = ((v @ q.cell_prior.cov) * v).sum(1)
-    return OtherCells(mean, spread + q.noise.predictive.square(), q.noise)
 
 
 def ratio_histogram(log_ratio: Tensor) -> Tensor:

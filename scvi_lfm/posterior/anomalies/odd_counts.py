@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.likelihoods import COUNTS
-from .explanations import Explanations
+from ..leave_many_out import eta_without, without
+from ..shares_left_out import SharesLeftOut
 from .gross_errors import fit_gross_errors, most_likely_burst
-from .leave_many_out import eta_without, without
-from .other_cells import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
-from .predictive_counts import CountPredictive, mixed
-from .shares_left_out import SharesLeftOut
+from .other_cells import OwnAndOther
+from .share import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
+    from ..posterior import Posterior
     from .gross_errors import GrossErrors
-    from .posterior import CountPosterior
 
 ROUNDS = 3
 # nats by which another explanation must be better than the own cell's before a count is looked at
@@ -42,7 +40,7 @@ class WithoutOdd:
     All but the first are None where the likelihood has no room for large counts.
     """
 
-    posterior: CountPosterior
+    posterior: Posterior
     taken: SharesLeftOut | None = None
     gross: GrossErrors | None = None
     share: float | None = None  # of entries that come from other cells
@@ -56,20 +54,17 @@ class _Candidates:
     other: Tensor  # (k,): log density by other cells
 
 
-def without_odd_counts(q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]) -> WithoutOdd:
+def without_odd_counts(q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]) -> WithoutOdd:
     """The posterior without the odd ones among counts.
 
     These come in `blocks` of consecutive cells: positions, counts (cells, m), and which of them are data (None: all).
     """
-    likelihood = q.noise.likelihood
-    if COUNTS[likelihood].MAXIMUM == 1:
+    if q.likelihood.maximum is not None:
         return WithoutOdd(q)
     found, share, n_molecules = _candidates(q, blocks)
     cleaned, taken = q, SharesLeftOut.none(found.cell, found.gene)
-    dispersion = q.noise.dispersion[found.gene].float()
     for left in reversed(range(ROUNDS + 1)):
-        eta = eta_without(cleaned, found.y, taken)
-        own = CountPredictive(likelihood, *mixed(likelihood, eta.mean, eta.var, dispersion))
+        own = q.law(eta_without(cleaned, found.y, taken), found.cell, found.gene)
         gross, odd = fit_gross_errors(own.log_density(found.y), found.other, found.y, own.mean(), share, n_molecules)
         if left:
             taken = replace(taken, share=torch.where(odd > LEAST_ODD, odd, 0.0).to(found.y))
@@ -78,14 +73,14 @@ def without_odd_counts(q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, 
 
 
 def _candidates(
-    q: CountPosterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]
+    q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]
 ) -> tuple[_Candidates, float, float]:
     """Counts that have a better explanation than their own cell, the share of other cells, the number of molecules."""
-    explain, parts, n_molecules = Explanations(q), [], 0.0
+    laws, parts, n_molecules = OwnAndOther(q), [], 0.0
     device = q.gene_mean.device
     ratios = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
     for cells, y, observed in blocks:
-        own, others = explain(y, cells)
+        own, others = laws(y, cells)
         n_molecules += float(y.sum(dtype=torch.float64))
         log_ratio = others.log_zero() - own.log_zero()
         at = torch.nonzero(y, as_tuple=True)

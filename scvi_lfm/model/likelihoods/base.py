@@ -1,0 +1,169 @@
+"""What a likelihood is to inference, the posterior and the tools: a record of functions, and laws of values."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Self
+
+    from torch import Tensor
+
+# rates beyond e^30 are no counts, and float32 would overflow
+MAX_LOG_RATE = 30.0
+
+
+def on_arrays(function: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """A function of tensors from one of float64 arrays; its values lie where the first argument does."""
+
+    @functools.wraps(function)
+    def of_tensors(*arguments: Tensor) -> Tensor:
+        arrays = (argument.double().cpu().numpy() for argument in arguments)
+        return torch.as_tensor(np.asarray(function(*arrays)), device=arguments[0].device)
+
+    return of_tensors
+
+
+def never_zero(seen: Tensor, *_parameters: Tensor) -> Tensor:
+    """Log probability of a zero where values are continuous, or begin above zero."""
+    return torch.full_like(seen, -torch.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """A likelihood p(y | eta): functions of values, of what it sees of eta, and of its parameters; shapes broadcast.
+
+    It sees eta itself, or, where it `has_rate`, `rate = exp(eta)` with the size factor of the cell in it.
+    """
+
+    name: str
+    values: str  # what they are, in words
+    has_rate: bool
+    linear: bool  # whether the expected value is eta itself
+    parameters: tuple[str, ...]
+    log_density: Callable[..., Tensor]  # of (y, seen, *parameters): log density or probability
+    weight_and_score: Callable[..., tuple[Tensor, Tensor]]  # of the same: Fisher information and score about eta
+    fisher_weight: Callable[..., Tensor]  # of (seen, *parameters): that information alone
+    mean: Callable[..., Tensor]  # of the same, as is `variance`
+    variance: Callable[..., Tensor]
+    sample: Callable[..., np.ndarray]  # of arrays (seen, *parameters) and a generator
+    lower_tail: Callable[..., Tensor]  # of (y, seen, *parameters): P(Y <= y), accurate far out
+    upper_tail: Callable[..., Tensor]  # of the same: P(Y >= y)
+    law: Callable[..., Law]  # of (mean, var, *parameters): of values whose eta is Normal with these moments
+    log_zero: Callable[..., Tensor] = never_zero  # of (seen, *parameters): log P(Y = 0)
+    maximum: int | None = None  # the largest value; None: there is none
+    # of (y, seen, *parameters): derivatives of the log density, by name of the parameter that is learned from them
+    parameter_scores: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+
+    @property
+    def learns_dispersion(self) -> bool:
+        """Whether each gene has a dispersion to learn."""
+        return "dispersion" in self.parameter_scores
+
+    @property
+    def dispersion_score(self) -> Callable[..., Tensor]:
+        """Derivative of the log density with respect to the dispersion of each gene, summed over cells, (m,)."""
+        return self.parameter_scores["dispersion"]
+
+
+class Law(ABC):
+    """Distributions of the values of some entries, with the uncertainty of eta integrated out."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """Expected values."""
+
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Variances."""
+
+    @abstractmethod
+    def log_density(self, y: Tensor) -> Tensor:
+        """Log density, or log probability, of values."""
+
+    @abstractmethod
+    def lower_tail(self, y: Tensor) -> Tensor:
+        """P(Y <= y)."""
+
+    @abstractmethod
+    def upper_tail(self, y: Tensor) -> Tensor:
+        """P(Y >= y)."""
+
+    @abstractmethod
+    def quantile(self, level: float) -> np.ndarray:
+        """Least values whose probability, with those below them, is at least `level`."""
+
+    @abstractmethod
+    def at(self, index: Any) -> Self:
+        """The laws of some of the entries."""
+
+    def log_zero(self) -> Tensor:
+        """Log probability of a zero."""
+        return never_zero(self.mean())
+
+    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """P(Y < y) + V P(Y = y), with V uniform between 0 and 1: uniform too where the law is right."""
+        return 1 - self.upper_tail(y)
+
+
+@dataclass(frozen=True)
+class InFamily(Law):
+    """Laws that are those of a likelihood, with eta known and other parameters."""
+
+    likelihood: Likelihood
+    seen: Tensor
+    parameters: tuple[Tensor, ...]
+
+    def mean(self) -> Tensor:
+        return self.likelihood.mean(self.seen, *self.parameters)
+
+    def variance(self) -> Tensor:
+        return self.likelihood.variance(self.seen, *self.parameters)
+
+    def log_density(self, y: Tensor) -> Tensor:
+        return self.likelihood.log_density(y, self.seen, *self.parameters)
+
+    def lower_tail(self, y: Tensor) -> Tensor:
+        return self.likelihood.lower_tail(y, self.seen, *self.parameters)
+
+    def upper_tail(self, y: Tensor) -> Tensor:
+        return self.likelihood.upper_tail(y, self.seen, *self.parameters)
+
+    def log_zero(self) -> Tensor:
+        return self.likelihood.log_zero(self.seen, *self.parameters)
+
+    def at(self, index: Any) -> Self:
+        # a parameter of another shape is common to all entries
+        parts = (part[index] if part.shape == self.seen.shape else part for part in self.parameters)
+        return replace(self, seen=self.seen[index], parameters=tuple(parts))
+
+
+class OfCounts(InFamily):
+    """Laws of whole numbers from zero on."""
+
+    def quantile(self, level: float) -> np.ndarray:
+        low, high = torch.full_like(self.seen, -1.0), torch.ones_like(self.seen)
+        while (short := self.lower_tail(high) < level).any():
+            low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
+        while (high - low > 1).any():
+            middle = ((low + high) / 2).floor()
+            enough = self.lower_tail(middle) >= level
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high.cpu().numpy()
+
+    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """As of all laws; zeros, of which there are many, in closed form."""
+        draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
+        transform = self.log_zero().exp() * draw
+        at = torch.nonzero(y, as_tuple=True)
+        counts, law = y[at], self.at(at)
+        itself = law.log_density(counts).exp()
+        transform[at] = (1 - law.upper_tail(counts) + draw[at] * itself).to(transform)
+        return transform
