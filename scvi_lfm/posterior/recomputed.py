@@ -14,7 +14,7 @@ import torch
 
 from ..linalg.covariances import Covariance, Packed
 from ..linalg.packed import pack, unpack
-from ..model.likelihoods import COUNTS
+from ..model.likelihoods import LIKELIHOODS
 from ..model.priors import free_coordinates, with_known
 from .rates import GeneFeatures, cell_features, rates
 
@@ -75,7 +75,7 @@ class Recomputed(Covariance):
 
     def _solve(self, mean: Tensor, offset: Tensor) -> Tensor:
         p = self.features.packed_size
-        likelihood = COUNTS[self.likelihood]
+        likelihood = LIKELIHOODS[self.likelihood]
         prior_precision = torch.linalg.inv(self.prior.cov)
         n_known = mean.shape[1] - len(prior_precision)
         free = free_coordinates(mean.shape[1], n_known, mean.device)
