@@ -11,14 +11,15 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_device
+from .._keys import PARAMS
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..posterior import CountPosterior, read_fit
 from ..posterior.anomaly_scan import AnomalyScan, Histograms, Thresholds
 from ..posterior.anomaly_scan_counts import CountAnomalyScan
-from ..posterior.fields import all_or_nothing
 from ..posterior.odd_counts import without_odd_counts
 from ..posterior.other_cells import evidence, from_others
+from ..posterior.store.transaction import all_or_nothing
 from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._overwriting import check_free, note_written
 from ._values import expected_values, read_as_fitted
@@ -182,7 +183,7 @@ def anomalies(
         adata.obs[key_added] = found.cell_score.astype(np.float32)
         adata.var[key_added] = gene_score
         adata.uns[key_added] = {
-            "params": params,
+            PARAMS: params,
             "entries": entries,
             "depth_correlation": _rank_correlation(found.cell_score, found.depth),
         }

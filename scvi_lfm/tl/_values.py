@@ -16,8 +16,8 @@ from ..data._checks import check_counts
 from ..data._kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import COUNTS
 from ..posterior import CountPosterior
-from ..posterior.fields import entry
 from ..posterior.posterior import extend
+from ..posterior.store.lookup import entry
 from ._common import layer_of_fit
 from ._size_factors import expected_rates
 

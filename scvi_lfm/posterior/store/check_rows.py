@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .fields import numbers
-from .recomputed import Recomputed
+from ..recomputed import Recomputed
+from .lookup import numbers
 
 if TYPE_CHECKING:
     from anndata import AnnData
     from torch import Tensor
 
-    from .._keys import FitKeys
-    from ..linalg.covariances import Covariance
+    from ..._keys import FitKeys
+    from ...linalg.covariances import Covariance
 
 # standard deviations are stored in float32, and so is the noise that some follow from: a few times 6e-8
 ROUNDING = 1e-5
