@@ -12,35 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..._keys import (
-    BY_ROW,
-    CELL_BASIS,
-    CELL_COV,
-    CELL_EIG,
-    CONVERGED,
-    COVARIATES,
-    DF,
-    ELBO,
-    EXPECTED_COUNTS,
-    GENE_BASIS,
-    GENE_EIG,
-    HELD_OUT,
-    LEVEL,
-    MU,
-    PARAMS,
-    PRIOR_CELL_COV,
-    PRIOR_CELL_MEAN,
-    PRIOR_GENE_COV,
-    PRIOR_GENE_MEAN,
-    RANK,
-    SECONDS,
-    SIGMA,
-    TOTAL_COUNTS,
-    VALUES,
-    VARIANCE_RATIO,
-    VERSION,
-    fit_keys,
-)
+from ... import _keys
+from ..._keys import fit_keys
 from ...model.likelihoods import COUNTS
 
 if TYPE_CHECKING:
@@ -57,7 +30,7 @@ class FitKind:
     student_t: bool
     own_cov: bool  # every cell and gene has a covariance of its own
     own_cell_cov: bool  # and those of cells are not too many to be stored
-    own_cov_of_continuous: bool
+    by_row: bool  # they do not follow from the likelihood
     one_gene_basis: bool  # in which the covariances of all genes are diagonal
     one_cell_basis: bool
     one_cell_cov: bool  # is that of all cells
@@ -72,7 +45,7 @@ class FitKind:
     @classmethod
     def of(cls, record: Mapping[str, Any], *, own_cov: bool, cell_cov_kept: bool = False) -> FitKind:
         """From what uns holds, and whether covariances differ by row; those of counts always do."""
-        params = record[PARAMS]
+        params = record[_keys.PARAMS]
         likelihood = str(params.get("likelihood", "normal"))
         counts = likelihood in COUNTS
         noise_by_cell, own_cov = not counts and params.get("noise") == "cell_gene", counts or own_cov
@@ -83,15 +56,15 @@ class FitKind:
             student_t=likelihood == "student_t",
             own_cov=own_cov,
             own_cell_cov=own_cov and cell_cov_kept,
-            own_cov_of_continuous=own_cov and not counts,
+            by_row=own_cov and not counts,
             one_gene_basis=not own_cov,
             one_cell_basis=not own_cov and noise_by_cell,
             one_cell_cov=not own_cov and not noise_by_cell,
             noise_by_cell=noise_by_cell,
-            covariates=COVARIATES in params,
-            held_out=HELD_OUT in params,
+            covariates=_keys.COVARIATES in params,
+            held_out=_keys.HELD_OUT in params,
             ranks="max_factors" in params,
-            level=bool(record.get(LEVEL, 0.0)),
+            level=bool(record.get(_keys.LEVEL, 0.0)),
             sizes_from_totals=counts and "size_factors" not in params,
         )
 
@@ -135,33 +108,33 @@ FIELDS = (
     Field("var", "gene_abundance_sd", ("m",), F32, "genes", "standard deviation of b"),
     Field("var", "gene_theta", ("m",), F32, "genes", "dispersion", "dispersion"),
     Field("var", "gene_sigma", ("m",), F32, "genes", "noise for predicting and scoring", "continuous"),
-    Field("uns", PARAMS, (), dict, "record", "arguments that repeat the fit"),
-    Field("uns", VARIANCE_RATIO, ("r",), F32, "record", "share of variance of each factor"),
-    Field("uns", ELBO, (), dict, "record", "bound per entry after each epoch"),
-    Field("uns", HELD_OUT, (), dict, "cells", "how well held-out entries were predicted", "held_out"),
-    Field("uns", RANK, (), dict, "record", "bound at each number of factors", "ranks"),
-    Field("uns", LEVEL, (), float, "record", "what was taken off all values before they were fitted", "level"),
-    Field("uns", CONVERGED, (), bool, "record", "whether the fit reached its tolerance"),
-    Field("uns", SECONDS, (), float, "record", "time that the fit took"),
-    Field("uns", VERSION, (), str, "record", "version of the package"),
-    Field("uns", TOTAL_COUNTS, (), float, "record", "total of a cell with size factor one", "sizes_from_totals"),
+    Field("uns", _keys.PARAMS, (), dict, "record", "arguments that repeat the fit"),
+    Field("uns", _keys.VARIANCE_RATIO, ("r",), F32, "record", "share of variance of each factor"),
+    Field("uns", _keys.ELBO, (), dict, "record", "bound per entry after each epoch"),
+    Field("uns", _keys.HELD_OUT, (), dict, "cells", "how well held-out entries were predicted", "held_out"),
+    Field("uns", _keys.RANK, (), dict, "record", "bound at each number of factors", "ranks"),
+    Field("uns", _keys.LEVEL, (), float, "record", "what was taken off all values before they were fitted", "level"),
+    Field("uns", _keys.CONVERGED, (), bool, "record", "whether the fit reached its tolerance"),
+    Field("uns", _keys.SECONDS, (), float, "record", "time that the fit took"),
+    Field("uns", _keys.VERSION, (), str, "record", "version of the package"),
+    Field("uns", _keys.TOTAL_COUNTS, (), float, "record", "total of a cell with size factor one", "sizes_from_totals"),
     # from all genes of the fit: an AnnData may lose some later
-    Field("uns", EXPECTED_COUNTS, (), float, "record", "what the prior expects of it", "sizes_from_totals"),
-    Field("uns", VALUES, (), dict, "record", "what kind of values was read"),
-    Field("uns", COVARIATES, (), pd.DataFrame, "record", "how covariates are coded, a row for each", "covariates"),
-    Field("uns", MU, (), float, "model", "grand mean, on the scale of the values"),
-    Field("uns", PRIOR_CELL_MEAN, ("k",), F64, "model", "prior mean of (a, z, A)"),
-    Field("uns", PRIOR_CELL_COV, ("k", "k"), F64, "model", "prior covariance of (a, z, A)"),
-    Field("uns", PRIOR_GENE_MEAN, ("k",), F64, "model", "prior mean of (b, beta, B)"),
-    Field("uns", PRIOR_GENE_COV, ("k", "k"), F64, "model", "prior covariance of (b, beta, B)"),
-    Field("uns", SIGMA, (), float, "model", "noise of the fit, over genes", "continuous"),
-    Field("uns", DF, (), float, "model", "degrees of freedom", "student_t"),
-    Field("uns", GENE_BASIS, ("k", "k"), F64, "genes", "basis of all covariances", "one_gene_basis"),
-    Field("uns", GENE_EIG, ("k",), F64, "genes", "their inverse in it, less one, at noise one", "one_gene_basis"),
-    Field("uns", BY_ROW, (), bool, "model", "that every row has a covariance of its own", "own_cov_of_continuous"),
-    Field("uns", CELL_BASIS, ("k", "k"), F64, "cells", "basis of all covariances", "one_cell_basis"),
-    Field("uns", CELL_EIG, ("k",), F64, "cells", "their inverse in it, less one, at noise one", "one_cell_basis"),
-    Field("uns", CELL_COV, ("k", "k"), F64, "cells", "covariance of every (a, z, A)", "one_cell_cov"),
+    Field("uns", _keys.EXPECTED_COUNTS, (), float, "record", "what the prior expects of it", "sizes_from_totals"),
+    Field("uns", _keys.VALUES, (), dict, "record", "what kind of values was read"),
+    Field("uns", _keys.COVARIATES, (), pd.DataFrame, "record", "how each covariate is coded", "covariates"),
+    Field("uns", _keys.MU, (), float, "model", "grand mean, on the scale of the values"),
+    Field("uns", _keys.PRIOR_CELL_MEAN, ("k",), F64, "model", "prior mean of (a, z, A)"),
+    Field("uns", _keys.PRIOR_CELL_COV, ("k", "k"), F64, "model", "prior covariance of (a, z, A)"),
+    Field("uns", _keys.PRIOR_GENE_MEAN, ("k",), F64, "model", "prior mean of (b, beta, B)"),
+    Field("uns", _keys.PRIOR_GENE_COV, ("k", "k"), F64, "model", "prior covariance of (b, beta, B)"),
+    Field("uns", _keys.SIGMA, (), float, "model", "noise of the fit, over genes", "continuous"),
+    Field("uns", _keys.DF, (), float, "model", "degrees of freedom", "student_t"),
+    Field("uns", _keys.GENE_BASIS, ("k", "k"), F64, "genes", "basis of all covariances", "one_gene_basis"),
+    Field("uns", _keys.GENE_EIG, ("k",), F64, "genes", "their inverse in it, less one, at noise one", "one_gene_basis"),
+    Field("uns", _keys.BY_ROW, (), bool, "model", "that every row has a covariance of its own", "by_row"),
+    Field("uns", _keys.CELL_BASIS, ("k", "k"), F64, "cells", "basis of all covariances", "one_cell_basis"),
+    Field("uns", _keys.CELL_EIG, ("k",), F64, "cells", "their inverse in it, less one, at noise one", "one_cell_basis"),
+    Field("uns", _keys.CELL_COV, ("k", "k"), F64, "cells", "covariance of every (a, z, A)", "one_cell_cov"),
 )
 FIELD = {field.name: field for field in FIELDS}
 # cells keep them where what is in uns, var and varm is lost, as on joining

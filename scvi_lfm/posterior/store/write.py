@@ -8,22 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ..._keys import (
-    BY_ROW,
-    CELL_BASIS,
-    CELL_COV,
-    CELL_EIG,
-    DF,
-    GENE_BASIS,
-    GENE_EIG,
-    LEVEL,
-    MU,
-    PRIOR_CELL_COV,
-    PRIOR_CELL_MEAN,
-    PRIOR_GENE_COV,
-    PRIOR_GENE_MEAN,
-    SIGMA,
-)
+from ... import _keys
 from ..._memory import naming_memory
 from ..._settings import settings
 from ...linalg.covariances import Packed
@@ -67,19 +52,19 @@ _VALUES: dict[str, Callable[[_Parts], Any]] = {
     "gene_abundance_sd": lambda it: it.gene_sd[:, 0],
     "gene_theta": lambda it: 1 / it.q.noise.dispersion,
     "gene_sigma": lambda it: it.q.noise.predictive,
-    MU: lambda it: it.q.mu + it.level,
-    PRIOR_CELL_MEAN: lambda it: it.q.cell_prior.mean,
-    PRIOR_CELL_COV: lambda it: it.q.cell_prior.cov,
-    PRIOR_GENE_MEAN: lambda it: it.q.gene_prior.mean,
-    PRIOR_GENE_COV: lambda it: it.q.gene_prior.cov,
-    SIGMA: lambda it: _root_mean_square(it.q.noise.sigma),
-    DF: lambda it: it.q.noise.df,
-    GENE_BASIS: lambda it: it.q.gene_cov.basis,
-    GENE_EIG: lambda it: it.q.gene_cov.eig,
-    BY_ROW: lambda it: True,
-    CELL_BASIS: lambda it: it.q.cell_cov.basis,
-    CELL_EIG: lambda it: it.q.cell_cov.eig,
-    CELL_COV: lambda it: it.q.cell_cov.matrix,
+    _keys.MU: lambda it: it.q.mu + it.level,
+    _keys.PRIOR_CELL_MEAN: lambda it: it.q.cell_prior.mean,
+    _keys.PRIOR_CELL_COV: lambda it: it.q.cell_prior.cov,
+    _keys.PRIOR_GENE_MEAN: lambda it: it.q.gene_prior.mean,
+    _keys.PRIOR_GENE_COV: lambda it: it.q.gene_prior.cov,
+    _keys.SIGMA: lambda it: _root_mean_square(it.q.noise.sigma),
+    _keys.DF: lambda it: it.q.noise.df,
+    _keys.GENE_BASIS: lambda it: it.q.gene_cov.basis,
+    _keys.GENE_EIG: lambda it: it.q.gene_cov.eig,
+    _keys.BY_ROW: lambda it: True,
+    _keys.CELL_BASIS: lambda it: it.q.cell_cov.basis,
+    _keys.CELL_EIG: lambda it: it.q.cell_cov.eig,
+    _keys.CELL_COV: lambda it: it.q.cell_cov.matrix,
 }
 
 
@@ -115,7 +100,7 @@ def write_fit(
         cell_sd=posterior.cell_cov.diagonals().sqrt().expand(posterior.cell_mean.shape),
         gene_sd=posterior.gene_cov.diagonals().sqrt(),
         first=1 + posterior.n_known,
-        level=float(record.get(LEVEL, 0.0)),
+        level=float(record.get(_keys.LEVEL, 0.0)),
     )
 
     def stored(name: str, shape: tuple[str, ...], dtype: str | type) -> Any:
