@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
-from .._keys import PARAMS, VARIANCE_RATIO
+from .._keys import PARAMS, PRIOR_GENE_COV, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
@@ -192,7 +192,7 @@ def _summary(adata: ad.AnnData, key: str) -> str:
 def _read_fitted(path: Path, key: str) -> ad.AnnData:
     adata = read_data(path)
     if key not in adata.uns:
-        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and "prior_gene_cov" in value]
+        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and PRIOR_GENE_COV in value]
         advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)
