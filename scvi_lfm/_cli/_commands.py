@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
-from .._keys import PARAMS, PRIOR_GENE_COV, VARIANCE_RATIO
+from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
@@ -185,7 +185,7 @@ def _summary(adata: ad.AnnData, key: str) -> str:
     )
     return (
         f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {len(ratio)} factors "
-        f"(likelihood {likelihood}) in {stored['seconds']:.1f} s; {found}"
+        f"(likelihood {likelihood}) in {stored[SECONDS]:.1f} s; {found}"
     )
 
 

@@ -252,3 +252,13 @@ def test_the_record_for_new_cells_is_a_list_of_what_is_allowed(fit_of_kind):
     assert found["params"] == {name: value for name, value in uns["params"].items() if name != "held_out"}
     assert found["params"] is not uns["params"]
     assert "held_out" in uns["params"]
+
+
+@pytest.mark.parametrize("kind", ["normal", "normal, held out", "negative binomial"])
+def test_a_fit_is_read_from_arrays_that_are_read_only(fit_of_kind, kind):
+    adata = fit_of_kind(kind)
+    expected = read_fit(adata, "lfm").posterior
+    for values in (*adata.obsm.values(), *adata.varm.values(), *adata.uns["lfm"].values()):
+        if isinstance(values, np.ndarray):
+            values.setflags(write=False)
+    assert read_fit(adata, "lfm").posterior.cell_mean.equal(expected.cell_mean)

@@ -13,78 +13,81 @@ import numpy as np
 
 from ..recomputed import Recomputed
 from .lookup import numbers
+from .schema import FIELD
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from torch import Tensor
 
-    from ..._keys import FitKeys
     from ...linalg.covariances import Covariance
+    from .field_reader import FieldReader
 
 # standard deviations are stored in float32, and so is the noise that some follow from: a few times 6e-8
 ROUNDING = 1e-5
 
 
-def check_present(adata: AnnData, cell_mean: np.ndarray, keys: FitKeys) -> None:
+def check_present(stored: FieldReader, cell_mean: np.ndarray) -> None:
     """Raise if cells have no embedding."""
     missing = ~np.isfinite(cell_mean).all(axis=1)
     if missing.any():
         msg = (
-            f"{int(missing.sum())} cell(s) have no values in obsm[{keys.cell_factors!r}] and "
-            f"obs[{keys.cell_activity!r}], first {adata.obs_names[missing][0]!r}. Were they joined to the fitted ones? "
-            "Place them with lfm.tl.project, or leave them out."
+            f"{int(missing.sum())} cell(s) have no values in {stored.place('cell_factors')} and "
+            f"{stored.place('cell_activity')}, first {stored.adata.obs_names[missing][0]!r}. Were they joined to the "
+            "fitted ones? Place them with lfm.tl.project, or leave them out."
         )
         raise ValueError(msg)
 
 
-def check_cells_fit_record(adata: AnnData, keys: FitKeys, cov: Covariance, active: np.ndarray, n_known: int) -> None:
+def check_cells_fit_record(stored: FieldReader, cov: Covariance) -> None:
     """Raise if cells have other standard deviations than the covariance that is stored for them gives."""
     if isinstance(cov, Recomputed):
         return  # from the cell's own fields
-    stored = _stored(adata, ("obs", keys.cell_activity_sd), ("obsm", keys.cell_factors_sd), active)
-    wrong = _differ(stored, cov.diagonals(), n_known)
+    adata, key = stored.adata, stored.key
+    sd = _stored(stored, "cell_activity_sd", "cell_factors_sd")
+    wrong = _differ(sd, cov.diagonals(), stored.layout.n_known)
     if wrong.any():
         msg = (
             f"{int(wrong.sum())} of {adata.n_obs} cell(s), first {adata.obs_names[wrong][0]!r}, have standard "
-            f"deviations in obs[{keys.cell_activity_sd!r}] and obsm[{keys.cell_factors_sd!r}] that do not follow from "
-            f"the covariance of the fit {keys.uns!r}: it is that of other cells. Were cells joined that were fitted "
-            f"or placed apart (ad.concat with uns_merge=)? Place all of them with lfm.tl.project(adata, reference, "
-            f"key={keys.uns!r}, key_added={keys.uns + '_joined'!r}), or use the parts one by one."
+            f"deviations in {stored.place('cell_activity_sd')} and {stored.place('cell_factors_sd')} that do not "
+            f"follow from the covariance of the fit {key!r}: it is that of other cells. Were cells joined that were "
+            "fitted or placed apart (ad.concat with uns_merge=)? Place all of them with lfm.tl.project(adata, "
+            f"reference, key={key!r}, key_added={key + '_joined'!r}), or use the parts one by one."
         )
         raise ValueError(msg)
 
 
-def check_genes_fit_record(
-    adata: AnnData, keys: FitKeys, cov: Covariance, active: np.ndarray, fitted: np.ndarray, gene_mean: np.ndarray
-) -> None:
+def check_genes_fit_record(stored: FieldReader, cov: Covariance, gene_mean: np.ndarray) -> None:
     """Raise if genes have other standard deviations than the covariance that is stored for them gives."""
-    n_known = gene_mean.shape[1] - 1 - int(active.sum())
-    stored = _stored(adata, ("var", keys.gene_abundance_sd), ("varm", keys.gene_factors_sd), active)
+    adata, fitted = stored.adata, stored.layout.fitted
+    sd = _stored(stored, "gene_abundance_sd", "gene_factors_sd")
     # of genes that were left out of the fit, everything is missing
-    wrong = np.zeros(adata.n_vars, dtype=bool) if stored[0] is None else ~fitted & np.isfinite(stored[0]).any(axis=1)
-    wrong[fitted] = _differ([None if part is None else part[fitted] for part in stored], cov.diagonals(), n_known)
+    wrong = np.zeros(adata.n_vars, dtype=bool) if sd[0] is None else ~fitted & np.isfinite(sd[0]).any(axis=1)
+    of_fitted = [None if part is None else part[fitted] for part in sd]
+    wrong[fitted] = _differ(of_fitted, cov.diagonals(), stored.layout.n_known)
     wrong[fitted] |= ~np.isfinite(gene_mean).all(axis=1)
     if wrong.any():
         msg = (
-            f"{int(wrong.sum())} of {adata.n_vars} gene(s), first {adata.var_names[wrong][0]!r}, have "
-            f"values in var[{keys.gene_abundance_sd!r}] and varm[{keys.gene_factors_sd!r}] that do not follow from the "
-            f"other fields of the fit {keys.uns!r}: some are of another fit (ad.concat with merge=, uns_merge=) or "
+            f"{int(wrong.sum())} of {adata.n_vars} gene(s), first {adata.var_names[wrong][0]!r}, have values in "
+            f"{stored.place('gene_abundance_sd')} and {stored.place('gene_factors_sd')} that do not follow from the "
+            f"other fields of the fit {stored.key!r}: some are of another fit (ad.concat with merge=, uns_merge=) or "
             "were changed since. Go back to the parts, or run lfm.tl.fit again."
         )
         raise ValueError(msg)
 
 
-def _stored(
-    adata: AnnData, scalar: tuple[str, str], vector: tuple[str, str], active: np.ndarray
-) -> list[np.ndarray | None]:
-    """Standard deviations of (a, A) or (b, B), (rows, .) each; None where they were taken out."""
+def _stored(stored: FieldReader, *names: str) -> list[np.ndarray | None]:
+    """Standard deviations of (a, A) or (b, B), (rows, .) each, of factors that are on; None where they were taken out.
+
+    Of whatever shape, since a wrong one tells of another fit.
+    """
     parts: list[np.ndarray | None] = []
-    for container, name in (scalar, vector):
-        there = name in getattr(adata, container)
-        values = numbers(adata, container, name) if there else None
-        parts.append(values[:, None] if values is not None and values.ndim == 1 else values)
-    if parts[1] is not None and parts[1].shape[1] == len(active):
-        parts[1] = parts[1][:, active]
+    active = stored.layout.active
+    for name in names:
+        values = numbers(stored.adata, FIELD[name].frame, stored.where(name)) if stored.has(name) else None
+        if values is not None:
+            values = values[:, None] if values.ndim == 1 else values
+            whole = FIELD[name].shape[1:] == ("r",) and values.shape[1] == len(active)
+            values = values[:, active] if whole else values
+        parts.append(values)
     return parts
 
 

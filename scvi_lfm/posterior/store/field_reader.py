@@ -73,7 +73,8 @@ class FieldReader:
 
     def on_device(self, values: np.ndarray) -> Tensor:
         """An array on the device."""
-        return torch.as_tensor(values, device=self.device)
+        # torch takes no array that is read-only, as those of a memory map are
+        return torch.as_tensor(values if values.flags.writeable else values.copy(), device=self.device)
 
     def number(self, name: str) -> float:
         """A number in uns."""

@@ -83,7 +83,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     cell_mean = np.empty((0, gene_mean.shape[1]))
     if cells:
         free = stored.columns("cell_activity", "cell_factors")
-        check_present(adata, free, keys)
+        check_present(stored, free)
         cell_mean = np.column_stack([free[:, :1], known_of_cells(adata, uns), free[:, 1:]])
     common: dict[str, Any] = {
         "mu": float(entry(uns, MU, key)) - level,
@@ -95,7 +95,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     }
     read: Callable[..., NormalPosterior | CountPosterior] = read_counts if kind.counts else read_normal
     posterior = read(stored, kind, params, common, cells=cells)
-    check_genes_fit_record(adata, keys, posterior.gene_cov, active, fitted, gene_mean)
+    check_genes_fit_record(stored, posterior.gene_cov, gene_mean)
     if cells:
-        check_cells_fit_record(adata, keys, posterior.cell_cov, active, p)
+        check_cells_fit_record(stored, posterior.cell_cov)
     return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}), level)
