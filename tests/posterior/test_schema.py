@@ -226,6 +226,9 @@ def test_arrays_come_back_from_their_layout(shape):
     missing = np.isnan(full).reshape(len(full), -1)
     np.testing.assert_array_equal(missing.all(axis=1), ~layout.fitted if shape[0] == "m" else False)
     assert np.nansum(full) == values.sum()
+    for on in (layout, Layout(4, np.ones(2, dtype=bool), np.ones(2, dtype=bool), 2)):
+        values = np.ones([on.kept(axis).sum() for axis in shape], dtype=np.float32)
+        assert not np.shares_memory(on.spread(values, shape, "float32"), values)
 
 
 def test_a_packed_layout_is_that_of_the_dense_one():

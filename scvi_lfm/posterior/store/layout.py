@@ -38,7 +38,8 @@ class Layout:
         }[axis]
 
     def spread(self, values: np.ndarray, shape: tuple[str, ...], dtype: str) -> np.ndarray:
-        """What is stored of an array of the posterior."""
+        """What is stored of an array of the posterior, in memory of its own."""
+        of_posterior = values
         for axis, name in reversed(list(enumerate(shape))):
             kept = self.kept(name)
             if not kept.all():
@@ -46,7 +47,7 @@ class Layout:
                 full = np.full(size, np.nan if name == "m" else 0, dtype=dtype)
                 full[(slice(None),) * axis + (kept,)] = values
                 values = full
-        return values.astype(dtype)
+        return values.astype(dtype, copy=values is of_posterior)
 
     def gather(self, stored: np.ndarray, shape: tuple[str, ...]) -> np.ndarray:
         """The posterior's array from what is stored of it."""
