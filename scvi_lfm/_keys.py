@@ -2,74 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-# in uns of a fit: what is known of every number of factors; how held-out entries were predicted (in params: the mask);
-# how covariates are coded; whether every row has a covariance of its own; what kind of values was read
-RANK, HELD_OUT, COVARIATES, BY_ROW, VALUES = "rank", "held_out", "covariates", "by_row", "values"
-# in uns of a fit: what was taken off all values before they were fitted; absent where nothing was
-LEVEL = "level"
+# in uns of a fit, from its posterior: posterior/store/schema.py says what each holds
+MU, SIGMA, DF, BY_ROW = "mu", "sigma", "df", "by_row"
+PRIOR_CELL_MEAN, PRIOR_CELL_COV = "prior_cell_mean", "prior_cell_cov"
+PRIOR_GENE_MEAN, PRIOR_GENE_COV = "prior_gene_mean", "prior_gene_cov"
+CELL_COV, CELL_BASIS, CELL_EIG = "cell_cov", "cell_basis", "cell_eig"
+GENE_BASIS, GENE_EIG = "gene_basis", "gene_eig"
+# in uns of a fit, of how it was asked for and went; in params, HELD_OUT names a mask and COVARIATES columns
+PARAMS, VERSION, SECONDS, CONVERGED, ELBO = "params", "version", "seconds", "converged", "elbo"
+VARIANCE_RATIO, RANK, HELD_OUT, COVARIATES = "variance_ratio", "rank", "held_out", "covariates"
+VALUES, LEVEL, TOTAL_COUNTS, EXPECTED_COUNTS = "values", "level", "total_counts", "expected_counts"
 # in uns: which tool wrote which field
 WRITTEN = "lfm_written"
 
 
 @dataclass(frozen=True)
 class FitKeys:
-    """Where `tl.fit` and `tl.project` store their results."""
+    """Where `tl.fit` and `tl.project` store their results; defaults are patterns of the stem."""
 
-    uns: str
-    cell_factors: str
-    cell_factors_sd: str
-    cell_activity: str
-    cell_activity_sd: str
-    cell_sigma: str
-    gene_factors: str
-    gene_factors_sd: str
-    gene_abundance: str
-    gene_abundance_sd: str
-    gene_sigma: str
-    gene_theta: str
-    size_factor: str
-    gene_beta: str
-    gene_beta_sd: str
-    cell_cov: str
-    gene_cov: str
-
-    @property
-    def places(self) -> list[tuple[str, str]]:
-        """Container and name of every field that a fit may have."""
-        cells, genes = (self.cell_factors, self.cell_factors_sd, self.cell_cov), (self.gene_factors, self.gene_cov)
-        names = {
-            "uns": (self.uns,),
-            "obsm": cells,
-            "obs": (self.cell_activity, self.cell_activity_sd, self.cell_sigma, self.size_factor),
-            "varm": (*genes, self.gene_factors_sd, self.gene_beta, self.gene_beta_sd),
-            "var": (self.gene_abundance, self.gene_abundance_sd, self.gene_sigma, self.gene_theta),
-        }
-        return [(container, name) for container, fields in names.items() for name in fields]
+    uns: str = "{}"
+    cell_factors: str = "X_{}"
+    cell_factors_sd: str = "X_{}_sd"
+    cell_activity: str = "{}_a"
+    cell_activity_sd: str = "{}_a_sd"
+    cell_sigma: str = "{}_sigma"
+    size_factor: str = "{}_size_factor"
+    cell_cov_packed: str = "{}_cov"
+    gene_factors: str = "{}"
+    gene_factors_sd: str = "{}_sd"
+    gene_abundance: str = "{}_b"
+    gene_abundance_sd: str = "{}_b_sd"
+    gene_sigma: str = "{}_sigma"
+    gene_theta: str = "{}_theta"
+    gene_beta: str = "{}_beta"
+    gene_beta_sd: str = "{}_beta_sd"
+    gene_cov_packed: str = "{}_cov"
 
 
 def fit_keys(stem: str) -> FitKeys:
     """Keys of a fit stored under `stem`."""
-    return FitKeys(
-        uns=stem,
-        cell_factors=f"X_{stem}",
-        cell_factors_sd=f"X_{stem}_sd",
-        cell_activity=f"{stem}_a",
-        cell_activity_sd=f"{stem}_a_sd",
-        cell_sigma=f"{stem}_sigma",
-        gene_factors=stem,
-        gene_factors_sd=f"{stem}_sd",
-        gene_abundance=f"{stem}_b",
-        gene_abundance_sd=f"{stem}_b_sd",
-        gene_sigma=f"{stem}_sigma",
-        gene_theta=f"{stem}_theta",
-        size_factor=f"{stem}_size_factor",
-        gene_beta=f"{stem}_beta",
-        gene_beta_sd=f"{stem}_beta_sd",
-        cell_cov=f"{stem}_cov",
-        gene_cov=f"{stem}_cov",
-    )
+    return FitKeys(**{field.name: str(field.default).format(stem) for field in fields(FitKeys)})
 
 
 def train_layer(stem: str) -> str:

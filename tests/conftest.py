@@ -110,7 +110,8 @@ def fit_of() -> Callable[..., ad.AnnData]:
         adata.obs["odd"] = np.arange(40) % 2 == 1
         adata.layers["test"] = sp.csr_matrix(np.eye(40, 30, dtype=bool))
         if dict(options).get("observed") == "stored":
-            adata.X = sp.csr_matrix(np.where(np.indices(adata.shape).sum(0) % 2 == 0, adata.X, 0))
+            stored = np.nonzero(np.indices(adata.shape).sum(0) % 2 == 0)
+            adata.X = sp.csr_matrix((adata.to_df().to_numpy()[stored], stored), shape=adata.shape)
         lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False, **dict(options))
         return adata
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import doctest
 import graphlib
 import importlib
@@ -18,6 +19,9 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from scvi_lfm import _keys
+from scvi_lfm._keys import FitKeys
+from scvi_lfm.posterior.store.schema import FIELDS, fit_places
 
 if TYPE_CHECKING:
     import anndata as ad
@@ -184,25 +188,20 @@ def has_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.name != "_keys.py"], ids=name_of)
 def test_keys_of_a_fit_are_spelled_in_one_place(path):
-    spelled = {
-        "X_",
-        "_a",
-        "_a_sd",
-        "_b",
-        "_b_sd",
-        "_sigma",
-        "_theta",
-        "_size_factor",
-        "_cov",
-        "_beta",
-        "_beta_sd",
-        "X_lfm",
-        "X_lfm_sd",
-        "lfm_sd",
-    }
-    spelled |= {"lfm_a", "lfm_a_sd", "lfm_b", "lfm_b_sd", "lfm_sigma", "lfm_theta"}
-    spelled |= {"lfm_size_factor", "lfm_cov", "lfm_beta", "lfm_beta_sd"}
+    patterns = [field.default for field in dataclasses.fields(FitKeys)]
+    spelled = {part for pattern in patterns for part in (pattern.format("lfm"), pattern.removeprefix("{}"))}
+    # an entry of uns whose name nothing else has
+    spelled |= {field.name for field in FIELDS if re.match(r"(prior_)?(cell|gene)_(mean|cov|basis|eig)$", field.name)}
+    spelled |= {_keys.TOTAL_COUNTS, _keys.EXPECTED_COUNTS, _keys.CONVERGED, "X_"}
+    # results of other tools end so as well
+    spelled -= {"", "lfm", "_sd"}
     assert not spelled & string_parts(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_params_of_a_fit_are_looked_up_by_their_key(path):
+    subscripts = [node.slice for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Subscript)]
+    assert not [part for part in subscripts if isinstance(part, ast.Constant) and part.value == _keys.PARAMS]
 
 
 def test_importing_the_package_brings_nothing_heavy():
@@ -358,12 +357,10 @@ def recommend_where_entries_are_missing(adata: ad.AnnData) -> None:
 
 
 WRITERS = {
-    "fit": lambda adata, **options: lfm.tl.fit(adata, 2, progress=False, **options),
     "rank_genes": lambda adata: lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0),
     "rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "anomalies": lfm.tl.anomalies,
     "check": lambda adata: lfm.tl.check(adata, refit=False),
-    "project": lambda adata, **options: lfm.tl.project(adata, fitted_like(adata, **options)),
     "predict": lambda adata: lfm.tl.predict(adata, layer_added="layer_added"),
     "similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
     "hold_out": hold_out_all_ways,
@@ -382,42 +379,56 @@ KINDS = [
 ]
 
 
-def fitted_like(adata: ad.AnnData, **options) -> ad.AnnData:
-    return lfm.tl.fit(adata, 2, progress=False, copy=True, **options)
-
-
 def fields(adata: ad.AnnData) -> set[tuple[str, str]]:
     containers = ("obs", "var", "obsm", "varm", "obsp", "varp", "layers", "uns")
     return {(container, name) for container in containers for name in getattr(adata, container)}
 
 
-def without_fields_of_a_fit(adata: ad.AnnData) -> None:
-    for container, name in fields(adata):
-        if "lfm" in name.split("_"):
-            del getattr(adata, container)[name]
+PLACE = r"`\.(\w+)\['?(\w+)'?\]"
 
 
-@pytest.mark.parametrize("name", lfm.tl.__all__)
+@pytest.mark.parametrize("name", ["fit", "project"])
+def test_returns_lists_every_field_of_the_schema(name):
+    """With its shape; which fits write which is tested where the schema is."""
+    returns = sections(getattr(lfm.tl, name))["Returns"]
+    listed = {}
+    for line in re.findall(r"^`\..* : \(.*", returns, flags=re.MULTILINE):
+        places, (_, text) = re.findall(PLACE, line), line.split(" : ")
+        shapes = re.findall(r"(\([nm],(?: (?:[^(),]|\([^()]*\))+)?\))", text)
+        listed |= dict(zip(places, shapes * len(places) if len(shapes) == 1 else shapes, strict=True))
+    triangle = "(r+1)(r+2)/2"
+    words = {"cell_packed": triangle, "gene_packed": triangle}
+    expected = {}
+    for field in FIELDS:
+        if field.frame != "uns":
+            first, *more = (words.get(axis, axis) for axis in field.shape)
+            expected[field.frame, field.key("lfm")] = f"({first},{''.join(f' {axis}' for axis in more)})"
+    assert listed == expected
+    assert set(re.findall(PLACE, returns)) == {*fit_places("lfm"), ("uns", "lfm_written")}
+    if name == "fit":
+        parts = [field.name for field in FIELDS if field.frame == "uns"]
+        assert [part for part in parts if f"`{part}`" not in returns] == []
+
+
+@pytest.mark.parametrize("name", [name for name in lfm.tl.__all__ if name not in {"fit", "project"}])
 def test_returns_lists_every_field_that_is_written(name, fit_of):
     returns = sections(getattr(lfm.tl, name))["Returns"]
-    listed = set(re.findall(r"`\.(\w+)\['?(\w+)'?\]", returns))
+    listed = set(re.findall(PLACE, returns))
     written = set()
     for likelihood, options in KINDS:
         adata = fit_of(likelihood, **options)
-        if name in {"fit", "project"}:
-            without_fields_of_a_fit(adata)
         adata.uns.pop("lfm_written", None)
         before, values = fields(adata), adata.to_df()
-        WRITERS[name](adata, **(options if name in {"fit", "project"} else {}))
+        WRITERS[name](adata)
         added = fields(adata) - before
         np.testing.assert_array_equal(adata.to_df(), values)
         written |= added
         for container, key in added:
             if container == "uns" and key != "lfm_written":
                 for part in adata.uns[key]:
-                    assert re.search(rf"['`]{part}['`]", returns) or name == "project", f"{key}: {part}"
+                    assert re.search(rf"['`]{part}['`]", returns), f"{key}: {part}"
     assert listed == written
 
 
 def test_every_tool_is_tested_for_what_it_writes():
-    assert set(WRITERS) == set(lfm.tl.__all__)
+    assert set(WRITERS) | {"fit", "project"} == set(lfm.tl.__all__)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
+from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import COUNTS
 from ._demo import run_demo
@@ -107,7 +108,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
         table = lfm.get.anomalies_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
-    params = adata.uns[arguments.key_added]["params"]
+    params = adata.uns[arguments.key_added][PARAMS]
     say(
         f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
         f"(lfdr at most {arguments.fdr:g}) and {params['n_by_tail']:,} are improbable (q at most {arguments.fdr:g})"
@@ -128,7 +129,7 @@ def _project(arguments: argparse.Namespace) -> None:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
         layer = arguments.layer
-        fitted = reference.uns[arguments.key]["params"]
+        fitted = reference.uns[arguments.key][PARAMS]
         if arguments.normalize and fitted["likelihood"] in COUNTS:
             msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
             raise CommandError(msg)
@@ -176,7 +177,7 @@ def _likelihood(arguments: argparse.Namespace) -> str:
 
 def _summary(adata: ad.AnnData, key: str) -> str:
     stored = adata.uns[key]
-    likelihood, ratio = stored["params"]["likelihood"], stored["variance_ratio"]
+    likelihood, ratio = stored[PARAMS]["likelihood"], stored[VARIANCE_RATIO]
     found = (
         f"{(ratio > 0).sum()} of them are on"
         if likelihood in COUNTS
@@ -184,14 +185,14 @@ def _summary(adata: ad.AnnData, key: str) -> str:
     )
     return (
         f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {len(ratio)} factors "
-        f"(likelihood {likelihood}) in {stored['seconds']:.1f} s; {found}"
+        f"(likelihood {likelihood}) in {stored[SECONDS]:.1f} s; {found}"
     )
 
 
 def _read_fitted(path: Path, key: str) -> ad.AnnData:
     adata = read_data(path)
     if key not in adata.uns:
-        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and "prior_gene_cov" in value]
+        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and PRIOR_GENE_COV in value]
         advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)

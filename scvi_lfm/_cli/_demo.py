@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 import scvi_lfm as lfm
 
-from .._keys import fit_keys
+from .._keys import SECONDS, VARIANCE_RATIO, fit_keys
 from ._drafts import new_file, writing
 from ._files import DATA
 from ._messages import CommandError, say
@@ -99,8 +99,8 @@ def _make(folder: Path) -> None:
 
 def _print_fit(adata: ad.AnnData) -> None:
     stored = adata.uns["lfm"]
-    n_most = int((stored["variance_ratio"].cumsum() < MOST).sum()) + 1
-    print(f"Fitted in {stored['seconds']:.1f} s. {n_most} factors carry {MOST:.0%} of what separates the cells.")
+    n_most = int((stored[VARIANCE_RATIO].cumsum() < MOST).sum()) + 1
+    print(f"Fitted in {stored[SECONDS]:.1f} s. {n_most} factors carry {MOST:.0%} of what separates the cells.")
 
 
 def _print_genes(adata: ad.AnnData) -> None:

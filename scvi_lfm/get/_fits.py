@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._calls import named_arguments
-from .._keys import HELD_OUT, RANK, fit_keys
+from .._keys import ELBO, HELD_OUT, PARAMS, RANK, VARIANCE_RATIO, fit_keys
 from .._validate import check_count, near_matches
 from ._stored import advice, check_factors, stored_fields
 
@@ -97,8 +97,8 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     KeyError
         There is no such fit.
     """
-    stored = stored_fields(adata, key, "fit", "variance_ratio")
-    ratio = np.asarray(stored["variance_ratio"], dtype=np.float64)
+    stored = stored_fields(adata, key, "fit", VARIANCE_RATIO)
+    ratio = np.asarray(stored[VARIANCE_RATIO], dtype=np.float64)
     return pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
 
 
@@ -128,8 +128,8 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     KeyError
         There is no such fit.
     """
-    stored = stored_fields(adata, key, "fit", "elbo")
-    elbo, held_out = stored["elbo"], stored.get(HELD_OUT, {})
+    stored = stored_fields(adata, key, "fit", ELBO)
+    elbo, held_out = stored[ELBO], stored.get(HELD_OUT, {})
     value = np.asarray(elbo["value"], dtype=np.float64)
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
@@ -199,5 +199,5 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     table.insert(2, "gain", (table["elbo"] - table["elbo"].iloc[0]) * n_entries)
     if "held_out_log_density" in stored[RANK]:
         table["held_out_log_density"] = np.asarray(stored[RANK]["held_out_log_density"])
-    table["chosen"] = table["n_factors"] == int(stored["params"]["n_factors"])
+    table["chosen"] = table["n_factors"] == int(stored[PARAMS]["n_factors"])
     return table

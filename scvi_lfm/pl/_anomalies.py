@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._calls import named_arguments
+from .._keys import PARAMS
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
 from ._figure import GREY, SMALL, finish, of_counts, one_axes
@@ -89,7 +90,7 @@ def anomalies(
     n_labels = check_count("n_labels", n_labels, minimum=0)
     table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
     axes = one_axes(ax, size=(5.6, 4.4))
-    counts = of_counts(adata, adata.uns[key]["params"].get("key", "lfm"))
+    counts = of_counts(adata, adata.uns[key][PARAMS].get("key", "lfm"))
     what = "count" if counts else "value"
     axes.set(xlabel=f"expected {what}", ylabel=f"observed {what}")
     axes.set_title(title or "", pad=16)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .._calls import named_arguments
-from .._keys import fit_keys
+from .._keys import PARAMS, fit_keys
 from .._validate import near_matches, one_column
 from ..get import variance_df
 from ..get._stored import check_factors
@@ -80,7 +80,7 @@ def factors(
     if keys.cell_factors not in adata.obsm:
         msg = f"obsm has no {keys.cell_factors!r}. {near_matches(keys.cell_factors, adata.obsm)} Run lfm.tl.fit again."
         raise KeyError(msg)
-    values = None if color is None else _values(adata, color, layer=adata.uns[key]["params"].get("layer"))
+    values = None if color is None else _values(adata, color, layer=adata.uns[key][PARAMS].get("layer"))
     axes = one_axes(ax, size=(6.4, 4.2) if color else (4.6, 4.2))
     xy = np.asarray(adata.obsm[keys.cell_factors])[:, [across, up]]
     draw_cells(axes, xy, values, palette=list(adata.uns.get(f"{color}_colors", [])), cmap=cmap)

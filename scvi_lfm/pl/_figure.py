@@ -6,6 +6,8 @@ import re
 from textwrap import wrap
 from typing import TYPE_CHECKING, TypeVar
 
+from .._keys import PARAMS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -26,7 +28,7 @@ def of_counts(adata: AnnData, key: str) -> bool:
     """Whether the fit under `key` is one of counts; a fit that is there no more passes for a Normal."""
     from ..model.likelihoods import COUNTS  # torch comes with it, which no other plot needs
 
-    return adata.uns.get(key, {}).get("params", {}).get("likelihood") in COUNTS
+    return adata.uns.get(key, {}).get(PARAMS, {}).get("likelihood") in COUNTS
 
 
 def shown(name: object) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._calls import named_arguments
+from .._keys import PARAMS
 from .._validate import as_list, check_count
 from ..get import rank_genes_df
 from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels, shown
@@ -77,12 +78,12 @@ def rank_genes(
     if groups is not None and "group" not in ranked:
         ranked = ranked.assign(group=as_list("groups", groups)[0])
     tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
-    reference = adata.uns[key]["params"].get("reference", "average")
+    reference = adata.uns[key][PARAMS].get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, shown(reference))
     panels = row_panels(len(tables), max(map(len, tables.values())), ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
-    what = "log rate" if of_counts(adata, adata.uns[key]["params"].get("key", "lfm")) else "expected expression"
+    what = "log rate" if of_counts(adata, adata.uns[key][PARAMS].get("key", "lfm")) else "expected expression"
     xlabel = f"score: difference in {what}\nfrom {others}, with 95% posterior interval"
     describe(panels, list(tables), xlabel, title)
     return finish(panels, show=show)

@@ -1,7 +1,7 @@
 """The posterior as a frozen record: its moments, gauge, predictions, and the only reader and writer of stored fits."""
 
 from .posterior import CountPosterior, NormalPosterior, Posterior
-from .store import StoredFit, read_fit, write_cells, write_fit
+from .store import StoredFit, read_fit, write_fit
 from .stored_gauge import to_stored_gauge
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "StoredFit",
     "read_fit",
     "to_stored_gauge",
-    "write_cells",
     "write_fit",
 ]

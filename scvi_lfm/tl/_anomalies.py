@@ -11,12 +11,13 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_device
+from .._keys import PARAMS
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..posterior import read_fit
 from ..posterior.anomalies.scan import Histograms, anomaly_scan
 from ..posterior.anomalies.share import evidence, from_others
-from ..posterior.fields import all_or_nothing
+from ..posterior.store.transaction import all_or_nothing
 from ._common import blocks_of, check_closed_form, observed_of_fit
 from ._overwriting import check_free, note_written
 from ._values import read_as_fitted
@@ -180,7 +181,7 @@ def anomalies(
         adata.obs[key_added] = found.cell_score.astype(np.float32)
         adata.var[key_added] = gene_score
         adata.uns[key_added] = {
-            "params": params,
+            PARAMS: params,
             "entries": entries,
             "depth_correlation": _rank_correlation(found.cell_score, found.depth),
         }

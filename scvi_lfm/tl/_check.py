@@ -12,13 +12,14 @@ import torch
 
 from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
+from .._keys import ELBO
 from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
 from ..posterior import read_fit
 from ..posterior.calibration import BINS, SharedResiduals, TransformCounts, coverage, kolmogorov_smirnov
-from ..posterior.fields import entry
 from ..posterior.leave_one_out import LeaveOneOut
 from ..posterior.predictive import eta_of_pairs
+from ..posterior.store.lookup import entry
 from ._check_words import (
     CLOSE,
     ENOUGH,
@@ -100,9 +101,9 @@ def check(
 
     .. math:: \mathrm{pit}_{ij} = \Pr(Y < y_{ij}) + \mathrm{uniform}_{ij} \Pr(Y = y_{ij})
 
-    should be uniform between 0 and 1. A 90 % interval then holds 90 % of the values. That is asked overall, by expected value and by
-    depth of the cell: pooled over all entries of counts, even a model without factors passes, because almost all are
-    zeros. Values far out in the tails are few and say little; variational intervals are too narrow there. Dispersions
+    should be uniform between 0 and 1. A 90 % interval then holds 90 % of the values. That is asked overall, by expected
+    value and by depth of the cell: pooled over all entries of counts, even a model without factors passes, because
+    almost all are zeros. Values far out in the tails are few and say little; variational intervals are too narrow there. Dispersions
     can make up for missing factors there, so residuals are also asked whether they go together between genes.
 
     Convergence: the fit is repeated with another seed and with batches of half the size, and the three are compared.
@@ -229,7 +230,7 @@ def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np
 def _convergence(
     adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
 ) -> pd.DataFrame:
-    params, trace = stored.params, entry(adata.uns[key], "elbo", key)
+    params, trace = stored.params, entry(adata.uns[key], ELBO, key)
     rank0, size = float(entry(trace, "rank0", key)), int(entry(params, "batch_size", key))
     rows = [_row("this one", params.get("rng"), size, float(entry(trace, "value", key)[-1]), 0.0)]
     if refit and entry(params, "engine", key) == "natural_gradient":
@@ -238,7 +239,7 @@ def _convergence(
         half = -(-n // max(1, min(2 * -(-n // size), n // max(int(entry(params, "n_factors", key)), 2))))
         for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
             again = _fit_again(adata.obs, matrix, stored, other, cells, device)
-            value = float(again.uns[AGAIN]["elbo"]["value"][-1])
+            value = float(again.uns[AGAIN][ELBO]["value"][-1])
             rows.append(_row(name, other, cells, value, _difference(stored, read_fit(again, AGAIN), seed)))
     table = pd.DataFrame(rows)
     best = table["elbo"].max()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._keys import HELD_OUT
-from ..posterior.fields import entry
+from .._keys import CONVERGED, HELD_OUT
+from ..posterior.store.lookup import entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def on_leftover(leftover: float) -> list[str]:
 
 def how_it_ended(uns: Mapping[str, Any], key: str) -> str:
     """Why a stored fit stopped: `"tol"`, `"held_out"` or `"max_epochs"`."""
-    if not entry(uns, "converged", key):
+    if not entry(uns, CONVERGED, key):
         return "max_epochs"
     held_out = uns.get(HELD_OUT, {})
     return "held_out" if isinstance(held_out, Mapping) and bool(held_out.get("stopped", False)) else "tol"

@@ -14,11 +14,11 @@ from .._memory import naming_memory
 from .._settings import logger
 from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
-from ..posterior import write_fit
+from ..posterior.store import fit_places, write_fit
 from ._fit_plan import plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
 from ._given import FitArguments
-from ._overwriting import check_free, fit_places, note_written, obs_places
+from ._overwriting import check_free, note_written, obs_places
 from ._values import record_of_values
 
 if TYPE_CHECKING:

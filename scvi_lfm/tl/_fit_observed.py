@@ -11,7 +11,7 @@ from .._settings import settings
 from .._validate import place_of
 from ..data import read_held_out, restrict
 from ..data._checks import stored_values
-from ..posterior.stored_covariances import stored_bytes
+from ..posterior.store.layout import stored_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

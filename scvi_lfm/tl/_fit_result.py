@@ -8,10 +8,22 @@ import numpy as np
 import torch
 
 from .._calls import warn_user
-from .._keys import COVARIATES, HELD_OUT, LEVEL, RANK
+from .._keys import (
+    CONVERGED,
+    COVARIATES,
+    ELBO,
+    EXPECTED_COUNTS,
+    HELD_OUT,
+    LEVEL,
+    PARAMS,
+    RANK,
+    SECONDS,
+    TOTAL_COUNTS,
+    VARIANCE_RATIO,
+    VERSION,
+)
 from ..model.likelihoods import CONTINUOUS
 from ..model.noise import CountNoise, NormalNoise
-from ._size_factors import EXPECTED, TOTAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,16 +47,16 @@ def record_of(
     ratio[: len(result.variance_ratio)] = result.variance_ratio
     return {
         # absent rather than None: older readers of h5ad cannot hold it
-        "params": {name: value for name, value in _params(given, options, result).items() if value is not None},
+        PARAMS: {name: value for name, value in _params(given, options, result).items() if value is not None},
         # above 1 only where nothing varies
-        "variance_ratio": ratio.clip(max=1).astype(np.float32),
-        "elbo": {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
+        VARIANCE_RATIO: ratio.clip(max=1).astype(np.float32),
+        ELBO: {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
         **_held_out_of(result),
         **_rank_of(result, matrix.n_observed),
         **({LEVEL: matrix.level} if matrix.level else {}),
-        "converged": result.converged,
-        "seconds": seconds,
-        "version": __version__,
+        CONVERGED: result.converged,
+        SECONDS: seconds,
+        VERSION: __version__,
     }
 
 
@@ -110,7 +122,7 @@ def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size
     if isinstance(q.noise, NormalNoise) or size_factors is not None:
         return {}
     total = float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]
-    return {TOTAL: total, EXPECTED: float(q.expected_rates().sum())}
+    return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 
 def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:

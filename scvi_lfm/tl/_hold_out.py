@@ -15,7 +15,7 @@ from .._validate import check_anndata, check_choice, check_fraction, check_key, 
 from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._holding_out import draw_entries, thin_molecules
-from ..posterior.fields import all_or_nothing
+from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:

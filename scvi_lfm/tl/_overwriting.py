@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._keys import COVARIATES, HELD_OUT, WRITTEN, fit_keys
+from .._keys import COVARIATES, HELD_OUT, PARAMS, PRIOR_GENE_COV, WRITTEN
 from .._validate import check_key, one_column
+from ..posterior.store.schema import ALONG_CELLS, fit_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +33,6 @@ DEFAULT_KEYS = {
     "hold_out": "held_out",
     "predict": "lfm_expected",
 }
-
-
-def fit_places(key: str) -> list[Place]:
-    """Every field that a fit under `key` may have."""
-    return fit_keys(key).places
 
 
 def obs_places(names: object) -> list[Place]:
@@ -123,7 +119,7 @@ def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
         if stem != own:
             found |= dict.fromkeys(fit_places(stem), f"is a field of the fit {stem!r}, which")
             found["uns", stem] = "holds a fit, which"
-        params = stored["params"]
+        params = stored[PARAMS]
         layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
         read = [*layers, *(("obs", str(name)) for name in np.atleast_1d(params.get(COVARIATES, [])))]
         found = dict.fromkeys(read, f"was read by the fit {stem!r} and") | found
@@ -138,25 +134,16 @@ def _is_earlier(adata: AnnData, tool: str, key: str, wanted: Sequence[Place], no
     if tool in _LOOKS and stored is not None:
         # a projection looks like a fit
         return _LOOKS[tool](stored) and (tool != "project" or default)
-    keys = fit_keys(key)
-    left = {
-        "rank_cells": wanted,
-        "fit": [
-            ("obsm", keys.cell_factors),
-            ("obsm", keys.cell_factors_sd),
-            ("obs", keys.cell_activity),
-            ("obs", keys.cell_activity_sd),
-        ],
-    }
+    left = {"rank_cells": wanted, "fit": [(field.frame, field.key(key)) for field in ALONG_CELLS]}
     return default or (tool in left and all(_exists(adata, place) for place in left[tool]))
 
 
 def _is_fit(stored: object) -> bool:
-    return isinstance(stored, Mapping) and "prior_gene_cov" in stored and isinstance(stored.get("params"), Mapping)
+    return isinstance(stored, Mapping) and PRIOR_GENE_COV in stored and isinstance(stored.get(PARAMS), Mapping)
 
 
 def _is_ranking(stored: object) -> bool:
-    params = stored.get("params") if isinstance(stored, Mapping) else None
+    params = stored.get(PARAMS) if isinstance(stored, Mapping) else None
     return isinstance(params, Mapping) and params.get("method") == "lfm"
 
 

@@ -12,8 +12,8 @@ from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from ..posterior import read_fit
-from ..posterior.fields import all_or_nothing
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
+from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
 

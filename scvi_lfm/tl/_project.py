@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,40 +10,23 @@ import torch
 
 from .._calls import named_arguments, warn_user
 from .._context import resolve_device
-from .._keys import BY_ROW, HELD_OUT
+from .._keys import HELD_OUT, PARAMS
 from .._validate import check_anndata, check_not_empty, check_unique
 from ..data import restrict
 from ..inference import place_cells
 from ..linalg.covariances import PackedUnderNoise
 from ..posterior import read_fit, write_fit
-from ..posterior.fields import entry
-from ..posterior.stored_covariates import known_of_cells, n_known
+from ..posterior.store.covariates import known_of_cells, n_known
+from ..posterior.store.lookup import entry
+from ..posterior.store.schema import fit_places, record_for_new_cells
 from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
-from ._overwriting import check_free, fit_places, note_written
+from ._overwriting import check_free, note_written
 from ._size_factors import new_size_factors
 from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-
-# fields that are written anew
-WRITTEN = (
-    "mu",
-    "sigma",
-    "prior_cell_mean",
-    "prior_cell_cov",
-    "prior_gene_mean",
-    "prior_gene_cov",
-    "cell_cov",
-    "cell_basis",
-    "cell_eig",
-    "gene_basis",
-    "gene_eig",
-    BY_ROW,
-    HELD_OUT,
-)
 
 
 @named_arguments
@@ -174,8 +156,8 @@ def project(
         family = stored.params.get("guide", family)
     q = place_cells(matrix, whole.at_genes(kept), family, all_genes=len(kept) == len(known))
     adata = adata.copy() if copy else adata
-    record = deepcopy({name: value for name, value in reference.uns[key].items() if name not in WRITTEN})
-    record["params"].pop(HELD_OUT, None)  # of the reference's cells
+    record = record_for_new_cells(reference.uns[key])
+    record[PARAMS].pop(HELD_OUT, None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
     note_written(adata, "project", fit_places(key_added))
     return adata if copy else None

@@ -11,7 +11,7 @@ from .._calls import named_arguments
 from .._validate import check_anndata, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
-from ..posterior.fields import all_or_nothing
+from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ import pandas as pd
 import torch
 
 from .._calls import named_arguments
+from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
 from ..posterior import read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
-from ..posterior.fields import all_or_nothing
+from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 from ._values import LOG_BASE
 
@@ -150,7 +151,7 @@ def rank_genes(
     if "layer" in stored.params:
         params["layer"] = stored.params["layer"]
     adata = adata.copy() if copy else adata
-    record = {"params": params, **_records(names, results)}
+    record = {PARAMS: params, **_records(names, results)}
     with all_or_nothing(adata):
         adata.uns[key_added] = record
         note_written(adata, "rank_genes", _places(key_added))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._keys import EXPECTED_COUNTS, TOTAL_COUNTS
 from .._validate import one_column
-from ..posterior.fields import entry
+from ..posterior.store.lookup import entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
-
-
-# in uns: total count of a cell with size factor one
-TOTAL = "total_counts"
-# and what the fit expects of it, from all of its genes: an AnnData may lose some later
-EXPECTED = "expected_counts"
 
 
 def resolve_size_factors(adata: AnnData, given: object, matrix: CellMatrix) -> np.ndarray:
@@ -74,11 +69,11 @@ def new_size_factors(
             msg = "The reference was fitted with size factors of its own: pass those of the new cells as size_factors=."
             raise ValueError(msg)
         given = taken
-    if given is not None or TOTAL not in record:
+    if given is not None or TOTAL_COUNTS not in record:
         return resolve_size_factors(adata, given, matrix)
     key = stored.keys.uns
-    total, expected = float(entry(record, TOTAL, key)), float(entry(record, EXPECTED, key))
-    for name, value in ((TOTAL, total), (EXPECTED, expected)):
+    total, expected = float(entry(record, TOTAL_COUNTS, key)), float(entry(record, EXPECTED_COUNTS, key))
+    for name, value in ((TOTAL_COUNTS, total), (EXPECTED_COUNTS, expected)):
         if not (value > 0 and np.isfinite(value)):
             msg = (
                 f"uns[{key!r}][{name!r}] of the reference must be positive, found {value:g}: it was changed after the "

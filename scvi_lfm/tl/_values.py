@@ -15,7 +15,7 @@ from ..data import read_matrix
 from ..data._checks import check_counts
 from ..data._kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import LIKELIHOODS
-from ..posterior.fields import entry
+from ..posterior.store.lookup import entry
 from ._common import layer_of_fit
 
 if TYPE_CHECKING:

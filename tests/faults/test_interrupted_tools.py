@@ -13,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
-from scvi_lfm.posterior.fields import all_or_nothing
+from scvi_lfm.posterior.store.transaction import all_or_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,21 +1,16 @@
-"""Fields of an AnnData: by name, with the words for one that is missing, and written all or not at all."""
+"""Fields of an AnnData by name, with the words for one that is missing."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._calls import warn_user
-from .._keys import fit_keys
-from .._validate import near_matches, one_column
+from ..._keys import PARAMS, VERSION, fit_keys
+from ..._validate import near_matches, one_column
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anndata import AnnData
 
 ON_JOINING = (
@@ -29,7 +24,7 @@ def entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
     """What a fit stored under `name` in `uns[key]`."""
     if not isinstance(uns, Mapping) or name not in uns:
         msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
-        if isinstance(uns, Mapping) and {"params", "version"} <= set(uns):
+        if isinstance(uns, Mapping) and {PARAMS, VERSION} <= set(uns):
             msg = f"uns[{key!r}] has lost {name!r}, which lfm.tl.fit wrote. {ON_JOINING}"
         raise KeyError(msg)
     return uns[name]
@@ -58,30 +53,3 @@ def numbers(adata: AnnData, container: str, name: str, dtype: type = np.float64)
         raise ValueError(msg)
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False).astype(dtype, copy=False)
-
-
-@contextmanager
-def all_or_nothing(adata: AnnData) -> Iterator[None]:
-    """Take back what is written inside if an error, or Ctrl-C, comes before it is whole."""
-    if adata.is_view:
-        _make_actual(adata)
-    frames = {name: getattr(adata, name).copy(deep=False) for name in ("obs", "var")}
-    mappings = {name: dict(getattr(adata, name)) for name in ("obsm", "varm", "layers", "uns")}
-    try:
-        yield
-    except BaseException:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for name, before in (frames | mappings).items():
-                setattr(adata, name, before)
-            for name, before in frames.items():
-                getattr(adata, name).index = before.index  # anndata makes strings of what are none
-        raise
-
-
-def _make_actual(adata: AnnData) -> None:
-    from anndata import ImplicitModificationWarning
-
-    msg = "Writing into a view of an AnnData, which is copied first."
-    warn_user(ImplicitModificationWarning(msg))
-    adata.obs_names = adata.obs_names

@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import COVARIATES, LEVEL, VALUES
-from ..data._covariates import FIELDS
-from ..data._kind import RECORDED
-from ..model.likelihoods import CONTINUOUS, COUNTS
-from .fields import ON_JOINING, entry
-from .stored_covariates import n_known
+from ..._keys import (
+    CELL_BASIS,
+    COVARIATES,
+    DF,
+    GENE_BASIS,
+    LEVEL,
+    MU,
+    PARAMS,
+    PRIOR_CELL_MEAN,
+    SIGMA,
+    VALUES,
+)
+from ...data._covariates import FIELDS as CODING
+from ...data._kind import RECORDED
+from ...model.likelihoods import CONTINUOUS, COUNTS
+from .covariates import n_known
+from .lookup import ON_JOINING, entry
+from .schema import FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +37,8 @@ _CHOICES: dict[str, Sequence[str]] = {
     "engine": ("natural_gradient", "pyro"),
 }
 _NUMBERS = ("n_factors", "batch_size", "max_epochs", "tol")
-_VECTORS = ("prior_cell_mean", "prior_gene_mean", "gene_eig", "cell_eig")
-_COVARIANCES = ("prior_cell_cov", "prior_gene_cov", "cell_cov")
-_BASES = ("gene_basis", "cell_basis")
+_OF_COORDINATES = [field for field in FIELDS if field.frame == "uns" and set(field.shape) == {"k"}]
+_NO_COVARIANCES = (GENE_BASIS, CELL_BASIS)
 # of eigenvalues that are zero but for rounding
 _ROUNDING = 1e-9
 # their squares are finite
@@ -46,19 +57,19 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
     """
     if not isinstance(uns, Mapping):
         raise _wrong(key, f"it is a {type(uns).__name__}")
-    params = entry(uns, "params", key)
+    params = entry(uns, PARAMS, key)
     if not isinstance(params, Mapping):
-        raise _wrong(key, f"params is a {type(params).__name__}")
+        raise _wrong(key, f"{PARAMS} is a {type(params).__name__}")
     for name, choices in {**_CHOICES, "likelihood": (*CONTINUOUS, *COUNTS)}.items():
         if name in params and str(params[name]) not in choices:
-            raise _wrong(key, f"params[{name!r}] is {params[name]!r}")
+            raise _wrong(key, f"{PARAMS}[{name!r}] is {params[name]!r}")
     if params.get("likelihood") not in COUNTS:
         entry(params, "noise", key)
     for name in _NUMBERS:
         if name in params and not _number(params[name]) >= 0:
-            raise _wrong(key, f"params[{name!r}] is {params[name]!r}")
-    for name in ("mu", "sigma", "df", LEVEL):
-        if name in uns and (np.isnan(_number(uns[name])) or (name in {"sigma", "df"} and _number(uns[name]) < 0)):
+            raise _wrong(key, f"{PARAMS}[{name!r}] is {params[name]!r}")
+    for name in (MU, SIGMA, DF, LEVEL):
+        if name in uns and (np.isnan(_number(uns[name])) or (name in {SIGMA, DF} and _number(uns[name]) < 0)):
             raise _wrong(key, f"{name} is {uns[name]!r}")
     _check_values(uns, key)
     _check_coding(uns, key)
@@ -85,28 +96,27 @@ def _check_coding(uns: Mapping[str, Any], key: str) -> None:
     if COVARIATES not in uns:
         return
     coding = uns[COVARIATES]
-    if not isinstance(coding, pd.DataFrame) or set(FIELDS) - set(coding):
-        raise _wrong(key, f"{COVARIATES} has no column for each of {', '.join(FIELDS)}")
+    if not isinstance(coding, pd.DataFrame) or set(CODING) - set(coding):
+        raise _wrong(key, f"{COVARIATES} has no column for each of {', '.join(CODING)}")
     numbers = coding[["mean", "sd"]]
     if any(dtype.kind not in "fi" for dtype in numbers.dtypes) or not np.isfinite(numbers).all(axis=None):
         raise _wrong(key, f"{COVARIATES} holds a mean or sd that is no number")
 
 
 def _check_arrays(uns: Mapping[str, Any], key: str) -> None:
-    k, known = np.asarray(entry(uns, "prior_cell_mean", key)).size, n_known(uns)
+    k, known = np.asarray(entry(uns, PRIOR_CELL_MEAN, key)).size, n_known(uns)
     if k < 1 + known:
-        raise _wrong(key, f"prior_cell_mean has {k} value(s) with {known} covariate(s)")
-    for names, shape in ((_VECTORS, (k,)), ((*_COVARIANCES, *_BASES), (k, k))):
-        for name in names:
-            if name not in uns:
-                continue
-            values = np.asarray(uns[name])
-            if values.dtype.kind not in "fiu" or values.shape != shape:
-                raise _wrong(key, f"{name} has dtype {values.dtype} and shape {values.shape}, expected {shape}")
-            if not (np.abs(values) <= _LARGEST).all():
-                raise _wrong(key, f"{name} holds values that are missing, infinite or out of all proportion")
-            if name in _COVARIANCES and not _is_covariance(values):
-                raise _wrong(key, f"{name} is no covariance")
+        raise _wrong(key, f"{PRIOR_CELL_MEAN} has {k} value(s) with {known} covariate(s)")
+    for field in _OF_COORDINATES:
+        if field.name not in uns:
+            continue
+        values, shape = np.asarray(uns[field.name]), (k,) * len(field.shape)
+        if values.dtype.kind not in "fiu" or values.shape != shape:
+            raise _wrong(key, f"{field.name} has dtype {values.dtype} and shape {values.shape}, expected {shape}")
+        if not (np.abs(values) <= _LARGEST).all():
+            raise _wrong(key, f"{field.name} holds values that are missing, infinite or out of all proportion")
+        if len(shape) == 2 and field.name not in _NO_COVARIANCES and not _is_covariance(values):
+            raise _wrong(key, f"{field.name} is no covariance")
 
 
 def _is_covariance(values: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""What a fit with covariates stores besides: how they are coded, read back as the covariates of any cells."""
+"""Covariates of a stored fit: how they are coded, read back as the covariates of any cells."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import COVARIATES
-from ..data import code
+from ..._keys import COVARIATES
+from ...data import code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

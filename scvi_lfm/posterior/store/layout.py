@@ -1,0 +1,85 @@
+"""How arrays lie in the fields of a fit: zeros for factors that are off, NaN for genes that were not fitted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...linalg.packed import dimension, packed_size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows, columns and coordinates of the stored arrays a posterior has."""
+
+    n_cells: int
+    fitted: np.ndarray  # (m,) bool: genes that were fitted
+    active: np.ndarray  # (r,) bool: factors that are on
+    n_known: int  # p
+
+    def kept(self, axis: str) -> np.ndarray:
+        """Positions along an axis of the schema that the posterior has, as a mask."""
+        if axis in {"cell_packed", "gene_packed"}:
+            coordinates = self.kept("k") if axis == "gene_packed" else np.concatenate([[True], self.active])
+            first, second = np.tril_indices(len(coordinates))
+            return coordinates[first] & coordinates[second]
+        return {
+            "n": np.ones(self.n_cells, dtype=bool),
+            "m": self.fitted,
+            "r": self.active,
+            "p": np.ones(self.n_known, dtype=bool),
+            "k": np.concatenate([np.ones(1 + self.n_known, dtype=bool), self.active]),
+        }[axis]
+
+    def spread(self, values: np.ndarray, shape: tuple[str, ...], dtype: str) -> np.ndarray:
+        """What is stored of an array of the posterior, in memory of its own."""
+        of_posterior = values
+        for axis, name in reversed(list(enumerate(shape))):
+            kept = self.kept(name)
+            if not kept.all():
+                size = (*values.shape[:axis], len(kept), *values.shape[axis + 1 :])
+                full = np.full(size, np.nan if name == "m" else 0, dtype=dtype)
+                full[(slice(None),) * axis + (kept,)] = values
+                values = full
+        return values.astype(dtype, copy=values is of_posterior)
+
+    def gather(self, stored: np.ndarray, shape: tuple[str, ...]) -> np.ndarray:
+        """The posterior's array from what is stored of it."""
+        for axis, name in enumerate(shape):
+            kept = self.kept(name)
+            stored = stored if kept.all() else stored.compress(kept, axis)
+        return stored
+
+
+def stored_bytes(n_factors: int, n_rows: int) -> int:
+    """Bytes that packed covariances of so many rows take."""
+    return packed_size(n_factors + 1) * n_rows * np.dtype(np.float32).itemsize
+
+
+def packed_with_known(cov: Tensor, n_known: int) -> Tensor:
+    """Packed covariances of (a, A) as those of (a, zeta, A), with zeros for zeta."""
+    if not n_known:
+        return cov
+    k = dimension(cov.shape[-1]) + n_known
+    full = cov.new_zeros(*cov.shape[:-1], packed_size(k))
+    full[..., _free(k, n_known, cov.device)] = cov
+    return full
+
+
+def packed_of_free(cov: Tensor, n_known: int) -> Tensor:
+    """Packed covariances of (a, A) from those of (a, zeta, A)."""
+    return cov[..., _free(dimension(cov.shape[-1]), n_known, cov.device)] if n_known else cov
+
+
+def _free(k: int, n_known: int, device: torch.device) -> Tensor:
+    """Positions in a packed (k, k) matrix of what is not known."""
+    position = torch.arange(k, device=device)
+    free = (position == 0) | (position > n_known)
+    first, second = torch.tril_indices(k, k, device=device)
+    return free[first] & free[second]
