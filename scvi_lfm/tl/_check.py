@@ -103,8 +103,9 @@ def check(
 
     should be uniform between 0 and 1. A 90 % interval then holds 90 % of the values. That is asked overall, by expected
     value and by depth of the cell: pooled over all entries of counts, even a model without factors passes, because
-    almost all are zeros. Values far out in the tails are few and say little; variational intervals are too narrow there. Dispersions
-    can make up for missing factors there, so residuals are also asked whether they go together between genes.
+    almost all are zeros. Values far out in the tails are few and say little; variational intervals are too narrow
+    there. Dispersions can make up for missing factors, so residuals are also asked whether they go together between
+    genes.
 
     Convergence: the fit is repeated with another seed and with batches of half the size, and the three are compared.
     A fit stops by its own estimate of what is missing, which cannot see gains that come slowly; where another fit ends
