@@ -1,10 +1,10 @@
 """Likelihoods as array mathematics: no Pyro, no AnnData. One file each, and a line in the table.
 
 `LIKELIHOODS` is all that inference, the posterior and the tools know, by name. `COUNTS` are those that see eta through
-`rate = exp(eta)`, `CONTINUOUS` those whose values are numbers about eta itself.
+`rate = exp(eta)`, `CONTINUOUS` those whose values are numbers about eta itself; neither holds for levels.
 """
 
-from . import bernoulli, negative_binomial, normal, poisson, student_t
+from . import bernoulli, negative_binomial, normal, ordinal, poisson, student_t
 from .base import MAX_LOG_RATE, Law, Likelihood
 
 LIKELIHOODS: dict[str, Likelihood] = {
@@ -15,6 +15,7 @@ LIKELIHOODS: dict[str, Likelihood] = {
         poisson.POISSON,
         negative_binomial.NEGATIVE_BINOMIAL,
         bernoulli.BERNOULLI,
+        ordinal.ORDINAL,
     )
 }
 COUNTS = {name: likelihood for name, likelihood in LIKELIHOODS.items() if likelihood.has_rate}
@@ -30,6 +31,7 @@ __all__ = [
     "bernoulli",
     "negative_binomial",
     "normal",
+    "ordinal",
     "poisson",
     "student_t",
 ]

@@ -1,0 +1,237 @@
+r"""Ordinal likelihood, cumulative probit: levels are parts of a scale on which eta lies with standard Normal noise.
+
+.. math::
+
+    \Pr(y \le y_0 + k) &= \Phi(x_k), \qquad x_k = (\tau_k - \eta) / s, \qquad
+    f_k = \Pr(y = y_0 + k) = \Phi(x_k) - \Phi(x_{k-1}) \\
+    g &= \frac{\varphi(x_{k-1}) - \varphi(x_k)}{s f_k} \text{ at } k = y - y_0, \qquad
+    w = E[g^2] = \frac{1}{s^2} \sum_k \frac{(\varphi(x_{k-1}) - \varphi(x_k))^2}{f_k}
+
+with y_0 the lowest level, increasing thresholds :math:`\tau_0 < \dots < \tau_{K-2}` between K levels, and one of minus
+and of plus infinity around them. In a fit s is 1; where eta is Normal, y has the same law at its mean with
+:math:`s = \sqrt{1 + \mathrm{var}(\eta)}`. It suits ratings: their distances are learned, and no prediction lies
+beyond the last level.
+
+References
+----------
+Albert & Chib 1993, Bayesian analysis of binary and polychotomous response data, JASA 88:669-679.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import scipy.special
+import torch
+
+from .base import InFamily, Likelihood
+from .normal import standard_tail
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+TINY = 1e-30
+# thresholds below the lowest and above the highest level: their gradients are finite
+FAR = 1e4
+# thresholds differ by at least so much
+CLOSEST, RIDGE = 1e-3, 1e-9
+
+
+def log_density(y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """Log probability of levels, in float64; shapes broadcast."""
+    eta, scale = eta.double(), scale.double()
+    below, above = _around(y.double(), eta, scale, lowest, thresholds)
+    is_level = (y >= lowest) & (y <= lowest + len(thresholds)) & (y == y.round())
+    return torch.where(is_level, _log_between(below, above), -torch.inf)
+
+
+def weight_and_score(
+    y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fisher information and score with respect to eta."""
+    below, above = _around(y, eta, scale, lowest, thresholds)
+    log_between = _log_between(below, above)
+    score = (_log_normal(below) - log_between).exp_().sub_((_log_normal(above) - log_between).exp_())
+    return fisher_weight(eta, scale, lowest, *thresholds), score.div_(scale)
+
+
+def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """Fisher information with respect to eta."""
+    total, density = torch.zeros_like(eta), torch.zeros_like(eta)
+    lower, upper, positive = torch.zeros_like(eta), torch.ones_like(eta), torch.zeros_like(eta, dtype=torch.bool)
+    for threshold in (*thresholds, eta.new_tensor(FAR)):
+        x = (threshold - eta) / scale
+        after, lower_after, upper_after = _log_normal(x).exp_(), _cdf(x), _cdf(-x)
+        # from the side on which the tail is
+        share = torch.where(positive, upper - upper_after, lower_after - lower).clamp_min_(TINY)
+        total += (density - after).square_().div_(share)
+        density, lower, upper, positive = after, lower_after, upper_after, x > 0
+    return total.div_(scale * scale)
+
+
+def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """Expected level."""
+    return lowest + torch.stack(_shares_above(eta, scale, thresholds)).sum(0)
+
+
+def variance(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """Variance of the level."""
+    above = torch.stack(_shares_above(eta, scale, thresholds))
+    odd = 2 * torch.arange(len(above)).to(above) + 1
+    return (torch.tensordot(odd, above, dims=1) - above.sum(0).square()).clamp_min(0)
+
+
+def sample(
+    eta: np.ndarray, scale: np.ndarray, lowest: np.ndarray, *thresholds_and_rng: np.ndarray | np.random.Generator
+) -> np.ndarray:
+    """Draw levels; the generator comes last."""
+    *thresholds, rng = cast("tuple[Any, ...]", thresholds_and_rng)
+    drawn = eta + scale * rng.standard_normal(np.broadcast_shapes(np.shape(eta), np.shape(scale)))
+    return (lowest + sum(drawn > threshold for threshold in thresholds)).astype(np.int64)
+
+
+def lower_tail(y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """P(Y <= y), accurate far out."""
+    _, above = _around(y.double().floor(), eta.double(), scale.double(), lowest, thresholds)
+    return torch.where(y < lowest, 0.0, _cdf(above))
+
+
+def upper_tail(y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """P(Y >= y), accurate far out."""
+    below, _ = _around(y.double(), eta.double(), scale.double(), lowest, thresholds)
+    return torch.where(y > lowest + len(thresholds), 0.0, _cdf(-below))
+
+
+def threshold_statistics(y: Tensor, eta: Tensor, observed: Tensor | None, lowest: Tensor, thresholds: Tensor) -> Tensor:
+    """What entries say of the thresholds, (K-1, 3): sums of scores, and the diagonals of their Fisher information.
+
+    The information is tridiagonal; its second diagonal stands beside the first, with a zero at the end.
+    """
+    found = torch.zeros(len(thresholds), 3, dtype=torch.float64, device=eta.device)
+    x = [threshold - eta for threshold in thresholds]
+    density = [_log_normal(part).exp_() for part in x]
+    cumulative = [torch.zeros_like(eta), *(_cdf(part) for part in x), torch.ones_like(eta)]
+    share = [(high - low).clamp_min_(TINY) for low, high in zip(cumulative[:-1], cumulative[1:], strict=True)]
+    counted = torch.ones_like(eta) if observed is None else observed.to(eta)
+    for k, slope in enumerate(density):
+        at, after = y == lowest + k, y == lowest + k + 1
+        score = slope * (at / share[k] - after / share[k + 1])
+        information = slope.square() * (1 / share[k] + 1 / share[k + 1])
+        found[k, 0], found[k, 1] = (score * counted).sum(), (information * counted).sum()
+        if k + 1 < len(density):
+            found[k, 2] = -(slope * density[k + 1] / share[k + 1] * counted).sum()
+    return found
+
+
+def update_thresholds(thresholds: Tensor, statistics: Tensor) -> Tensor:
+    """One scoring step on the first threshold and the logs of the gaps, (K-1,), from :func:`threshold_statistics`.
+
+    A level that was not seen loses its gap but for a rest.
+    """
+    score, diagonal, beside = statistics.T
+    information = torch.diag(diagonal) + torch.diag(beside[:-1], 1) + torch.diag(beside[:-1], -1)
+    gaps = thresholds.diff()
+    slopes = torch.cat([torch.ones_like(thresholds)[:, None], gaps.expand(len(thresholds), -1).tril(-1)], dim=1)
+    own = slopes.T @ information @ slopes
+    ridge = RIDGE * own.diagonal().max().clamp_min(TINY)
+    step = torch.linalg.solve(own + ridge * torch.eye(len(own)).to(own), slopes.T @ score).clamp(-1, 1)
+    gaps = (gaps * step[1:].exp()).clamp_min(CLOSEST)
+    return torch.cat([thresholds[:1] + step[:1], thresholds[:1] + step[:1] + gaps.cumsum(0)])
+
+
+class OfLevels(InFamily):
+    """Laws of levels."""
+
+    def probabilities(self) -> Tensor:
+        """Of each level, (..., K)."""
+        scale, _, *thresholds = self.parameters
+        one = torch.ones_like(self.seen)
+        above = _shares_above(self.seen, scale, tuple(thresholds))
+        return -torch.stack([one, *above, 0 * one], dim=-1).diff(dim=-1)
+
+    def levels(self) -> list[float]:
+        """All of them, increasing."""
+        _, lowest, *thresholds = self.parameters
+        return [float(lowest) + k for k in range(len(thresholds) + 1)]
+
+    def quantile(self, level: float) -> np.ndarray:
+        found = torch.full_like(self.seen, self.levels()[-1])
+        for value in reversed(self.levels()[:-1]):
+            found = torch.where(self.lower_tail(torch.full_like(found, value)) >= level, value, found)
+        return found.cpu().numpy()
+
+    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
+        return (self.lower_tail(y - 1) + draw * self.log_density(y).exp()).to(y)
+
+
+def law(mean: Tensor, var: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> OfLevels:
+    """Laws of levels whose eta is Normal with these moments."""
+    return OfLevels(ORDINAL, mean, ((scale.square() + var).sqrt(), lowest, *thresholds))
+
+
+def log_zero(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
+    """Log probability of a zero."""
+    return log_density(torch.zeros_like(eta), eta, scale, lowest, *thresholds).to(eta.dtype)
+
+
+def marginal_thresholds(counts: np.ndarray) -> np.ndarray:
+    """Thresholds at which an eta of zero gives levels as often as they were counted, (K-1,) from (K,)."""
+    share = np.cumsum(counts + 0.5)[:-1] / np.sum(counts + 0.5)
+    return scipy.special.ndtri(share)
+
+
+def _shares_above(eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]) -> list[Tensor]:
+    """Probabilities of levels above each threshold."""
+    return [_cdf((eta - threshold) / scale) for threshold in thresholds]
+
+
+def _around(
+    y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, thresholds: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The standardised thresholds below and above each level; beyond the last ones, far off."""
+    below, above = y.new_full((), -FAR), y.new_full((), FAR)
+    for k, threshold in enumerate(thresholds):
+        below = torch.where(y > lowest + k, threshold.to(eta), below)
+    for k, threshold in reversed(list(enumerate(thresholds))):
+        above = torch.where(y <= lowest + k, threshold.to(eta), above)
+    return (below - eta) / scale, (above - eta) / scale
+
+
+def _log_between(below: Tensor, above: Tensor) -> Tensor:
+    """log(Phi(above) - Phi(below)), accurate far out on either side."""
+    flip = below > 0
+    low, high = torch.where(flip, -above, below), torch.where(flip, -below, above)
+    log_high = torch.special.log_ndtr(high)
+    return log_high + torch.log1p(-(torch.special.log_ndtr(low) - log_high).exp().clamp(max=1 - 1e-7))
+
+
+def _cdf(x: Tensor) -> Tensor:
+    """Phi(x), accurate in the lower tail."""
+    return standard_tail(-x)
+
+
+def _log_normal(x: Tensor) -> Tensor:
+    return -0.5 * x.square() - LOG_SQRT_2PI
+
+
+ORDINAL = Likelihood(
+    name="ordinal",
+    values="whole numbers from a lowest to a highest level",
+    has_rate=False,
+    linear=False,
+    parameters=("scale", "lowest", "thresholds"),  # one for each threshold
+    log_density=log_density,
+    weight_and_score=weight_and_score,
+    fisher_weight=fisher_weight,
+    mean=mean,
+    variance=variance,
+    sample=sample,
+    lower_tail=lower_tail,
+    upper_tail=upper_tail,
+    log_zero=log_zero,
+    law=law,
+)
