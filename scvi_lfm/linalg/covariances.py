@@ -68,6 +68,10 @@ class Covariance(ABC):
         """x_l' C_i x_l of each x (l, k) with each row, (l, rows) or what broadcasts to it."""
         return torch.cat([_outer_products(x.to(block.dtype)) @ block.T for block in self.blocks()], dim=1)
 
+    def quadratics_by_row(self, x: Tensor) -> Tensor:
+        """The same with a row for each covariance, (rows, l) or what broadcasts to it."""
+        return self.quadratics(x).T
+
     def spread(self, noise: Tensor) -> Tensor:
         """Draws with these covariances, (rows, k), from standard Normal draws (rows, k)."""
         blocks = self._with_rows(noise)
@@ -207,6 +211,10 @@ class Packed(Covariance):
 
     def at(self, rows: Tensor | slice) -> Self:
         return replace(self, values=self.values[rows])
+
+    def quadratics_by_row(self, x: Tensor) -> Tensor:
+        # in the order of memory that its reader needs
+        return self.values @ _outer_products(x.to(self.values.dtype)).T
 
     def moved(self, linear: Tensor) -> Packed:
         parts = [congruent(linear, part.to(linear.dtype)) for part in self.values.split(ROWS_PER_BLOCK)]

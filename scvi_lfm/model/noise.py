@@ -32,23 +32,21 @@ class NormalNoise:
 
     def of_pairs(self, cells: Tensor, genes: Tensor) -> tuple[Tensor, ...]:
         """The likelihood's parameters for predicting cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
-        sigma = self.predictive[genes] if self.cell is None else self.predictive[genes] * self.cell[cells]
-        return self._parameters(sigma.square(), sigma)
+        sigma = self.predictive[genes]
+        return self._parameters(sigma if self.cell is None else sigma * self.cell[cells])
 
     def of_cells(self, cells: slice | Tensor | None, dtype: torch.dtype, *, of_fit: bool = False) -> tuple[Tensor, ...]:
         """The parameters for predicting, or those of the fit, in cells with all genes, (m,) or (cells, m) each.
 
         With None for cells, they are those of a cell with sigma_i = 1.
         """
-        var = (self.sigma if of_fit else self.predictive).to(dtype).square()
+        sigma = (self.sigma if of_fit else self.predictive).to(dtype)
         if self.cell is not None and cells is not None:
-            var = var * self.cell[cells, None].to(dtype).square()
-        return self._parameters(var)
+            sigma = sigma * self.cell[cells, None].to(dtype)
+        return self._parameters(sigma)
 
-    def _parameters(self, var: Tensor, sigma: Tensor | None = None) -> tuple[Tensor, ...]:
-        if self.df is None:
-            return (var,)
-        return var.sqrt() if sigma is None else sigma, var.new_tensor(self.df)
+    def _parameters(self, sigma: Tensor) -> tuple[Tensor, ...]:
+        return (sigma.square(),) if self.df is None else (sigma, sigma.new_tensor(self.df))
 
     def offset(self, cells: slice | Tensor) -> Tensor:
         """What is known of the eta of some cells: nothing, (1,)."""

@@ -99,9 +99,8 @@ class BlockPredictor:
     def variances(self, cells: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The variance of eta by part, v' S_i v, u' T_j u and tr(S_AA T_BB): (cells, m) or what broadcasts to it."""
         S, u = self._q.cell_cov.at(cells).made(), extend(self._q.cell_mean[cells])
-        # in the order of the other parts, with which it is added up
-        of_cells = S.quadratics(self._v).T.contiguous()
-        parts = of_cells, self._gene_cov.quadratics(u), S.slope_products(self._gene_cov)
+        of_cells, of_genes = S.quadratics_by_row(self._v), self._gene_cov.quadratics(u)
+        parts = of_cells, of_genes, S.slope_products(self._gene_cov)
         by_cell, by_gene, by_both = (part.to(self._dtype) for part in parts)
         return by_cell, by_gene, by_both
 

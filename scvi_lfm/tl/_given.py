@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..model import likelihoods
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import scipy.sparse as sp
 
-LIKELIHOODS = ("auto", *CONTINUOUS, *COUNTS)
+LIKELIHOODS = ("auto", *likelihoods.LIKELIHOODS)
 NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")

@@ -83,6 +83,7 @@ def test_quadratics_of_each_x_with_each_row(cov, dense):
     x = normal(5, K, seed=1)
     expected = torch.stack([torch.stack([y @ C @ y for C in dense(cov)]) for y in x])
     torch.testing.assert_close(cov.quadratics(x).expand(5, N), expected)
+    torch.testing.assert_close(cov.quadratics_by_row(x).expand(N, 5), expected.T)
 
 
 def test_moved(cov, dense):
