@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 # in uns of a fit, from its posterior: posterior/store/schema.py says what each holds
-MU, SIGMA, DF, BY_ROW = "mu", "sigma", "df", "by_row"
+MU, SIGMA, DF, BY_ROW, LEVELS = "mu", "sigma", "df", "by_row", "levels"
 PRIOR_CELL_MEAN, PRIOR_CELL_COV = "prior_cell_mean", "prior_cell_cov"
 PRIOR_GENE_MEAN, PRIOR_GENE_COV = "prior_gene_mean", "prior_gene_cov"
 CELL_COV, CELL_BASIS, CELL_EIG = "cell_cov", "cell_basis", "cell_eig"

@@ -10,7 +10,7 @@ import scvi_lfm as lfm
 
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
-from ..model.likelihoods import COUNTS
+from ..model.likelihoods import CONTINUOUS, COUNTS
 from ._demo import run_demo
 from ._drafts import new_file
 from ._files import DATA, TABLE, read_data
@@ -166,7 +166,7 @@ def _likelihood(arguments: argparse.Namespace) -> str:
     if not arguments.normalize:
         return str(arguments.likelihood)
     for option, given in (
-        (f"--likelihood {arguments.likelihood}", arguments.likelihood in COUNTS),
+        (f"--likelihood {arguments.likelihood}", arguments.likelihood not in {"auto", *CONTINUOUS}),
         ("--size-factors", arguments.size_factors is not None),
     ):
         if given:
@@ -180,7 +180,7 @@ def _summary(adata: ad.AnnData, key: str) -> str:
     likelihood, ratio = stored[PARAMS]["likelihood"], stored[VARIANCE_RATIO]
     found = (
         f"{(ratio > 0).sum()} of them are on"
-        if likelihood in COUNTS
+        if likelihood not in CONTINUOUS
         else f"they explain {ratio.sum():.1%} of the variance"
     )
     return (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model.likelihoods import COUNTS
+from ..model.likelihoods import LIKELIHOODS
 from ..posterior.held_out import score_held_out
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
@@ -55,7 +55,7 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
 
 
 def _engine(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
-    if options.likelihood in COUNTS:
+    if not LIKELIHOODS[options.likelihood].linear:
         return CountEngine(matrix, options)
     return NormalEngine(matrix, options) if matrix.observed is None else ObservedEngine(matrix, options)
 

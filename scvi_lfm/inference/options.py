@@ -34,6 +34,7 @@ class FitOptions:
     guide: str | Callable[..., Any] = "row_block"
     learning_rate: float = 0.02
     log_size: np.ndarray | None = None  # (n,): log size factors, for counts
+    levels: tuple[float, float] | None = None  # the lowest and the highest, of ordinal values
     choose_rank: bool = False  # `n_factors` is then the most to choose from
 
 

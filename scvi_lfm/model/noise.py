@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from .likelihoods import normal, student_t
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -67,17 +68,25 @@ class NormalNoise:
 class CountNoise:
     """What a count likelihood needs besides eta."""
 
-    likelihood: str  # a name of `model.likelihoods.COUNTS`
+    likelihood: str  # a name of `model.likelihoods.LIKELIHOODS`
     dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
     log_size: Tensor  # (n,): log size factors
 
     def of_pairs(self, cells: Tensor, genes: Tensor) -> tuple[Tensor, ...]:
         """The likelihood's parameter in cell `cells[k]` with gene `genes[k]`, (pairs,)."""
-        return (self.dispersion[genes],)
+        return self._parameters(self.dispersion[genes])
 
     def of_cells(self, cells: slice | Tensor | None, dtype: torch.dtype, *, of_fit: bool = False) -> tuple[Tensor, ...]:
         """The parameter in cells with all genes, (m,): the same in every cell, and for predicting."""
-        return (self.dispersion.to(dtype),)
+        return self._parameters(self.dispersion.to(dtype))
+
+    @property
+    def levels(self) -> Tensor | None:
+        """The lowest level, then the thresholds between levels, (K,); None for counts."""
+        return None
+
+    def _parameters(self, dispersion: Tensor) -> tuple[Tensor, ...]:
+        return (dispersion,)
 
     def offset(self, cells: slice | Tensor) -> Tensor:
         """What is known of the eta of some cells: their log size factors, (cells,)."""
@@ -90,3 +99,24 @@ class CountNoise:
     def rounded(self) -> CountNoise:
         """With values as float32 storage holds them."""
         return replace(self, dispersion=self.dispersion.float().double(), log_size=self.log_size.float().double())
+
+
+@dataclass(frozen=True)
+class OrdinalNoise(CountNoise):
+    """What the ordinal likelihood needs besides eta, which takes no size factors: they are one."""
+
+    thresholds: Tensor  # (K-1,), increasing
+    lowest: float  # level
+
+    @property
+    def levels(self) -> Tensor:
+        """The lowest level, then the thresholds between levels, (K,)."""
+        return torch.cat([self.thresholds.new_tensor([self.lowest]), self.thresholds])
+
+    def _parameters(self, dispersion: Tensor) -> tuple[Tensor, ...]:
+        return level_parameters(self.levels.to(dispersion.dtype))
+
+
+def level_parameters(levels: Tensor) -> tuple[Tensor, ...]:
+    """Parameters of the ordinal likelihood in a fit, from the lowest level and the thresholds (K,)."""
+    return levels.new_ones(()), *levels.unbind()

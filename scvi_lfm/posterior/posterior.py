@@ -152,7 +152,7 @@ class NormalPosterior(Posterior):
 
 @dataclass(frozen=True)
 class CountPosterior(Posterior):
-    """The posterior under a count likelihood, in which eta is the log of a rate: covariances differ by row."""
+    """The posterior under a likelihood of Fisher weights, as those of counts and levels: covariances differ by row."""
 
     cell_cov: Covariance
     gene_cov: Packed
@@ -160,6 +160,8 @@ class CountPosterior(Posterior):
 
     def expected_values(self) -> Tensor:
         """What is expected of each gene in the average cell, of the size factors' mean, (m,)."""
+        if not self.likelihood.has_rate:
+            return self.law_in_cells(self.population(), None).mean()
         rates = self.expected_rates() * self.noise.log_size.exp().mean()
         return self.likelihood.mean(rates, self.noise.dispersion)
 

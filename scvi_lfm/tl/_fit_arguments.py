@@ -11,7 +11,7 @@ from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
 from ..data._checks import check_counts, describe_empty, is_constant
 from ..data._kind import ValueKind, ValuesWarning
-from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ COUNT_BATCH = 512
 # a pass over counts costs by the square of their number
 MOST_FACTORS, MOST_FACTORS_OF_COUNTS = 50, 30
 PYRO_STEPS = 6000
+MOST_LEVELS = 50
 
 
 def check_engine_options(engine: str, guide: object, learning_rate: object, guides: Sequence[str]) -> None:
@@ -198,11 +199,14 @@ def check_options_of_likelihood(
             "likelihood='normal' for closed-form steps."
         )
         raise ValueError(msg)
+    if likelihood not in COUNTS and size_factors is not None:
+        msg = f"`size_factors` belong to count likelihoods, and the values are fitted with {likelihood=}."
+        raise ValueError(msg)
     if likelihood in CONTINUOUS:
-        if size_factors is not None:
-            msg = f"`size_factors` belong to count likelihoods, and the values are fitted with {likelihood=}."
-            raise ValueError(msg)
         return
+    if likelihood == "ordinal" and engine == "pyro":
+        msg = "`likelihood`='ordinal' is fitted by engine='natural_gradient', found engine='pyro'. Leave engine out."
+        raise ValueError(msg)
     if noise != "shared":
         msg = (
             f"`noise` belongs to likelihood='normal', found noise={noise!r} with likelihood={likelihood!r}. "
@@ -225,8 +229,21 @@ def check_count_values(
         genes,
         asked=f"likelihood={likelihood!r}",
         otherwise="likelihood='normal'",
-        maximum=COUNTS[likelihood].maximum,
+        maximum=LIKELIHOODS[likelihood].maximum,
     )
+
+
+def check_levels(kind: ValueKind, layer: str | None) -> tuple[float, float]:
+    """The lowest and the highest level of whole numbers, which must be few."""
+    n_levels = int(kind.maximum - kind.minimum) + 1
+    if n_levels > MOST_LEVELS:
+        msg = (
+            f"likelihood='ordinal' is for at most {MOST_LEVELS} levels, as those of ratings, and {place_of(layer)} holds "
+            f"whole numbers from {kind.minimum:g} to {kind.maximum:g}. Pass likelihood='negative_binomial' for counts, or "
+            "merge levels first."
+        )
+        raise ValueError(msg)
+    return kind.minimum, kind.maximum
 
 
 def check_variation(matrix: CellMatrix, layer: str | None) -> None:

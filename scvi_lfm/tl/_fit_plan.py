@@ -14,13 +14,14 @@ from .._validate import check_choice, check_count, check_positive, place_of, res
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..data._kind import ValueKind, log_base, looks_like
 from ..inference import FitOptions
-from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..model.likelihoods import CONTINUOUS
 from ..model.priors import check_prior_scales
 from ._fit_arguments import (
     check_auto,
     check_count_values,
     check_engine_options,
     check_guide_of_normal,
+    check_levels,
     check_noise,
     check_options_of_likelihood,
     check_shape,
@@ -81,8 +82,11 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     like_logs = likelihood in CONTINUOUS and not stored_only
     looks = looks_like(matrix.values, kind) if like_logs else None
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
-    if likelihood in COUNTS:  # held-out values too: they are to be predicted
+    if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
+    levels = None
+    if likelihood == "ordinal":
+        levels = check_levels(kind, given.layer)
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
     warn_about_kind(looks, kind, given.layer, likelihood)
@@ -90,14 +94,15 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
         if matrix.level:
             logger.info("values are fitted less their common level %.10g", matrix.level)
-    counts, auto, at_least = likelihood in COUNTS, isinstance(given.n_factors, str), _stated(given.n_factors)
+    counts, auto, at_least = likelihood not in CONTINUOUS, isinstance(given.n_factors, str), _stated(given.n_factors)
     asked = given.batch_size
     if asked is None and not counts and matrix.observed is not None:
         asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
     size = choose_batch_size(asked, adata.n_obs, at_least, counts=counts)
     n_factors = most_factors(*matrix.shape, size, counts=counts) if auto else at_least
-    if matrix.observed is not None:
-        check_cov_bytes(n_factors + matrix.n_covariates, max(matrix.shape), "Where some entries are not data,")
+    if matrix.observed is not None or levels is not None:
+        when = "Where some entries are not data," if levels is None else "Under likelihood='ordinal'"
+        check_cov_bytes(n_factors + matrix.n_covariates, max(matrix.shape), when)
     options = FitOptions(
         n_factors=n_factors,
         likelihood=likelihood,
@@ -114,6 +119,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         guide=given.guide or given.family,
         learning_rate=LEARNING_RATE if given.learning_rate is None else given.learning_rate,
         log_size=log_size,
+        levels=levels,
         choose_rank=auto,
     )
     base = log_base(adata.uns, kind) if like_logs and looks is None else None
@@ -137,6 +143,8 @@ def _check_data(
     if not stored_only:
         check_variation(matrix, given.layer)
         warn_about_empty_genes(matrix, given.layer)
+    if likelihood == "ordinal":
+        return None
     return np.log(resolve_size_factors(adata, given.size_factors, matrix))
 
 

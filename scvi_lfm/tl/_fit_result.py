@@ -23,7 +23,7 @@ from .._keys import (
     VERSION,
 )
 from ..model.likelihoods import CONTINUOUS
-from ..model.noise import CountNoise, NormalNoise
+from ..model.noise import CountNoise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +119,7 @@ def _name_or(value: object, otherwise: str) -> str | None:
 
 def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size_factors: object) -> dict[str, float]:
     """The total count of a cell with size factor one, in fact and as expected, where size factors are totals."""
-    if isinstance(q.noise, NormalNoise) or size_factors is not None:
+    if not q.likelihood.has_rate or size_factors is not None:
         return {}
     total = float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}

@@ -154,7 +154,9 @@ def _table(
         "sd": eta.var.sqrt().numpy(),
         "predictive_sd": law.variance().sqrt().numpy(),
     }
-    return pd.DataFrame(names | table | {f"q{level:g}": law.quantile(level) + stored.level for level in levels})
+    quantiles = {f"q{level:g}": law.quantile(level) + stored.level for level in levels}
+    every = {f"p_{value:g}": law.log_density(torch.full_like(eta.mean, value)).exp().numpy() for value in law.levels()}
+    return pd.DataFrame(names | table | quantiles | every)
 
 
 @naming_memory("predict", "Ask for fewer entries: obs_names and var_names")

@@ -143,17 +143,21 @@ def project(
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
     observed = str(stored.params.get("observed", "all"))
     matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
-    if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise):
+    if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise) or whole.likelihood.has_levels:
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
     family = str(entry(stored.params, "family", key))
     if whole.likelihood.has_rate:
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
         whole = whole.with_log_size(torch.as_tensor(np.log(size), device=where))
     elif size_factors is not None:
-        msg = "`size_factors` belong to count likelihoods, and the reference was fitted with likelihood='normal'."
+        msg = (
+            f"`size_factors` belong to count likelihoods, and the reference was fitted with {whole.likelihood.name!r}."
+        )
         raise ValueError(msg)
     else:
         family = stored.params.get("guide", family)
+    if whole.likelihood.has_levels:
+        whole = whole.with_log_size(torch.zeros(adata.n_obs, dtype=torch.float64, device=where))
     q = place_cells(matrix, whole.at_genes(kept), family, all_genes=len(kept) == len(known))
     adata = adata.copy() if copy else adata
     record = record_for_new_cells(reference.uns[key])

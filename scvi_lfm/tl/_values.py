@@ -38,7 +38,8 @@ class _Fitted:
     expected: np.ndarray | None  # (genes read,), the mean over the cells read; None: no scale is compared
     counts: bool
     ratings: bool
-    most: float  # the largest value that the likelihood can have
+    least: float  # the smallest value that the likelihood can have
+    most: float  # and the largest
 
     @classmethod
     def of(cls, stored: StoredFit, of_genes: Tensor | None) -> _Fitted:
@@ -50,9 +51,14 @@ class _Fitted:
         elif counts and expected is not None:
             # the prior, which stands for the cells, may expect more than they hold
             expected = expected * (kind.mean_total / float(stored.values[EXPECTED_TOTAL]))
-        return cls(kind, expected, counts, only and not counts, likelihood.maximum or math.inf)
+        least, most, ratings = -math.inf, likelihood.maximum or math.inf, only and not counts
+        if likelihood.has_levels:  # few in a row may all be low
+            least, most, ratings = kind.minimum, kind.maximum, True
+        return cls(kind, expected, counts, ratings, least, most)
 
     def other_kind(self, found: ValueKind) -> tuple[str, str] | None:
+        if self.least > -math.inf and not self.least <= found.minimum <= found.maximum <= self.most:
+            return "other levels", "levels"
         return other_kind(found, self.kind, ratings=self.ratings)
 
     def other_scale(self, found: ValueKind) -> str | None:
@@ -104,7 +110,7 @@ def read_as_fitted(
     only = stored.params.get("observed") == "stored"
     matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
     fitted = _Fitted.of(stored, expected) if stored.values else None
-    if likelihood.has_rate:
+    if not likelihood.linear:
         _check_counts(adata, layer, genes, matrix, fitted, likelihood, of_fit)
     if fitted is not None and matrix.kind is not None:
         _compare(adata, layer, genes, matrix.kind, fitted, of_fit)
@@ -184,6 +190,6 @@ def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fit
         kind = read_matrix(adata, layer, genes=genes, stored_only=fitted.ratings).kind
     except (KeyError, TypeError, ValueError):
         return False
-    if kind is None or kind.maximum > fitted.most:
+    if kind is None or kind.maximum > fitted.most or kind.minimum < fitted.least:
         return False
     return fitted.other_kind(kind) is None and fitted.other_scale(kind) is None

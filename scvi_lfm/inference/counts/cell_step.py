@@ -12,15 +12,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from ...posterior.rates import cell_features, rates
 from ..equations import solve_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ...model import Gaussian
+    from ...model.likelihoods import Likelihood
     from ...posterior.rates import GeneFeatures
     from .state import Cells, CountProblem
+
+# Gauss-Hermite, three nodes
+NODES = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
 
 
 def cell_step(
@@ -29,7 +37,7 @@ def cell_step(
     cells: Cells,
     features: GeneFeatures,
     mu: Tensor,
-    dispersion: Tensor,
+    parameters: tuple[Tensor, ...],
     prior: Gaussian,
     trust: Tensor | None = None,
     observed: Tensor | None = None,
@@ -47,10 +55,10 @@ def cell_step(
     for genes in features.blocks(len(y)):
         linear = features.linear(cells.mean, genes)
         half_variance = features.half_variance(left, genes)
-        rate = rates(linear, half_variance, offset)
         if half is not None:
             half[:, genes] = half_variance
-        weight, score = problem.likelihood.weight_and_score(y[:, genes], rate, dispersion[genes])
+        of_genes = at_genes(parameters, genes)
+        weight, score, _ = expected_steps(problem.likelihood, y[:, genes], linear, half_variance, offset, of_genes)
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
@@ -63,3 +71,38 @@ def cell_step(
 def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
     """The values of a block of entries, zero for those that are not data."""
     return values if observed is None else values.masked_fill(~observed[:, genes], 0)
+
+
+def at_genes(parameters: tuple[Tensor, ...], genes: slice | Tensor) -> tuple[Tensor, ...]:
+    """Parameters of the likelihood in some genes, from one for each gene (m,) or one for all ()."""
+    return tuple(parameter[genes] if parameter.ndim else parameter for parameter in parameters)
+
+
+def expected_steps(
+    likelihood: Likelihood,
+    y: Tensor,
+    linear: Tensor,
+    half_variance: Tensor,
+    offset: Tensor,
+    parameters: tuple[Tensor, ...],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fisher weights and scores under q, and what the likelihood sees of eta, (cells, genes) each.
+
+    Both are taken at the expected rate, or averaged over eta by Gauss-Hermite quadrature.
+    """
+    if likelihood.has_rate:
+        rate = rates(linear, half_variance, offset)
+        return *likelihood.weight_and_score(y, rate, *parameters), rate
+    weight, score = torch.zeros_like(linear), torch.zeros_like(linear)
+    for share, eta in nodes_of(linear + offset[:, None], half_variance):
+        some_weight, some_score = likelihood.weight_and_score(y, eta, *parameters)
+        weight.add_(some_weight, alpha=share)
+        score.add_(some_score, alpha=share)
+    return weight, score, linear + offset[:, None]
+
+
+def nodes_of(mean: Tensor, half_variance: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """Nodes of eta and their shares: exact for polynomials of degree five."""
+    sd = (2 * half_variance).clamp_min(0).sqrt()
+    for at, share in NODES:
+        yield share, torch.addcmul(mean, sd, sd.new_tensor(at))

@@ -12,8 +12,8 @@ import torch
 from ..._settings import settings
 from ...linalg.covariances import Packed
 from ...linalg.packed import packed_size
-from ...model.likelihoods import COUNTS
-from ...model.noise import CountNoise
+from ...model.likelihoods import LIKELIHOODS
+from ...model.noise import CountNoise, OrdinalNoise
 from ...model.priors import initial_scales, rotation_is_free
 from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
@@ -27,7 +27,7 @@ from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
-from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, with_factors
+from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, standardised, with_factors
 from .state import Cells, CountGlobals, CountProblem, CountStatistics
 from .sweep import sweep, visit
 
@@ -70,7 +70,7 @@ class CountEngine(Engine["State"]):
         n, m = matrix.shape
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
         n_observed = None if matrix.observed is None else matrix.n_observed
-        likelihood = COUNTS[options.likelihood]
+        likelihood = LIKELIHOODS[options.likelihood]
         problem = CountProblem(n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=likelihood)
         self._problem: CountProblem
         super().__init__(matrix, options, problem, torch.float32)
@@ -95,13 +95,15 @@ class CountEngine(Engine["State"]):
         blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
-        g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known)
+        g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
         rank0 = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)
         if r:
-            if those.observed is not None and those.observed.only:
+            if not problem.likelihood.has_rate:
+                logged = standardised(those, g, activity.mean[:, 0])
+            elif those.observed is not None and those.observed.only:
                 logged = log_ratios(those, self._sizes[some], g, activity.mean[:, 0])
             else:
                 logged = log_values(those.values, self._sizes[some], those.covariates)
@@ -218,18 +220,23 @@ class CountEngine(Engine["State"]):
             cell_cov=Packed(cells.cov),
             gene_mean=g.gene_mean.double(),
             gene_cov=Packed(g.gene_cov),
-            noise=CountNoise(self._options.likelihood, g.dispersion.double(), cells.log_size.double()),
+            noise=self._noise_of(g, cells),
             cell_prior=population(g.cell_prior.cov, cell_moment, g.n_known),
             gene_prior=g.gene_prior,
             n_known=g.n_known,
         )
+
+    def _noise_of(self, g: CountGlobals, cells: Cells) -> CountNoise:
+        parts = self._options.likelihood, g.dispersion.double(), cells.log_size.double()
+        return CountNoise(*parts) if g.levels is None else OrdinalNoise(*parts, g.levels[1:], float(g.levels[0]))
 
     def _stored_elbo(self, q: CountPosterior) -> float:
         rows = torch.from_numpy(self._some).to(q.cell_mean.device)
         cells = Cells(q.cell_mean[rows].float(), q.cell_cov.at(rows).packed(), self._log_size[rows])
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
         scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form
-        g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), q.noise.dispersion.float())
+        dispersion, levels = q.noise.dispersion.float(), q.noise.levels
+        g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), dispersion, levels)
         priors = q.cell_prior.given_known(q.n_known), q.gene_prior
         return elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
 

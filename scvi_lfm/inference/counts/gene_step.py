@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...linalg.packed import inner, outer, unpack
-from ...posterior.rates import cell_features, rates
+from ...model.likelihoods.ordinal import threshold_statistics, update_thresholds
+from ...posterior.rates import cell_features
 from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
-from .cell_step import where_observed
+from .cell_step import at_genes, expected_steps, nodes_of, where_observed
 from .dispersion import update_dispersion
 from .state import CountStatistics
 
@@ -59,11 +60,13 @@ def cell_statistics(
     m = problem.n_genes
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
+    levels = g.levels
+    of_levels = torch.zeros(0 if levels is None else len(levels) - 1, 3, dtype=torch.float64, device=x.device)
     for genes in features.blocks(n):
         linear = features.linear(cells.mean, genes)
         half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
-        rate = rates(linear, half_variance, offset)
-        weight, score = likelihood.weight_and_score(y[:, genes], rate, g.dispersion[genes])
+        of_genes, data = at_genes(g.parameters, genes), y[:, genes]
+        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, of_genes)
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         if likelihood.learns_dispersion:
             phi, some = g.dispersion[genes], weight[::every]
@@ -71,15 +74,20 @@ def cell_statistics(
             square[genes] = some.square().sum(0) * share
             leverage = (2 * half_variance[::every] * some).clamp_(max=MOST_LEVERAGE)
             # no count at a rate of zero says nothing of the dispersion
-            seen = where_observed(rate[::every], None if observed is None else observed[::every], genes)
+            seen = where_observed(seen[::every], None if observed is None else observed[::every], genes)
             pull = likelihood.dispersion_score(y[::every, genes], seen, phi).to(phi)
             excess[genes] = phi * square[genes] + share * (2 * (1 + phi) * pull + leverage.mul_(some).sum(0))
+        if levels is not None:
+            which = None if observed is None else observed[::every, genes]
+            for share, eta in nodes_of(seen[::every], half_variance[::every]):
+                found = threshold_statistics(data[::every], eta, which, levels[0], levels[1:])
+                of_levels = of_levels + share * len(y) / len(eta) * found
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
     mean_xx = unpack(xx.double().mean(0))
     for total in (weighted, response, excess, square):
         total /= n
-    return CountStatistics(mean_xx, weighted, response, excess, square)
+    return CountStatistics(mean_xx, weighted, response, excess, square, None if levels is None else of_levels / n)
 
 
 def gene_step(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, rounds: int = 1) -> CountGlobals:
@@ -99,6 +107,7 @@ def with_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatisti
         gene_mean=solved.mean,
         gene_cov=solved.cov,
         dispersion=dispersions(problem, g, statistics),
+        levels=levels_given(problem, g, statistics),
         scales=_scales(g, statistics, solved),
     )
 
@@ -123,6 +132,13 @@ def dispersions(problem: CountProblem, g: CountGlobals, statistics: CountStatist
     if not problem.likelihood.learns_dispersion:
         return g.dispersion
     return (g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt()
+
+
+def levels_given(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Tensor | None:
+    """The lowest level, and the thresholds after a scoring step, (K,); None for counts."""
+    if g.levels is None or statistics.levels is None:
+        return g.levels
+    return torch.cat([g.levels[:1], update_thresholds(g.levels[1:], problem.n_cells * statistics.levels)])
 
 
 def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:

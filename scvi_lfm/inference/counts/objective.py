@@ -19,8 +19,10 @@ import numpy as np
 import torch
 
 from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
+from ...model.likelihoods import MAX_LOG_RATE
 from ...model.priors import MU_SCALE, free_coordinates
 from ...posterior.posterior import extend
+from .cell_step import at_genes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,8 +90,10 @@ def expected_log_density(
         even = centre + (d_cell * d_gene).sum(1)
         odd = d_abundance + (cell * d_gene).sum(1) + (d_cell * slopes).sum(1)
         eta += [even + odd, even - odd]
-    rate = torch.stack(eta).clamp_(max=30).exp_()
-    return (problem.likelihood.log_density(sample.y, rate, g.dispersion[sample.gene]) @ sample.weight).mean()
+    seen = torch.stack(eta)
+    if problem.likelihood.has_rate:
+        seen = seen.clamp_(max=MAX_LOG_RATE).exp_()
+    return (problem.likelihood.log_density(sample.y, seen, *at_genes(g.parameters, sample.gene)) @ sample.weight).mean()
 
 
 def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | None = None) -> tuple[Tensor, Tensor]:

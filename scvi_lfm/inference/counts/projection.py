@@ -12,7 +12,6 @@ from ..._memory import naming_memory
 from ..._settings import settings
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
-from ...model.likelihoods import COUNTS
 from ...model.priors import free_coordinates, with_known
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
@@ -70,8 +69,8 @@ def _converge(
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
-    dispersion = q.noise.dispersion.float()
-    problem = CountProblem(len(y), y.shape[1], family, likelihood=COUNTS[q.noise.likelihood])
+    parameters = q.noise.of_cells(None, torch.float32)
+    problem = CountProblem(len(y), y.shape[1], family, likelihood=q.likelihood)
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
@@ -79,7 +78,7 @@ def _converge(
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = cell_step(problem, y[at], now, features, mu, dispersion, prior, trust, which)
+        now, missing = cell_step(problem, y[at], now, features, mu, parameters, prior, trust, which)
         mean[at], cov[at] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

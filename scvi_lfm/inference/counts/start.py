@@ -10,6 +10,7 @@ import torch
 
 from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
+from ...model.likelihoods.ordinal import marginal_thresholds
 from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
 from ..normal.start import add_random_factors, fit_without_factors
@@ -35,6 +36,8 @@ GENE_STEPS = 3
 # spread of log rates over genes and cells, and of one factor, before anything is learned
 SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
 START_DISPERSION = 0.1
+ABUNDANCE_SPREAD = 0.5  # of levels
+TINY = 1e-6
 START_VAR = 0.05
 
 
@@ -44,31 +47,35 @@ def fit_margins(
     log_size: list[Tensor],
     prior_scales: Mapping[str, object],
     known: Sequence[Tensor] | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> tuple[CountGlobals, Cells]:
     """The model without factors on some blocks of cells, each read when it is called: q(b, beta) and q(a).
 
-    `known` holds the covariates of each block, (cells, p).
+    `known` holds the covariates of each block, (cells, p); `levels` are the lowest and the highest, of ordinal values.
     """
     known = [s.new_zeros(len(s), 0) for s in log_size] if known is None else known
     p = known[0].shape[1]
     device = log_size[0].device
-    total, size = _totals(blocks, log_size)
-    # half a molecule: a gene that was not seen has a finite rate
-    log_rate = ((total + 0.5) / size).log()
-    mu = log_rate.mean()
+    first_levels = None if levels is None else _thresholds_of(blocks, *levels)
+    # levels begin at thresholds that tell of no gene
+    eta = _log_rates(blocks, log_size) if levels is None else torch.zeros(problem.n_genes, dtype=torch.float64)
+    eta = eta.to(device)
+    mu = eta.mean()
     given = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     scales = initial_scales(0, given, torch.full_like(mu, SPREAD), p)
     if "a" not in given:
         scales = replace(scales, a=scales.a * ACTIVITY_SPREAD)
     if "b" not in given:
-        scales = replace(scales, b=(log_rate - mu).square().mean().sqrt().clamp_min(1e-3))
+        b = (eta - mu).square().mean().sqrt().clamp_min(1e-3) if levels is None else ABUNDANCE_SPREAD * scales.b
+        scales = replace(scales, b=b)
     start = START_DISPERSION if problem.likelihood.learns_dispersion else 0.0
     g = CountGlobals(
         mu=mu,
-        gene_mean=torch.nn.functional.pad((log_rate - mu).float()[:, None], (0, p)),
+        gene_mean=torch.nn.functional.pad((eta - mu).float()[:, None], (0, p)),
         gene_cov=pack(torch.eye(1 + p, dtype=torch.float32, device=device) * START_VAR).repeat(problem.n_genes, 1),
         dispersion=torch.full((problem.n_genes,), start, dtype=torch.float32, device=device),
         scales=scales,
+        levels=first_levels,
     )
     cov = pack(with_known(torch.full((1, 1), START_VAR, dtype=torch.float32, device=device), p))
     cells = [
@@ -87,6 +94,25 @@ def fit_margins(
         g = gene_step(problem, g, whole)
     everyone = Cells(*(torch.cat(parts) for parts in zip(*((c.mean, c.cov, c.log_size) for c in cells), strict=True)))
     return g, everyone
+
+
+def _log_rates(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> Tensor:
+    """Log rate of each gene, (m,); half a molecule more, so that it is finite where none was seen."""
+    total, size = _totals(blocks, log_size)
+    return ((total + 0.5) / size).log()
+
+
+def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest: float) -> Tensor:
+    """The lowest level, and thresholds that give all levels as often as they are, (K,)."""
+    counts: Tensor | None = None
+    for read in blocks:
+        batch = read()
+        y, observed = batch.dense(), batch.is_observed()
+        part = torch.bincount(((y if observed is None else y[observed]) - lowest).long().flatten())
+        part = torch.nn.functional.pad(part, (0, int(highest - lowest) + 1 - len(part)))
+        counts = part if counts is None else counts + part
+    thresholds = marginal_thresholds(cast("Tensor", counts).cpu().numpy()) * (1 + START_VAR) ** 0.5
+    return torch.tensor([lowest, *thresholds], dtype=torch.float64, device=y.device)
 
 
 def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -123,6 +149,24 @@ def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activi
     rate = np.exp(of_cells + (g.mu + g.gene_mean[:, 0]).cpu().numpy()[values.indices])
     values.data = np.log((values.data + 0.5) / (rate + 0.5)).astype(np.float32)
     return CellMatrix(values, covariates=matrix.covariates)
+
+
+def standardised(matrix: CellMatrix, g: CountGlobals, activity: Tensor) -> CellMatrix:
+    """Levels of some cells over their standard deviation; less their mean and margins where only stored ones are data.
+
+    `activity` (cells,) is that of the margins.
+    """
+    values = matrix.values
+    stored = values if isinstance(values, np.ndarray) else values.data
+    scale = max(float(stored.std(dtype=np.float64)), TINY)
+    if isinstance(values, np.ndarray) or matrix.observed is None or not matrix.observed.only:
+        return CellMatrix((values / scale).astype(np.float32), covariates=matrix.covariates)
+    centred = (values.data - stored.mean(dtype=np.float64)) / scale
+    margins = (
+        np.repeat(activity.cpu().numpy(), np.diff(values.indptr)) + g.gene_mean[:, 0].cpu().numpy()[values.indices]
+    )
+    left = type(values)(((centred - margins).astype(np.float32), values.indices, values.indptr), shape=values.shape)
+    return CellMatrix(left, covariates=matrix.covariates)
 
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:

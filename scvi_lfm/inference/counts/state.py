@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...linalg.packed import congruent, diagonal, pack
+from ...model.noise import level_parameters
 from ..state import PackedAverages, PackedGlobals, Problem, packed_part, with_factors
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class CountStatistics(PackedAverages):
 
     excess: Tensor  # (m,): mean of what each cell says of the dispersion, times what it knows
     square: Tensor  # (m,): mean w_ij^2
+    levels: Tensor | None = None  # (K-1, 3): what each cell says of the thresholds between levels
 
     def put(self, genes: Tensor, new: Self) -> Self:
         """With those of some genes replaced."""
@@ -80,13 +82,19 @@ class CountStatistics(PackedAverages):
 
 @dataclass(frozen=True)
 class CountGlobals(PackedGlobals):
-    """With the dispersions of the genes."""
+    """With the dispersions of the genes, or the thresholds between levels."""
 
     dispersion: Tensor  # (m,)
+    levels: Tensor | None = None  # (K,): the lowest level, then the thresholds between levels; None for counts
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Parameters of the likelihood, one for each gene (m,) or one for all ()."""
+        return (self.dispersion,) if self.levels is None else level_parameters(self.levels.to(self.dispersion))
 
     @property
     def noise_var(self) -> Tensor:
-        """One nat of log rate."""
+        """One nat of log rate, or the noise of the probit."""
         return torch.ones_like(self.mu)
 
     def at(self, genes: Tensor) -> Self:

@@ -54,5 +54,5 @@ def visit(
     y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
     half = torch.empty_like(y)
     for _ in range(steps):
-        cells, _ = cell_step(problem, y, cells, features, g.mu, g.dispersion, prior, observed=observed, half=half)
+        cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed, half=half)
     return cells, cell_statistics(problem, g, features, y, cells, every, observed, half)

@@ -63,6 +63,11 @@ class Likelihood:
     parameter_scores: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 
     @property
+    def has_levels(self) -> bool:
+        """Whether values are levels, whose distances are not known."""
+        return not (self.linear or self.has_rate)
+
+    @property
     def learns_dispersion(self) -> bool:
         """Whether each gene has a dispersion to learn."""
         return "dispersion" in self.parameter_scores
@@ -103,6 +108,10 @@ class Law(ABC):
     @abstractmethod
     def at(self, index: Any) -> Self:
         """The laws of some of the entries."""
+
+    def levels(self) -> list[float]:
+        """All values that there are, increasing, where they are few; none where they are many."""
+        return []
 
     def log_zero(self) -> Tensor:
         """Log probability of a zero."""

@@ -60,15 +60,10 @@ def weight_and_score(
 
 def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Fisher information with respect to eta."""
-    total, density = torch.zeros_like(eta), torch.zeros_like(eta)
-    lower, upper, positive = torch.zeros_like(eta), torch.ones_like(eta), torch.zeros_like(eta, dtype=torch.bool)
-    for threshold in (*thresholds, eta.new_tensor(FAR)):
-        x = (threshold - eta) / scale
-        after, lower_after, upper_after = _log_normal(x).exp_(), _cdf(x), _cdf(-x)
-        # from the side on which the tail is
-        share = torch.where(positive, upper - upper_after, lower_after - lower).clamp_min_(TINY)
-        total += (density - after).square_().div_(share)
-        density, lower, upper, positive = after, lower_after, upper_after, x > 0
+    density, share = _densities_and_shares(eta, scale, thresholds)
+    total = torch.zeros_like(eta)
+    for before, after, of_level in zip(density[:-1], density[1:], share, strict=True):
+        total.add_((before - after).square_().div_(of_level))
     return total.div_(scale * scale)
 
 
@@ -111,10 +106,8 @@ def threshold_statistics(y: Tensor, eta: Tensor, observed: Tensor | None, lowest
     The information is tridiagonal; its second diagonal stands beside the first, with a zero at the end.
     """
     found = torch.zeros(len(thresholds), 3, dtype=torch.float64, device=eta.device)
-    x = [threshold - eta for threshold in thresholds]
-    density = [_log_normal(part).exp_() for part in x]
-    cumulative = [torch.zeros_like(eta), *(_cdf(part) for part in x), torch.ones_like(eta)]
-    share = [(high - low).clamp_min_(TINY) for low, high in zip(cumulative[:-1], cumulative[1:], strict=True)]
+    density, share = _densities_and_shares(eta, eta.new_ones(()), tuple(thresholds.to(eta)))
+    density = density[1:-1]
     counted = torch.ones_like(eta) if observed is None else observed.to(eta)
     for k, slope in enumerate(density):
         at, after = y == lowest + k, y == lowest + k + 1
@@ -145,15 +138,7 @@ def update_thresholds(thresholds: Tensor, statistics: Tensor) -> Tensor:
 class OfLevels(InFamily):
     """Laws of levels."""
 
-    def probabilities(self) -> Tensor:
-        """Of each level, (..., K)."""
-        scale, _, *thresholds = self.parameters
-        one = torch.ones_like(self.seen)
-        above = _shares_above(self.seen, scale, tuple(thresholds))
-        return -torch.stack([one, *above, 0 * one], dim=-1).diff(dim=-1)
-
     def levels(self) -> list[float]:
-        """All of them, increasing."""
         _, lowest, *thresholds = self.parameters
         return [float(lowest) + k for k in range(len(thresholds) + 1)]
 
@@ -199,6 +184,22 @@ def _around(
     for k, threshold in reversed(list(enumerate(thresholds))):
         above = torch.where(y <= lowest + k, threshold.to(eta), above)
     return (below - eta) / scale, (above - eta) / scale
+
+
+def _densities_and_shares(
+    eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Normal densities at the thresholds, zero beyond them, and probabilities of the levels between them."""
+    density, share = [torch.zeros_like(eta)], []
+    lower, upper, positive = torch.zeros_like(eta), torch.ones_like(eta), torch.zeros_like(eta, dtype=torch.bool)
+    for threshold in (*thresholds, eta.new_tensor(FAR)):
+        x = (threshold - eta) / scale
+        lower_here, upper_here = _cdf(x), _cdf(-x)
+        # from the side on which the tail is
+        share.append(torch.where(positive, upper - upper_here, lower_here - lower).clamp_min_(TINY))
+        density.append(_log_normal(x).exp_())
+        lower, upper, positive = lower_here, upper_here, x > 0
+    return density, share
 
 
 def _log_between(below: Tensor, above: Tensor) -> Tensor:

@@ -80,6 +80,24 @@ class NumberScan(Scan):
         return distance, others.log_density(y) - own.log_density(y)
 
 
+class LevelScan(Scan):
+    """Of levels; the distance is minus the log tail probability, with half that of the level itself left out."""
+
+    distance_max, listed_by = 160.0, "lfdr"
+
+    def tail(self, distance: Tensor) -> Tensor:
+        return (-distance).exp()
+
+    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
+        return self.tail(scores.distance[at].double())
+
+    def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
+        log_density = own.log_density(y)
+        tail = torch.where(y > own.mean(), own.upper_tail(y), own.lower_tail(y)) - log_density.exp() / 2
+        distance = -(self._sides * tail).clamp(1e-300, 1.0).log()
+        return distance.float(), (others.log_density(y) - log_density).float()
+
+
 class CountScan(Scan):
     """Of counts, zeros in closed form and the rest one by one; the distance is minus the log tail probability."""
 
@@ -131,7 +149,7 @@ def anomaly_scan(
     """The scan of a posterior; of `blocks` of cells with their values, what is odd among counts is learned first."""
     if q.likelihood.has_rate:
         return CountScan(without_odd_counts(q, blocks), direction, fdr)
-    return NumberScan(OwnAndOther(q), direction)
+    return (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q), direction)
 
 
 def _tail_beyond(law: Law, y: Tensor, above: Tensor) -> Tensor:

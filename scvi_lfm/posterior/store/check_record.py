@@ -14,6 +14,7 @@ from ..._keys import (
     DF,
     GENE_BASIS,
     LEVEL,
+    LEVELS,
     MU,
     PARAMS,
     PRIOR_CELL_MEAN,
@@ -22,7 +23,7 @@ from ..._keys import (
 )
 from ...data._covariates import FIELDS as CODING
 from ...data._kind import RECORDED
-from ...model.likelihoods import CONTINUOUS, COUNTS
+from ...model.likelihoods import CONTINUOUS, LIKELIHOODS
 from .covariates import n_known
 from .lookup import ON_JOINING, entry
 from .schema import FIELDS
@@ -60,10 +61,10 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
     params = entry(uns, PARAMS, key)
     if not isinstance(params, Mapping):
         raise _wrong(key, f"{PARAMS} is a {type(params).__name__}")
-    for name, choices in {**_CHOICES, "likelihood": (*CONTINUOUS, *COUNTS)}.items():
+    for name, choices in {**_CHOICES, "likelihood": tuple(LIKELIHOODS)}.items():
         if name in params and str(params[name]) not in choices:
             raise _wrong(key, f"{PARAMS}[{name!r}] is {params[name]!r}")
-    if params.get("likelihood") not in COUNTS:
+    if params.get("likelihood") in (None, *CONTINUOUS):
         entry(params, "noise", key)
     for name in _NUMBERS:
         if name in params and not _number(params[name]) >= 0:
@@ -71,10 +72,20 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
     for name in (MU, SIGMA, DF, LEVEL):
         if name in uns and (np.isnan(_number(uns[name])) or (name in {SIGMA, DF} and _number(uns[name]) < 0)):
             raise _wrong(key, f"{name} is {uns[name]!r}")
+    _check_levels(uns, key)
     _check_values(uns, key)
     _check_coding(uns, key)
     _check_arrays(uns, key)
     return params
+
+
+def _check_levels(uns: Mapping[str, Any], key: str) -> None:
+    """The lowest level, then increasing thresholds."""
+    if LEVELS not in uns:
+        return
+    levels = np.asarray(uns[LEVELS])
+    if levels.dtype.kind not in "fi" or levels.ndim != 1 or len(levels) < 2 or not (np.diff(levels[1:]) > 0).all():
+        raise _wrong(key, f"{LEVELS} is {uns[LEVELS]!r}")
 
 
 def _check_values(uns: Mapping[str, Any], key: str) -> None:

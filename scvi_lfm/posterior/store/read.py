@@ -93,7 +93,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
         "gene_prior": Gaussian(stored.tensor(PRIOR_GENE_MEAN), stored.tensor(PRIOR_GENE_COV)),
         "n_known": p,
     }
-    read: Callable[..., NormalPosterior | CountPosterior] = read_counts if kind.counts else read_normal
+    read: Callable[..., NormalPosterior | CountPosterior] = read_normal if kind.continuous else read_counts
     posterior = read(stored, kind, params, common, cells=cells)
     check_genes_fit_record(stored, posterior.gene_cov, gene_mean)
     if cells:

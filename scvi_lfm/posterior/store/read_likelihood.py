@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..._keys import CELL_BASIS, CELL_COV, CELL_EIG, DF, GENE_BASIS, GENE_EIG, HELD_OUT, SIGMA
+from ..._keys import CELL_BASIS, CELL_COV, CELL_EIG, DF, GENE_BASIS, GENE_EIG, HELD_OUT, LEVELS, SIGMA
 from ...linalg.covariances import Common, Eigenbasis, Packed, PackedUnderNoise
-from ...model.noise import CountNoise, NormalNoise
+from ...model.noise import CountNoise, NormalNoise, OrdinalNoise
 from ..posterior import CountPosterior, NormalPosterior
 from ..recomputed import Recomputed
 from .layout import packed_with_known
@@ -68,15 +68,24 @@ def read_counts(
         dispersion = stored.on_device(1 / theta)
     else:
         dispersion = common["gene_mean"].new_zeros(len(common["gene_mean"]))
+    n_cells = len(common["cell_mean"])
+    if kind.levels:
+        levels = np.asarray(entry(adata.uns[stored.key], LEVELS, stored.key), dtype=np.float64)
+        thresholds = stored.on_device(levels[1:])
+        noise: CountNoise = OrdinalNoise(
+            likelihood, dispersion, dispersion.new_zeros(n_cells), thresholds, float(levels[0])
+        )
+    elif cells:
+        size = stored.array("size_factor")
+        _check_positive((size > 0) & np.isfinite(size), size, stored.place("size_factor"), "cell", adata.obs_names)
+        noise = CountNoise(likelihood, dispersion, stored.on_device(np.log(size)))
+    else:
+        noise = CountNoise(likelihood, dispersion, common["cell_mean"].new_empty(0))
     if not cells:
         nothing = common["cell_mean"].new_empty(0)
-        noise = CountNoise(likelihood, dispersion, nothing)
         return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
-    size = stored.array("size_factor")
-    _check_positive((size > 0) & np.isfinite(size), size, stored.place("size_factor"), "cell", adata.obs_names)
-    noise = CountNoise(likelihood, dispersion, stored.on_device(np.log(size)))
     # without it covariances are computed anew, as if every entry were data
-    if stored.has("cell_cov_packed") or params.get("observed") == "stored" or HELD_OUT in params:
+    if stored.has("cell_cov_packed") or kind.levels or params.get("observed") == "stored" or HELD_OUT in params:
         values = stored.tensor("cell_cov_packed")
         cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))
     else:

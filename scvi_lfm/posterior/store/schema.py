@@ -14,7 +14,7 @@ import pandas as pd
 
 from ... import _keys
 from ..._keys import fit_keys
-from ...model.likelihoods import COUNTS
+from ...model.likelihoods import LIKELIHOODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,10 @@ class FitKind:
     """What decides which fields a fit has: each is the `when` of some."""
 
     counts: bool  # eta is the log of a rate
-    continuous: bool  # or the mean of values
+    continuous: bool  # it is the mean of values
     dispersion: bool  # of every gene
     student_t: bool
+    levels: bool  # values are levels with thresholds between them
     own_cov: bool  # every cell and gene has a covariance of its own
     own_cell_cov: bool  # and those of cells are not too many to be stored
     by_row: bool  # they do not follow from the likelihood
@@ -47,16 +48,18 @@ class FitKind:
         """From what uns holds, and whether covariances differ by row; those of counts always do."""
         params = record[_keys.PARAMS]
         likelihood = str(params.get("likelihood", "normal"))
-        counts = likelihood in COUNTS
-        noise_by_cell, own_cov = not counts and params.get("noise") == "cell_gene", counts or own_cov
+        known = LIKELIHOODS[likelihood]
+        counts, linear = known.has_rate, known.linear
+        noise_by_cell, own_cov = linear and params.get("noise") == "cell_gene", own_cov or not linear
         return cls(
             counts=counts,
-            continuous=not counts,
-            dispersion=counts and COUNTS[likelihood].learns_dispersion,
+            continuous=linear,
+            dispersion=known.learns_dispersion,
             student_t=likelihood == "student_t",
+            levels=known.has_levels,
             own_cov=own_cov,
             own_cell_cov=own_cov and cell_cov_kept,
-            by_row=own_cov and not counts,
+            by_row=own_cov and linear,
             one_gene_basis=not own_cov,
             one_cell_basis=not own_cov and noise_by_cell,
             one_cell_cov=not own_cov and not noise_by_cell,
@@ -128,6 +131,7 @@ FIELDS = (
     Field("uns", _keys.PRIOR_GENE_MEAN, ("k",), F64, "model", "prior mean of (b, beta, B)"),
     Field("uns", _keys.PRIOR_GENE_COV, ("k", "k"), F64, "model", "prior covariance of (b, beta, B)"),
     Field("uns", _keys.SIGMA, (), float, "model", "noise of the fit, over genes", "continuous"),
+    Field("uns", _keys.LEVELS, ("levels",), F64, "model", "the lowest level, then thresholds between levels", "levels"),
     Field("uns", _keys.DF, (), float, "model", "degrees of freedom", "student_t"),
     Field("uns", _keys.GENE_BASIS, ("k", "k"), F64, "genes", "basis of all covariances", "one_gene_basis"),
     Field("uns", _keys.GENE_EIG, ("k",), F64, "genes", "their inverse in it, less one, at noise one", "one_gene_basis"),

@@ -59,6 +59,7 @@ _VALUES: dict[str, Callable[[_Parts], Any]] = {
     _keys.PRIOR_GENE_COV: lambda it: it.q.gene_prior.cov,
     _keys.SIGMA: lambda it: _root_mean_square(it.q.noise.sigma),
     _keys.DF: lambda it: it.q.noise.df,
+    _keys.LEVELS: lambda it: it.q.noise.levels.cpu().numpy(),
     _keys.GENE_BASIS: lambda it: it.q.gene_cov.basis,
     _keys.GENE_EIG: lambda it: it.q.gene_cov.eig,
     _keys.BY_ROW: lambda it: True,
