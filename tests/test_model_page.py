@@ -8,7 +8,9 @@ LEGEND = PAGE[PAGE.index("## Symbols") : PAGE.index("## linalg")]
 WHERE = re.compile(r"\*`[\w/]+\.py`: `")
 UPRIGHT = re.compile(r"\\(?:mathrm|text|texttt|mathtt)\{[^{}]*\}|\\(?:begin|end)\{\w+\}")
 LETTER = re.compile(r"\\(?:mathcal\s*\{?\s*[A-Z]|[a-zA-Z]+)|[a-zA-Z]")
-GREEK = "alpha beta gamma delta varepsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega ell"
+GREEK = (
+    "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega ell"
+)
 GREEK_LETTERS = {f"\\{form}" for name in GREEK.split() for form in (name, name.capitalize())}
 
 

@@ -10,7 +10,7 @@ from .. import __version__
 from ._messages import PROGRAM, CommandError
 
 # as in `tl.fit` and `tl.anomalies`, which take seconds to import; a test compares them
-LIKELIHOODS = ("auto", "normal", "student_t", "poisson", "negative_binomial", "bernoulli")
+LIKELIHOODS = ("auto", "normal", "student_t", "poisson", "negative_binomial", "bernoulli", "ordinal")
 NOISES = ("shared", "gene", "cell_gene")
 FAMILIES = ("row_block", "mean_field")
 ENGINES = ("natural_gradient", "pyro")

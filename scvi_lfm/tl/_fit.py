@@ -88,8 +88,9 @@ def fit(
         tails, whose degrees of freedom are learned between 2.1 and 100; with `engine="pyro"` only.
         `"negative_binomial"`: counts with mean :math:`\lambda` and variance :math:`\lambda + \lambda^2 / \theta_j`,
         theta learned for each gene. `"poisson"`: counts with variance :math:`\lambda`. `"bernoulli"`: zeros and ones,
-        :math:`P(y = 1) = 1 - e^{-\lambda}`. `"auto"`: `"negative_binomial"` if all values are whole and none is
-        negative, else `"normal"`, which warns where values look unlogged or scaled to unit variance.
+        :math:`P(y = 1) = 1 - e^{-\lambda}`. `"ordinal"`: at most 50 levels, as those of ratings, by a cumulative probit
+        whose thresholds are learned. `"auto"`: `"negative_binomial"` if all values are whole and none is negative, else
+        `"normal"`, which warns where values look unlogged or scaled to unit variance.
     noise
         For the Normal and the Student t. `"shared"`: one sigma for all genes, for the better embedding. `"gene"`: one
         for each. `"cell_gene"`: :math:`\sigma_i \sigma_j`, so that a shallow cell is less sure than a deep one; the
@@ -156,8 +157,7 @@ def fit(
 
     `.obsm['X_lfm']`, `.obsm['X_lfm_sd']` : (n, r)
         Mean and standard deviation of A: orthogonal columns with decreasing length, as principal components have.
-        Normal: the standard deviation is the same for every cell, except under `noise="cell_gene"` and where some
-        entries are not data.
+        Normal: the standard deviations are those of every cell, except with `noise="cell_gene"` or entries not data.
     `.obs['lfm_a']`, `.obs['lfm_a_sd']` : (n,)
         Mean and standard deviation of the cell's activity a; its mean over cells is zero.
     `.varm['lfm']`, `.varm['lfm_sd']` : (m, r)
@@ -174,9 +174,9 @@ def fit(
     `.obs['lfm_size_factor']` : (n,)
         Counts: size factors.
     `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
-        Counts, and the Normal where some entries are not data: lower triangles of the covariance of each (a, A) and
+        Counts, levels, and the Normal where not all entries are data: lower triangles of the covariance of each (a, A),
         (b, B). For counts, those of cells are left out where they would pass `settings.max_cov_bytes`, and are then
-        computed anew when they are needed; where some entries are not data, such a fit is refused before it begins.
+        computed anew when they are needed; where some entries are not data, and of levels, such a fit is refused.
     `.varm['lfm_beta']`, `.varm['lfm_beta_sd']` : (m, p)
         With `covariates`: mean and standard deviation of the coefficients beta, in the order of `covariates` below, per
         standard deviation of a continuous covariate or for a level against the reference. `lfm_b` is then the
@@ -192,9 +192,9 @@ def fit(
         (`column`, `kind`, `level`, `reference`, `mean`, `sd`), and the prior and `gene_basis`, `gene_eig` and
         `varm['lfm_cov']` have p more coordinates, behind the first. With `held_out`, `held_out`: `epoch`, `log_density`
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
-        in a row, which ends the fit. `values`, with which tools compare what they read: `whole`
-        (share of whole numbers other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of
-        counts, `log_base` of log1p values. `level`, where values have a common one (see Notes).
+        in a row, which ends the fit. `values`, with which tools compare what they read: `whole` (share of whole numbers
+        other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of counts, `log_base` of log1p
+        values. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and the thresholds.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -226,7 +226,7 @@ def fit(
     Hoffman et al. (2013), Stochastic variational inference, JMLR 14:1303, section 2.
     Blei et al. (2017), Variational inference: a review for statisticians, JASA 112:859, section 2.
     Lange et al. (1989), Robust statistical modeling using the t distribution, JASA 84:881 (Student t).
-    Khan & Lin (2017), Conjugate-computation variational inference, AISTATS 54:878, section 3 (counts).
+    Khan & Lin (2017), Conjugate-computation variational inference, AISTATS 54:878, section 3 (counts, levels).
 
     Examples
     --------

@@ -2,15 +2,15 @@ r"""Ordinal likelihood, cumulative probit: levels are parts of a scale on which 
 
 .. math::
 
-    \Pr(y \le y_0 + k) &= \Phi(x_k), \qquad x_k = (\tau_k - \eta) / s, \qquad
-    f_k = \Pr(y = y_0 + k) = \Phi(x_k) - \Phi(x_{k-1}) \\
-    g &= \frac{\varphi(x_{k-1}) - \varphi(x_k)}{s f_k} \text{ at } k = y - y_0, \qquad
-    w = E[g^2] = \frac{1}{s^2} \sum_k \frac{(\varphi(x_{k-1}) - \varphi(x_k))^2}{f_k}
+    \Pr(y \le \mathrm{lowest} + l) &= \Phi(\iota_l - \eta), \qquad
+    f_l = \Phi(\iota_l - \eta) - \Phi(\iota_{l-1} - \eta) \\
+    g &= \frac{\Phi'(\iota_{l-1} - \eta) - \Phi'(\iota_l - \eta)}{f_l}, \qquad
+    w = E[g^2] = \sum_l \frac{(\Phi'(\iota_{l-1} - \eta) - \Phi'(\iota_l - \eta))^2}{f_l}
 
-with y_0 the lowest level, increasing thresholds :math:`\tau_0 < \dots < \tau_{K-2}` between K levels, and one of minus
-and of plus infinity around them. In a fit s is 1; where eta is Normal, y has the same law at its mean with
-:math:`s = \sqrt{1 + \mathrm{var}(\eta)}`. It suits ratings: their distances are learned, and no prediction lies
-beyond the last level.
+with increasing thresholds iota between levels, and one of minus and one of plus infinity around them. All differences
+are over a scale, which is 1 in a fit. Where eta is Normal, y has the same law at its mean with the scale
+:math:`\sqrt{1 + \mathrm{var}(\eta)}`. It suits ratings: their distances are learned, and no prediction lies beyond the
+last level.
 
 References
 ----------
