@@ -197,10 +197,10 @@ def test_is_as_it_was_after_an_error(complete, monkeypatch, options):
         torch.rand(3)
         raise KeyboardInterrupt
 
-    from scvi_lfm.inference import normal_engine, pyro_engine
+    from scvi_lfm.inference import normal_engine
 
     monkeypatch.setattr(normal_engine, "sweep", broken)
-    monkeypatch.setattr(pyro_engine, "show_progress", broken)
+    monkeypatch.setattr("scvi_lfm.inference.pyro.loop.show_progress", broken)
     adata = complete.copy()
     before = state()
     with pytest.raises(KeyboardInterrupt):

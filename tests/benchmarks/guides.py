@@ -23,9 +23,9 @@ import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import FitOptions, fit_natural_gradient
-from scvi_lfm.inference.pyro_counts import CountProgram
-from scvi_lfm.inference.pyro_engine import _optimise
-from scvi_lfm.inference.pyro_guides import PROGRAMS, RowGuide
+from scvi_lfm.inference.pyro.counts import CountProgram
+from scvi_lfm.inference.pyro.guides import PROGRAMS, RowGuide
+from scvi_lfm.inference.pyro.loop import _optimise
 from scvi_lfm.inference.trace import Trace
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import CountPosterior

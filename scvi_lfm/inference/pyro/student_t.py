@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..model.likelihoods import normal, student_t
-from .elbo import elbo
-from .finish import summarise, to_result
-from .natural_gradient import expected_squares
-from .pyro_normal import NormalProgram
-from .sweep import LocalStep
+from ...model.likelihoods import normal, student_t
+from ..elbo import elbo
+from ..finish import summarise, to_result
+from ..natural_gradient import expected_squares
+from ..sweep import LocalStep
+from .normal import NormalProgram
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import CellMatrix
-    from ..model import Scales
-    from .options import FitOptions, FitResult
-    from .sweep import Step
-    from .trace import Trace
+    from ...data import CellMatrix
+    from ...model import Scales
+    from ..options import FitOptions, FitResult
+    from ..sweep import Step
+    from ..trace import Trace
 
 # with fewer degrees of freedom there is no variance; with more the Student t is a Normal
 LEAST_DF, MOST_DF, START_DF = 2.1, 100.0, 4.0

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from .._context import pyro_sandbox
-from ..model.likelihoods import COUNTS
-from .progress import show_progress
-from .trace import Trace
+from ..._context import pyro_sandbox
+from ...model.likelihoods import COUNTS
+from ..progress import show_progress
+from ..trace import Trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from .minibatches import Minibatches
-    from .options import FitOptions, FitResult
+    from ...data import Batch, CellMatrix
+    from ..minibatches import Minibatches
+    from ..options import FitOptions, FitResult
 
 # the learning rate is halved whenever the smoothed ELBO has stood still, and the fit ends after this many halvings
 HALVINGS = 7
@@ -56,14 +56,14 @@ def fit_pyro(matrix: CellMatrix, options: FitOptions) -> FitResult:
 
 def _program(matrix: CellMatrix, options: FitOptions) -> Program:
     if options.likelihood in COUNTS:
-        from .pyro_counts import CountProgram
+        from .counts import CountProgram
 
         return CountProgram(matrix, options)
     if options.likelihood == "student_t":
-        from .pyro_student_t import StudentProgram
+        from .student_t import StudentProgram
 
         return StudentProgram(matrix, options)
-    from .pyro_normal import NormalProgram
+    from .normal import NormalProgram
 
     return NormalProgram(matrix, options)
 

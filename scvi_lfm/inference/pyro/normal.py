@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..model import guide, mean_field_guide, model
-from ..model.priors import initial_scales
-from .elbo import elbo
-from .finish import summarise, to_result
-from .initialisation import fit_without_factors, location_and_spread
-from .minibatches import Minibatches
-from .pyro_parameters import CellParameters, SharedParameters
-from .sweep import CellBlock, Problem
+from ...model import guide, mean_field_guide, model
+from ...model.priors import initial_scales
+from ..elbo import elbo
+from ..finish import summarise, to_result
+from ..initialisation import fit_without_factors, location_and_spread
+from ..minibatches import Minibatches
+from ..sweep import CellBlock, Problem
+from .parameters import CellParameters, SharedParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from ..model import Scales
-    from .options import FitOptions, FitResult
-    from .sweep import Step
-    from .trace import Trace
+    from ...data import Batch, CellMatrix
+    from ...model import Scales
+    from ..options import FitOptions, FitResult
+    from ..sweep import Step
+    from ..trace import Trace
 
 
 class NormalProgram:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..model import GuideParameters, PriorScales, Scales
-from .state import Globals
+from ...model import GuideParameters, PriorScales, Scales
+from ..state import Globals
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ from pyro.infer import Trace_ELBO
 import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference import fit_natural_gradient, pyro_own_guide
-from scvi_lfm.inference.pyro_counts import CountProgram
-from scvi_lfm.inference.pyro_engine import _optimise, fit_pyro
-from scvi_lfm.inference.pyro_guides import RANK, RowGuide, Rows
+from scvi_lfm.inference import fit_natural_gradient
+from scvi_lfm.inference.pyro.counts import CountProgram
+from scvi_lfm.inference.pyro.guides import RANK, RowGuide, Rows
+from scvi_lfm.inference.pyro.loop import _optimise, fit_pyro
 from scvi_lfm.inference.trace import Trace
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.model import GuideParameters, Scales, guide, model
@@ -219,7 +219,7 @@ def own_guide(y, *, n_cells, rows):
 
 
 def test_a_guide_of_ones_own_runs_and_leaves_pyros_store_alone(adata, monkeypatch):
-    monkeypatch.setattr(pyro_own_guide, "DRAWS", 50)
+    monkeypatch.setattr("scvi_lfm.inference.pyro.own_guide.DRAWS", 50)
     store = pyro.get_param_store()
     with store.scope():
         pyro.param("mu_loc", torch.tensor(7.0))

@@ -10,28 +10,28 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from ..linalg.covariances import Packed
-from ..linalg.packed import unpack
-from ..model import Gaussian, Scales, model
-from ..model.likelihoods import COUNTS
-from ..model.noise import CountNoise
-from ..posterior import CountPosterior, to_stored_gauge
-from .counts.engine import CountEngine
-from .minibatches import Minibatches
-from .pyro_guides import RowGuide
-from .pyro_own_guide import OwnGuide
+from ...linalg.covariances import Packed
+from ...linalg.packed import unpack
+from ...model import Gaussian, Scales, model
+from ...model.likelihoods import COUNTS
+from ...model.noise import CountNoise
+from ...posterior import CountPosterior, to_stored_gauge
+from ..counts.engine import CountEngine
+from ..minibatches import Minibatches
+from .guides import RowGuide
+from .own_guide import OwnGuide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from .counts.engine import State
-    from .counts.state import Globals
-    from .options import FitOptions, FitResult
-    from .pyro_guides import Moments
-    from .trace import Trace
+    from ...data import Batch, CellMatrix
+    from ..counts.engine import State
+    from ..counts.state import Globals
+    from ..options import FitOptions, FitResult
+    from ..trace import Trace
+    from .guides import Moments
 
 # draws of a step, where there are so few entries that they cost next to nothing
 ENTRIES_PER_STEP, MOST_DRAWS_PER_STEP = 2**16, 8

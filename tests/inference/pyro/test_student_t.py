@@ -12,8 +12,8 @@ from scipy.stats import t as student
 import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference.pyro_normal import NormalProgram
-from scvi_lfm.inference.pyro_student_t import LEAST_DF, MOST_DF, StudentProgram, _df, _raw
+from scvi_lfm.inference.pyro.normal import NormalProgram
+from scvi_lfm.inference.pyro.student_t import LEAST_DF, MOST_DF, StudentProgram, _df, _raw
 
 CPU = torch.device("cpu")
 
