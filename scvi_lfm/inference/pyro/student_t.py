@@ -14,6 +14,7 @@ from ..elbo import elbo
 from ..finish import summarise, to_result
 from ..natural_gradient import expected_squares
 from ..sweep import LocalStep
+from .monte_carlo import draws_in, mean_elbo
 from .normal import NormalProgram
 
 if TYPE_CHECKING:
@@ -88,15 +89,11 @@ class StudentProgram(NormalProgram):
         return to_result(replace(summary, posterior=q, elbo=self._mean_elbo()), trace)
 
     def _mean_elbo(self) -> float:
-        n_cells, n_genes = self._problem.n_cells, self._problem.n_genes
-        n_draws = min(max(LAST_ENTRIES // (n_cells * n_genes), FEWEST_DRAWS), MOST_DRAWS)
-        total, start = 0.0, 0
-        with torch.no_grad():
-            for batch in self.batches.in_order():
-                rows = torch.arange(start, start + batch.n_cells, device=self._raw_df.device)
-                total -= sum(float(self.loss(rows, batch)) for _ in range(n_draws)) / n_draws * batch.n_cells
-                start += batch.n_cells
-        return total / (n_cells**2 * n_genes)
+        n_draws = draws_in(LAST_ENTRIES, self.batches, FEWEST_DRAWS, MOST_DRAWS)
+        return mean_elbo(
+            self.batches,
+            lambda rows, batch: sum(float(self.loss(rows, batch)) for _ in range(n_draws)) / n_draws,
+        )
 
 
 def _df(raw: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient
 from scvi_lfm.inference.pyro.counts import CountProgram
 from scvi_lfm.inference.pyro.guides import RANK, RowGuide, Rows
-from scvi_lfm.inference.pyro.loop import _optimise, fit_pyro
-from scvi_lfm.inference.trace import Trace
+from scvi_lfm.inference.pyro.loop import climb, fit_pyro
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.model import GuideParameters, Scales, guide, model
 from scvi_lfm.posterior.gauge import balance, shift_constants, translate_cells, translate_genes
@@ -125,10 +124,10 @@ def test_every_guide_and_every_likelihood_gain(counts, likelihood, which):
     with pyro_sandbox(0, CPU):
         program = CountProgram(matrix, replace(options, guide=which))
         start = program.elbo(200)
-        values, _ = _optimise(program, 600, replace(options, max_epochs=60, guide=which))
-        result = program.finish(Trace(values, program.rank0, converged=False))
+        trace = climb(program, 600, replace(options, max_epochs=60, guide=which))
+        result = program.finish(trace)
     assert result.elbo[-1][1] > start + 0.01
-    assert result.elbo[-1][1] == pytest.approx(values[-1][1], abs=0.05)
+    assert result.elbo[-1][1] == pytest.approx(trace.values[-1][1], abs=0.05)
     for mean in (result.posterior.cell_mean, result.posterior.gene_mean):
         assert mean.mean(0).abs().max() < 1e-5
 
@@ -148,7 +147,7 @@ def test_given_scales_are_kept_and_the_others_learned(counts):
         program = CountProgram(matrix, replace(options, prior_scales={"b": 0.4, "A": [2.0, 1.0]}))
         with torch.no_grad():
             before = program.scales()
-        _optimise(program, 600, replace(options, max_epochs=3))
+        climb(program, 600, replace(options, max_epochs=3))
         with torch.no_grad():
             after = program.scales()
     assert float(after.b) == pytest.approx(0.4)
@@ -335,8 +334,7 @@ def fit_program(matrix, options, theta=None):
         if theta is not None:
             program.scales.theta.data = theta.log()
             program.scales.theta.requires_grad_(False)
-        values, converged = _optimise(program, np.prod(matrix.shape), options)
-        return program.finish(Trace(values, program.rank0, converged))
+        return program.finish(climb(program, np.prod(matrix.shape), options))
 
 
 @pytest.mark.slow
