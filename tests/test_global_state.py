@@ -57,7 +57,7 @@ def state() -> dict[str, object]:
         "pyro validation": pyro.infer.util.is_validation_enabled(),
         "numpy errors": np.geterr(),
         "numpy printing": repr(np.get_printoptions()),
-        "pandas options": {name: simple(pd.get_option(name)) for name in ("mode.copy_on_write", "display.max_rows")},
+        "pandas options": {name: simple(pd.get_option(name)) for name in ("display.precision", "display.max_rows")},
         "warning filters": list(warnings.filters),
         "matplotlib settings": dict(mpl.rcParams),
         "matplotlib backend": mpl.get_backend(),

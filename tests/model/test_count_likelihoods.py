@@ -129,7 +129,7 @@ def test_fisher_weight_is_the_mean_square_of_the_score(name, dispersion):
 def test_blocks_of_cells_and_genes(name):
     """As inference calls it: rates (cells, genes) in float32, a dispersion for each gene; the arguments stay."""
     unit, generator = COUNTS[name], np.random.default_rng(0)
-    y = torch.from_numpy(generator.poisson(1.0, (5, 3)).clip(max=unit.MAXIMUM)).float()
+    y = torch.from_numpy(generator.poisson(1.0, (5, 3)).clip(0, unit.MAXIMUM)).float()
     rate = torch.from_numpy(generator.gamma(1.0, 2.0, (5, 3))).float()
     phi = torch.tensor([0.0, 0.3, 4.0]) if unit.LEARNS_DISPERSION else torch.zeros(3)
     kept = [part.clone() for part in (y, rate, phi)]
