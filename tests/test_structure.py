@@ -393,7 +393,7 @@ def fields(adata: ad.AnnData) -> set[tuple[str, str]]:
 
 def without_fields_of_a_fit(adata: ad.AnnData) -> None:
     for container, name in fields(adata):
-        if "lfm" in name.split("_"):
+        if "lfm" in str(name).split("_"):
             del getattr(adata, container)[name]
 
 
