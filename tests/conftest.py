@@ -20,6 +20,8 @@ import pytest  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from triangles import unpacked  # noqa: E402
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -161,10 +163,6 @@ def dense():
         if isinstance(cov, Eigenbasis):
             diagonal = 1 / (cov.eig / cov.sigma[:, None] ** 2 + 1)
             return torch.einsum("ik,jk,lk->jil", cov.basis, diagonal, cov.basis)
-        k = next(k for k in range(1, 100) if k * (k + 1) // 2 == cov.values.shape[1])
-        full = torch.zeros(len(cov.values), k, k, dtype=cov.values.dtype)
-        for place, (row, column) in enumerate((i, j) for i in range(k) for j in range(i + 1)):
-            full[:, row, column] = full[:, column, row] = cov.values[:, place]
-        return full
+        return torch.from_numpy(unpacked(cov.values)).to(cov.values.dtype)
 
     return matrices

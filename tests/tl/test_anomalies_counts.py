@@ -20,6 +20,7 @@ from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomaly_scan_counts import CountAnomalyScan
 from scvi_lfm.posterior.odd_counts import without_odd_counts
 from scvi_lfm.tl import _common
+from triangles import unpacked
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
 MAX_SHARE = 0.01
@@ -35,15 +36,6 @@ COLUMNS = {
     "lfdr": np.float64,
     "direction": str,
 }
-
-
-def unpacked(values):
-    """Full symmetric matrices from lower triangles stored by rows."""
-    k = int((np.sqrt(8 * values.shape[1] + 1) - 1) / 2)
-    full = np.zeros((len(values), k, k))
-    rows, columns = np.tril_indices(k)
-    full[:, rows, columns] = full[:, columns, rows] = values
-    return full
 
 
 def law(rate, phi):

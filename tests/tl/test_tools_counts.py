@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import norm
 
 import scvi_lfm as lfm
+from triangles import unpacked
 
 N, M, R = 120, 60, 3
 COUNTS = ("negative_binomial", "poisson", "bernoulli")
@@ -55,14 +56,6 @@ class Fields:
     phi: np.ndarray  # (m,)
     likelihood: str
     prior_cov: np.ndarray
-
-
-def unpacked(values):
-    k = int(math.sqrt(2 * values.shape[1]))
-    rows, columns = np.tril_indices(k)
-    full = np.zeros((len(values), k, k))
-    full[:, rows, columns] = full[:, columns, rows] = values
-    return full
 
 
 def read_fields(adata):
