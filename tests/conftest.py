@@ -20,6 +20,7 @@ import pytest  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+import simulated  # noqa: E402
 from triangles import unpacked  # noqa: E402
 
 if TYPE_CHECKING:
@@ -122,12 +123,7 @@ def fit_of() -> Callable[..., ad.AnnData]:
 @pytest.fixture(scope="session")
 def true_eta():
     """The true eta of a data set from `lfm.datasets.simulate`."""
-
-    def eta(adata: ad.AnnData) -> np.ndarray:
-        margins = adata.uns["mu"] + adata.obs["a"].to_numpy()[:, None] + adata.var["b"].to_numpy()
-        return margins + adata.obsm["A"] @ adata.varm["B"].T
-
-    return eta
+    return simulated.true_eta
 
 
 @pytest.fixture(scope="session")
