@@ -20,9 +20,6 @@ import pytest  # noqa: E402
 import scipy.sparse as sp  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-import simulated  # noqa: E402
-from triangles import unpacked  # noqa: E402
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -123,7 +120,9 @@ def fit_of() -> Callable[..., ad.AnnData]:
 @pytest.fixture(scope="session")
 def true_eta():
     """The true eta of a data set from `lfm.datasets.simulate`."""
-    return simulated.true_eta
+    from simulated import true_eta
+
+    return true_eta
 
 
 @pytest.fixture(scope="session")
@@ -152,6 +151,7 @@ def dense():
     import torch
 
     from scvi_lfm.linalg.covariances import Common, Eigenbasis, Packed
+    from triangles import unpacked
 
     def matrices(cov: Common | Eigenbasis | Packed) -> torch.Tensor:
         if isinstance(cov, Common):
