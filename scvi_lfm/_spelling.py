@@ -28,7 +28,8 @@ MOST_SPELLINGS = 100_000
 
 def near_matches(name: object, options: Iterable[object]) -> str:
     """One sentence that names what `name` may have meant, or what there is."""
-    choices = [str(option) for option in options]
+    # anndata's layers may hold X, under None
+    choices = [str(option) for option in options if option is not None]
     close = nearest(str(name), choices)
     if close:
         return f"Did you mean {', '.join(map(repr, close))}?"

@@ -121,12 +121,9 @@ def fit_of() -> Callable[..., ad.AnnData]:
 @pytest.fixture(scope="session")
 def true_eta():
     """The true eta of a data set from `lfm.datasets.simulate`."""
+    from simulated import true_eta
 
-    def eta(adata: ad.AnnData) -> np.ndarray:
-        margins = adata.uns["mu"] + adata.obs["a"].to_numpy()[:, None] + adata.var["b"].to_numpy()
-        return margins + adata.obsm["A"] @ adata.varm["B"].T
-
-    return eta
+    return true_eta
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +152,7 @@ def dense():
     import torch
 
     from scvi_lfm.linalg.covariances import Common, Eigenbasis, Packed
+    from triangles import unpacked
 
     def matrices(cov: Common | Eigenbasis | Packed) -> torch.Tensor:
         if isinstance(cov, Common):
@@ -162,10 +160,6 @@ def dense():
         if isinstance(cov, Eigenbasis):
             diagonal = 1 / (cov.eig / cov.sigma[:, None] ** 2 + 1)
             return torch.einsum("ik,jk,lk->jil", cov.basis, diagonal, cov.basis)
-        k = next(k for k in range(1, 100) if k * (k + 1) // 2 == cov.values.shape[1])
-        full = torch.zeros(len(cov.values), k, k, dtype=cov.values.dtype)
-        for place, (row, column) in enumerate((i, j) for i in range(k) for j in range(i + 1)):
-            full[:, row, column] = full[:, column, row] = cov.values[:, place]
-        return full
+        return torch.from_numpy(unpacked(cov.values)).to(cov.values.dtype)
 
     return matrices

@@ -57,7 +57,7 @@ def state() -> dict[str, object]:
         "pyro validation": pyro.infer.util.is_validation_enabled(),
         "numpy errors": np.geterr(),
         "numpy printing": repr(np.get_printoptions()),
-        "pandas options": {name: simple(pd.get_option(name)) for name in ("mode.copy_on_write", "display.max_rows")},
+        "pandas options": {name: simple(pd.get_option(name)) for name in ("display.precision", "display.max_rows")},
         "warning filters": list(warnings.filters),
         "matplotlib settings": dict(mpl.rcParams),
         "matplotlib backend": mpl.get_backend(),
@@ -197,11 +197,10 @@ def test_is_as_it_was_after_an_error(complete, monkeypatch, options):
         torch.rand(3)
         raise KeyboardInterrupt
 
-    from scvi_lfm.inference import pyro_engine
     from scvi_lfm.inference.normal import engine as normal_engine
 
     monkeypatch.setattr(normal_engine, "sweep", broken)
-    monkeypatch.setattr(pyro_engine, "show_progress", broken)
+    monkeypatch.setattr("scvi_lfm.inference.pyro.loop.show_progress", broken)
     adata = complete.copy()
     before = state()
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ LETTER = re.compile(r"\\(?:mathcal\s*\{?\s*[A-Z]|[a-zA-Z]+)|[a-zA-Z]")
 GREEK = (
     "alpha beta gamma delta varepsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega ell"
 )
-GREEK_LETTERS = {f"\\{form}" for name in GREEK.split() for form in (name, name.capitalize())}
+GREEK_LETTERS = {f"\\{form}" for name in (*GREEK.split(), "ell") for form in (name, name.capitalize())}
 
 
 def letters(text: str) -> set[str]:

@@ -45,8 +45,9 @@ def write_table(table: pd.DataFrame, draft: Draft) -> None:
 
 def check_space(adata: ad.AnnData, draft: Draft) -> None:
     """Raise if the disk has no room for an h5ad of these data, whose matrices are not compressed."""
-    fields = (adata.layers, adata.obsm, adata.varm, adata.obsp, adata.varp)
-    needed = _n_bytes(adata.X) + sum(_n_bytes(values) for field in fields for values in field.values())
+    # layers may hold X, under None
+    fields = ({**adata.layers, None: adata.X}, adata.obsm, adata.varm, adata.obsp, adata.varp)
+    needed = sum(_n_bytes(values) for field in fields for values in field.values())
     free = shutil.disk_usage(draft.path.parent).free
     if draft.path.suffix == ".h5ad" and free < needed:
         msg = (

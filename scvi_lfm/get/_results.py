@@ -136,7 +136,7 @@ def anomalies_df(
     keep = np.ones(len(table), dtype=bool) if direction is None else (table["direction"] == direction).to_numpy()
     for name, wanted, index, axis in (("cell", cell, adata.obs_names, "obs"), ("gene", gene, adata.var_names, "var")):
         names = index if wanted is None else index[locate(name, wanted, index, axis)]
-        keep &= table[name].isin(names).to_numpy()
+        keep = keep & table[name].isin(names).to_numpy()
     table = table[keep].reset_index(drop=True)
     table.attrs["depth_correlation"] = float(stored["depth_correlation"])
     return table

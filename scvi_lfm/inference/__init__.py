@@ -1,4 +1,4 @@
-"""Inference: the closed-form engine here, the Pyro engine in `pyro_engine`, which imports Pyro."""
+"""Inference: the closed-form engine here, the Pyro engine in `pyro`, which imports Pyro."""
 
 from .loop import fit_natural_gradient
 from .options import FitOptions, FitResult

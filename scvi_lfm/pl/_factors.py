@@ -115,7 +115,10 @@ def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
         names = [*adata.obs.columns, *adata.var_names]
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
-    return pd.Series(adata.obs_vector(color, layer=layer), index=adata.obs_names, name=color, dtype=float)
+    gene = adata[:, color]
+    values = gene.X if layer is None else gene.layers[layer]
+    values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+    return pd.Series(values[:, 0], index=adata.obs_names, name=color, dtype=float)
 
 
 def _check_column(column: pd.Series) -> None:

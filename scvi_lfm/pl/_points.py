@@ -42,6 +42,8 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
         points = axes.scatter(x[order], y[order], c=values.astype(float).to_numpy()[order], cmap=cmap, **style)
         axes.figure.colorbar(points, ax=axes, aspect=30).set_label(shown(values.name), parse_math=False)
         return
+    if values.dtype == object:  # pandas does not sort tuples among other labels
+        values = values.map(lambda label: str(label) if isinstance(label, tuple) else label)
     groups = values.astype("category").cat
     codes, n_groups = groups.codes.to_numpy(), len(groups.categories)
     own = len(palette) == n_groups

@@ -287,7 +287,7 @@ def fit(
 def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
     try:
         if engine == "pyro":
-            from ..inference.pyro_engine import fit_pyro
+            from ..inference.pyro import fit_pyro
 
             return fit_pyro(matrix, options)
         return fit_natural_gradient(matrix, options)

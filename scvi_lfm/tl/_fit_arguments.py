@@ -238,9 +238,9 @@ def check_levels(kind: ValueKind, layer: str | None) -> tuple[float, float]:
     n_levels = int(kind.maximum - kind.minimum) + 1
     if n_levels > MOST_LEVELS:
         msg = (
-            f"likelihood='ordinal' is for at most {MOST_LEVELS} levels, as those of ratings, and {place_of(layer)} holds "
-            f"whole numbers from {kind.minimum:g} to {kind.maximum:g}. Pass likelihood='negative_binomial' for counts, or "
-            "merge levels first."
+            f"likelihood='ordinal' is for at most {MOST_LEVELS} levels, as those of ratings, and {place_of(layer)} "
+            f"holds whole numbers from {kind.minimum:g} to {kind.maximum:g}. Pass likelihood='negative_binomial' for "
+            "counts, or merge levels first."
         )
         raise ValueError(msg)
     return kind.minimum, kind.maximum

@@ -172,7 +172,7 @@ def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fi
     if layer != of_fit and _suits(adata, of_fit, genes, fitted):
         return f"{place_of(of_fit)} matches: leave `layer` out."
     for name in adata.layers:
-        if name not in {layer, of_fit} and _suits(adata, name, genes, fitted):
+        if name not in {None, layer, of_fit} and _suits(adata, name, genes, fitted):
             return f"layers[{name!r}] matches: pass layer={name!r}."
     if layer is not None and _suits(adata, None, genes, fitted):
         return f"X matches: call {place} = adata.X.copy() first."

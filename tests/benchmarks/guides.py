@@ -23,10 +23,9 @@ import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import FitOptions, fit_natural_gradient
-from scvi_lfm.inference.pyro_counts import CountProgram
-from scvi_lfm.inference.pyro_engine import _optimise
-from scvi_lfm.inference.pyro_guides import PROGRAMS, RowGuide
-from scvi_lfm.inference.trace import Trace
+from scvi_lfm.inference.pyro.counts import CountProgram
+from scvi_lfm.inference.pyro.guides import PROGRAMS, RowGuide
+from scvi_lfm.inference.pyro.loop import climb
 from scvi_lfm.linalg.packed import unpack
 from scvi_lfm.posterior import CountPosterior
 from scvi_lfm.posterior.gauge import balance, shift_constants, translate_cells, translate_genes
@@ -132,8 +131,7 @@ def compare(likelihood: str, args: argparse.Namespace) -> None:
         with pyro_sandbox(0, CPU):
             program = CountProgram(matrix, replace(options, guide=guide))
             hold_dispersion(program, reference)
-            values, _ = _optimise(program, n_entries, options)
-            q = program.finish(Trace(values, program.rank0, converged=True)).posterior
+            q = program.finish(climb(program, n_entries, options)).posterior
         spent = time.process_time() - begun
         with pyro_sandbox(1, CPU):
             table.add(f"Pyro, {guide}", q, *score(program, n_entries), spent)

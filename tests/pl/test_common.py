@@ -44,8 +44,8 @@ def test_signature(name):
     assert list(parameters)[-3:] == ["title", "ax", "show"]
     positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     assert len(positional) <= 2
-    document = getattr(lfm.pl, name).__doc__
-    assert all(f"\n    {parameter}\n        " in document for parameter in parameters)
+    document = inspect.getdoc(getattr(lfm.pl, name))
+    assert all(f"\n{parameter}\n    " in document for parameter in parameters)
 
 
 @plots

@@ -270,7 +270,7 @@ def test_blocks_of_cells_and_sparse_values_change_nothing(planted, monkeypatch):
 @pytest.mark.parametrize("likelihood", ["normal", "negative_binomial"])
 def test_lists_what_passes_the_question_asked(likelihood):
     adata = lfm.datasets.simulate(100, 60, 2, likelihood=likelihood, mu=0.3)
-    values = adata.to_df().to_numpy()
+    values = adata.to_df().to_numpy(copy=True)
     values[[3, 40, 77], [5, 21, 48]] += 12 + 3 * values.max()
     adata.X = values
     lfm.tl.fit(adata, 2, progress=False)

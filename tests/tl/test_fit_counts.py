@@ -55,7 +55,7 @@ def fitted(request):
 def keys_of_fit(adata, key="lfm"):
     """What is stored under a stem."""
     return {
-        container: {name for name in getattr(adata, container) if key in name.split("_")}
+        container: {name for name in getattr(adata, container) if key in str(name).split("_")}
         for container in ("obs", "var", "obsm", "varm", "uns", "layers", "obsp", "varp")
     }
 

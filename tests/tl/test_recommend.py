@@ -9,6 +9,7 @@ from scipy.stats import norm
 import scvi_lfm as lfm
 from scvi_lfm.posterior import unseen
 from scvi_lfm.tl import _recommend
+from triangles import unpacked
 
 
 @pytest.fixture(scope="module")
@@ -126,14 +127,6 @@ def test_counts(likelihood, order):
     at = chosen["row"].to_numpy(), chosen["column"].to_numpy()
     np.testing.assert_allclose(table["expected"], expected[at], rtol=1e-5)
     np.testing.assert_allclose(table["upper"], upper[at], rtol=1e-4)
-
-
-def unpacked(values):
-    k = int(np.sqrt(2 * values.shape[1]))
-    rows, columns = np.tril_indices(k)
-    full = np.zeros((len(values), k, k))
-    full[:, rows, columns] = full[:, columns, rows] = values
-    return full
 
 
 @pytest.mark.parametrize("order", ["expected", "upper"])

@@ -12,6 +12,8 @@ import pytest
 from scipy.stats import norm
 
 import scvi_lfm as lfm
+from simulated import true_eta
+from triangles import unpacked
 
 N, M, R = 120, 60, 3
 COUNTS = ("negative_binomial", "poisson", "bernoulli")
@@ -55,14 +57,6 @@ class Fields:
     phi: np.ndarray  # (m,)
     likelihood: str
     prior_cov: np.ndarray
-
-
-def unpacked(values):
-    k = int(math.sqrt(2 * values.shape[1]))
-    rows, columns = np.tril_indices(k)
-    full = np.zeros((len(values), k, k))
-    full[:, rows, columns] = full[:, columns, rows] = values
-    return full
 
 
 def read_fields(adata):
@@ -158,8 +152,7 @@ def test_quantiles_cover_new_counts(fits):
     """Nine in ten, or more: the law of counts is discrete."""
     adata = fits["negative_binomial"]
     table = lfm.tl.predict(adata, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
-    margins = adata.uns["mu"] + adata.obs["a"].to_numpy()[:, None] + adata.var["b"].to_numpy()
-    rate = adata.obs["size_factor"].to_numpy()[:, None] * np.exp(margins + adata.obsm["A"] @ adata.varm["B"].T)
+    rate = adata.obs["size_factor"].to_numpy()[:, None] * np.exp(true_eta(adata))
     theta = adata.var["theta"].to_numpy()
     rng = np.random.default_rng(5)
     new = rng.poisson(rate * rng.gamma(theta, 1 / theta, size=rate.shape)).ravel()

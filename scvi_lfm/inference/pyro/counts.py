@@ -8,30 +8,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from pyro.infer import Trace_ELBO
-from torch import nn
 
-from ..linalg.covariances import Packed
-from ..linalg.packed import unpack
-from ..model import Gaussian, Scales, model
-from ..model.likelihoods import COUNTS
-from ..model.noise import CountNoise
-from ..posterior import CountPosterior, to_stored_gauge
-from .counts.engine import CountEngine
-from .minibatches import Minibatches
-from .pyro_guides import RowGuide
-from .pyro_own_guide import OwnGuide
+from ...linalg.covariances import Packed
+from ...linalg.packed import unpack
+from ...model import Gaussian, model
+from ...model.likelihoods import COUNTS
+from ...model.noise import CountNoise
+from ...posterior import CountPosterior, to_stored_gauge
+from ..counts.engine import CountEngine
+from ..minibatches import Minibatches
+from .guides import RowGuide
+from .monte_carlo import draws_in, mean_elbo
+from .own_guide import OwnGuide
+from .parameters import LearnedScales
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from .counts.engine import State
-    from .counts.state import CountGlobals
-    from .options import FitOptions, FitResult
-    from .pyro_guides import Moments
-    from .trace import Trace
+    from ...data import Batch, CellMatrix
+    from ..counts.engine import State
+    from ..options import FitOptions, FitResult
+    from ..trace import Trace
+    from .guides import Moments
 
 # draws of a step, where there are so few entries that they cost next to nothing
 ENTRIES_PER_STEP, MOST_DRAWS_PER_STEP = 2**16, 8
@@ -115,18 +115,16 @@ class CountProgram:
         )
 
     def elbo(self, n_draws: int) -> float:
-        """ELBO per entry, the mean of many draws."""
-        total, start = 0.0, 0
-        with torch.no_grad():
-            for batch in self.batches.in_order():
-                rows = torch.arange(start, start + batch.n_cells, device=self._log_size.device)
-                y = batch.dense()
-                at_a_time = min(max(1, ENTRIES_AT_A_TIME // y.numel()), n_draws) if self.guide.vectorises else 1
-                objective, rounds = self._elbo_of(at_a_time), -(-n_draws // at_a_time)
-                arguments = self._model(rows), self.guide.program(rows), y
-                total -= sum(float(objective.loss(*arguments)) for _ in range(rounds)) / rounds * batch.n_cells
-                start += batch.n_cells
-        return total / (self._n_cells**2 * self._n_genes)
+        """ELBO per entry, the mean of so many draws or a few more."""
+
+        def loss(rows: Tensor, batch: Batch) -> float:
+            y = batch.dense()
+            at_a_time = min(max(1, ENTRIES_AT_A_TIME // y.numel()), n_draws) if self.guide.vectorises else 1
+            objective, rounds = self._elbo_of(at_a_time), -(-n_draws // at_a_time)
+            arguments = self._model(rows), self.guide.program(rows), y
+            return sum(float(objective.loss(*arguments)) for _ in range(rounds)) / rounds
+
+        return mean_elbo(self.batches, loss)
 
     def finish(self, trace: Trace) -> FitResult:
         """The result; its last ELBO is that of the guide as it is, averaged over many draws."""
@@ -144,38 +142,9 @@ class CountProgram:
             gene_prior=Gaussian(zero, torch.diag(gene_scales.square())),
         )
         q = to_stored_gauge(q).rounded()
-        n_draws = min(max(LAST_ENTRIES // (self._n_cells * self._n_genes), FEWEST_LAST_DRAWS), MOST_LAST_DRAWS)
+        n_draws = draws_in(LAST_ENTRIES, self.batches, FEWEST_LAST_DRAWS, MOST_LAST_DRAWS)
         last = self.elbo(n_draws if self.guide.vectorises else min(n_draws, ONE_BY_ONE))
         return trace.result(q, last, q.factor_shares)
-
-
-class LearnedScales(nn.Module):
-    """Standard deviations of the priors and dispersions, by their logarithms."""
-
-    def __init__(self, g: CountGlobals, *, learns_theta: bool) -> None:
-        super().__init__()
-        start = g.scales
-
-        def log(name: str, value: Tensor) -> nn.Parameter:
-            return nn.Parameter(value.double().log(), requires_grad=name not in start.fixed | {"A"})
-
-        self.a, self.A = log("a", start.a), log("A", start.A)
-        self.b, self.B = log("b", start.b), log("B", start.B)
-        log_theta = -g.dispersion.double().log() if learns_theta else torch.zeros_like(start.a)
-        self.theta = nn.Parameter(log_theta, requires_grad=learns_theta)
-
-    def forward(self) -> Scales:
-        """Scales of the program."""
-        return Scales(self.a.exp(), self.A.exp(), self.b.exp(), self.B.exp(), theta=self.theta.exp())
-
-    def of_rows(self) -> tuple[Tensor, Tensor]:
-        """Standard deviations of (a, A) and of (b, B)."""
-        first, second = torch.cat([self.a[None], self.A]), torch.cat([self.b[None], self.B])
-        return first.exp().detach(), second.exp().detach()
-
-    def dispersion(self, n_genes: int) -> Tensor:
-        """Dispersions 1 / theta (m,), zero where there is none."""
-        return (-self.theta).exp().detach() if self.theta.dim() else self.theta.new_zeros(n_genes)
 
 
 def _roots(cov: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from pyro.nn import AutoRegressiveNN
 from torch import nn
 from torch.nn import functional
 
-from ..linalg.packed import pack
-from ..model import GuideParameters, flow_guide, guide, mean_field_guide
+from ...linalg.packed import pack
+from ...model import GuideParameters, flow_guide, guide, mean_field_guide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,35 +7,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from pyro.infer import TraceMeanField_ELBO
 
-from ..model import guide, mean_field_guide, model
-from ..model.priors import initial_scales
-from .minibatches import Minibatches
-from .normal.elbo import elbo
-from .normal.finish import summarise, to_result
-from .normal.start import fit_without_factors, location_and_spread
-from .normal.sweep import CellBlock
-from .pyro_parameters import CellParameters, SharedParameters
-from .state import Problem
+from ...model import guide, mean_field_guide, model
+from ...model.priors import initial_scales
+from ..minibatches import Minibatches
+from ..normal.elbo import elbo
+from ..normal.finish import summarise, to_result
+from ..normal.start import fit_without_factors, location_and_spread
+from ..normal.sweep import CellBlock
+from ..state import Problem
+from .monte_carlo import in_order
+from .parameters import CellParameters, SharedParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from ..model import Scales
-    from .normal.sweep import Step
-    from .options import FitOptions, FitResult
-    from .trace import Trace
+    from ...data import Batch, CellMatrix
+    from ...model import Scales
+    from ..normal.sweep import Step
+    from ..options import FitOptions, FitResult
+    from ..trace import Trace
 
 
 class NormalProgram:
     """The program with its parameters, from means of the data, small random factors and wide noise."""
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        from pyro.infer import TraceMeanField_ELBO
-
         n_cells, n_genes = matrix.shape
         self._options = options
         self._problem = problem = Problem(n_cells, n_genes, str(options.guide), options.noise)
@@ -77,11 +77,9 @@ class NormalProgram:
         return to_result(summarise(self._problem, self._shared.globals(), self._blocks()), trace)
 
     def _blocks(self) -> Iterator[tuple[Batch, CellBlock]]:
-        start, cov = 0, self._shared.cell_cov()
-        for batch in self.batches.in_order():
-            mean = self._cells.loc.detach()[start : start + batch.n_cells].double()
-            yield batch, CellBlock(mean, cov, cov.new_zeros(()))
-            start += batch.n_cells
+        cov = self._shared.cell_cov()
+        for rows, batch in in_order(self.batches):
+            yield batch, CellBlock(self._cells.loc.detach()[rows].double(), cov, cov.new_zeros(()))
 
 
 def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:

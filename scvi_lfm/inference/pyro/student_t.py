@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..model.likelihoods import normal, student_t
-from .normal.elbo import elbo
-from .normal.finish import summarise, to_result
-from .normal.natural_gradient import expected_squares
-from .normal.sweep import LocalStep
-from .pyro_normal import NormalProgram
+from ...model.likelihoods import normal, student_t
+from ..normal.elbo import elbo
+from ..normal.finish import summarise, to_result
+from ..normal.natural_gradient import expected_squares
+from ..normal.sweep import LocalStep
+from .monte_carlo import draws_in, mean_elbo
+from .normal import NormalProgram
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import CellMatrix
-    from ..model import Scales
-    from .normal.sweep import Step
-    from .options import FitOptions, FitResult
-    from .trace import Trace
+    from ...data import CellMatrix
+    from ...model import Scales
+    from ..normal.sweep import Step
+    from ..options import FitOptions, FitResult
+    from ..trace import Trace
 
 # with fewer degrees of freedom there is no variance; with more the Student t is a Normal
 LEAST_DF, MOST_DF, START_DF = 2.1, 100.0, 4.0
@@ -88,15 +89,11 @@ class StudentProgram(NormalProgram):
         return to_result(replace(summary, posterior=q, elbo=self._mean_elbo()), trace)
 
     def _mean_elbo(self) -> float:
-        n_cells, n_genes = self._problem.n_cells, self._problem.n_genes
-        n_draws = min(max(LAST_ENTRIES // (n_cells * n_genes), FEWEST_DRAWS), MOST_DRAWS)
-        total, start = 0.0, 0
-        with torch.no_grad():
-            for batch in self.batches.in_order():
-                rows = torch.arange(start, start + batch.n_cells, device=self._raw_df.device)
-                total -= sum(float(self.loss(rows, batch)) for _ in range(n_draws)) / n_draws * batch.n_cells
-                start += batch.n_cells
-        return total / (n_cells**2 * n_genes)
+        n_draws = draws_in(LAST_ENTRIES, self.batches, FEWEST_DRAWS, MOST_DRAWS)
+        return mean_elbo(
+            self.batches,
+            lambda rows, batch: sum(float(self.loss(rows, batch)) for _ in range(n_draws)) / n_draws,
+        )
 
 
 def _df(raw: Tensor) -> Tensor:

@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from .._context import pyro_sandbox
-from ..model.likelihoods import COUNTS
-from .progress import show_progress
-from .trace import Trace
+from ..._context import pyro_sandbox
+from ...model.likelihoods import COUNTS
+from ..progress import show_progress
+from ..trace import Trace
+from .counts import CountProgram
+from .normal import NormalProgram
+from .student_t import StudentProgram
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..data import Batch, CellMatrix
-    from .minibatches import Minibatches
-    from .options import FitOptions, FitResult
+    from ...data import Batch, CellMatrix
+    from ..minibatches import Minibatches
+    from ..options import FitOptions, FitResult
 
 # the learning rate is halved whenever the smoothed ELBO has stood still, and the fit ends after this many halvings
 HALVINGS = 7
@@ -50,25 +53,17 @@ def fit_pyro(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Fit by gradients of the Pyro program."""
     with pyro_sandbox(options.seed, options.device):
         program = _program(matrix, options)
-        values, converged = _optimise(program, matrix.shape[0] * matrix.shape[1], options)
-        return program.finish(Trace(values, program.rank0, converged))
+        return program.finish(climb(program, matrix.shape[0] * matrix.shape[1], options))
 
 
 def _program(matrix: CellMatrix, options: FitOptions) -> Program:
     if options.likelihood in COUNTS:
-        from .pyro_counts import CountProgram
-
         return CountProgram(matrix, options)
-    if options.likelihood == "student_t":
-        from .pyro_student_t import StudentProgram
-
-        return StudentProgram(matrix, options)
-    from .pyro_normal import NormalProgram
-
-    return NormalProgram(matrix, options)
+    return (StudentProgram if options.likelihood == "student_t" else NormalProgram)(matrix, options)
 
 
-def _optimise(program: Program, n_entries: int, options: FitOptions) -> tuple[list[tuple[float, float]], bool]:
+def climb(program: Program, n_entries: int, options: FitOptions) -> Trace:
+    """Epochs until the learning rate has come to its end."""
     batches, optimisers = program.batches, program.optimisers()
     schedule = Schedule(optimisers, options.tol)
     values: list[tuple[float, float]] = []
@@ -89,13 +84,17 @@ def _optimise(program: Program, n_entries: int, options: FitOptions) -> tuple[li
             bar.epoch(epoch, mean, math.inf, options.max_epochs - epoch)
             if schedule.ends(mean, program.rank0, batches.count):
                 bar.end("learning rate at its end")
-                return values, True
+                return Trace(values, program.rank0, converged=True)
         bar.end("stopped by max_epochs")
-    return values, False
+    return Trace(values, program.rank0, converged=False)
 
 
 class Schedule:
-    """Halves the learning rates when the smoothed ELBO stands still, and ends the fit when they are small."""
+    """Halves the learning rates when the smoothed ELBO stands still, and ends the fit when they are small.
+
+    `convergence.remaining_gap`, which ends the closed forms, reads what is missing from gains that shrink from value to
+    value. Steps of a constant rate have no such gains: the ELBO of a few draws jumps around a level that the rate sets.
+    """
 
     def __init__(self, optimisers: list[torch.optim.Optimizer], tol: float) -> None:
         self._optimisers, self._tol = optimisers, tol

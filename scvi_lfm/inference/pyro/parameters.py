@@ -8,11 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..model import GuideParameters, PriorScales, Scales
-from .normal.state import NormalGlobals
+from ...model import GuideParameters, PriorScales, Scales
+from ..normal.state import NormalGlobals
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..counts.state import CountGlobals as CountGlobals
 
 START_SCALE = 0.1
 
@@ -111,3 +113,32 @@ class SharedParameters(nn.Module):
                 fixed=self._fixed,
             ),
         )
+
+
+class LearnedScales(nn.Module):
+    """Standard deviations of the priors and dispersions, by their logarithms."""
+
+    def __init__(self, g: CountGlobals, *, learns_theta: bool) -> None:
+        super().__init__()
+        start = g.scales
+
+        def log(name: str, value: Tensor) -> nn.Parameter:
+            return nn.Parameter(value.double().log(), requires_grad=name not in start.fixed | {"A"})
+
+        self.a, self.A = log("a", start.a), log("A", start.A)
+        self.b, self.B = log("b", start.b), log("B", start.B)
+        log_theta = -g.dispersion.double().log() if learns_theta else torch.zeros_like(start.a)
+        self.theta = nn.Parameter(log_theta, requires_grad=learns_theta)
+
+    def forward(self) -> Scales:
+        """Scales of the program."""
+        return Scales(self.a.exp(), self.A.exp(), self.b.exp(), self.B.exp(), theta=self.theta.exp())
+
+    def of_rows(self) -> tuple[Tensor, Tensor]:
+        """Standard deviations of (a, A) and of (b, B)."""
+        first, second = torch.cat([self.a[None], self.A]), torch.cat([self.b[None], self.B])
+        return first.exp().detach(), second.exp().detach()
+
+    def dispersion(self, n_genes: int) -> Tensor:
+        """Dispersions 1 / theta (m,), zero where there is none."""
+        return (-self.theta).exp().detach() if self.theta.dim() else self.theta.new_zeros(n_genes)

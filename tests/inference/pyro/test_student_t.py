@@ -12,8 +12,9 @@ from scipy.stats import t as student
 import scvi_lfm as lfm
 from scvi_lfm._context import pyro_sandbox
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference.pyro_normal import NormalProgram
-from scvi_lfm.inference.pyro_student_t import LEAST_DF, MOST_DF, StudentProgram, _df, _raw
+from scvi_lfm.inference.pyro.normal import NormalProgram
+from scvi_lfm.inference.pyro.student_t import LEAST_DF, MOST_DF, StudentProgram, _df, _raw
+from simulated import true_eta
 
 CPU = torch.device("cpu")
 
@@ -21,8 +22,7 @@ CPU = torch.device("cpu")
 def values(df=None, n_cells=60, n_genes=40, seed=0):
     """Values with noise of scale one, and their eta."""
     adata = lfm.datasets.simulate(n_cells, n_genes, 2, factor_scales=[1.5, 1.0], sigma=1.0, mu=1.0, rng=seed)
-    eta = adata.uns["mu"] + adata.obs["a"].to_numpy()[:, None] + adata.var["b"].to_numpy()
-    eta = eta + adata.obsm["A"] @ adata.varm["B"].T
+    eta = true_eta(adata)
     if df is not None:
         adata.X = (eta + np.random.default_rng(seed).standard_t(df, eta.shape)).astype(np.float32)
     return adata, eta

@@ -9,8 +9,8 @@ import pyro
 import torch
 from pyro import poutine
 
-from ..linalg.packed import outer
-from .pyro_guides import Moments
+from ...linalg.packed import outer
+from .guides import Moments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
