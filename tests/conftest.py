@@ -106,7 +106,9 @@ def fit_of() -> Callable[..., ad.AnnData]:
 
     @cache
     def made(likelihood: str, options: tuple[tuple[str, object], ...]) -> ad.AnnData:
-        adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood=likelihood)
+        levels = likelihood == "ordinal"
+        adata = lfm.datasets.simulate(40, 30, 2, mu=1, likelihood="poisson" if levels else likelihood)
+        adata.X = adata.X.minimum(adata.X.sign() * 4) if levels else adata.X
         adata.obs["odd"] = np.arange(40) % 2 == 1
         adata.layers["test"] = sp.csr_matrix(np.eye(40, 30, dtype=bool))
         if dict(options).get("observed") == "stored":

@@ -50,6 +50,7 @@ def _fit(arguments: argparse.Namespace) -> None:
             covariates=arguments.covariates,
             size_factors=arguments.size_factors,
             mask_var=arguments.mask_var,
+            observed=arguments.observed,
             family=arguments.family,
             engine=arguments.engine,
             batch_size=arguments.batch_size,

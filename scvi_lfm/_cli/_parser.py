@@ -154,6 +154,12 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--covariates", nargs="+", metavar="COLUMN", help="columns of obs to tell apart from the cells, such as batch"
     )
+    command.add_argument(
+        "--observed",
+        choices=("all", "stored"),
+        default="all",
+        help="whether all entries are data, or only those that a sparse matrix stores, as of ratings",
+    )
     command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
     command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")
     command.add_argument("--mask-var", metavar="COLUMN", help="boolean column of var: the genes to fit (default: all)")

@@ -49,6 +49,8 @@ KINDS = {
     "poisson, held out": ("poisson", {"held_out": "test"}, [*COUNTS, *TOTALS, "held_out"]),
     "poisson, stored entries": ("poisson", {"observed": "stored"}, [*COUNTS, *TOTALS]),
     "poisson, covariates": ("poisson", {"covariates": "odd", "size_factors": "depth"}, [*COUNTS, *KNOWN]),
+    "levels": ("ordinal", {}, [*OWN, "levels"]),
+    "levels, stored entries": ("ordinal", {"observed": "stored"}, [*OWN, "levels"]),
     "number chosen": ("normal", {"n_factors": "auto"}, [*NORMAL, *ONE_BASIS, *ONE_COV, "rank"]),
     "level": ("normal", {"mu": 1000.0}, [*NORMAL, *ONE_BASIS, *ONE_COV, "level"]),
     "factors that are off": ("normal", {"n_factors": 6}, [*NORMAL, *ONE_BASIS, *ONE_COV]),

@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from ... import _keys
@@ -131,7 +132,7 @@ FIELDS = (
     Field("uns", _keys.PRIOR_GENE_MEAN, ("k",), F64, "model", "prior mean of (b, beta, B)"),
     Field("uns", _keys.PRIOR_GENE_COV, ("k", "k"), F64, "model", "prior covariance of (b, beta, B)"),
     Field("uns", _keys.SIGMA, (), float, "model", "noise of the fit, over genes", "continuous"),
-    Field("uns", _keys.LEVELS, ("levels",), F64, "model", "the lowest level, then thresholds between levels", "levels"),
+    Field("uns", _keys.LEVELS, (), np.ndarray, "model", "the lowest level, then thresholds between levels", "levels"),
     Field("uns", _keys.DF, (), float, "model", "degrees of freedom", "student_t"),
     Field("uns", _keys.GENE_BASIS, ("k", "k"), F64, "genes", "basis of all covariances", "one_gene_basis"),
     Field("uns", _keys.GENE_EIG, ("k",), F64, "genes", "their inverse in it, less one, at noise one", "one_gene_basis"),
