@@ -23,7 +23,7 @@ def step(state, prior=None, cells=None):
     g, problem = state.globals, state.problem
     prior = g.cell_prior if prior is None else prior
     cells = state.cells if cells is None else cells
-    return cell_step(problem, state.y, cells, state.features, g.mu, g.dispersion, prior)
+    return cell_step(problem, state.y, cells, state.features, g.mu, g.parameters, prior)
 
 
 def by_loops(state, entries, prior, without=None):

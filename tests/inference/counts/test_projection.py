@@ -57,7 +57,7 @@ def fixed_point(state, q):
     g, cells = state.globals, state.cells
     features = GeneFeatures.of(g.gene_mean, g.gene_cov)
     for _ in range(200):
-        cells, missing = cell_step(state.problem, state.y, cells, features, g.mu, g.dispersion, q.cell_prior)
+        cells, missing = cell_step(state.problem, state.y, cells, features, g.mu, g.parameters, q.cell_prior)
     assert float(missing.max()) < 1e-15
     return cells
 
