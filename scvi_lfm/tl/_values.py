@@ -12,8 +12,8 @@ import pandas as pd
 from .._calls import warn_user
 from .._validate import place_of
 from ..data import read_matrix
-from ..data._checks import check_counts
-from ..data._kind import ValueKind, other_kind, other_scale
+from ..data.checks import check_counts
+from ..data.kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import LIKELIHOODS
 from ..posterior.store.lookup import entry
 from ._common import layer_of_fit
@@ -123,7 +123,7 @@ def _check_counts(
     """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
     try:
         check_counts(
-            matrix.values,
+            matrix.source,
             place_of(layer),
             adata.obs_names,
             adata.var_names[genes],

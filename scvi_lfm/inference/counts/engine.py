@@ -101,10 +101,10 @@ class CountEngine(Engine["State"]):
         n, r = problem.n_cells, options.n_factors
         factors = activity.mean.new_zeros(len(some), r)
         if r:
-            if those.observed is not None and those.observed.only:
+            if those.only_stored:
                 logged = log_ratios(those, self._sizes[some], g, activity.mean[:, 0])
             else:
-                logged = log_values(those.values, self._sizes[some], those.covariates)
+                logged = log_values(those, self._sizes[some])
             factors = first_factors(logged, r, options.device, options.seed)
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
 from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
@@ -23,10 +22,9 @@ from .sweep import visit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import scipy.sparse as sp
     from torch import Tensor
 
-    from ...data import Batch
+    from ...data import Batch, CellMatrix
     from .state import CountProblem, CountStatistics
 
 # sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
@@ -101,16 +99,10 @@ def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tu
     return total, size
 
 
-def log_values(
-    values: sp.csr_array | np.ndarray, log_size: np.ndarray, covariates: np.ndarray | None = None
-) -> CellMatrix:
+def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
     """log(1 + y / s) of some cells, in the form that they came in."""
-    size = np.exp(log_size)
-    if isinstance(values, np.ndarray):
-        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32), covariates=covariates)
-    logged = values.astype(np.float32)
-    logged.data = np.log1p(logged.data / np.repeat(size, np.diff(values.indptr)).astype(np.float32))
-    return CellMatrix(logged, covariates=covariates)
+    size = np.exp(log_size).astype(np.float32)
+    return matrix.mapped(lambda y, cell, _: np.log1p(y / size[cell]))
 
 
 def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activity: Tensor) -> CellMatrix:
@@ -118,11 +110,8 @@ def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activi
 
     Where only these are data, entries that are not stored are no zeros: they leave nothing.
     """
-    values = cast("sp.csr_array", matrix.values).astype(np.float32)
-    of_cells = np.repeat(log_size + activity.cpu().numpy(), np.diff(values.indptr))
-    rate = np.exp(of_cells + (g.mu + g.gene_mean[:, 0]).cpu().numpy()[values.indices])
-    values.data = np.log((values.data + 0.5) / (rate + 0.5)).astype(np.float32)
-    return CellMatrix(values, covariates=matrix.covariates)
+    of_cells, of_genes = log_size + activity.cpu().numpy(), (g.mu + g.gene_mean[:, 0]).cpu().numpy()
+    return matrix.mapped(lambda y, cell, gene: np.log((y + 0.5) / (np.exp(of_cells[cell] + of_genes[gene]) + 0.5)))
 
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:

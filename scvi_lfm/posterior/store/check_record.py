@@ -20,8 +20,8 @@ from ..._keys import (
     SIGMA,
     VALUES,
 )
-from ...data._covariates import FIELDS as CODING
-from ...data._kind import RECORDED
+from ...data.covariates import FIELDS as CODING
+from ...data.kind import RECORDED
 from ...model.likelihoods import CONTINUOUS, COUNTS
 from .covariates import n_known
 from .lookup import ON_JOINING, entry

@@ -9,19 +9,17 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._validate import check_unique
+from .source import stored_values
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
 
-    from ._kind import ValueKind
+    from .source import CellSource
 
 
 LARGEST_COUNT = 2**24
-
-
-def stored_values(values: sp.csr_array | np.ndarray) -> np.ndarray:
-    """The values held in memory: all of a dense matrix, the stored ones of a sparse one."""
-    return values if isinstance(values, np.ndarray) else values.data
 
 
 def check_names(adata: AnnData) -> None:
@@ -53,26 +51,18 @@ def check_dtype(values: Any, where: str) -> None:
         raise TypeError(msg)
 
 
-def check_finite(
-    values: sp.csr_array | np.ndarray, kind: ValueKind, where: str, cells: pd.Index, genes: pd.Index
-) -> None:
+def check_finite(source: CellSource, where: str, cells: pd.Index, genes: pd.Index) -> None:
     """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
-    stored = stored_values(values)
-    if stored.dtype.kind != "f" or stored.size == 0:
+    found, largest = source.summary, float(np.finfo(np.float32).max)
+    # a NaN or an infinity is among the extremes; integers are none, however large
+    if source.dtype.kind != "f" or (abs(found.stored_minimum) <= largest and abs(found.stored_maximum) <= largest):
         return
-    largest = float(np.finfo(np.float32).max)
-    # a NaN or an infinity is among the extremes
-    if abs(kind.minimum) <= largest and abs(kind.maximum) <= largest:
-        return
-    bad = ~(np.abs(stored) <= largest)
-    position = int(np.flatnonzero(bad.ravel())[0])
-    cell, gene = _place(values, position)
-    what = "NaN, infinite or beyond the range of float32"
+    number, first = _first_bad(source, lambda stored: ~(np.abs(stored) <= largest), cells, genes)
     msg = (
-        f"{where} holds {int(bad.sum())} value(s) that are {what}; the first is {stored.ravel()[position]} "
-        f"in cell {cells[cell]!r}, gene {genes[gene]!r}. Remove or replace them first."
+        f"{where} holds {number} value(s) that are NaN, infinite or beyond the range of float32; the first is {first}. "
+        "Remove or replace them first."
     )
-    if np.isnan(stored).any():
+    if np.isnan(found.stored_minimum):
         msg += (
             " If they are entries that are missing, lfm.tl.fit can do without them: store the others alone in a sparse "
             "matrix and pass observed='stored', or put 0 in their place and pass held_out= with a mask of them."
@@ -80,31 +70,8 @@ def check_finite(
     raise ValueError(msg)
 
 
-def is_constant(values: sp.csr_array | np.ndarray) -> bool:
-    """Whether every value is the same."""
-    stored = stored_values(values)
-    if stored.size == 0:
-        return True
-    low, high = stored.min(), stored.max()
-    full = stored.size == values.shape[0] * values.shape[1]
-    return bool(low == high and (full or low == 0))
-
-
-def describe_empty(values: sp.csr_array | np.ndarray) -> tuple[int, int]:
-    """Number of cells and of genes that hold no value but zero."""
-    if isinstance(values, np.ndarray):
-        present = values != 0
-        return int((~present.any(axis=1)).sum()), int((~present.any(axis=0)).sum())
-    if not values.data.all():
-        values = values.copy()
-        values.eliminate_zeros()
-    seen = np.zeros(values.shape[1], dtype=bool)
-    seen[values.indices] = True
-    return int((np.diff(values.indptr) == 0).sum()), int((~seen).sum())
-
-
 def check_counts(
-    values: sp.csr_array | np.ndarray,
+    source: CellSource,
     where: str,
     cells: pd.Index,
     genes: pd.Index,
@@ -117,30 +84,44 @@ def check_counts(
 
     `asked` is the argument that is for counts, and `otherwise` what to pass for values that are none.
     """
-    stored = stored_values(values)
-    if stored.size == 0 or stored.dtype.kind == "b":
-        return
-    bad = stored != np.rint(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, dtype=bool)
-    kind, mend = "not whole numbers", f"Pass the layer that holds raw counts, or {otherwise} for log values."
-    if not bad.any():
-        bad, kind = stored < 0, "negative"
+    found = source.summary
+    is_bad: Callable[[np.ndarray], np.ndarray]
+    if found.n_whole < found.n_present:
+        is_bad, kind = (lambda stored: stored != np.rint(stored)), "not whole numbers"
+        mend = f"Pass the layer that holds raw counts, or {otherwise} for log values."
+    elif found.stored_minimum < 0:
+        is_bad, kind = (lambda stored: stored < 0), "negative"
         mend = f"Counts cannot be; pass the layer that holds raw counts, or {otherwise}."
-    if not bad.any() and maximum is not None:
-        bad, kind = stored > maximum, f"above {maximum}"
+    elif maximum is not None and found.stored_maximum > maximum:
+        is_bad, kind = (lambda stored: stored > maximum), f"above {maximum}"
         mend = "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
-    if not bad.any():
-        bad, kind = stored > LARGEST_COUNT, "above 2^24, beyond which float32 skips whole numbers"
+    elif found.stored_maximum > LARGEST_COUNT:
+        is_bad, kind = (lambda stored: stored > LARGEST_COUNT), "above 2^24, beyond which float32 skips whole numbers"
         mend = "Look at them: they are no molecule counts. Divide them, or leave those genes out with mask_var."
-    if not bad.any():
+    else:
         return
-    position = int(np.flatnonzero(bad.ravel())[0])
-    cell, gene = _place(values, position)
+    number, first = _first_bad(source, is_bad, cells, genes)
     msg = (
         f"{asked} is for {'zeros and ones' if maximum == 1 else 'counts'}, but {where} holds "
-        f"{int(bad.sum()):,} value(s) ({bad.mean():.1%} of those stored) that are {kind}; the first is "
-        f"{stored.ravel()[position]} in cell {cells[cell]!r}, gene {genes[gene]!r}. {mend}"
+        f"{number:,} value(s) ({number / found.n_stored:.1%} of those stored) that are {kind}; the first is {first}. "
+        f"{mend}"
     )
     raise ValueError(msg)
+
+
+def _first_bad(
+    source: CellSource, is_bad: Callable[[np.ndarray], np.ndarray], cells: pd.Index, genes: pd.Index
+) -> tuple[int, str]:
+    """How many stored values are bad, and words for the first of them: found by another reading, for errors alone."""
+    number, first = 0, ""
+    for rows, block in source.parts():
+        stored = stored_values(block)
+        bad = np.flatnonzero(is_bad(stored).ravel())
+        if len(bad) and not number:
+            cell, gene = _place(block, int(bad[0]))
+            first = f"{stored.ravel()[bad[0]]} in cell {cells[rows.start + cell]!r}, gene {genes[gene]!r}"
+        number += len(bad)
+    return number, first
 
 
 def _place(values: sp.csr_array | np.ndarray, position: int) -> tuple[int, int]:
