@@ -64,8 +64,11 @@ def take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_
     # consecutive rows are a part of the same arrays: no copy
     start, stop, _ = rows.indices(values.shape[0])
     first, last = values.indptr[start], values.indptr[stop]
-    parts = (values.data[first:last], values.indices[first:last], values.indptr[start : stop + 1] - first)
-    return type(values)(parts, shape=(stop - start, values.shape[1]), copy=False)
+    part = type(values)((max(stop - start, 0), values.shape[1]), dtype=values.dtype)
+    # put in place: given to the constructor, arrays much longer than what is taken of them would be copied
+    part.data, part.indices = values.data[first:last], values.indices[first:last]
+    part.indptr = values.indptr[start : stop + 1] - first
+    return part
 
 
 def is_among(entries: sp.csr_array, others: sp.csr_array) -> np.ndarray:
