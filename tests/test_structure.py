@@ -200,6 +200,44 @@ def test_params_of_a_fit_are_looked_up_by_their_key(path):
     assert not [part for part in subscripts if isinstance(part, ast.Constant) and part.value == _keys.PARAMS]
 
 
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "data"], ids=name_of)
+def test_values_are_read_through_the_data_room(path):
+    """Elsewhere nothing holds the array of a matrix, makes a source of one, or cuts cells into blocks by hand."""
+    tree = ast.parse(path.read_text())
+    assert not values_read_by_hand(tree)
+
+
+def values_read_by_hand(tree: ast.Module) -> list[str]:
+    loops = (ast.For, ast.ListComp, ast.GeneratorExp, ast.DictComp)
+    by_hand = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "values"
+        and re.search(r"(matrix|source)$", ast.unparse(node.value))
+    ]
+    by_hand += [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "MemorySource"]
+    for loop in (node for node in ast.walk(tree) if isinstance(node, loops)):
+        calls = [node for node in ast.walk(loop) if isinstance(node, ast.Call)]
+        by_hand += [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "batch"]
+    return [ast.unparse(node) for node in by_hand]
+
+
+def test_the_rule_sees_values_read_by_hand():
+    for line in (
+        "y = self._matrix.values[rows]",
+        "y = matrix.source.values",
+        "source = MemorySource(y)",
+        "parts = [matrix.batch(slice(start, start + 512), device) for start in range(0, n, 512)]",
+        "for start in range(n):\n    step(matrix.batch(slice(start), device))",
+    ):
+        assert len(values_read_by_hand(ast.parse(line))) == 1
+    allowed = (
+        "one = matrix.batch(None, device)\nvalues = trace.values\nfor cells, batch in blocks(matrix, device): f(batch)"
+    )
+    assert not values_read_by_hand(ast.parse(allowed))
+
+
 def test_importing_the_package_brings_nothing_heavy():
     """Beyond what `import anndata` brings: no other package at all, and none of our rooms."""
     code = (

@@ -28,7 +28,7 @@ def log_normalise(adata: ad.AnnData, layer: str | None = None) -> str:
         msg = f"the data have a layer {LOGNORM!r} already; to read it, pass --layer {LOGNORM} instead of --normalize"
         raise CommandError(msg)
     matrix = read_matrix(adata, layer)
-    counts, kind = matrix.values, matrix.kind
+    counts, kind = matrix.stored(), matrix.kind
     where = "X" if layer is None else f"layer {layer!r}"
     if kind is not None and kind.minimum < 0:
         msg = f"{where} holds negative values, so these are no counts to normalise"

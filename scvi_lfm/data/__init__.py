@@ -1,20 +1,29 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
-from ._blocks import Batch, CellMatrix, HeldOut, Observed, column_sums
-from ._covariates import code, learn_coding, numbers_of_levels
-from ._gate import read_matrix
-from ._level import at_level, common_level
-from ._observed import read_held_out, restrict
+from .batch import Batch, column_sums
+from .covariates import code, learn_coding, numbers_of_levels
+from .entries import HeldOut, Observed
+from .gate import read_matrix
+from .level import at_level, common_level
+from .matrix import CellMatrix
+from .memory import MemorySource
+from .observed import read_held_out, restrict
+from .sample import draw_sample
+from .source import CellSource, Summary
 
 __all__ = [
     "Batch",
     "CellMatrix",
+    "CellSource",
     "HeldOut",
+    "MemorySource",
     "Observed",
+    "Summary",
     "at_level",
     "code",
     "column_sums",
     "common_level",
+    "draw_sample",
     "learn_coding",
     "numbers_of_levels",
     "read_held_out",

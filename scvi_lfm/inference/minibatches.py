@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
+from ..data.blocks import blocks_of, even_slices, random_parts
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
     from ..data import Batch, CellMatrix
+
+    Cells = TypeVar("Cells", np.ndarray, slice)
 
 
 class Minibatches:
@@ -32,36 +36,31 @@ class Minibatches:
         return self.matrix.batch(None, self._device, self._dtype) if self.count == 1 else None
 
     def _draw(self) -> list[np.ndarray]:
-        return np.array_split(self._rng.permutation(self.matrix.shape[0]), self.count)
+        return random_parts(self.matrix.shape[0], self.count, self._rng)
 
-    def _take(self, rows: np.ndarray) -> Batch:
-        return self._whole or self.matrix.batch(np.sort(rows), self._device, self._dtype)
+    def _read(self, parts: Sequence[Cells]) -> Iterator[tuple[Cells, Batch]]:
+        if self._whole is not None:
+            return iter([(part, self._whole) for part in parts])
+        return blocks_of(self.matrix, parts, self._device, self._dtype)
 
     def first_rows(self) -> np.ndarray:
         """Positions of the cells of the block to start from."""
-        return np.sort(self._first_order[0])
+        return self._first_order[0]
 
     def first(self) -> Batch:
         """The block to start from."""
-        return self._take(self._first_order[0])
+        return next(self._read(self._first_order))[1]
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Every cell once, in random order; the first epoch leaves out the block that inference started from."""
         order = self._first_order[1:] if number == 1 and self.count > 1 else self._draw()
-        for rows in order:
-            yield self._take(rows)
+        return (batch for _, batch in self._read(order))
 
     def numbered_epoch(self) -> Iterator[tuple[Tensor, Batch]]:
         """Every cell once, in random order, each block with the positions of its cells."""
         order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
-        for rows in order:
-            yield torch.from_numpy(np.sort(rows)).to(self._device), self._take(rows)
+        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self._read(order))
 
     def in_order(self) -> Iterator[Batch]:
         """Every cell once, in the order of the matrix."""
-        if self._whole is not None:
-            yield self._whole
-            return
-        edges = np.linspace(0, self.matrix.shape[0], self.count + 1).astype(int)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
-            yield self.matrix.batch(slice(int(start), int(stop)), self._device, self._dtype)
+        return (batch for _, batch in self._read(even_slices(self.matrix.shape[0], self.count)))

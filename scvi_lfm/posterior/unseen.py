@@ -12,19 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import scipy.sparse as sp
 import torch
 
 from .._memory import naming_memory
+from ..data.blocks import slices
 from .predictive import BlockPredictor, eta_of_pairs
 
 if TYPE_CHECKING:
     import numpy as np
-    import scipy.sparse as sp
     from torch import Tensor
 
+    from ..data import CellSource
     from .posterior import Moments, Posterior
-
-CELLS_PER_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,20 @@ class Chosen:
 
 
 @naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
-def best_unseen(q: Posterior, cells: np.ndarray, seen: sp.csr_array, n_top: int, *, z: float | None = None) -> Chosen:
-    """At most `n_top` entries for each of `cells` that `seen` (their rows, by the genes of `q`) does not store.
+def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *, z: float | None = None) -> Chosen:
+    """At most `n_top` entries for each of `cells` that `seen`, sparse, of the genes of `q`, does not store.
 
     `z` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
     """
     rows, genes = [], []
     predictor = BlockPredictor(q)
-    for start in range(0, len(cells), CELLS_PER_BLOCK):
-        block = torch.from_numpy(cells[start : start + CELLS_PER_BLOCK])
-        score = _block_score(predictor, block, z)
-        stored = seen[start : start + CELLS_PER_BLOCK].tocoo()
+    for part in slices(len(cells), seen.shape[1]):
+        score = _block_score(predictor, torch.from_numpy(cells[part]), z)
+        stored = sp.csr_array(seen.rows(cells[part])).tocoo()
         score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
         row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
-        rows.append(row + start)
+        rows.append(row + part.start)
         genes.append(at[row, rank])
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), z)
 

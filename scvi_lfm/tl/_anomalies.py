@@ -18,7 +18,7 @@ from ..posterior import read_fit
 from ..posterior.anomalies.scan import Histograms, anomaly_scan
 from ..posterior.anomalies.share import evidence, from_others
 from ..posterior.store.transaction import all_or_nothing
-from ._common import blocks_of, check_closed_form, observed_of_fit
+from ._common import check_closed_form, dense_blocks, observed_of_fit
 from ._overwriting import check_free, note_written
 from ._values import read_as_fitted
 
@@ -195,13 +195,13 @@ def _places(key: str) -> list[tuple[str, str]]:
 
 @naming_memory("find anomalies", _LESS)
 def _scan(matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device) -> Scan:
-    return anomaly_scan(stored.posterior, blocks_of(matrix, device), direction, fdr)
+    return anomaly_scan(stored.posterior, dense_blocks(matrix, device), direction, fdr)
 
 
 @naming_memory("find anomalies", _LESS)
 def _thresholds(matrix: CellMatrix, scan: Scan, fdr: float, device: torch.device) -> Thresholds:
     histograms = Histograms(scan, device)
-    for cells, y, observed in blocks_of(matrix, device):
+    for cells, y, observed in dense_blocks(matrix, device):
         histograms.add(scan.score(y, cells), observed)
     return histograms.thresholds(fdr)
 
@@ -218,7 +218,7 @@ def _collect(
     best: dict[str, np.ndarray] | None = None
     cell_scores, depths = [], []
     gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
-    for cells, y, observed in blocks_of(matrix, device):
+    for cells, y, observed in dense_blocks(matrix, device):
         scores = scan.score(y, cells).at(observed)
         nats = evidence(scores.log_ratio, thresholds.share)
         cell_scores.append(nats.sum(1).cpu().numpy())

@@ -32,7 +32,7 @@ from ._check_words import (
     on_convergence,
     on_leftover,
 )
-from ._common import blocks_of, check_closed_form, observed_of_fit
+from ._common import check_closed_form, dense_blocks, observed_of_fit
 from ._fit import fit
 from ._values import read_as_fitted
 
@@ -185,7 +185,7 @@ def _transforms(
     depth = torch.as_tensor(_depth_strata(matrix), device=device)
     shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
     counted: TransformCounts | None = None
-    for cells, y, observed in blocks_of(matrix, device):
+    for cells, y, observed in dense_blocks(matrix, device):
         law = loo.law(y, cells)
         expected, pit = law.mean(), law.transform(y, generator)
         at = torch.ones_like(pit, dtype=torch.bool) if observed is None else observed
@@ -266,7 +266,7 @@ def _fit_again(
     }
     if "covariates" in options:
         options["covariates"] = [str(name) for name in options["covariates"]]
-    again = anndata.AnnData(matrix.values, obs=obs[options.get("covariates", [])])
+    again = anndata.AnnData(matrix.stored(), obs=obs[options.get("covariates", [])])
     if q.likelihood.has_rate:
         options["size_factors"] = q.noise.offset(slice(None)).exp().cpu().numpy()
     with warnings.catch_warnings():

@@ -8,6 +8,7 @@ from .._calls import warn_user
 from .._keys import HELD_OUT
 from .._validate import near_matches, place_of
 from ..data import at_level, read_held_out, restrict
+from ..data.blocks import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
     from ..posterior import StoredFit
 
-ENTRIES_PER_BLOCK = 4_000_000
 # what stands in `params` for a mask that was passed as a matrix
 ARRAY = "array"
 
@@ -36,14 +36,9 @@ def check_closed_form(stored: StoredFit, tool: str) -> None:
         raise ValueError(msg)
 
 
-def blocks_of(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+def dense_blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
     """Blocks of cells: positions, dense values (cells, m), and which of them are data (None: all)."""
-    n_cells, n_genes = matrix.shape
-    step = max(1, ENTRIES_PER_BLOCK // n_genes)
-    for start in range(0, n_cells, step):
-        cells = slice(start, min(start + step, n_cells))
-        batch = matrix.batch(cells, device)
-        yield cells, batch.dense(), batch.is_observed()
+    return ((cells, batch.dense(), batch.is_observed()) for cells, batch in blocks(matrix, device))
 
 
 def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | None:

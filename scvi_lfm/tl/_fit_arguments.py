@@ -9,8 +9,8 @@ import numpy as np
 from .._calls import warn_user
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
-from ..data._checks import check_counts, describe_empty, is_constant
-from ..data._kind import ValueKind, ValuesWarning
+from ..data.checks import check_counts
+from ..data.kind import ValueKind, ValuesWarning
 from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
 
 if TYPE_CHECKING:
@@ -223,13 +223,14 @@ def check_count_values(
 ) -> None:
     """Raise unless the values suit a count likelihood."""
     check_counts(
-        matrix.values,
+        matrix.source,
         place_of(layer),
         cells,
         genes,
         asked=f"likelihood={likelihood!r}",
         otherwise="likelihood='normal'",
         maximum=LIKELIHOODS[likelihood].maximum,
+        levels=LIKELIHOODS[likelihood].has_levels,
     )
 
 
@@ -248,14 +249,14 @@ def check_levels(kind: ValueKind, layer: str | None) -> tuple[float, float]:
 
 def check_variation(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if every value is the same."""
-    if is_constant(matrix.values):
+    if matrix.summary.is_constant:
         msg = f"Every value of {place_of(layer)} is the same: there is nothing to fit."
         raise ValueError(msg)
 
 
-def warn_about_empty_genes(matrix: CellMatrix, layer: str | None, n_empty: int | None = None) -> None:
+def warn_about_empty_genes(matrix: CellMatrix, layer: str | None) -> None:
     """Warn about genes without a value other than zero."""
-    n_empty = describe_empty(matrix.values)[1] if n_empty is None else n_empty
+    n_empty = int(matrix.summary.empty_genes.sum())
     if n_empty:
         where = place_of(layer)
         msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
@@ -266,8 +267,8 @@ def check_values(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if there is nothing to fit; warn about cells and genes without a value."""
     check_variation(matrix, layer)
     where = place_of(layer)
-    empty_cells, empty_genes = describe_empty(matrix.values)
+    empty_cells = int(matrix.summary.empty_cells.sum())
     if empty_cells:
         msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
         warn_user(msg)
-    warn_about_empty_genes(matrix, layer, empty_genes)
+    warn_about_empty_genes(matrix, layer)

@@ -10,7 +10,7 @@ from .._calls import warn_user
 from .._settings import settings
 from .._validate import place_of
 from ..data import read_held_out, restrict
-from ..data._checks import stored_values
+from ..data.kind import looks_like_expression
 from ..posterior.store.layout import stored_bytes
 
 if TYPE_CHECKING:
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 
     from ..data import CellMatrix
     from ._given import FitArguments
-
-# in expression, about as many of a cell's values are the least one; of a user's ratings, few are
-LIKE_EXPRESSION = 0.4
-ENOUGH = 10
 
 
 def observed_part(
@@ -82,7 +78,7 @@ def warn_about_observed(
                 "they get what their prior says."
             )
             warn_user(msg)
-    if only and likelihood == "normal" and _looks_like_expression(matrix):
+    if only and likelihood == "normal" and looks_like_expression(matrix.source):
         msg = (
             f"`observed`='stored' takes the entries that {where} does not store for unseen, and its values look like "
             "expression, where they are zeros: in most cells, the least value is among the most frequent. Pass "
@@ -93,24 +89,6 @@ def warn_about_observed(
 
 def check_stored_variation(matrix: CellMatrix, layer: str | None) -> None:
     """Raise if there is nothing to fit."""
-    values = stored_values(matrix.values)
-    if values.size == 0 or values.min() == values.max():
+    if matrix.summary.stored_minimum == matrix.summary.stored_maximum:
         msg = f"Every observed value of {place_of(layer)} is the same: there is nothing to fit."
         raise ValueError(msg)
-
-
-def _looks_like_expression(matrix: CellMatrix) -> bool:
-    """Whether, in the median cell, many of the values are the least one."""
-    values = matrix.values
-    if isinstance(values, np.ndarray):
-        return False
-    sizes = np.diff(values.indptr)
-    rows = np.flatnonzero(sizes >= ENOUGH)
-    if len(rows) == 0 or values.data.min() <= 0:
-        return False
-    least = np.minimum.reduceat(values.data, values.indptr[rows])
-    per_value = np.repeat(np.arange(len(sizes)), sizes)
-    least_of = np.full(len(sizes), np.nan)
-    least_of[rows] = least
-    share = np.bincount(per_value, weights=values.data == least_of[per_value], minlength=len(sizes))[rows] / sizes[rows]
-    return bool(np.median(share) > LIKE_EXPRESSION)

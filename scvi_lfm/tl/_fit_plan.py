@@ -12,7 +12,7 @@ from .._context import prepare_threads, resolve_device, resolve_rng
 from .._settings import logger, settings
 from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
-from ..data._kind import ValueKind, log_base, looks_like
+from ..data.kind import ValueKind, log_base, looks_like
 from ..inference import FitOptions
 from ..model.likelihoods import CONTINUOUS
 from ..model.priors import check_prior_scales
@@ -80,7 +80,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         matrix = replace(matrix, covariates=code(adata.obs, coding))
     likelihood = choose_likelihood(given.likelihood, kind, stored_only=stored_only)
     like_logs = likelihood in CONTINUOUS and not stored_only
-    looks = looks_like(matrix.values, kind) if like_logs else None
+    looks = looks_like(matrix.source, kind) if like_logs else None
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])

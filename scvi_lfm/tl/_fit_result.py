@@ -121,7 +121,7 @@ def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size
     """The total count of a cell with size factor one, in fact and as expected, where size factors are totals."""
     if not q.likelihood.has_rate or size_factors is not None:
         return {}
-    total = float(matrix.values.sum(dtype=np.float64)) / matrix.shape[0]
+    total = matrix.summary.total / matrix.shape[0]
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 

@@ -13,8 +13,8 @@ from .._keys import train_layer
 from .._settings import logger
 from .._validate import check_anndata, check_choice, check_fraction, check_key, check_not_empty, place_of
 from ..data import read_matrix
-from ..data._checks import check_counts
-from ..data._holding_out import draw_entries, thin_molecules
+from ..data.checks import check_counts
+from ..data.holding_out import draw_entries, thin_molecules
 from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 
@@ -129,8 +129,8 @@ def hold_out(
     where = place_of(layer)
     if by == "molecules":
         names = adata.obs_names, adata.var_names
-        check_counts(matrix.values, where, *names, asked="by='molecules'", otherwise="by='entries'")
-        train, held, kept = thin_molecules(matrix.values, share, generator)
+        check_counts(matrix.source, where, *names, asked="by='molecules'", otherwise="by='entries'")
+        train, held, kept = thin_molecules(matrix.stored(), share, generator)
         parts = [held, train]
     else:
         held, kept = _entries(matrix, share, generator, where, observed)
@@ -177,10 +177,10 @@ def _rows(n_cells: int, fraction: float, rng: np.random.Generator) -> np.ndarray
 def _entries(
     matrix: CellMatrix, fraction: float, rng: np.random.Generator, where: str, observed: str
 ) -> tuple[sp.csr_array, int]:
-    if observed == "stored" and isinstance(matrix.values, np.ndarray):
+    if observed == "stored" and not matrix.source.is_sparse:
         msg = (
             f"`observed='stored'` needs a sparse matrix, and {where} is dense: all of its entries are stored. "
             "Make it sparse, with the observed entries alone, or pass observed='all'."
         )
         raise ValueError(msg)
-    return draw_entries(matrix.values, fraction, rng, stored=observed == "stored")
+    return draw_entries(matrix.stored(), fraction, rng, stored=observed == "stored")

@@ -11,6 +11,7 @@ import torch
 from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
+from ..data.blocks import slices
 from ..posterior import read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.store.transaction import all_or_nothing
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_LAYER_BYTES = 2**30
 MAX_ROWS = 10_000_000
-CELLS_PER_BLOCK = 2048
 
 
 @named_arguments
@@ -73,7 +73,8 @@ def predict(
     Returns
     -------
     A data frame with columns `cell`, `gene`, `expected` (the value: eta, or a count), `sd` (of eta), `predictive_sd`
-    (of the value) and one for each quantile of the value (`q0.05`, `q0.95`). With `layer_added`, None, and
+    (of the value) and one for each quantile of the value (`q0.05`, `q0.95`); of levels (`likelihood="ordinal"`)
+    also one for the probability of each (`p_1`, `p_2`, ...). With `layer_added`, None, and
 
     `.layers[layer_added]` : (n, m)
         Expected values: eta, or counts. NaN for genes that were left out of the fit.
@@ -171,8 +172,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
         raise ValueError(msg)
     layer = np.full(adata.shape, np.nan, dtype)
     predictor = BlockPredictor(stored.posterior)
-    for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
-        cells = slice(start, start + CELLS_PER_BLOCK)
+    for cells in slices(adata.n_obs, adata.n_vars):
         layer[cells, stored.fitted] = predictor.expected(cells).numpy()
     if stored.level:
         layer += stored.level

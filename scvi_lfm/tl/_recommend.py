@@ -105,15 +105,14 @@ def recommend(
         matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=of_genes)
     else:  # which entries were seen, by whatever values
         matrix = read_matrix(adata, layer_of_fit(adata, stored, layer), genes=stored.fitted)
-    seen = matrix.values
-    if isinstance(seen, np.ndarray):
+    if not matrix.source.is_sparse:
         where = place_of(layer)
         msg = (
             f"{where} is dense, so every entry has been seen and none is left to recommend. Store the entries that "
             "have been seen in a sparse layer and pass layer=, or see tl.predict."
         )
         raise ValueError(msg)
-    chosen = best_unseen(stored.posterior, rows, seen[rows], n_top, z=z if order == "upper" else None)
+    chosen = best_unseen(stored.posterior, rows, matrix.source, n_top, z=z if order == "upper" else None)
     names = {
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],

@@ -86,7 +86,7 @@ def new_size_factors(
 
 def total_counts(adata: AnnData, matrix: CellMatrix) -> np.ndarray:
     """Counts of each cell, (n,); a cell without any raises."""
-    totals = np.asarray(matrix.values.sum(axis=1, dtype=np.float64)).ravel()
+    totals = matrix.summary.cell_sums
     empty = totals == 0
     if empty.any():
         what, mend = "no counts", "Call sc.pp.filter_cells(adata, min_counts=1) first"

@@ -12,8 +12,8 @@ import pandas as pd
 from .._calls import warn_user
 from .._validate import place_of
 from ..data import read_matrix
-from ..data._checks import check_counts
-from ..data._kind import ValueKind, other_kind, other_scale
+from ..data.checks import check_counts
+from ..data.kind import ValueKind, other_kind, other_scale
 from ..model.likelihoods import LIKELIHOODS
 from ..posterior.store.lookup import entry
 from ._common import layer_of_fit
@@ -129,13 +129,14 @@ def _check_counts(
     """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
     try:
         check_counts(
-            matrix.values,
+            matrix.source,
             place_of(layer),
             adata.obs_names,
             adata.var_names[genes],
             asked=f"the fit's likelihood={likelihood.name!r}",
             otherwise="the `key` of a fit by likelihood='normal'",
             maximum=likelihood.maximum,
+            levels=likelihood.has_levels,
         )
     except ValueError as error:
         advice = None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)

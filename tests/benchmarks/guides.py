@@ -165,7 +165,7 @@ def draw(likelihood: str, args: argparse.Namespace) -> tuple[CellMatrix, FitOpti
         progress=False,
         log_size=np.log(adata.obs["size_factor"].to_numpy()),
     )
-    return CellMatrix(adata.X.toarray()), options
+    return CellMatrix.of(adata.X.toarray()), options
 
 
 def main() -> None:

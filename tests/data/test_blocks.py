@@ -1,89 +1,66 @@
+"""Cells in blocks: all of them once, in the order and of the size asked for."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scvi_lfm.data import CellMatrix
+from scvi_lfm.data import blocks as module
+from scvi_lfm.data.blocks import blocks, blocks_of, even_slices, random_parts, slices
 
 CPU = torch.device("cpu")
-FORMS = [np.asarray, sp.csr_array]
 
 
-@pytest.fixture
-def values():
-    rng = np.random.default_rng(0)
-    return np.where(rng.random((7, 5)) < 0.4, rng.normal(size=(7, 5)), 0.0)
+@given(n=st.integers(1, 50), m=st.integers(0, 20), size=st.none() | st.integers(1, 60), limit=st.integers(1, 2000))
+def test_slices_hold_every_cell_once_and_no_more_than_the_rule_says(n, m, size, limit):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_BYTES", limit)
+        for dtype, width in ((torch.float32, 4), (torch.float64, 8)):
+            parts = list(slices(n, m, dtype, size=size))
+            assert [cell for part in parts for cell in range(part.start, part.stop)] == list(range(n))
+            lengths = [part.stop - part.start for part in parts]
+            assert max(lengths) <= (size or max(1, limit // (width * max(m, 1))))
+            assert len(set(lengths[:-1])) <= 1
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("rows", [None, slice(2, 5), np.array([0, 3, 6])])
-def test_a_block_holds_its_cells(values, form, rows):
-    matrix = CellMatrix(form(values))
-    expected = values if rows is None else values[rows]
-    block = matrix.batch(rows, CPU, torch.float64)
-    assert matrix.shape == (7, 5)
-    assert block.n_cells == len(expected)
-    np.testing.assert_array_equal(block.dense(), expected)
-    by_gene = block.by_gene if form is np.asarray else block.by_gene.to_dense()
-    np.testing.assert_array_equal(by_gene, expected.T)
+@given(n=st.integers(1, 50), count=st.integers(1, 50))
+def test_even_and_random_parts_differ_in_size_by_one_at_the_most(n, count):
+    count = min(n, count)
+    even = [np.arange(n)[part] for part in even_slices(n, count)]
+    drawn = random_parts(n, count, np.random.default_rng(0))
+    np.testing.assert_array_equal(np.concatenate(even), np.arange(n))
+    np.testing.assert_array_equal(np.sort(np.concatenate(drawn)), np.arange(n))
+    for parts in (even, drawn):
+        assert len(parts) == count
+        assert np.ptp([len(part) for part in parts]) <= 1
+        assert all((np.diff(part) > 0).all() for part in parts)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_blocks_are_float32_unless_asked(values, form):
-    matrix = CellMatrix(form(values))
-    assert matrix.batch(None, CPU).by_cell.dtype == torch.float32
-    assert matrix.batch(None, CPU, torch.float64).by_gene.dtype == torch.float64
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_blocks_hold_the_values_of_their_cells(form, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 3 * 5 * 4)
+    values = np.random.default_rng(0).poisson(1.0, (10, 5)).astype(np.float32)
+    covariates = np.arange(10.0)[:, None]
+    matrix = CellMatrix.of(form(values), covariates=covariates)
+    found = list(blocks(matrix, CPU))
+    assert [cells.stop - cells.start for cells, _ in found] == [3, 3, 3, 1]
+    found += blocks(matrix, CPU, torch.float64, size=4)
+    found += blocks_of(matrix, [np.array([7, 2]), np.array([0])], CPU)
+    for cells, batch in found:
+        np.testing.assert_array_equal(batch.dense(), values[cells])
+        np.testing.assert_array_equal(batch.known, covariates[cells])
+    assert [batch.by_cell.dtype for _, batch in found[4:7]] == [torch.float64] * 3
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_products_come_back_in_float64(values, form):
-    block = CellMatrix(form(values)).batch(None, CPU)
-    for product in (
-        block.times_genes(torch.ones(5, 2, dtype=torch.float64)),
-        block.times_cells(torch.ones(7, 2, dtype=torch.float64)),
-        block.square_sums,
-    ):
-        assert product.dtype == torch.float64
-
-
-@pytest.mark.parametrize("scale", [1e-60, 1e60])
-@pytest.mark.parametrize("form", FORMS)
-def test_weights_beyond_float32_neither_vanish_nor_overflow(values, form, scale):
-    block = CellMatrix(form(values)).batch(None, CPU)
-    weights = np.linspace(-1, 1, 5)[:, None] * scale
-    found = block.times_genes(torch.from_numpy(weights))
-    np.testing.assert_allclose(found, values @ weights, rtol=1e-5, atol=1e-6 * scale)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_no_weight_at_all_is_no_product(values, form):
-    block = CellMatrix(form(values)).batch(None, CPU)
-    assert not block.times_genes(torch.zeros(5, 2, dtype=torch.float64)).any()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_an_empty_block_of_values(form):
-    block = CellMatrix(form(np.zeros((3, 4), dtype=np.float32))).batch(None, CPU)
-    assert not block.times_genes(torch.ones(4, 1, dtype=torch.float64)).any()
-    assert not block.times_cells(torch.ones(3, 1, dtype=torch.float64)).any()
-    assert not block.square_sums.any()
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_read_only_values_are_read(values, form):
-    held = form(values.astype(np.float32))
-    for part in (held.data, held.indices, held.indptr) if sp.issparse(held) else (held,):
-        part.flags.writeable = False
-    block = CellMatrix(held).batch(None, CPU)
-    np.testing.assert_allclose(block.square_sums, (values**2).sum(0), rtol=1e-6)
-    np.testing.assert_array_equal(block.dense(), values.astype(np.float32))
-
-
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_indices_of_either_width(values, dtype):
-    matrix = sp.csr_array(values)
-    matrix.indices, matrix.indptr = matrix.indices.astype(dtype), matrix.indptr.astype(dtype)
-    block = CellMatrix(matrix).batch(np.array([1, 4]), CPU, torch.float64)
-    np.testing.assert_array_equal(block.dense(), values[[1, 4]])
+def test_a_block_is_read_when_it_is_asked_for(monkeypatch):
+    matrix, read = CellMatrix.of(np.ones((6, 2))), []
+    monkeypatch.setattr(CellMatrix, "batch", lambda _, rows, *__: read.append(rows))
+    iterator = blocks(matrix, CPU, size=2)
+    assert read == []
+    next(iterator)
+    assert read == [slice(0, 2)]

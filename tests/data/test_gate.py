@@ -100,7 +100,7 @@ thorough = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slo
 @given(cases())
 def test_values_are_read_in_any_form(case):
     matrix = read_matrix(case.adata, case.layer)
-    held_values = matrix.values
+    held_values = matrix.stored()
     assert matrix.shape == case.expected.shape
     if sp.issparse(held(case.adata, case.layer)):
         assert sp.issparse(held_values)
@@ -177,7 +177,7 @@ def test_a_matrix_too_large_to_be_dense_is_read(form):
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csr_array, np.ascontiguousarray])
 def test_memory_is_shared_where_it_can_be(form):
     adata = named(form(np.eye(4, dtype=np.float32)))
-    values = read_matrix(adata).values
+    values = read_matrix(adata).stored()
     theirs, ours = (adata.X.data, values.data) if sp.issparse(values) else (adata.X, values)
     assert np.shares_memory(theirs, ours)
 
@@ -186,7 +186,7 @@ def test_a_mask_keeps_what_it_names_and_nothing_else_is_checked():
     values = np.arange(12.0).reshape(3, 4)
     values[1, 2] = np.nan
     mask = np.array([True, False, False, True])
-    np.testing.assert_array_equal(read_matrix(named(values), genes=mask).values, values[:, mask])
+    np.testing.assert_array_equal(read_matrix(named(values), genes=mask).stored(), values[:, mask])
     with pytest.raises(ValueError, match="NaN"):
         read_matrix(named(values), genes=~mask)
 

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.stats import kstest
 
-from scvi_lfm.data._holding_out import draw_entries
+from scvi_lfm.data.holding_out import draw_entries
 
 
 def test_a_matrix_beyond_memory_if_it_were_dense():

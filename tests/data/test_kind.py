@@ -9,10 +9,18 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from scvi_lfm.data import _kind, read_matrix
-from scvi_lfm.data._kind import ValueKind, kind_of, log_base, looks_like, other_kind, other_scale
+from scvi_lfm.data import MemorySource, kind, read_matrix
+from scvi_lfm.data.kind import ValueKind, log_base, other_kind, other_scale
 
 N, M = 90, 130
+
+
+def kind_of(values, **options):
+    return kind.kind_of(MemorySource(values).summary, **options)
+
+
+def looks_like(values, found):
+    return kind.looks_like(MemorySource(values), found)
 
 
 def counts(seed=0, n=N, m=M):
@@ -43,7 +51,7 @@ FORMS = {
 @pytest.mark.parametrize("make", [counts, logs, lambda: logs() - 1, lambda: logs() + 1, lambda: np.zeros((3, 4), "f4")])
 @pytest.mark.parametrize("step", [50, 2**17])
 def test_figures_are_those_of_the_dense_matrix(form, make, step, monkeypatch):
-    monkeypatch.setattr(_kind, "VALUES_PER_PART", step)
+    monkeypatch.setattr("scvi_lfm.data.source.VALUES_PER_PART", step)
     values = make()
     found = kind_of(FORMS[form](values))
     present = values[values != 0].astype(float)
@@ -76,7 +84,7 @@ def test_zeros_that_are_not_stored_are_values_unless_stored_entries_alone_are():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_shows_in_the_extremes(bad, monkeypatch):
-    monkeypatch.setattr(_kind, "VALUES_PER_PART", 50)
+    monkeypatch.setattr("scvi_lfm.data.source.VALUES_PER_PART", 50)
     values = logs()
     values[7, 3] = bad
     for form in (np.asarray, sp.csr_array):

@@ -80,7 +80,7 @@ def draw_state():
         def positive(*shape: int) -> Tensor:
             return 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
 
-        matrix = CellMatrix((1 + 1.5 * normal(n, m)).numpy())
+        matrix = CellMatrix.of((1 + 1.5 * normal(n, m)).numpy())
         basis = torch.diag(positive(r + 1)) if family == "mean_field" else normal(r + 1, r + 1)
         g = NormalGlobals(
             mu=normal(),
@@ -123,7 +123,7 @@ def whole_batch():
     """All cells as one block in float64."""
 
     def batch(values: np.ndarray) -> Batch:
-        return CellMatrix(np.asarray(values, dtype=np.float64)).batch(None, CPU, torch.float64)
+        return CellMatrix.of(np.asarray(values, dtype=np.float64)).batch(None, CPU, torch.float64)
 
     return batch
 

@@ -130,7 +130,7 @@ def test_coordinate_ascent_is_monotone_and_finds_the_coefficients():
     z -= z.mean(0)
     beta = rng.standard_normal((m, 2))
     y = rng.standard_normal(m) + z @ beta.T + rng.standard_normal((n, 2)) @ rng.standard_normal((2, m))
-    matrix = CellMatrix(y + 0.3 * rng.standard_normal((n, m)), covariates=z)
+    matrix = CellMatrix.of(y + 0.3 * rng.standard_normal((n, m)), covariates=z)
     problem = Problem(n, m, "row_block", "shared")
     batch = matrix.batch(None, torch.device("cpu"), torch.float64)
     start = fit_without_factors(problem, batch, {})

@@ -25,7 +25,7 @@ NEVER = 1e-300
 
 
 def matrix_of(adata):
-    return CellMatrix(adata.X.astype(np.float64))
+    return CellMatrix.of(adata.X.astype(np.float64))
 
 
 def eta_of(posterior):
@@ -139,7 +139,7 @@ def test_weak_factors_are_found(whole_batch, fit_options, shape, sigma, data, se
     """A fit from random factors ends no lower than one that starts at the truth."""
     (n, m), r = shape, 5
     adata = lfm.datasets.simulate(n, m, r, sigma=sigma, rng=data)
-    result = fit_natural_gradient(CellMatrix(adata.X), fit_options(n_factors=r, seed=seed, dtype=torch.float32))
+    result = fit_natural_gradient(CellMatrix.of(adata.X), fit_options(n_factors=r, seed=seed, dtype=torch.float32))
 
     one, eye = torch.ones((), dtype=torch.float64), torch.eye(r + 1, dtype=torch.float64)
     genes = torch.from_numpy(np.column_stack([adata.var["b"], adata.varm["B"]]))
@@ -164,7 +164,7 @@ def test_weak_factors_are_found(whole_batch, fit_options, shape, sigma, data, se
 @pytest.mark.parametrize("tol", [0.01, 0.001])
 def test_converged_minibatches_are_as_close_as_they_say(fit_options, tol):
     """Noise of the estimates must not pass for convergence."""
-    matrix = CellMatrix(lfm.datasets.simulate(2000, 200, 5, sigma=5.0, rng=1).X)
+    matrix = CellMatrix.of(lfm.datasets.simulate(2000, 200, 5, sigma=5.0, rng=1).X)
     options = fit_options(n_factors=5, dtype=torch.float32, max_epochs=60, tol=NEVER)
     full = fit_natural_gradient(matrix, options)
     stochastic = fit_natural_gradient(matrix, replace(options, batch_size=200, max_epochs=20, tol=tol))
@@ -176,7 +176,7 @@ def test_converged_minibatches_are_as_close_as_they_say(fit_options, tol):
 
 def test_minibatches_come_close_to_coordinate_ascent(fit_options):
     adata = lfm.datasets.simulate(6000, 300, 5, sigma=2.0)
-    matrix = CellMatrix(adata.X)
+    matrix = CellMatrix.of(adata.X)
     options = fit_options(n_factors=5, dtype=torch.float32, max_epochs=100, tol=NEVER)
     full = fit_natural_gradient(matrix, options)
     stochastic = fit_natural_gradient(matrix, replace(options, batch_size=500, max_epochs=20, tol=0.01))
@@ -244,7 +244,7 @@ def test_a_large_offset_leaves_the_noise_what_it_is(form, batch_size):
 def test_data_almost_free_of_noise_keep_what_there_is(fit_options, sigma):
     adata = lfm.datasets.simulate(300, 100, 2, sigma=sigma)
     options = fit_options(n_factors=2, dtype=torch.float32, tol=0.01)
-    q = fit_natural_gradient(CellMatrix(adata.X), options).posterior
+    q = fit_natural_gradient(CellMatrix.of(adata.X), options).posterior
     assert float(q.noise.sigma[0]) == pytest.approx(sigma, rel=0.03)
     # each from 300 cells: five standard errors
     np.testing.assert_allclose(q.noise.predictive, sigma, rtol=5 / np.sqrt(2 * 300))
@@ -252,7 +252,7 @@ def test_data_almost_free_of_noise_keep_what_there_is(fit_options, sigma):
 
 @pytest.mark.parametrize("batch_size", [300, 75])
 def test_same_seed_same_bits_and_another_seed_others(fit_options, batch_size):
-    matrix = CellMatrix(lfm.datasets.simulate(300, 120, 3).X)
+    matrix = CellMatrix.of(lfm.datasets.simulate(300, 120, 3).X)
     options = fit_options(dtype=torch.float32, batch_size=batch_size, max_epochs=3, tol=NEVER)
     first, again, other = (fit_natural_gradient(matrix, replace(options, seed=seed)) for seed in (4, 4, 5))
     small = ("cell_cov.matrix", "gene_cov.basis", "gene_cov.eig", "noise.sigma", "noise.predictive")
@@ -271,7 +271,7 @@ def test_cuda_gives_the_cpus_answer(fit_options, batch_size):
     adata = lfm.datasets.simulate(1000, 500, 4)
     fits = [
         fit_natural_gradient(
-            CellMatrix(adata.X),
+            CellMatrix.of(adata.X),
             fit_options(
                 n_factors=4,
                 dtype=torch.float32,

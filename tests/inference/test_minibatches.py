@@ -14,7 +14,7 @@ from scvi_lfm.inference.minibatches import Minibatches
 def numbered(n_cells, batch_size, seed=0, *, sparse=False):
     """Minibatches of cells whose only value is their position."""
     values = np.arange(1, n_cells + 1, dtype=np.float64)[:, None] * np.ones(2)
-    matrix = CellMatrix(sp.csr_array(values) if sparse else values)
+    matrix = CellMatrix.of(sp.csr_array(values) if sparse else values)
     return Minibatches(matrix, batch_size, torch.device("cpu"), torch.float64, np.random.default_rng(seed))
 
 

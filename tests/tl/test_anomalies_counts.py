@@ -19,7 +19,6 @@ import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
 from scvi_lfm.posterior.anomalies.scan import CountScan
-from scvi_lfm.tl import _common
 from triangles import unpacked
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -540,7 +539,7 @@ def test_tables_survive_a_file(planted, tmp_path):
 def test_max_entries_keeps_the_top(planted, monkeypatch):
     _, everything, _ = listed(planted, fdr=0.9)
     assert len(everything) > 28
-    monkeypatch.setattr(_common, "ENTRIES_PER_BLOCK", 180 * 40)
+    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 180 * 40 * 4)
     for max_entries in (1, 28):
         _, entries, _ = listed(planted, fdr=0.9, max_entries=max_entries)
         expected = everything.head(max_entries)
@@ -558,7 +557,7 @@ def test_blocks_dense_values_and_covariances_made_anew_change_nothing(planted, m
     other = planted.copy()
     other.X = planted.X.toarray()
     del other.obsm["lfm_cov"]
-    monkeypatch.setattr(_common, "ENTRIES_PER_BLOCK", 180 * 70)
+    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 180 * 70 * 4)
     changed, same, _ = listed(other, fdr=0.5)
     assert pairs(same) == pairs(entries)
     for name in ("expected", "p", "log_ratio"):

@@ -103,10 +103,10 @@ class CountEngine(Engine["State"]):
         if r:
             if not problem.likelihood.has_rate:
                 logged = standardised(those, g, activity.mean[:, 0])
-            elif those.observed is not None and those.observed.only:
+            elif those.only_stored:
                 logged = log_ratios(those, self._sizes[some], g, activity.mean[:, 0])
             else:
-                logged = log_values(those.values, self._sizes[some], those.covariates)
+                logged = log_values(those, self._sizes[some])
             factors = first_factors(logged, r, options.device, options.seed)
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])

@@ -6,10 +6,12 @@ A gene whose counts sit in a few cells can need many steps, each no longer than 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import starmap
 from typing import TYPE_CHECKING
 
 import torch
 
+from ...data.blocks import blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
 from ..passes import average
@@ -19,12 +21,11 @@ from .sweep import sweep
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...data import CellMatrix
+    from ...data import Batch, CellMatrix
     from ..minibatches import Minibatches
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 STEPS = 50
-ENTRIES_PER_BLOCK = 2**22
 # nats per gene: a step that was expected to gain less was the last
 ENOUGH = 0.1
 
@@ -77,13 +78,10 @@ def _settle(
 def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
-    size = max(1, ENTRIES_PER_BLOCK // problem.n_genes)
 
-    def block(start: int) -> tuple[int, CountStatistics]:
-        stop = min(start + size, n)
-        batch = matrix.batch(slice(start, stop), g.mu.device)
-        some = cells.rows(torch.arange(start, stop, device=g.mu.device))
+    def of_block(rows: slice, batch: Batch) -> tuple[int, CountStatistics]:
+        some = cells.rows(torch.arange(rows.start, rows.stop, device=g.mu.device))
         new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
-        return stop - start, new
+        return batch.n_cells, new
 
-    return average(map(block, range(0, n, size)), n)
+    return average(starmap(of_block, blocks(matrix, g.mu.device)), n)

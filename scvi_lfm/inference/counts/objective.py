@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from ...data import draw_sample
 from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...model.likelihoods import MAX_LOG_RATE
 from ...model.priors import MU_SCALE, free_coordinates
@@ -25,6 +25,7 @@ from ...posterior.posterior import extend
 from .cell_step import at_genes
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from ...data import CellMatrix
@@ -48,30 +49,12 @@ class EntrySample:
     @classmethod
     def draw(cls, matrix: CellMatrix, device: torch.device, rng: np.random.Generator) -> EntrySample:
         """Draw from the counts (cells, m) of a block, in memory, those that are data."""
-        values, observed = matrix.values, matrix.observed
-        n, m = values.shape
-        if observed is not None and observed.only:
-            pattern = observed.pattern
-            at = np.sort(rng.permutation(pattern.nnz)[:ENTRIES])
-            cell, gene = np.searchsorted(pattern.indptr, at, side="right") - 1, pattern.indices[at]
-            weight = np.full(len(at), 1 / max(len(at), 1))
-        else:
-            half = min(ENTRIES // 2, n * m)
-            row, col = values.nonzero()
-            some = rng.permutation(len(row))[:half]
-            cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
-            zero = np.asarray(values[cell, gene]).ravel() == 0
-            if observed is not None:
-                zero &= np.asarray(observed.pattern[cell, gene]).ravel() == 0
-            n_zero, share = int(zero.sum()), len(row) / matrix.n_observed
-            weights = np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1))
-            cell, gene, weight = np.append(row[some], cell[zero]), np.append(col[some], gene[zero]), np.append(*weights)
-        y = np.asarray(values[cell, gene], dtype=np.float32).ravel()
+        some = draw_sample(matrix, ENTRIES, rng)
         return cls(
-            cell=torch.as_tensor(cell, dtype=torch.int64, device=device),
-            gene=torch.as_tensor(gene, dtype=torch.int64, device=device),
-            y=torch.as_tensor(y, dtype=torch.float32, device=device),
-            weight=torch.as_tensor(weight, dtype=torch.float64, device=device),
+            cell=torch.as_tensor(some.cell, dtype=torch.int64, device=device),
+            gene=torch.as_tensor(some.gene, dtype=torch.int64, device=device),
+            y=torch.as_tensor(some.y, dtype=torch.float32, device=device),
+            weight=torch.as_tensor(some.weight, dtype=torch.float64, device=device),
             n_entries=matrix.n_observed,
         )
 

@@ -10,6 +10,7 @@ import torch
 
 from ..._memory import naming_memory
 from ..._settings import settings
+from ...data.blocks import blocks
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
 from ...model.priors import free_coordinates, with_known
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ...model import Gaussian
     from ...posterior import CountPosterior
 
+# a step holds several numbers for each entry of a block, and for each cell the products of all pairs of latents
 CELLS_PER_BLOCK = 512
 STEPS = 50
 # nats per cell: a step that was expected to gain less was the last, and left next to nothing
@@ -48,9 +50,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     means, covs = [], []
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
-    for begin in range(0, n, CELLS_PER_BLOCK):
-        rows = slice(begin, min(begin + CELLS_PER_BLOCK, n))
-        batch = matrix.batch(rows, device)
+    for rows, batch in blocks(matrix, device, size=CELLS_PER_BLOCK):
         cells = start.rows(torch.arange(rows.start, rows.stop, device=device))
         cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
         cells = _converge(batch, cells, features, q, prior, family)

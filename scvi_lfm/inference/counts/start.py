@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
 from ...model.likelihoods.ordinal import marginal_thresholds
 from ...model.priors import initial_scales, with_known
@@ -24,10 +23,9 @@ from .sweep import visit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import scipy.sparse as sp
     from torch import Tensor
 
-    from ...data import Batch
+    from ...data import Batch, CellMatrix
     from .state import CountProblem, CountStatistics
 
 # sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
@@ -104,14 +102,13 @@ def _log_rates(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) ->
 
 def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest: float) -> Tensor:
     """The lowest level, and thresholds that give all levels as often as they are, (K,)."""
-    counts: Tensor | None = None
+    counts = torch.zeros(int(highest - lowest) + 1, dtype=torch.int64)
     for read in blocks:
         batch = read()
         y, observed = batch.dense(), batch.is_observed()
-        part = torch.bincount(((y if observed is None else y[observed]) - lowest).long().flatten())
-        part = torch.nn.functional.pad(part, (0, int(highest - lowest) + 1 - len(part)))
-        counts = part if counts is None else counts + part
-    thresholds = marginal_thresholds(cast("Tensor", counts).cpu().numpy()) * (1 + START_VAR) ** 0.5
+        levels = ((y if observed is None else y[observed]) - lowest).long().flatten()
+        counts += torch.bincount(levels, minlength=len(counts)).cpu()
+    thresholds = marginal_thresholds(counts.numpy()) * (1 + START_VAR) ** 0.5
     return torch.tensor([lowest, *thresholds], dtype=torch.float64, device=y.device)
 
 
@@ -127,16 +124,10 @@ def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tu
     return total, size
 
 
-def log_values(
-    values: sp.csr_array | np.ndarray, log_size: np.ndarray, covariates: np.ndarray | None = None
-) -> CellMatrix:
+def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
     """log(1 + y / s) of some cells, in the form that they came in."""
-    size = np.exp(log_size)
-    if isinstance(values, np.ndarray):
-        return CellMatrix(np.log1p(values / size[:, None]).astype(np.float32), covariates=covariates)
-    logged = values.astype(np.float32)
-    logged.data = np.log1p(logged.data / np.repeat(size, np.diff(values.indptr)).astype(np.float32))
-    return CellMatrix(logged, covariates=covariates)
+    size = np.exp(log_size).astype(np.float32)
+    return matrix.mapped(lambda y, cell, _: np.log1p(y / size[cell]))
 
 
 def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activity: Tensor) -> CellMatrix:
@@ -144,11 +135,8 @@ def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activi
 
     Where only these are data, entries that are not stored are no zeros: they leave nothing.
     """
-    values = cast("sp.csr_array", matrix.values).astype(np.float32)
-    of_cells = np.repeat(log_size + activity.cpu().numpy(), np.diff(values.indptr))
-    rate = np.exp(of_cells + (g.mu + g.gene_mean[:, 0]).cpu().numpy()[values.indices])
-    values.data = np.log((values.data + 0.5) / (rate + 0.5)).astype(np.float32)
-    return CellMatrix(values, covariates=matrix.covariates)
+    of_cells, of_genes = log_size + activity.cpu().numpy(), (g.mu + g.gene_mean[:, 0]).cpu().numpy()
+    return matrix.mapped(lambda y, cell, gene: np.log((y + 0.5) / (np.exp(of_cells[cell] + of_genes[gene]) + 0.5)))
 
 
 def standardised(matrix: CellMatrix, g: CountGlobals, activity: Tensor) -> CellMatrix:
@@ -156,17 +144,18 @@ def standardised(matrix: CellMatrix, g: CountGlobals, activity: Tensor) -> CellM
 
     `activity` (cells,) is that of the margins.
     """
-    values = matrix.values
-    stored = values if isinstance(values, np.ndarray) else values.data
-    scale = max(float(stored.std(dtype=np.float64)), TINY)
-    if isinstance(values, np.ndarray) or matrix.observed is None or not matrix.observed.only:
-        return CellMatrix((values / scale).astype(np.float32), covariates=matrix.covariates)
-    centred = (values.data - stored.mean(dtype=np.float64)) / scale
-    margins = (
-        np.repeat(activity.cpu().numpy(), np.diff(values.indptr)) + g.gene_mean[:, 0].cpu().numpy()[values.indices]
-    )
-    left = type(values)(((centred - margins).astype(np.float32), values.indices, values.indptr), shape=values.shape)
-    return CellMatrix(left, covariates=matrix.covariates)
+    if not matrix.only_stored:
+        return matrix.mapped(lambda y, *_: y / _spread(y))
+    of_cells, of_genes = activity.cpu().numpy(), g.gene_mean[:, 0].cpu().numpy()
+
+    def left(y: np.ndarray, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
+        return (y - y.mean(dtype=np.float64)) / _spread(y) - (of_cells[cell] + of_genes[gene])
+
+    return matrix.mapped(left)
+
+
+def _spread(y: np.ndarray) -> float:
+    return max(float(y.std(dtype=np.float64)), TINY)
 
 
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:

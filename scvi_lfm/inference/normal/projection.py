@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ..._memory import naming_memory
+from ...data.blocks import blocks
 from ...linalg.covariances import Eigenbasis
 from ...model.priors import with_known
 from ...posterior.posterior import extend
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ...linalg.covariances import Common
     from ...posterior import NormalPosterior
 
-CELLS_PER_BLOCK = 2048
-
 
 @naming_memory("place the cells", "Place fewer cells at a time")
 def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
@@ -37,8 +36,7 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     prior = q.cell_prior.given_known(q.n_known)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     means = []
-    for start in range(0, matrix.shape[0], CELLS_PER_BLOCK):
-        batch = matrix.batch(slice(start, start + CELLS_PER_BLOCK), device)
+    for _, batch in blocks(matrix, device):
         projected = batch.times_genes(weights[:, None] * extend(q.gene_mean))
         mean = cell_means(mu, projected, moment, precision, prior, batch.known)
         means.append(insert_known(mean, batch.known))
@@ -51,8 +49,7 @@ def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis
     weights, moment, _ = _information(q)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=weights.device)
     step = NoisyCellStep(mu, torch.zeros_like(mu), q.gene_mean, weights, moment, q.cell_prior, (cov.basis, cov.eig))
-    starts = range(0, matrix.shape[0], CELLS_PER_BLOCK)
-    found = [step(matrix.batch(slice(start, start + CELLS_PER_BLOCK), weights.device)) for start in starts]
+    found = [step(batch) for _, batch in blocks(matrix, weights.device)]
     sigma = torch.cat([cells.cov.sigma for cells in found])
     noise = replace(q.noise, cell=sigma)
     return replace(q, cell_mean=torch.cat([cells.mean for cells in found]), cell_cov=cov.under(sigma), noise=noise)

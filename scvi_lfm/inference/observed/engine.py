@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from ...data.blocks import blocks_of, even_slices
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..counts.start import first_factors
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from ..trace import Trace
     from .state import ObservedGlobals, ObservedStatistics
 
+# what is computed of a block goes by pairs of latents rather than by genes
 CELLS_PER_BLOCK = 4096
 # sweeps in which all factors count as relevant
 WIDE_SWEEPS = 3
@@ -65,9 +65,8 @@ class ObservedEngine(Engine["State"]):
         # where all cells are one batch, blocks of them are made once and kept
         self._blocks: list[Batch] = []
         if self.n_batches == 1:
-            edges = np.linspace(0, n, -(-n // CELLS_PER_BLOCK) + 1).astype(int)
-            parts = [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
-            self._blocks = [self._matrix.batch(part, self._options.device, dtype) for part in parts]
+            parts = even_slices(n, -(-n // CELLS_PER_BLOCK))
+            self._blocks = [batch for _, batch in blocks_of(self._matrix, parts, self._options.device, dtype)]
 
     def _noise(self, state: State) -> tuple[Tensor, Tensor]:
         return state.globals.precision, state.statistics.mean_square

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._memory import naming_memory
+from ...data.blocks import blocks
 from ...linalg.covariances import Packed
 from .centre import centred
 from .steps import CellStep
@@ -15,8 +16,6 @@ from .steps import CellStep
 if TYPE_CHECKING:
     from ...data import CellMatrix
     from ...posterior import NormalPosterior
-
-CELLS_PER_BLOCK = 4096
 
 
 @naming_memory("place the cells", "Place fewer cells at a time")
@@ -28,8 +27,6 @@ def project_observed(matrix: CellMatrix, q: NormalPosterior, family: str) -> Nor
     step = CellStep(
         mu, q.gene_mean, q.gene_cov.under(sigma).packed(), sigma.square().reciprocal(), q.cell_prior, family
     )
-    parts = []
-    for start in range(0, matrix.shape[0], CELLS_PER_BLOCK):
-        parts.append(step(matrix.batch(slice(start, start + CELLS_PER_BLOCK), q.gene_mean.device)))
+    parts = [step(batch) for _, batch in blocks(matrix, q.gene_mean.device)]
     cov = torch.cat([rows.cov for rows in parts])
     return replace(q, cell_mean=torch.cat([rows.mean for rows in parts]), cell_cov=Packed(cov.float()))

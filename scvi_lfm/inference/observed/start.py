@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...data import CellMatrix
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ...data import Batch
+    from ...data import Batch, CellMatrix
     from ..state import Problem
     from .state import ObservedStatistics
 
@@ -73,13 +72,10 @@ def fit_margins(
 
 def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> CellMatrix:
     """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
-    values = matrix.values
-    if matrix.observed is None or not matrix.observed.only or isinstance(values, np.ndarray):
+    if not matrix.only_stored:
         return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
-    residual = values.astype(np.float32)
-    residual.data -= (np.repeat(activity, np.diff(values.indptr)) + abundance[values.indices]).astype(np.float32)
-    return CellMatrix(residual)
+    return matrix.mapped(lambda y, cell, gene: y - (activity[cell] + abundance[gene]).astype(np.float32))
 
 
 def add_factors(

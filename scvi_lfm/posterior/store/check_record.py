@@ -21,8 +21,8 @@ from ..._keys import (
     SIGMA,
     VALUES,
 )
-from ...data._covariates import FIELDS as CODING
-from ...data._kind import RECORDED
+from ...data.covariates import FIELDS as CODING
+from ...data.kind import RECORDED
 from ...model.likelihoods import CONTINUOUS, LIKELIHOODS
 from .covariates import n_known
 from .lookup import ON_JOINING, entry

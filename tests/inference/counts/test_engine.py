@@ -46,7 +46,7 @@ def eta_of(q):
 
 
 def fit(values, options, **changes):
-    return fit_natural_gradient(CellMatrix(values), options(values, **changes))
+    return fit_natural_gradient(CellMatrix.of(values), options(values, **changes))
 
 
 # the recorded objective
@@ -54,7 +54,7 @@ def fit(values, options, **changes):
 
 def run_epochs(values, options, n_epochs):
     """The state after some epochs, the ELBO at each, and what is needed to measure it again."""
-    engine = CountEngine(CellMatrix(values), options)
+    engine = CountEngine(CellMatrix.of(values), options)
     state, rank0 = engine.start()
     trace = []
     with show_progress(n_epochs, shown=False) as bar:
@@ -117,8 +117,8 @@ def test_the_last_elbo_is_that_of_the_stored_posterior(count_options, likelihood
     """In the stored gauge, with its general priors."""
     values = simulate(60, 40, likelihood=likelihood).X
     options = count_options(values, n_factors=2, likelihood=likelihood, family=family, max_epochs=3, tol=NEVER)
-    engine = CountEngine(CellMatrix(values), options)
-    result = fit_natural_gradient(CellMatrix(values), options)
+    engine = CountEngine(CellMatrix.of(values), options)
+    result = fit_natural_gradient(CellMatrix.of(values), options)
     q = result.posterior
     divergence = 0.5 * (q.mu / 100) ** 2
     one = torch.ones((), dtype=torch.float64)
@@ -181,7 +181,7 @@ def test_the_start_takes_cells_from_all_over_the_file(count_options, monkeypatch
         return add_factors(problem, g, factors, batch, activity, scales)
 
     monkeypatch.setattr(engine_module, "add_factors", add)
-    engine = CountEngine(CellMatrix(values), count_options(values, n_factors=2, batch_size=30, log_size=log_size))
+    engine = CountEngine(CellMatrix.of(values), count_options(values, n_factors=2, batch_size=30, log_size=log_size))
     state, _ = engine.start()
     (y, sizes, n), rows = seen[0], np.arange(0, 90, 3)
     assert n == 30
@@ -194,7 +194,7 @@ def test_the_start_takes_cells_from_all_over_the_file(count_options, monkeypatch
 
 def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     values = simulate(90, 40).X
-    engine = CountEngine(CellMatrix(values), count_options(values, n_factors=2, batch_size=30))
+    engine = CountEngine(CellMatrix.of(values), count_options(values, n_factors=2, batch_size=30))
     state, _ = engine.start()
     rows, batch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
@@ -430,8 +430,8 @@ def test_a_common_size_factor_goes_into_mu(count_options):
     """Depths are relative: ten times all of them is a tenth of the rates."""
     values = simulate(100, 50).X
     base = count_options(values, n_factors=2, max_epochs=4, tol=NEVER)
-    one = fit_natural_gradient(CellMatrix(values), base).posterior
-    ten = fit_natural_gradient(CellMatrix(values), replace(base, log_size=base.log_size + np.log(10))).posterior
+    one = fit_natural_gradient(CellMatrix.of(values), base).posterior
+    ten = fit_natural_gradient(CellMatrix.of(values), replace(base, log_size=base.log_size + np.log(10))).posterior
     assert ten.mu == pytest.approx(one.mu - np.log(10), abs=1e-2)
     assert np.abs(eta_of(one) - eta_of(ten)).max() < 0.1
     assert (ten.cell_mean[:, 1:].abs() - one.cell_mean[:, 1:].abs()).abs().max() < 0.3

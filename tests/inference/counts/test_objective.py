@@ -179,7 +179,7 @@ def counts(request):
 
 
 def draw(values, seed=0):
-    return EntrySample.draw(CellMatrix(values), torch.device("cpu"), np.random.default_rng(seed))
+    return EntrySample.draw(CellMatrix.of(values), torch.device("cpu"), np.random.default_rng(seed))
 
 
 def test_the_sample_takes_every_nonzero_where_there_are_few(counts):

@@ -47,7 +47,7 @@ def task(draw_state, general_prior):
 
 
 def project(state, q, rows=slice(None), **options):
-    matrix = CellMatrix(state.y[rows].float().numpy())
+    matrix = CellMatrix.of(state.y[rows].float().numpy())
     noise = replace(q.noise, log_size=q.noise.log_size[rows])
     return project_counts(matrix, replace(q, noise=noise), state.problem.family, **options)
 

@@ -60,7 +60,7 @@ def test_a_factor_at_its_prior_without_loadings_costs_nothing(state):
     B = torch.cat([g.scales.B[:-1], g.scales.B.new_tensor([tiny**0.5])])
     g = replace(g, gene_mean=gene_mean, gene_cov=gene_cov, scales=replace(g.scales, B=B))
     cells = replace(state.cells, mean=cell_mean, cov=cell_cov)
-    sample = EntrySample.draw(CellMatrix(state.y.numpy()), torch.device("cpu"), np.random.default_rng(0))
+    sample = EntrySample.draw(CellMatrix.of(state.y.numpy()), torch.device("cpu"), np.random.default_rng(0))
 
     def value(g, cells):
         return elbo_per_entry(state.problem, g, cells, (g.cell_prior, g.gene_prior), sample, 0, width=r + 1)
@@ -70,7 +70,7 @@ def test_a_factor_at_its_prior_without_loadings_costs_nothing(state):
 
 def test_the_curve_peaks_near_the_truth_and_ends_at_the_bound_of_the_fit(count_options):
     adata = lfm.datasets.simulate(300, 150, 3, likelihood="negative_binomial", factor_scales=[0.6] * 3)
-    engine = CountEngine(CellMatrix(adata.X), count_options(adata.X, n_factors=8, batch_size=150))
+    engine = CountEngine(CellMatrix.of(adata.X), count_options(adata.X, n_factors=8, batch_size=150))
     state, _ = engine.start()
     for number in range(1, 5):
         state, values = engine.epoch(state, number, NoBar())

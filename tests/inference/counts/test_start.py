@@ -39,7 +39,7 @@ def blocks_of(values, size_factors, n_blocks):
 def test_log_values_keep_their_form(form, dtype):
     counts = np.random.default_rng(0).poisson(1.0, (5, 4)).astype(dtype)
     size = np.array([0.5, 1, 2, 1, 0.1])
-    found = log_values(form(counts), np.log(size)).values
+    found = log_values(CellMatrix.of(form(counts)), np.log(size)).stored()
     assert found.dtype == np.float32
     assert isinstance(found, type(form(counts)))
     dense = found if isinstance(found, np.ndarray) else found.toarray()
@@ -85,7 +85,7 @@ def test_given_scales_are_fixed_from_the_beginning(simulated):
     y, log_size = blocks_of(simulated.X, size, 1)
     g, activity = fit_margins(problem, y, log_size, given)
     assert (float(g.scales.a), float(g.scales.b)) == (0.05, 0.7)
-    factors = first_factors(log_values(simulated.X, np.log(size)), 2, CPU, 0)
+    factors = first_factors(log_values(CellMatrix.of(simulated.X), np.log(size)), 2, CPU, 0)
     g, statistics = add_factors(problem, g, factors, y[0](), activity, given)
     assert (float(g.scales.a), float(g.scales.b)) == (0.05, 0.7)
     assert g.scales.A.tolist() == [2, 2]
@@ -95,14 +95,16 @@ def test_given_scales_are_fixed_from_the_beginning(simulated):
 
 def test_the_first_factors_point_where_the_true_ones_do(simulated):
     size = simulated.obs["size_factor"].to_numpy()
-    found = first_factors(log_values(simulated.X, np.log(size)), 2, CPU, 0)
+    found = first_factors(log_values(CellMatrix.of(simulated.X), np.log(size)), 2, CPU, 0)
     assert found.dtype == torch.float32
     # mean E[A A'] = I: a little of it is variance
     np.testing.assert_allclose((found.T @ found / 160).diagonal(), 1, atol=0.1)
     truth = simulated.obsm["A"]
     explained = np.linalg.lstsq(np.column_stack([found.numpy(), np.ones(160)]), truth, rcond=None)[1]
     assert (explained / (truth.var(0) * 160) < 0.4).all()
-    again, other = (first_factors(log_values(simulated.X, np.log(size)), 2, CPU, seed) for seed in (0, 1))
+    again, other = (
+        first_factors(log_values(CellMatrix.of(simulated.X), np.log(size)), 2, CPU, seed) for seed in (0, 1)
+    )
     assert torch.equal(found, again)
     assert not torch.equal(found, other)
 
@@ -145,12 +147,12 @@ def test_genes_that_were_not_seen_have_a_finite_rate(simulated, empty):
 def test_data_of_the_matrix_are_not_altered(simulated):
     values = sp.csr_array(simulated.X)
     before = values.copy()
-    first_factors(log_values(CellMatrix(values).values, np.zeros(160)), 2, CPU, 0)
+    first_factors(log_values(CellMatrix.of(values), np.zeros(160)), 2, CPU, 0)
     assert (values != before).nnz == 0
 
 
 def test_more_factors_than_there_are_leave_those_that_are(simulated):
-    factors = first_factors(log_values(simulated.X, np.zeros(160)), 5, CPU, 0)
+    factors = first_factors(log_values(CellMatrix.of(simulated.X), np.zeros(160)), 5, CPU, 0)
     assert factors.shape == (160, 5)
     assert factors.isfinite().all()
     problem = CountProblem(160, 90, "row_block", likelihood=COUNTS["poisson"])

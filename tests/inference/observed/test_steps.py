@@ -66,7 +66,7 @@ class Drawn:
         rows, columns = np.nonzero(self.p)
         stored = sp.csr_array((self.y[rows, columns], (rows, columns)), shape=(N, M))
         pattern = sp.csr_array((self.p if only else ~self.p).astype(np.float32))
-        matrix = CellMatrix(stored, Observed(pattern, only=only))
+        matrix = CellMatrix.of(stored, Observed(pattern, only=only))
         self.batch = matrix.batch(None, CPU, torch.float64)
         self.S, self.T = covariances(rng, N, family), covariances(rng, M, family)
         self.cell, self.gene = rng.standard_normal((N, R + 1)), rng.standard_normal((M, R + 1))

@@ -39,7 +39,7 @@ def counts(fit_options):
             tol=1e-3,
             max_epochs=6000,
         )
-        return CellMatrix(adata.X.toarray()), options
+        return CellMatrix.of(adata.X.toarray()), options
 
     return draw
 

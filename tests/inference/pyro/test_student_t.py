@@ -31,7 +31,7 @@ def values(df=None, n_cells=60, n_genes=40, seed=0):
 def program_of(fit_options, kind=StudentProgram, df=None, **options):
     adata, _ = values(df)
     settings = {"n_factors": 2, "likelihood": "normal" if kind is NormalProgram else "student_t"} | options
-    return kind(CellMatrix(np.asarray(adata.X)), fit_options(**settings)), np.asarray(adata.X, dtype=float)
+    return kind(CellMatrix.of(np.asarray(adata.X)), fit_options(**settings)), np.asarray(adata.X, dtype=float)
 
 
 @pytest.mark.parametrize("df", [2.5, 4.0, 60.0])

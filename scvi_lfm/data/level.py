@@ -15,13 +15,12 @@ import numpy as np
 import torch
 
 from .._calls import warn_user
-from ._checks import stored_values
-from ._kind import kind_of
+from .blocks import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._blocks import CellMatrix
+    from .matrix import CellMatrix
 
 # a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
 # to a hundred thousandth or better
@@ -34,7 +33,6 @@ MOST_ZEROS = 1 / (1 + SPREADS**2)
 # of the spread: what values may be off by
 PRECISION = 1e-3
 LARGEST_WHOLE = 2**53
-ENTRIES_PER_BLOCK = 2**20
 
 
 def common_level(matrix: CellMatrix) -> float:
@@ -74,8 +72,7 @@ def at_level(matrix: CellMatrix, level: float, where: str, *, spread: float = 0.
     """
     if level == 0:
         return matrix
-    held = matrix.held_out
-    lowered = replace(matrix, level=level, held_out=None if held is None else replace(held, y=held.y - level))
+    lowered = matrix.less(level)
     offset, own, _ = _moments(matrix, level)
     spread = max(spread, own)
     _check_digits(matrix, level, spread, where)
@@ -95,9 +92,9 @@ def _highest_without(spread: float) -> float:
 
 def _share_not_stored(matrix: CellMatrix) -> float:
     """Share of the data that are zeros which a sparse matrix does not store."""
-    if isinstance(matrix.values, np.ndarray) or (matrix.observed is not None and matrix.observed.only):
+    if not matrix.source.is_sparse or matrix.only_stored:
         return 0.0
-    return 1 - matrix.values.nnz / max(matrix.n_observed, 1)
+    return 1 - matrix.source.n_stored / max(matrix.n_observed, 1)
 
 
 def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
@@ -115,24 +112,18 @@ def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
 
 def _blocks(matrix: CellMatrix, level: float) -> Iterator[np.ndarray]:
     """The data less `level` in float64, by blocks of cells; entries that are no data are left out, or zero."""
-    matrix, cpu = replace(matrix, level=level, held_out=None), torch.device("cpu")
-    step = max(1, ENTRIES_PER_BLOCK // max(matrix.shape[1], 1))
-    for start in range(0, matrix.shape[0], step):
-        values = matrix.batch(slice(start, start + step), cpu, torch.float64).values
-        yield values.numpy().ravel() if isinstance(values, torch.Tensor) else values.data
+    for _, batch in blocks(replace(matrix, level=level, held_out=None), torch.device("cpu"), torch.float64):
+        yield batch.values.numpy().ravel() if isinstance(batch.values, torch.Tensor) else batch.values.data
 
 
 def _check_digits(matrix: CellMatrix, level: float, spread: float, where: str) -> None:
-    values = stored_values(matrix.values)
-    if values.size == 0:
-        return
-    largest = max(abs(values.min().item()), abs(values.max().item()))
-    spacing = _spacing(values.dtype, largest)
+    found, dtype = matrix.summary, matrix.source.dtype
+    spacing = _spacing(dtype, max(abs(found.stored_minimum), abs(found.stored_maximum)))
     # whole numbers were whole before, where the dtype could have told others from them
-    if spacing <= PRECISION * spread or (spacing < 1 and kind_of(matrix.values).is_whole):
+    if not found.n_stored or spacing <= PRECISION * spread or (spacing < 1 and found.n_whole == found.n_present):
         return
     msg = (
-        f"{where} holds values around {level:.10g} with a standard deviation of {spread:.3g}, and {values.dtype} tells "
+        f"{where} holds values around {level:.10g} with a standard deviation of {spread:.3g}, and {dtype} tells "
         f"values of that size apart by no less than {spacing:.3g}: the digits that differ are lost. Pass float64 from "
         f"before they were lost, or subtract the level first: (values - {level:.10g}).astype('float32')."
     )

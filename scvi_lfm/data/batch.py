@@ -1,9 +1,9 @@
-"""Cells by genes in memory, handed out as blocks of cells on the device."""
+"""A block of cells on the device, with the products that inference needs."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
@@ -14,39 +14,10 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from torch import Tensor
 
-    from ._kind import ValueKind
-
+    from .entries import Observed
 
 NEGLIGIBLE = 1e-30
 ROWS_PER_SUM = 1024
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Which entries are data: those of a pattern, or all but those of a pattern."""
-
-    pattern: sp.csr_array  # (n, m): ones
-    only: bool  # whether the pattern's entries alone are data
-
-    def rows(self, rows: np.ndarray | slice, dtype: np.dtype | type) -> Observed:
-        """That of some cells."""
-        return Observed(cast("sp.csr_array", _take(self.pattern, rows)).astype(dtype, copy=False), self.only)
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Entries that are not fitted, to be predicted, in the order of cells."""
-
-    cell: np.ndarray  # (h,): position
-    gene: np.ndarray  # (h,): position
-    y: np.ndarray  # (h,): value, float64
-
-    def rows(self, rows: np.ndarray) -> HeldOut:
-        """Those of some cells, at increasing positions, with the places of the cells among these."""
-        first, last = np.searchsorted(self.cell, rows), np.searchsorted(self.cell, rows + 1)
-        at = np.repeat(first - np.concatenate([[0], np.cumsum(last - first)[:-1]]), last - first)
-        at = at + np.arange(len(at))
-        return HeldOut(np.repeat(np.arange(len(rows)), last - first), self.gene[at], self.y[at])
 
 
 @dataclass(frozen=True)
@@ -143,104 +114,6 @@ class Batch:
     def dense(self) -> Tensor:
         """The block as a dense (cells, genes) tensor."""
         return self.by_cell if self.by_cell.layout == torch.strided else self.by_cell.to_dense()
-
-
-@dataclass(frozen=True)
-class CellMatrix:
-    """Cells by genes in memory: compressed by rows, or dense, in the dtype that the AnnData holds."""
-
-    values: sp.csr_array | np.ndarray
-    observed: Observed | None = None  # which entries are data; None: all
-    held_out: HeldOut | None = None
-    covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
-    kind: ValueKind | None = None  # of all values that were read
-    level: float = 0.0  # taken off the data of every block; `values` have it still
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of cells and genes."""
-        return self.values.shape
-
-    @property
-    def n_covariates(self) -> int:
-        """Columns of the design matrix."""
-        return 0 if self.covariates is None else self.covariates.shape[1]
-
-    def at_genes(self, genes: np.ndarray) -> CellMatrix:
-        """The columns of some genes, by position or mask."""
-        observed = self.observed and replace(self.observed, pattern=self.observed.pattern[:, genes])
-        return replace(self, values=self.values[:, genes], observed=observed, held_out=None, kind=None)
-
-    def at_cells(self, rows: np.ndarray) -> CellMatrix:
-        """The rows of some cells, by position, held-out entries left behind."""
-        observed = self.observed and replace(self.observed, pattern=self.observed.pattern[rows])
-        known = None if self.covariates is None else self.covariates[rows]
-        return replace(self, values=self.values[rows], observed=observed, held_out=None, covariates=known)
-
-    def row_sums(self) -> np.ndarray:
-        """Sum of the data of each cell, less the level of each, (n,)."""
-        if not self.level:
-            return np.asarray(self.values.sum(axis=1)).ravel()
-        count = np.full(self.shape[0], self.shape[1])
-        if self.observed is not None:
-            in_pattern = np.diff(self.observed.pattern.indptr)
-            count = in_pattern if self.observed.only else count - in_pattern
-        return np.asarray(self.values.sum(axis=1, dtype=np.float64)).ravel() - self.level * count
-
-    @property
-    def n_observed(self) -> int:
-        """Number of entries that are data."""
-        n_cells, n_genes = self.shape
-        if self.observed is None:
-            return n_cells * n_genes
-        nnz = self.observed.pattern.nnz
-        return nnz if self.observed.only else n_cells * n_genes - nnz
-
-    def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """Cells `rows` (all if None) as a block on `device`."""
-        rows = slice(None) if rows is None else rows
-        block = _take(self.values, rows)
-        known = None if self.covariates is None else self.covariates[rows]
-        numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
-        observed = None if self.observed is None else self.observed.rows(rows, numpy_dtype)
-        block = _less(block, self.level, observed, numpy_dtype) if self.level else _cast(block, numpy_dtype)
-        values = torch.from_numpy(block).to(device) if isinstance(block, np.ndarray) else block
-        return Batch(values, device, observed, known)
-
-
-def _cast(block: sp.csr_array | np.ndarray, dtype: np.dtype | type) -> sp.csr_array | np.ndarray:
-    """A block in the precision asked for; an array of its own where it is dense."""
-    if isinstance(block, np.ndarray):
-        return np.array(block, dtype=dtype, order="C")
-    return block.astype(dtype, copy=False)
-
-
-def _less(
-    block: sp.csr_array | np.ndarray, level: float, observed: Observed | None, dtype: np.dtype | type
-) -> sp.csr_array | np.ndarray:
-    """A block less a level, subtracted in float64; zero where there are no data.
-
-    Where zeros that are not stored are data, the block becomes dense: nearly all of its entries are stored.
-    """
-    if observed is not None and observed.only and not isinstance(block, np.ndarray):
-        data = np.subtract(block.data, level, dtype=np.float64).astype(dtype)
-        return type(block)((data, block.indices, block.indptr), shape=block.shape, copy=False)
-    dense = block if isinstance(block, np.ndarray) else block.toarray()
-    less = np.empty(dense.shape, dtype)
-    np.subtract(dense, level, out=less, dtype=np.float64, casting="unsafe")
-    if observed is not None:
-        less[observed.pattern.nonzero()] = 0
-    return less
-
-
-def _take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:
-    if isinstance(values, np.ndarray) or isinstance(rows, np.ndarray):
-        return values[rows]
-    # consecutive rows are a part of the same arrays: no copy
-    start, stop, _ = rows.indices(values.shape[0])
-    first, last = values.indptr[start], values.indptr[stop]
-    parts = (values.data[first:last], values.indices[first:last], values.indptr[start : stop + 1] - first)
-    return type(values)(parts, shape=(stop - start, values.shape[1]), copy=False)
 
 
 def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import scipy.sparse as sp
 
 from .._memory import naming_memory
 from .._validate import near_matches, place_of
-from ._blocks import CellMatrix
-from ._checks import check_dtype, check_finite, check_names
-from ._kind import kind_of
+from .checks import check_dtype, check_finite, check_names
+from .kind import kind_of
+from .matrix import CellMatrix
+from .memory import MemorySource
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,9 +56,9 @@ def read_matrix(
     if genes is not None and not genes.all():
         values = values[:, np.flatnonzero(genes)]
     names = adata.var_names if genes is None else adata.var_names[genes]
-    kind = kind_of(values, stored_only=stored_only)
-    check_finite(values, kind, where, adata.obs_names, names)
-    return CellMatrix(values, kind=kind)
+    source = MemorySource(values)
+    check_finite(source, where, adata.obs_names, names)
+    return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only))
 
 
 def _select(adata: AnnData, layer: str | None) -> object:

@@ -9,11 +9,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._validate import near_matches
-from ._blocks import CellMatrix, HeldOut, Observed
-from ._gate import canonical
+from .entries import HeldOut, Observed
+from .gate import canonical
+from .memory import is_among, select
+from .source import ones_at
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from .matrix import CellMatrix
 
 
 def read_held_out(adata: AnnData, held_out: object, *, genes: np.ndarray | None = None) -> sp.csr_array | None:
@@ -91,8 +95,8 @@ def restrict(matrix: CellMatrix, observed: str, mask: sp.csr_array | None) -> Ce
     ValueError
         `"stored"` was asked of a dense matrix, or nothing is left.
     """
-    stored = observed == "stored"
-    if stored and isinstance(matrix.values, np.ndarray):
+    stored, source = observed == "stored", matrix.source
+    if stored and not source.is_sparse:
         msg = (
             "`observed`='stored' takes the stored entries of a sparse matrix for data, and this one is dense, with "
             "every entry stored. Make it sparse with the unseen entries left out (scipy.sparse.csr_array), or pass "
@@ -100,60 +104,19 @@ def restrict(matrix: CellMatrix, observed: str, mask: sp.csr_array | None) -> Ce
         )
         raise ValueError(msg)
     if mask is None or mask.nnz == 0:
-        return replace(matrix, observed=Observed(_ones(matrix.values), only=True)) if stored else matrix
-    if stored and not isinstance(matrix.values, np.ndarray):
-        mask = _within(mask, matrix.values)
+        return replace(matrix, observed=Observed(source.pattern(), only=True)) if stored else matrix
+    if stored:
+        pattern = source.pattern()
+        mask = select(mask, is_among(mask, pattern))
         if mask.nnz == 0:
             msg = "`held_out` holds out no stored entry, and with `observed`='stored' no other has a value to predict."
             raise ValueError(msg)
-        if mask.nnz == matrix.values.nnz:
+        if mask.nnz == source.n_stored:
             msg = "`held_out` holds out every stored entry: there is nothing left to fit."
             raise ValueError(msg)
-    held = _held_out(matrix.values, mask)
-    if isinstance(matrix.values, np.ndarray):
-        kept = matrix.values.copy()
-        kept[held.cell, held.gene] = 0
-    else:
-        kept = _without(matrix.values, mask)
-    pattern = _ones(kept) if stored else _ones(mask)
-    return replace(matrix, values=kept, observed=Observed(pattern, only=stored), held_out=held)
-
-
-def _ones(matrix: sp.csr_array) -> sp.csr_array:
-    ones = np.ones(matrix.nnz, dtype=np.float32)
-    return sp.csr_array((ones, matrix.indices, matrix.indptr), shape=matrix.shape, copy=False)
-
-
-def _positions(matrix: sp.csr_array) -> np.ndarray:
-    """Place of each stored entry in the flattened matrix, increasing."""
-    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-    return rows * matrix.shape[1] + matrix.indices
-
-
-def _within(mask: sp.csr_array, values: sp.csr_array) -> sp.csr_array:
-    """The entries of a mask that are stored in a matrix."""
-    return _select(mask, np.isin(_positions(mask), _positions(values), assume_unique=True))
-
-
-def _without(values: sp.csr_array, mask: sp.csr_array) -> sp.csr_array:
-    """A matrix without the entries of a mask."""
-    return _select(values, ~np.isin(_positions(values), _positions(mask), assume_unique=True))
-
-
-def _select(matrix: sp.csr_array, kept: np.ndarray) -> sp.csr_array:
-    starts = np.concatenate([[0], np.cumsum(kept)])[matrix.indptr]
-    return sp.csr_array((matrix.data[kept], matrix.indices[kept], starts), shape=matrix.shape)
-
-
-def _held_out(values: sp.csr_array | np.ndarray, mask: sp.csr_array) -> HeldOut:
-    cell = np.repeat(np.arange(mask.shape[0], dtype=np.int64), np.diff(mask.indptr))
-    gene = mask.indices.astype(np.int64)
-    if isinstance(values, np.ndarray):
-        return HeldOut(cell, gene, values[cell, gene].astype(np.float64))
-    places, stored = _positions(mask), _positions(values)
-    at = np.minimum(np.searchsorted(stored, places), max(len(stored) - 1, 0))
-    y = np.zeros(len(places))
-    if len(stored):
-        found = stored[at] == places
-        y[found] = values.data[at[found]]
-    return HeldOut(cell, gene, y)
+    cell, gene = (part.astype(np.int64) for part in mask.nonzero())
+    held = HeldOut(cell, gene, source.entries(cell, gene).astype(np.float64))
+    kept = source.without(mask)
+    return replace(
+        matrix, source=kept, observed=Observed(kept.pattern() if stored else ones_at(mask), stored), held_out=held
+    )

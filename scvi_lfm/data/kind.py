@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import scipy.sparse as sp
 
-# parts stay in a processor's cache, so that several questions cost one reading
-VALUES_PER_PART = 2**17
+    from .source import CellSource, Summary
+
 # of fewer values other than zero, or of fewer genes, chance makes what it likes
 ENOUGH_VALUES, ENOUGH_FOR_SIGNS, ENOUGH_GENES = 10, 100, 100
 # in logs and in counts times a constant fewer are whole, in half stars and expected counts many more
@@ -31,6 +29,8 @@ HIGHEST_LOG = 20.0
 UNLOGGED = ((HIGHEST_LOG, 20.0), (100.0, 10.0))
 # scaling to unit variance is exact but for rounding; scanpy's clipping at 10 takes a part of it from rare genes
 SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
+# in expression, about as many of a cell's values are the least one; of a user's ratings, few are
+LIKE_EXPRESSION = 0.4
 RECORDED = ("whole", "minimum", "maximum", "mean_total")
 
 
@@ -92,42 +92,20 @@ class ValuesWarning(UserWarning):
         return f"{self.seen} {self.mend}"
 
 
-def kind_of(values: sp.csr_array | np.ndarray, *, stored_only: bool = False) -> ValueKind:
-    """Read the values once. NaN and infinities show in the extremes.
+def kind_of(found: Summary, *, stored_only: bool = False) -> ValueKind:
+    """The figures that tell the kind of all values.
 
     With `stored_only`, entries that a sparse matrix does not store are no values.
     """
-    lows, highs, total, whole, present = [], [], 0.0, 0, 0
-    with np.errstate(all="ignore"):
-        for part in _parts(values):
-            lows.append(part.min())
-            highs.append(part.max())
-            total += float(part.sum(dtype=np.float64))
-            nonzero = int(np.count_nonzero(part))
-            present += nonzero
-            exact = part.dtype.kind != "f"
-            # zeros are whole too
-            whole += nonzero if exact else int(np.count_nonzero(part == np.rint(part))) - part.size + nonzero
-    n_stored = values.size if isinstance(values, np.ndarray) else values.nnz
-    if not lows or (n_stored < values.shape[0] * values.shape[1] and not stored_only):
-        lows, highs = [*lows, 0], [*highs, 0]
+    low, high = (found.stored_minimum, found.stored_maximum) if stored_only else (found.minimum, found.maximum)
     return ValueKind(
-        whole=whole / present if present else 1.0,
-        minimum=float(np.min(lows)),
-        maximum=float(np.max(highs)),
-        mean_total=total / max(values.shape[0], 1),
-        n_present=present,
-        mean_present=total / max(present, 1),
+        whole=found.n_whole / found.n_present if found.n_present else 1.0,
+        minimum=float(low),
+        maximum=float(high),
+        mean_total=found.total / max(found.shape[0], 1),
+        n_present=found.n_present,
+        mean_present=found.total / max(found.n_present, 1),
     )
-
-
-def _parts(values: sp.csr_array | np.ndarray) -> Iterator[np.ndarray]:
-    """The values held in memory, a part at a time."""
-    stored = values if isinstance(values, np.ndarray) else values.data
-    if stored.size:
-        step = max(1, VALUES_PER_PART * len(stored) // stored.size)
-        for start in range(0, len(stored), step):
-            yield stored[start : start + step]
 
 
 def other_kind(found: ValueKind, fitted: ValueKind, *, ratings: bool = False) -> tuple[str, str] | None:
@@ -171,24 +149,23 @@ def other_scale(
     return None
 
 
-def looks_like(values: sp.csr_array | np.ndarray, kind: ValueKind) -> str | None:
+def looks_like(source: CellSource, kind: ValueKind) -> str | None:
     """`"counts"`, `"scaled"` or `"unlogged"`: what values look like that a Normal is not made for; None: like none."""
     if kind.is_whole:
         return "counts"
-    if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(values) >= SHARE_SCALED:
+    if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(source) >= SHARE_SCALED:
         return "scaled"
     above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
     return "unlogged" if kind.minimum >= 0 and above else None
 
 
-def share_scaled(values: sp.csr_array | np.ndarray) -> float:
+def share_scaled(source: CellSource) -> float:
     """Share of the genes that vary, of some looked at, that have unit variance."""
-    n_cells, n_genes = values.shape
+    n_cells, n_genes = source.shape
     genes = np.unique(np.linspace(0, n_genes - 1, min(n_genes, GENES_LOOKED_AT)).astype(int))
     sums, squares = np.zeros(len(genes)), np.zeros(len(genes))
-    step = max(1, VALUES_PER_PART // len(genes))
-    for start in range(0, n_cells, step):
-        part = values[start : start + step][:, genes]
+    for _, block in source.parts():
+        part = block[:, genes]
         part = (part if isinstance(part, np.ndarray) else part.toarray()).astype(np.float64)
         sums += part.sum(0)
         squares += np.square(part).sum(0)
@@ -197,6 +174,27 @@ def share_scaled(values: sp.csr_array | np.ndarray) -> float:
     # divided by the number of cells, or by one less
     near = np.minimum(np.abs(variance - 1), np.abs(variance * n_cells / max(n_cells - 1, 1) - 1)) < ROUNDING
     return float(near[varies].mean()) if varies.any() else 0.0
+
+
+def looks_like_expression(source: CellSource) -> bool:
+    """Whether, in the median cell with enough stored values, many of them are the least one."""
+    if not source.is_sparse or source.summary.stored_minimum <= 0:
+        return False
+    shares = [_shares_of_least(cast("sp.csr_array", block)) for _, block in source.parts()]
+    share = np.concatenate(shares)
+    return len(share) > 0 and bool(np.median(share) > LIKE_EXPRESSION)
+
+
+def _shares_of_least(block: sp.csr_array) -> np.ndarray:
+    """Of each cell with enough stored values, the share of them that are the least one."""
+    sizes = np.diff(block.indptr)
+    filled, enough = np.flatnonzero(sizes), sizes >= ENOUGH_VALUES
+    if not enough.any():
+        return np.empty(0)
+    least = np.minimum.reduceat(block.data, block.indptr[filled])
+    of_value = np.repeat(np.arange(len(sizes)), sizes)
+    are_least = block.data == np.repeat(least, sizes[filled])
+    return np.bincount(of_value, weights=are_least, minlength=len(sizes))[enough] / sizes[enough]
 
 
 def log_base(uns: Mapping[str, Any], kind: ValueKind) -> float | None:

@@ -1,0 +1,135 @@
+"""What a matrix must be before any work is done, and the words for when it is not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from .._validate import check_unique
+from .source import stored_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anndata import AnnData
+
+    from .source import CellSource
+
+
+LARGEST_COUNT = 2**24
+
+
+def check_names(adata: AnnData) -> None:
+    """Raise unless cell and gene names are unique strings."""
+    for axis, names in (("obs", adata.obs_names), ("var", adata.var_names)):
+        check_unique(names, axis)
+        found = names.categories.inferred_type if isinstance(names, pd.CategoricalIndex) else names.inferred_type
+        if found not in {"string", "empty"}:
+            msg = (
+                f"{axis}_names are not strings (found {found}): "
+                f"call adata.{axis}_names = adata.{axis}_names.astype(str) first."
+            )
+            raise TypeError(msg)
+
+
+def check_dtype(values: Any, where: str) -> None:
+    """Raise unless `values` is a numeric matrix in memory."""
+    if not (sp.issparse(values) or isinstance(values, np.ndarray)):
+        msg = (
+            f"{where} is a {type(values).__module__}.{type(values).__name__}; this version reads matrices in memory. "
+            "Call adata = adata.to_memory() first."
+        )
+        raise TypeError(msg)
+    if isinstance(values, np.ma.MaskedArray):
+        msg = f"{where} is a masked array, and its mask would be lost. Fill it first, with .filled(0) for example."
+        raise TypeError(msg)
+    if values.dtype.kind not in "fiub":
+        msg = f"{where} has dtype {values.dtype}, which is not a real number. Convert it with .astype('float32')."
+        raise TypeError(msg)
+
+
+def check_finite(source: CellSource, where: str, cells: pd.Index, genes: pd.Index) -> None:
+    """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
+    found, largest = source.summary, float(np.finfo(np.float32).max)
+    # a NaN or an infinity is among the extremes; integers are none, however large
+    if source.dtype.kind != "f" or (abs(found.stored_minimum) <= largest and abs(found.stored_maximum) <= largest):
+        return
+    number, first = _first_bad(source, lambda stored: ~(np.abs(stored) <= largest), cells, genes)
+    msg = (
+        f"{where} holds {number} value(s) that are NaN, infinite or beyond the range of float32; the first is {first}. "
+        "Remove or replace them first."
+    )
+    if np.isnan(found.stored_minimum):
+        msg += (
+            " If they are entries that are missing, lfm.tl.fit can do without them: store the others alone in a sparse "
+            "matrix and pass observed='stored', or put 0 in their place and pass held_out= with a mask of them."
+        )
+    raise ValueError(msg)
+
+
+def check_counts(
+    source: CellSource,
+    where: str,
+    cells: pd.Index,
+    genes: pd.Index,
+    *,
+    asked: str,
+    otherwise: str,
+    maximum: int | None = None,
+    levels: bool = False,
+) -> None:
+    """Raise unless every value is a count that float32 can hold, at most `maximum`, naming the first that is not.
+
+    `asked` is the argument that is for counts, or for `levels`, and `otherwise` what to pass for values that are none.
+    """
+    found = source.summary
+    is_bad: Callable[[np.ndarray], np.ndarray]
+    if found.n_whole < found.n_present:
+        is_bad, kind = (lambda stored: stored != np.rint(stored)), "not whole numbers"
+        mend = f"Pass the layer that holds raw counts, or {otherwise} for log values."
+    elif found.stored_minimum < 0:
+        is_bad, kind = (lambda stored: stored < 0), "negative"
+        mend = f"Counts cannot be; pass the layer that holds raw counts, or {otherwise}."
+    elif maximum is not None and found.stored_maximum > maximum:
+        is_bad, kind = (lambda stored: stored > maximum), f"above {maximum}"
+        mend = "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
+    elif found.stored_maximum > LARGEST_COUNT:
+        is_bad, kind = (lambda stored: stored > LARGEST_COUNT), "above 2^24, beyond which float32 skips whole numbers"
+        mend = "Look at them: they are no molecule counts. Divide them, or leave those genes out with mask_var."
+    else:
+        return
+    number, first = _first_bad(source, is_bad, cells, genes)
+    what = "levels" if levels else "zeros and ones" if maximum == 1 else "counts"
+    if levels:
+        mend = f"Recode them as whole numbers from zero on (half stars times two), or pass {otherwise}."
+    msg = (
+        f"{asked} is for {what}, but {where} holds "
+        f"{number:,} value(s) ({number / found.n_stored:.1%} of those stored) that are {kind}; the first is {first}. "
+        f"{mend}"
+    )
+    raise ValueError(msg)
+
+
+def _first_bad(
+    source: CellSource, is_bad: Callable[[np.ndarray], np.ndarray], cells: pd.Index, genes: pd.Index
+) -> tuple[int, str]:
+    """How many stored values are bad, and words for the first of them: found by another reading, for errors alone."""
+    number, first = 0, ""
+    for rows, block in source.parts():
+        stored = stored_values(block)
+        bad = np.flatnonzero(is_bad(stored).ravel())
+        if len(bad) and not number:
+            cell, gene = _place(block, int(bad[0]))
+            first = f"{stored.ravel()[bad[0]]} in cell {cells[rows.start + cell]!r}, gene {genes[gene]!r}"
+        number += len(bad)
+    return number, first
+
+
+def _place(values: sp.csr_array | np.ndarray, position: int) -> tuple[int, int]:
+    """Row and column of a position among the stored values."""
+    if isinstance(values, np.ndarray):
+        return divmod(position, values.shape[1])
+    return int(np.searchsorted(values.indptr, position, side="right")) - 1, int(values.indices[position])

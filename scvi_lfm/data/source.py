@@ -1,0 +1,168 @@
+"""What any source of values answers, and what one reading of them tells."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# parts stay in a processor's cache, so that several questions cost one reading
+VALUES_PER_PART = 2**17
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Figures of the values of a source, from one reading."""
+
+    n_stored: int  # entries that the source holds: all of a dense one
+    stored_minimum: float  # of those, exact in their dtype; not a number if one of them is none; 0 where there are none
+    stored_maximum: float
+    n_present: int  # entries other than zero
+    n_whole: int  # those of them that are whole numbers
+    cell_sums: np.ndarray  # (n,) float64
+    empty_cells: np.ndarray  # (n,) bool: no value but zero
+    empty_genes: np.ndarray  # (m,) bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        return len(self.empty_cells), len(self.empty_genes)
+
+    @property
+    def all_stored(self) -> bool:
+        """Whether no zero is left out."""
+        return self.n_stored == len(self.empty_cells) * len(self.empty_genes)
+
+    @property
+    def minimum(self) -> float:
+        """The smallest value, be it stored or a zero that is not."""
+        return self.stored_minimum if self.all_stored else np.minimum(self.stored_minimum, 0).item()
+
+    @property
+    def maximum(self) -> float:
+        """The largest value."""
+        return self.stored_maximum if self.all_stored else np.maximum(self.stored_maximum, 0).item()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every value is the same."""
+        return bool(self.minimum == self.maximum)
+
+    @cached_property
+    def total(self) -> float:
+        """Sum of the values."""
+        return float(self.cell_sums.sum())
+
+
+class CellSource(ABC):
+    """Values of cells by genes, wherever they lie, read some cells at a time; what is not stored is zero."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+
+    @property
+    @abstractmethod
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out; blocks are then compressed by rows, with sorted, unique indices."""
+
+    @property
+    @abstractmethod
+    def n_stored(self) -> int:
+        """Number of entries that are stored."""
+
+    @abstractmethod
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The values of some cells, by position, in memory; not to be written to."""
+
+    @abstractmethod
+    def at_genes(self, genes: np.ndarray) -> CellSource:
+        """The columns of some genes, by position or mask."""
+
+    @abstractmethod
+    def without(self, mask: sp.csr_array) -> CellSource:
+        """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
+
+    def parts(self) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
+        """Every cell once, in order, a few at a time: positions and values."""
+        n_cells = self.shape[0]
+        step = max(1, VALUES_PER_PART * n_cells // max(self.n_stored, 1))
+        for start in range(0, n_cells, step):
+            cells = slice(start, min(start + step, n_cells))
+            yield cells, self.rows(cells)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """Figures of all values, read once. NaN and infinities show in the extremes."""
+        return _summarise(self)
+
+    def entries(self, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
+        """The values at some positions, in any order."""
+        order = np.argsort(cell, kind="stable")
+        found = np.empty(len(cell), self.dtype)
+        for cells, block in self.parts():
+            first, last = np.searchsorted(cell, (cells.start, cells.stop), sorter=order)
+            at = order[first:last]
+            if len(at):
+                found[at] = np.asarray(block[cell[at] - cells.start, gene[at]]).ravel()
+        return found
+
+    def pattern(self) -> sp.csr_array:
+        """Ones at the entries that a sparse source stores."""
+        return sp.vstack([ones_at(sp.csr_array(block)) for _, block in self.parts()], format="csr")
+
+
+def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
+    """The values held in memory: all of a dense block, the stored ones of a sparse one."""
+    return block if isinstance(block, np.ndarray) else block.data
+
+
+def ones_at(block: sp.csr_array) -> sp.csr_array:
+    """Ones where entries are stored; indices are shared."""
+    ones = np.ones(block.nnz, dtype=np.float32)
+    return sp.csr_array((ones, block.indices, block.indptr), shape=block.shape, copy=False)
+
+
+def _summarise(source: CellSource) -> Summary:
+    n_cells, n_genes = source.shape
+    lows, highs, n_present, n_whole = [], [], 0, 0
+    sums, of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
+    of_genes = np.zeros(n_genes, dtype=bool)
+    with np.errstate(all="ignore"):
+        for cells, block in source.parts():
+            stored = stored_values(block)
+            if stored.size == 0:
+                continue
+            lows.append(stored.min())
+            highs.append(stored.max())
+            present = stored != 0
+            n = int(np.count_nonzero(present))
+            n_present += n
+            # zeros are whole too
+            exact = stored.dtype.kind != "f"
+            n_whole += n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
+            if isinstance(block, np.ndarray):
+                sums[cells] = block.sum(1, dtype=np.float64)
+                of_cells[cells] = present.any(1)
+                of_genes |= present.any(0)
+                continue
+            filled = np.flatnonzero(np.diff(block.indptr))
+            starts = block.indptr[filled]
+            sums[cells][filled] = np.add.reduceat(stored, starts, dtype=np.float64)
+            of_cells[cells][filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
+            of_genes[block.indices if n == stored.size else block.indices[present]] = True
+        least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
+    return Summary(source.n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
