@@ -56,8 +56,8 @@ def fit_margins(
     device = log_size[0].device
     first_levels = None if levels is None else _thresholds_of(blocks, *levels)
     # levels begin at thresholds that tell of no gene
-    eta = _log_rates(blocks, log_size) if levels is None else torch.zeros(problem.n_genes, dtype=torch.float64)
-    eta = eta.to(device)
+    nothing = torch.zeros(problem.n_genes, dtype=torch.float64, device=device)
+    eta = _log_rates(blocks, log_size) if levels is None else nothing
     mu = eta.mean()
     given = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     scales = initial_scales(0, given, torch.full_like(mu, SPREAD), p)
@@ -102,7 +102,7 @@ def _log_rates(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) ->
 
 def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest: float) -> Tensor:
     """The lowest level, and thresholds that give all levels as often as they are, (K,)."""
-    counts = torch.zeros(int(highest - lowest) + 1, dtype=torch.int64)
+    counts = torch.zeros(int(highest - lowest) + 1, dtype=torch.int64, device="cpu")
     for read in blocks:
         batch = read()
         y, observed = batch.dense(), batch.is_observed()

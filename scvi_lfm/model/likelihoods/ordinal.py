@@ -75,7 +75,7 @@ def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Ten
 def variance(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Variance of the level."""
     above = torch.stack(_shares_above(eta, scale, thresholds))
-    odd = 2 * torch.arange(len(above)).to(above) + 1
+    odd = 2 * torch.arange(len(above), dtype=above.dtype, device=above.device) + 1
     return (torch.tensordot(odd, above, dims=1) - above.sum(0).square()).clamp_min(0)
 
 
@@ -130,7 +130,9 @@ def update_thresholds(thresholds: Tensor, statistics: Tensor) -> Tensor:
     slopes = torch.cat([torch.ones_like(thresholds)[:, None], gaps.expand(len(thresholds), -1).tril(-1)], dim=1)
     own = slopes.T @ information @ slopes
     ridge = RIDGE * own.diagonal().max().clamp_min(TINY)
-    step = torch.linalg.solve(own + ridge * torch.eye(len(own)).to(own), slopes.T @ score).clamp(-1, 1)
+    step = torch.linalg.solve(
+        own + ridge * torch.eye(len(own), dtype=own.dtype, device=own.device), slopes.T @ score
+    ).clamp(-1, 1)
     gaps = (gaps * step[1:].exp()).clamp_min(CLOSEST)
     return torch.cat([thresholds[:1] + step[:1], thresholds[:1] + step[:1] + gaps.cumsum(0)])
 
