@@ -326,7 +326,8 @@ BAD_ARGUMENTS = [
     (
         {"likelihood": "gamma"},
         ValueError,
-        "`likelihood` must be one of 'auto', 'normal', 'student_t', 'poisson', 'negative_binomial', 'bernoulli', found "
+        "`likelihood` must be one of 'auto', 'normal', 'student_t', 'poisson', 'negative_binomial', 'bernoulli', "
+        "'ordinal', found "
         "'gamma'.",
     ),
     ({"noise": "none"}, ValueError, "`noise` must be one of 'shared', 'gene', 'cell_gene', found 'none'."),

@@ -129,10 +129,8 @@ def update_thresholds(thresholds: Tensor, statistics: Tensor) -> Tensor:
     gaps = thresholds.diff()
     slopes = torch.cat([torch.ones_like(thresholds)[:, None], gaps.expand(len(thresholds), -1).tril(-1)], dim=1)
     own = slopes.T @ information @ slopes
-    ridge = RIDGE * own.diagonal().max().clamp_min(TINY)
-    step = torch.linalg.solve(
-        own + ridge * torch.eye(len(own), dtype=own.dtype, device=own.device), slopes.T @ score
-    ).clamp(-1, 1)
+    own.diagonal().add_(RIDGE * own.diagonal().max().clamp_min(TINY))
+    step = torch.linalg.solve(own, slopes.T @ score).clamp(-1, 1)
     gaps = (gaps * step[1:].exp()).clamp_min(CLOSEST)
     return torch.cat([thresholds[:1] + step[:1], thresholds[:1] + step[:1] + gaps.cumsum(0)])
 
