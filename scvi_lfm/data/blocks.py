@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     Cells = TypeVar("Cells", bound=np.ndarray | slice)
 
-# the rule: what the values of a block take where they are dense. Larger blocks are no faster, and what is computed of
-# one takes several times as much
+# the rule: what the values of a block take where they are dense; what is computed of them takes several times as much
 BLOCK_BYTES = 2**24
 
 

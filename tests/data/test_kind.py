@@ -295,3 +295,16 @@ def test_scales_that_differ_threefold():
     burst[3, 4] = 10 * drawn.max()
     assert other_scale(kind_of(burst), kind_of(drawn), drawn.mean(0), counts=True) is None
     assert "add up to" in other_scale(kind_of(4 * drawn), kind_of(drawn), drawn.mean(0), counts=True)
+
+
+@pytest.mark.usefixtures("parts")
+def test_expression_is_told_from_ratings_by_the_least_value_of_each_cell(source_of):
+    least_and_others = [1.0] * 6 + [2.0, 3, 4, 5]
+    few = [0.5] + [0.0] * 9  # a cell with too few values to tell, between others
+    expression = sp.csr_array(np.array([least_and_others, few, few, least_and_others, few, [7.0] * 9 + [8.0]]))
+    assert kind.looks_like_expression(source_of(expression))
+    ratings = np.array([[1.0, 2, 2, 3, 3, 4, 4, 5, 5, 5]] * 3)
+    assert not kind.looks_like_expression(source_of(sp.csr_array(ratings)))
+    assert not kind.looks_like_expression(source_of(sp.csr_array(np.array([few] * 4))))
+    assert not kind.looks_like_expression(source_of(expression.toarray()))
+    assert not kind.looks_like_expression(source_of(-expression))
