@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from scvi_lfm._cli import main
 
-N, M, LOWEST = 300, 100, 1
+N, M, LOWEST = 200, 80, 1
 THRESHOLDS = np.array([-1.5, -0.5, 0.6, 1.5])
 
 
