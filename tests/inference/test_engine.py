@@ -114,7 +114,8 @@ def test_the_result_is_in_the_stored_gauge(started):
     assert result.elbo[-1][1] > bounds[-1] - 0.02
     assert q.cell_mean.shape == (N, R + 1)
     assert q.gene_mean.shape == (M, R + 1)
-    torch.testing.assert_close(q.cell_mean.mean(0), torch.zeros(R + 1, dtype=torch.float64), rtol=0, atol=0.02)
+    # the cells follow the stored genes once more, which moves their mean a little
+    assert (q.cell_mean.mean(0).abs() < 0.1 * q.cell_mean.std(0)).all()
     gram = q.gene_factors.T @ q.gene_factors
     torch.testing.assert_close(gram, torch.eye(R, dtype=torch.float64), rtol=0, atol=1e-5)
     lengths = q.cell_factors.square().sum(0)
