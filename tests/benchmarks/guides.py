@@ -113,7 +113,7 @@ def compare(likelihood: str, args: argparse.Namespace) -> None:
     """Print the table of one data set."""
     matrix, options = draw(likelihood, args)
     n_entries = matrix.shape[0] * matrix.shape[1]
-    print(f"\n{likelihood}, {matrix.shape[0]} x {matrix.shape[1]}, mean {matrix.values.mean():.2f}")
+    print(f"\n{likelihood}, {matrix.shape[0]} x {matrix.shape[1]}, mean {matrix.stored().mean():.2f}")
     closed, seconds = {}, {}
     for family in ("row_block", "mean_field"):
         begun = time.process_time()

@@ -218,7 +218,7 @@ def test_closed_form_agrees_with_the_program(counts, likelihood, shape, scales, 
     theta = 1 / closed.posterior.noise.dispersion if likelihood == "negative_binomial" else None
     reference = fit_program(matrix, options, theta)
     assert reference.converged
-    y = torch.from_numpy(matrix.values).double()
+    y = torch.from_numpy(matrix.stored()).double()
     rms, elbo, ratio = compare(likelihood, closed.posterior, reference.posterior, y, closed.elbo_rank0)
     assert rms < most_sd
     assert abs(elbo) < most_share
@@ -230,7 +230,7 @@ def test_learned_dispersions_change_eta_little(counts):
     matrix, options = counts("negative_binomial", 80, 50, theta=4.0)
     closed = fit_natural_gradient(matrix, replace(options, max_epochs=200))
     reference = fit_pyro(matrix, options)
-    y = torch.from_numpy(matrix.values).double()
+    y = torch.from_numpy(matrix.stored()).double()
     rms, elbo, _ = compare("theta learned", closed.posterior, reference.posterior, y, closed.elbo_rank0)
     assert rms < 0.2
     # the program's own dispersions are those of highest ELBO
