@@ -58,7 +58,10 @@ def cell_step(
         if half is not None:
             half[:, genes] = half_variance
         of_genes = at_genes(parameters, genes)
-        weight, score, _ = expected_steps(problem.likelihood, y[:, genes], linear, half_variance, offset, of_genes)
+        data = None if observed is None else observed[:, genes]
+        weight, score, _ = expected_steps(
+            problem.likelihood, y[:, genes], linear, half_variance, offset, of_genes, data
+        )
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         information.addmm_(weight, features.moments[genes, p:])
         target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
@@ -85,20 +88,25 @@ def expected_steps(
     half_variance: Tensor,
     offset: Tensor,
     parameters: tuple[Tensor, ...],
+    observed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fisher weights and scores under q, and what the likelihood sees of eta, (cells, genes) each.
 
-    Both are taken at the expected rate, or averaged over eta by Gauss-Hermite quadrature.
+    Both are taken at the expected rate, or averaged over eta by Gauss-Hermite quadrature, then of those entries alone
+    that are data, as `observed` (cells, genes) tells; the others get zeros.
     """
     if likelihood.has_rate:
         rate = rates(linear, half_variance, offset)
         return *likelihood.weight_and_score(y, rate, *parameters), rate
-    weight, score = torch.zeros_like(linear), torch.zeros_like(linear)
-    for share, eta in nodes_of(linear + offset[:, None], half_variance):
-        some_weight, some_score = likelihood.weight_and_score(y, eta, *parameters)
-        weight.add_(some_weight, alpha=share)
-        score.add_(some_score, alpha=share)
-    return weight, score, linear + offset[:, None]
+    seen = linear + offset[:, None]
+    data = torch.ones_like(linear, dtype=torch.bool) if observed is None else observed
+    levels, eta, half = y[data], seen[data], half_variance[data]
+    weight, score = torch.zeros_like(eta), torch.zeros_like(eta)
+    for share, node in nodes_of(eta, half):
+        at_node = likelihood.weight_and_score(levels, node, *parameters)
+        weight, score = weight.add_(at_node[0], alpha=share), score.add_(at_node[1], alpha=share)
+    nothing = torch.zeros_like(linear)
+    return nothing.masked_scatter(data, weight), nothing.masked_scatter(data, score), seen
 
 
 def nodes_of(mean: Tensor, half_variance: Tensor) -> Iterator[tuple[float, Tensor]]:

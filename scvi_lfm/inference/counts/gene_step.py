@@ -66,7 +66,8 @@ def cell_statistics(
         linear = features.linear(cells.mean, genes)
         half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
         of_genes, data = at_genes(g.parameters, genes), y[:, genes]
-        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, of_genes)
+        which = None if observed is None else observed[:, genes]
+        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, of_genes, which)
         weight, score = (where_observed(values, observed, genes) for values in (weight, score))
         if likelihood.learns_dispersion:
             phi, some = g.dispersion[genes], weight[::every]
@@ -78,10 +79,10 @@ def cell_statistics(
             pull = likelihood.dispersion_score(y[::every, genes], seen, phi).to(phi)
             excess[genes] = phi * square[genes] + share * (2 * (1 + phi) * pull + leverage.mul_(some).sum(0))
         if levels is not None:
-            which = None if observed is None else observed[::every, genes]
-            for share, eta in nodes_of(seen[::every], half_variance[::every]):
-                found = threshold_statistics(data[::every], eta, which, levels[0], levels[1:])
-                of_levels = of_levels + share * len(y) / len(eta) * found
+            some = torch.ones_like(data[::every], dtype=torch.bool) if which is None else which[::every]
+            for share, eta in nodes_of(seen[::every][some], half_variance[::every][some]):
+                found = threshold_statistics(data[::every][some], eta, levels[0], levels[1:])
+                of_levels = of_levels + share * len(y) / len(some) * found
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
     mean_xx = unpack(xx.double().mean(0))

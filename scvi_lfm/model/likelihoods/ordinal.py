@@ -52,19 +52,19 @@ def weight_and_score(
     y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
-    below, above = _around(y, eta, scale, lowest, thresholds)
-    log_between = _log_between(below, above)
-    score = (_log_normal(below) - log_between).exp_().sub_((_log_normal(above) - log_between).exp_())
-    return fisher_weight(eta, scale, lowest, *thresholds), score.div_(scale)
+    density, share = _densities_and_shares(eta, scale, thresholds)
+    weight, score = torch.zeros_like(eta), torch.zeros_like(eta)
+    for k, (before, after, of_level) in enumerate(zip(density[:-1], density[1:], share, strict=True)):
+        difference = before - after
+        slope = difference / of_level
+        weight.addcmul_(difference, slope)
+        score = torch.where(y == lowest + k, slope, score)
+    return weight.div_(scale * scale), score.div_(scale)
 
 
 def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Fisher information with respect to eta."""
-    density, share = _densities_and_shares(eta, scale, thresholds)
-    total = torch.zeros_like(eta)
-    for before, after, of_level in zip(density[:-1], density[1:], share, strict=True):
-        total.add_((before - after).square_().div_(of_level))
-    return total.div_(scale * scale)
+    return weight_and_score(torch.full_like(eta, -torch.inf), eta, scale, lowest, *thresholds)[0]
 
 
 def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def upper_tail(y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *threshold
     return torch.where(y > lowest + len(thresholds), 0.0, _cdf(-below))
 
 
-def threshold_statistics(y: Tensor, eta: Tensor, observed: Tensor | None, lowest: Tensor, thresholds: Tensor) -> Tensor:
+def threshold_statistics(y: Tensor, eta: Tensor, lowest: Tensor, thresholds: Tensor) -> Tensor:
     """What entries say of the thresholds, (K-1, 3): sums of scores, and the diagonals of their Fisher information.
 
     The information is tridiagonal; its second diagonal stands beside the first, with a zero at the end.
@@ -108,14 +108,13 @@ def threshold_statistics(y: Tensor, eta: Tensor, observed: Tensor | None, lowest
     found = torch.zeros(len(thresholds), 3, dtype=torch.float64, device=eta.device)
     density, share = _densities_and_shares(eta, eta.new_ones(()), tuple(thresholds.to(eta)))
     density = density[1:-1]
-    counted = torch.ones_like(eta) if observed is None else observed.to(eta)
     for k, slope in enumerate(density):
         at, after = y == lowest + k, y == lowest + k + 1
         score = slope * (at / share[k] - after / share[k + 1])
         information = slope.square() * (1 / share[k] + 1 / share[k + 1])
-        found[k, 0], found[k, 1] = (score * counted).sum(), (information * counted).sum()
+        found[k, 0], found[k, 1] = score.sum(), information.sum()
         if k + 1 < len(density):
-            found[k, 2] = -(slope * density[k + 1] / share[k + 1] * counted).sum()
+            found[k, 2] = -(slope * density[k + 1] / share[k + 1]).sum()
     return found
 
 
@@ -192,14 +191,15 @@ def _densities_and_shares(
     """Normal densities at the thresholds, zero beyond them, and probabilities of the levels between them."""
     density, share = [torch.zeros_like(eta)], []
     lower, upper, positive = torch.zeros_like(eta), torch.ones_like(eta), torch.zeros_like(eta, dtype=torch.bool)
-    for threshold in (*thresholds, eta.new_tensor(FAR)):
+    for threshold in thresholds:
         x = (threshold - eta) / scale
-        lower_here, upper_here = _cdf(x), _cdf(-x)
+        tail, above = _cdf(-x.abs()), x > 0
+        lower_here, upper_here = torch.where(above, 1 - tail, tail), torch.where(above, tail, 1 - tail)
         # from the side on which the tail is
         share.append(torch.where(positive, upper - upper_here, lower_here - lower).clamp_min_(TINY))
         density.append(_log_normal(x).exp_())
-        lower, upper, positive = lower_here, upper_here, x > 0
-    return density, share
+        lower, upper, positive = lower_here, upper_here, above
+    return [*density, torch.zeros_like(eta)], [*share, upper.clamp_min(TINY)]
 
 
 def _log_between(below: Tensor, above: Tensor) -> Tensor:
