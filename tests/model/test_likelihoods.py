@@ -293,6 +293,7 @@ def uncertain(name, parameters, var):
     return mean, LIKELIHOODS[name].law(*tensors(mean, np.full_like(mean, var)), *tensors(*parameters))
 
 
+@pytest.mark.half_slow
 class TestLaw:
     """The contract of laws of values whose eta is uncertain."""
 

@@ -99,6 +99,7 @@ def test_levels_predict_better_than_numbers(ratings):
     assert np.log(p[at])[unseen].mean() > np.log(q[at])[unseen].mean()
 
 
+@pytest.mark.slow
 def test_tools(fitted):
     adata = fitted.copy()
     report = lfm.tl.check(adata)
