@@ -192,3 +192,18 @@ def test_levels_that_the_fit_did_not_have_are_refused(fitted):
         new.X = sp.csr_matrix(new.X)
     with pytest.raises(ValueError, match="holds other levels"):
         lfm.tl.project(new, fitted)
+
+
+def test_covariates_are_told_apart(ratings):
+    """A shift of each film between two halves of the users, on the scale of eta."""
+    rng = np.random.default_rng(4)
+    late, shift = rng.random(N) < 0.5, rng.standard_normal(M)
+    eta = ratings.eta + np.outer(late, shift)
+    y = LOWEST + (eta[..., None] + rng.standard_normal((N, M))[..., None] > THRESHOLDS).sum(-1)
+    adata = ad.AnnData(y.astype(np.float32))
+    adata.obs["when"] = np.where(late, "late", "early")
+    lfm.tl.fit(adata, 2, likelihood="ordinal", covariates="when", progress=False)
+    beta = adata.varm["lfm_beta"][:, 0]  # late against early
+    # 200 users tell a shift to about 0.2
+    assert np.corrcoef(beta, shift)[0, 1] > 0.9
+    assert np.polyfit(shift, beta, 1)[0] == pytest.approx(1, abs=0.15)
