@@ -46,6 +46,7 @@ def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return printed.getvalue(), out
 
 
+@pytest.mark.slow
 def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
     printed, out = demo
     adata = ad.read_h5ad(out / "pbmc_sorted.h5ad")

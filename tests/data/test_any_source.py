@@ -43,6 +43,7 @@ def results(options):
     return found
 
 
+@pytest.mark.half_slow
 @pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")
 @pytest.mark.parametrize("case", CASES)
 def test_tools_read_rows_alone(case, rows_alone, monkeypatch):

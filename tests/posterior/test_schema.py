@@ -269,6 +269,7 @@ def test_a_fit_is_read_from_arrays_that_are_read_only(fit_of_kind, kind):
     assert read_fit(adata, "lfm").posterior.cell_mean.equal(expected.cell_mean)
 
 
+@pytest.mark.half_slow
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "student t"])
 def test_a_projection_stores_what_its_reference_does_but_what_was_held_out(fit_of_kind, kind):
     reference, new = fit_of_kind(kind), fit_of_kind(kind)

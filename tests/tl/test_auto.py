@@ -69,6 +69,7 @@ def test_noise_has_none(seed, tmp_path):
     )
 
 
+@pytest.mark.half_slow
 @pytest.mark.parametrize("n_factors", [0, 4])
 def test_counts(monkeypatch, n_factors):
     monkeypatch.setattr(objective, "ENTRIES", 20_000)

@@ -117,6 +117,7 @@ def test_the_layer_holds_what_the_table_says(fitted):
     np.testing.assert_allclose(adata.layers["expected"].ravel(), table["expected"], rtol=1e-3)
 
 
+@pytest.mark.half_slow
 def test_quantiles_are_those_of_values_drawn_from_the_posterior(fitted):
     """Draws of the latents, and a count from each."""
     n_draws, rng = 4000, np.random.default_rng(0)

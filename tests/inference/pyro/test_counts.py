@@ -60,6 +60,7 @@ def test_only_the_rows_drawn_are_stepped(counts):
             assert set(torch.nonzero(moved).flatten().tolist()) == set(rows.tolist())
 
 
+@pytest.mark.half_slow
 @pytest.mark.parametrize(
     ("likelihood", "which"),
     [("negative_binomial", which) for which in GUIDES] + [("poisson", "row_block"), ("bernoulli", "row_block")],
