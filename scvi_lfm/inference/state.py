@@ -169,13 +169,13 @@ class PackedGlobals(Globals):
 
     def at_factors(self, kept: Tensor) -> Self:
         """Those with the factors at positions `kept` alone."""
-        columns = with_factors(1 + self.n_known, kept)
+        columns = factor_columns(1 + self.n_known, kept)
         scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
         cov = self.gene_cov[:, packed_part(columns)]
         return replace(self, gene_mean=self.gene_mean[:, columns], gene_cov=cov, scales=scales)
 
 
-def with_factors(ahead: int, kept: Tensor) -> Tensor:
+def factor_columns(ahead: int, kept: Tensor) -> Tensor:
     """Columns of a row whose first `ahead` always stay, and whose factors stay at the positions `kept`."""
     return torch.cat([torch.arange(ahead, device=kept.device), kept + ahead])
 

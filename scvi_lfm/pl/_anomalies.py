@@ -10,7 +10,7 @@ from .._calls import named_arguments
 from .._keys import PARAMS
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
-from ._figure import GREY, SMALL, finish, of_counts, one_axes
+from ._figure import GREY, SMALL, finish, likelihood_of, one_axes
 from ._points import label_points
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def anomalies(
     n_labels = check_count("n_labels", n_labels, minimum=0)
     table = anomalies_df(adata, key=key, cell=cell, gene=gene, direction=direction)
     axes = one_axes(ax, size=(5.6, 4.4))
-    counts = of_counts(adata, adata.uns[key][PARAMS].get("key", "lfm"))
+    counts = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm")).has_rate
     what = "count" if counts else "value"
     axes.set(xlabel=f"expected {what}", ylabel=f"observed {what}")
     axes.set_title(title or "", pad=16)

@@ -13,7 +13,7 @@ from .._keys import PARAMS, fit_keys
 from .._validate import near_matches, one_column
 from ..get import variance_df
 from ..get._stored import check_factors
-from ._figure import finish, of_counts, one_axes
+from ._figure import finish, likelihood_of, one_axes
 from ._points import draw_cells
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def factors(
     axes = one_axes(ax, size=(6.4, 4.2) if color else (4.6, 4.2))
     xy = np.asarray(adata.obsm[keys.cell_factors])[:, [across, up]]
     draw_cells(axes, xy, values, palette=list(adata.uns.get(f"{color}_colors", [])), cmap=cmap)
-    whole = "factors' variance" if of_counts(adata, key) else "variance"
+    whole = "variance" if likelihood_of(adata, key).linear else "factors' variance"
     axes.set(
         xlabel=f"factor {across} ({shares[across]:.1%} of {whole})",
         ylabel=f"factor {up} ({shares[up]:.1%} of {whole})",

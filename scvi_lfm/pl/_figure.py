@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
 
+    from ..model.likelihoods import Likelihood
+
     Drawn = TypeVar("Drawn", Axes, list[Axes])
 
 # Okabe and Ito's palette, which all kinds of colour vision tell apart
@@ -24,11 +26,11 @@ LONGEST = 26  # characters of a name beside a panel
 WHISKER = 1.96
 
 
-def of_counts(adata: AnnData, key: str) -> bool:
-    """Whether the fit under `key` is one of counts; a fit that is there no more passes for a Normal."""
-    from ..model.likelihoods import COUNTS  # torch comes with it, which no other plot needs
+def likelihood_of(adata: AnnData, key: str) -> Likelihood:
+    """The likelihood of the fit under `key`; a fit that is there no more passes for a Normal."""
+    from ..model.likelihoods import LIKELIHOODS  # torch comes with it, which no other plot needs
 
-    return adata.uns.get(key, {}).get(PARAMS, {}).get("likelihood") in COUNTS
+    return LIKELIHOODS[adata.uns.get(key, {}).get(PARAMS, {}).get("likelihood", "normal")]
 
 
 def shown(name: object) -> str:

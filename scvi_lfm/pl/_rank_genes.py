@@ -10,7 +10,7 @@ from .._calls import named_arguments
 from .._keys import PARAMS
 from .._validate import as_list, check_count
 from ..get import rank_genes_df
-from ._figure import BLUE, GREY, WHISKER, describe, finish, name_rows, of_counts, row_panels, shown
+from ._figure import BLUE, GREY, WHISKER, describe, finish, likelihood_of, name_rows, row_panels, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,8 @@ def rank_genes(
     panels = row_panels(len(tables), max(map(len, tables.values())), ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
-    what = "log rate" if of_counts(adata, adata.uns[key][PARAMS].get("key", "lfm")) else "expected expression"
+    likelihood = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm"))
+    what = "log rate" if likelihood.has_rate else "eta" if likelihood.has_levels else "expected expression"
     xlabel = f"score: difference in {what}\nfrom {others}, with 95% posterior interval"
     describe(panels, list(tables), xlabel, title)
     return finish(panels, show=show)

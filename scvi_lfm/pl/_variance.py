@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._calls import named_arguments
 from ..get import variance_df
-from ._figure import BLUE, ORANGE, finish, of_counts, one_axes
+from ._figure import BLUE, ORANGE, finish, likelihood_of, one_axes
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -56,7 +56,8 @@ def variance(
     axes = one_axes(ax)
     axes.bar(table["factor"], 100 * table["variance_ratio"], color=BLUE, label="each factor")
     axes.plot(table["factor"], 100 * table["cumulative"], color=ORANGE, marker="o", markersize=3, label="cumulative")
-    ylabel = "share of the factors' variance (%)" if of_counts(adata, key) else "variance explained (%)"
+    linear = likelihood_of(adata, key).linear
+    ylabel = "variance explained (%)" if linear else "share of the factors' variance (%)"
     axes.set(xlabel="factor", ylabel=ylabel, title=title or "")
     axes.locator_params(axis="x", integer=True)
     axes.set(xlim=(-0.8, len(table) - 0.2), ylim=(0, None))

@@ -14,7 +14,8 @@ from .._validate import check_choice, check_count, check_positive, place_of, res
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base, looks_like
 from ..inference import FitOptions
-from ..model.likelihoods import CONTINUOUS
+from ..model import likelihoods
+from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
 from ._fit_arguments import (
     check_auto,
@@ -84,9 +85,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
-    levels = None
-    if likelihood == "ordinal":
-        levels = check_levels(kind, given.layer)
+    levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
     warn_about_kind(looks, kind, given.layer, likelihood)
@@ -143,7 +142,7 @@ def _check_data(
     if not stored_only:
         check_variation(matrix, given.layer)
         warn_about_empty_genes(matrix, given.layer)
-    if likelihood == "ordinal":
+    if likelihood not in COUNTS:
         return None
     return np.log(resolve_size_factors(adata, given.size_factors, matrix))
 

@@ -207,3 +207,25 @@ def test_covariates_are_told_apart(ratings):
     # 200 users tell a shift to about 0.2
     assert np.corrcoef(beta, shift)[0, 1] > 0.9
     assert np.polyfit(shift, beta, 1)[0] == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    "levels", [[1.0, 0.5, 0.2], [1.0, np.nan, 2.0], [np.nan, 0.0, 1.0], [1.0], [[1.0, 0.0, 1.0]]], ids=str
+)
+def test_levels_that_were_changed_are_refused(fitted, levels):
+    adata = fitted.copy()
+    adata.uns["lfm"]["levels"] = np.array(levels)
+    with pytest.raises(ValueError, match="levels is"):
+        lfm.tl.predict(adata, obs_names="user0", var_names="film0")
+
+
+def test_pictures_say_what_levels_have(fitted):
+    """Shares are of the factors' own variance, as of counts; scores are differences of eta."""
+    assert lfm.pl.variance(fitted, show=False).get_ylabel() == "share of the factors' variance (%)"
+    assert "of factors' variance" in lfm.pl.factors(fitted, show=False).get_xlabel()
+    adata = fitted.copy()
+    adata.obs["group"] = np.where(np.arange(N) % 2, "x", "y")
+    lfm.tl.rank_genes(adata, "group")
+    figure = lfm.pl.rank_genes(adata, show=False)[0].figure
+    texts = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+    assert any("difference in eta" in text for text in texts)

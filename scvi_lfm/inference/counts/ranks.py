@@ -15,7 +15,7 @@ import torch
 from ...linalg.packed import unpack
 from ...posterior.gauge import balance, translate_genes
 from ..ranks import GENE_STEPS, RankCurve, effective_factors, rank_curve
-from ..state import with_factors
+from ..state import factor_columns
 from .gene_step import gene_step
 from .objective import elbo_per_entry
 
@@ -74,7 +74,7 @@ def leading_factors(
         g, cells, statistics = _moved(problem, g, cells, statistics, _to_activity(g, statistics, order >= n_factors))
     on = order[:n_factors]
     g, cells = g.at_factors(on), cells.at_factors(on, p)
-    statistics = statistics.at_columns(with_factors(2 + p, on))
+    statistics = statistics.at_columns(factor_columns(2 + p, on))
     for _ in range(GENE_STEPS):
         g = gene_step(problem, g, statistics)
     return g, cells, statistics

@@ -12,7 +12,7 @@ import torch
 
 from ...linalg.packed import congruent, diagonal, pack
 from ...model.noise import level_parameters
-from ..state import PackedAverages, PackedGlobals, Problem, packed_part, with_factors
+from ..state import PackedAverages, PackedGlobals, Problem, factor_columns, packed_part
 
 if TYPE_CHECKING:
     from typing import Self
@@ -58,7 +58,7 @@ class Cells:
 
     def at_factors(self, kept: Tensor, n_known: int) -> Cells:
         """Those with the factors at positions `kept` alone."""
-        columns = with_factors(1 + n_known, kept)
+        columns = factor_columns(1 + n_known, kept)
         return replace(self, mean=self.mean[:, columns], cov=self.cov[:, packed_part(columns)])
 
     def moved(self, move: Move, family: str) -> Cells:

@@ -10,7 +10,7 @@ import torch
 from ...model.priors import with_known
 from ...posterior.posterior import extend
 from ..moves import improve_gauge
-from ..state import with_factors
+from ..state import factor_columns
 from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
 from .natural_gradient import (
     cell_covariance,
@@ -128,7 +128,7 @@ def sweep(
 def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     """The step with the factors at positions `kept` alone, and the genes solved for anew."""
     g, statistics = step.globals, step.statistics
-    rows, columns = with_factors(1 + g.n_known, kept), with_factors(2 + g.n_known, kept)
+    rows, columns = factor_columns(1 + g.n_known, kept), factor_columns(2 + g.n_known, kept)
     scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
     g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
     statistics = statistics.at_factors(columns)

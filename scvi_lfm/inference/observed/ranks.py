@@ -14,7 +14,7 @@ import torch
 from ...linalg.packed import ROWS_PER_BLOCK, packed_size, unpack
 from ...posterior.held_out import score_held_out
 from ..ranks import GENE_STEPS, RankCurve, effective_factors, rank_curve
-from ..state import with_factors
+from ..state import factor_columns
 from .finish import as_posterior
 from .start import statistics_of
 from .state import Rows
@@ -60,7 +60,7 @@ def leading_factors(
 ) -> tuple[ObservedGlobals, ObservedStatistics]:
     """The leading factors alone, and the genes fitted to what cells say of them; `log_det` is the caller's to set."""
     kept = torch.arange(n_factors, device=g.mu.device)
-    g, statistics = g.at_factors(kept), statistics.at_columns(with_factors(2, kept))
+    g, statistics = g.at_factors(kept), statistics.at_columns(factor_columns(2, kept))
     for _ in range(GENE_STEPS):
         g, _ = gene_step(problem, g, statistics)
     return g, statistics

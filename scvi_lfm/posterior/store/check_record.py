@@ -84,7 +84,8 @@ def _check_levels(uns: Mapping[str, Any], key: str) -> None:
     if LEVELS not in uns:
         return
     levels = np.asarray(uns[LEVELS])
-    if levels.dtype.kind not in "fi" or levels.ndim != 1 or len(levels) < 2 or not (np.diff(levels[1:]) > 0).all():
+    numbers = levels.dtype.kind in "fi" and levels.ndim == 1 and len(levels) > 1
+    if not numbers or not np.isfinite(levels).all() or not (np.diff(levels[1:]) > 0).all():
         raise _wrong(key, f"{LEVELS} is {uns[LEVELS]!r}")
 
 

@@ -13,7 +13,7 @@ from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.gene_step import cell_statistics
 from scvi_lfm.inference.counts.objective import EntrySample, elbo_per_entry
-from scvi_lfm.inference.state import with_factors
+from scvi_lfm.inference.state import factor_columns
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_dropping_a_factor_drops_its_rows_and_columns(state, on, dense):
     statistics = cell_statistics(state.problem, state.globals, state.features, state.y, state.cells)
     kept, kept_x = np.flatnonzero([True, *on]), np.flatnonzero([True, True, *on])
     factors = torch.from_numpy(np.flatnonzero(on))
-    less = statistics.at_columns(with_factors(2, factors))
+    less = statistics.at_columns(factor_columns(2, factors))
     np.testing.assert_array_equal(dense(less.weighted), dense(statistics.weighted)[:, kept_x[:, None], kept_x])
     np.testing.assert_array_equal(less.response, statistics.response[:, kept_x])
     np.testing.assert_array_equal(less.xx, statistics.xx[kept_x][:, kept_x])
