@@ -22,12 +22,13 @@ from ...posterior.recomputed import Recomputed
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, population
+from ..normal.start import first_factors
 from .gene_step import DISPERSION_EVERY, gene_step
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
-from .start import add_factors, first_factors, fit_margins, log_ratios, log_values, standardised, with_factors
+from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
 from .state import Cells, CountGlobals, CountProblem, CountStatistics
 from .sweep import sweep, visit
 

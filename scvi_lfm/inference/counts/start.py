@@ -12,10 +12,7 @@ from ...linalg.packed import diagonal, pack
 from ...model.likelihoods.ordinal import marginal_thresholds
 from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
-from ..normal.start import add_random_factors, fit_without_factors
-from ..normal.sweep import LocalStep
 from ..passes import average
-from ..state import Problem
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .state import Cells, CountGlobals
 from .sweep import visit
@@ -156,16 +153,6 @@ def standardised(matrix: CellMatrix, g: CountGlobals, activity: Tensor) -> CellM
 
 def _spread(y: np.ndarray) -> float:
     return max(float(y.std(dtype=np.float64)), TINY)
-
-
-def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
-    """A of some cells, (cells, r), from a few sweeps of the Normal model; mean E[A A'] = I."""
-    problem = Problem(*logged.shape, "row_block", "shared")
-    batch = logged.batch(None, device)
-    step = fit_without_factors(problem, batch, {})
-    generator = torch.Generator().manual_seed(seed)
-    step = add_random_factors(problem, step.globals, batch, n_factors, {}, generator)
-    return LocalStep(problem, step.globals)(batch).mean[:, 1 + batch.known.shape[1] :].float()
 
 
 def add_factors(

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...model.priors import initial_scales
+from ..state import Problem
 from .natural_gradient import cell_statistics
 from .state import NormalGlobals
-from .sweep import gene_step, keep_factors, sweep
+from .sweep import LocalStep, gene_step, keep_factors, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from ...data import Batch
-    from ..state import Problem
+    from ...data import Batch, CellMatrix
     from .sweep import Step
 
 RANK0_SWEEPS = 10
@@ -102,3 +102,13 @@ def add_random_factors(
         if problem.rotates and number < WIDE_SWEEPS:
             g = replace(g, scales=replace(g.scales, B=scales.B))
     return step if n_drawn == n_factors else keep_factors(problem, step, torch.arange(n_factors, device=device))
+
+
+def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
+    """A of some cells, (cells, r), from a few sweeps of the Normal model; mean E[A A'] = I."""
+    problem = Problem(*logged.shape, "row_block", "shared")
+    batch = logged.batch(None, device)
+    step = fit_without_factors(problem, batch, {})
+    generator = torch.Generator().manual_seed(seed)
+    step = add_random_factors(problem, step.globals, batch, n_factors, {}, generator)
+    return LocalStep(problem, step.globals)(batch).mean[:, 1 + batch.known.shape[1] :].float()

@@ -10,10 +10,10 @@ import torch
 from ...data.blocks import blocks_of, even_slices
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
-from ..counts.start import first_factors
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, TOO_LITTLE
+from ..normal.start import first_factors
 from ..state import Problem
 from .centre import centred
 from .finish import as_posterior, finish
