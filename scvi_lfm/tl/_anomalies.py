@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._context import resolve_device
 from .._keys import PARAMS
 from .._memory import naming_memory
@@ -20,6 +19,7 @@ from ..posterior.anomalies.share import evidence, from_others
 from ..posterior.store.transaction import all_or_nothing
 from ._common import check_closed_form, dense_blocks, observed_of_fit
 from ._overwriting import check_free, note_written
+from ._tool import tool
 from ._values import read_as_fitted
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ LISTED_BY = ("auto", "lfdr", "q", "either")
 _LESS = "Look at fewer cells at a time, or pass a smaller max_entries"
 
 
-@named_arguments
+@tool
 def anomalies(
     adata: AnnData,
     *,

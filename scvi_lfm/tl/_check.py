@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._context import resolve_device, resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
@@ -34,6 +33,7 @@ from ._check_words import (
 )
 from ._common import check_closed_form, dense_blocks, observed_of_fit
 from ._fit import fit
+from ._tool import tool
 from ._values import read_as_fitted
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class CheckReport:
         return self.summary
 
 
-@named_arguments
+@tool
 def check(
     adata: AnnData,
     *,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._calls import named_arguments
 from .._keys import COVARIATES, VALUES
 from .._memory import naming_memory
 from .._settings import logger
@@ -19,6 +18,7 @@ from ._fit_plan import plan_fit
 from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
 from ._given import FitArguments
 from ._overwriting import check_free, note_written, obs_places
+from ._tool import tool
 from ._values import record_of_values
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
-@named_arguments
+@tool
 def fit(
     adata: AnnData,
     n_factors: int | str = 30,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from .._calls import named_arguments
 from .._context import resolve_rng
 from .._keys import train_layer
 from .._settings import logger
@@ -17,6 +16,7 @@ from ..data.checks import check_counts
 from ..data.holding_out import draw_entries, thin_molecules
 from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
+from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..data import CellMatrix
 
 
-@named_arguments
+@tool
 def hold_out(
     adata: AnnData,
     fraction: float = 0.1,

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from ..data.blocks import slices
@@ -17,6 +16,7 @@ from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
+from ._tool import tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ MAX_LAYER_BYTES = 2**30
 MAX_ROWS = 10_000_000
 
 
-@named_arguments
+@tool
 def predict(
     adata: AnnData,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._calls import named_arguments, warn_user
+from .._calls import warn_user
 from .._context import resolve_device
 from .._keys import HELD_OUT, PARAMS
 from .._validate import check_anndata, check_not_empty, check_unique
@@ -23,13 +23,14 @@ from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
 from ._overwriting import check_free, note_written
 from ._size_factors import new_size_factors
+from ._tool import tool
 from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@named_arguments
+@tool
 def project(
     adata: AnnData,
     reference: AnnData,

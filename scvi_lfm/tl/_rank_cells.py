@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._calls import named_arguments
 from .._validate import check_anndata, locate
 from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
 from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
+from ._tool import tool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-@named_arguments
+@tool
 def rank_cells(
     adata: AnnData,
     genes: str | Sequence[str],

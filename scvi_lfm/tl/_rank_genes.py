@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
@@ -18,6 +17,7 @@ from ..posterior import read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.store.transaction import all_or_nothing
 from ._overwriting import check_free, note_written
+from ._tool import tool
 from ._values import LOG_BASE
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SELECTED = "selected"
 ASKED_BY_SCANPY = ("pvals", "pvals_adj")
 
 
-@named_arguments
+@tool
 def rank_genes(
     adata: AnnData,
     groupby: str | None = None,

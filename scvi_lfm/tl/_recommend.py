@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
 from ..posterior import read_fit
@@ -16,6 +15,7 @@ from ..posterior.posterior import Moments
 from ..posterior.unseen import best_unseen
 from ._common import layer_of_fit
 from ._predict import MAX_ROWS
+from ._tool import tool
 from ._values import read_as_fitted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..posterior.unseen import Chosen
 
 
-@named_arguments
+@tool
 def recommend(
     adata: AnnData,
     obs_names: str | Sequence[str] | None = None,

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._calls import named_arguments
 from .._context import resolve_rng
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
+from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..posterior import StoredFit
 
 
-@named_arguments
+@tool
 def sample_posterior(
     adata: AnnData, n_samples: int, *, rng: int | np.random.Generator = 0, key: str = "lfm"
 ) -> dict[str, np.ndarray]:

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._calls import named_arguments
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
 from ..posterior import read_fit
 from ._rank_cells import fitted_positions
+from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..posterior import Posterior
 
 
-@named_arguments
+@tool
 def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm") -> pd.DataFrame:
     r"""Genes whose expected expression goes with that of `gene` across cells.
 

@@ -1,0 +1,104 @@
+"""Workers: as many threads as torch was given, each on a block of its own, one thread an operation.
+
+Threads that share an operation wait for each other at its end, thousands of times in a fit, and what else runs on the
+machine makes them wait long. Workers share nothing: a block is one thread's from beginning to end, and its borders
+depend on the data alone, so that no bit of a result depends on how many there are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import torch
+
+from ._context import prepare_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+P = ParamSpec("P")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class _Crew:
+    """The workers of one call; threads are begun when there is work for them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._pool: ThreadPoolExecutor | None = None
+
+    def submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Have a worker do it."""
+        if self._pool is None:
+            # torch keeps the number of threads of an operation for each thread
+            self._pool = ThreadPoolExecutor(self.size, "scvi_lfm", initializer=torch.set_num_threads, initargs=(1,))
+        return self._pool.submit(function, item)
+
+    def end(self) -> None:
+        """Wait for the threads to end."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+_crew: ContextVar[_Crew | None] = ContextVar("_crew", default=None)
+
+
+@contextmanager
+def workers() -> Iterator[None]:
+    """Work with `torch.get_num_threads()` workers, one thread an operation, and put the number back afterwards."""
+    prepare_threads()
+    n_threads = torch.get_num_threads()
+    if _crew.get() is not None or n_threads == 1:
+        yield
+        return
+    crew = _Crew(n_threads)
+    token = _crew.set(crew)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        crew.end()
+        _crew.reset(token)
+        torch.set_num_threads(n_threads)
+
+
+def with_workers(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Run a function with :func:`workers`."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        with workers():
+            return function(*args, **kwargs)
+
+    return run
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each item, in their order; workers are at the next ones while a result is used.
+
+    Items are taken when there is a worker for them, so that few are in memory at a time. What `function` writes to
+    must be its item's alone.
+    """
+    crew = _crew.get()
+    if crew is None:
+        yield from map(function, items)
+        return
+    ahead: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            ahead.append(crew.submit(function, item))
+            if len(ahead) > crew.size:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+        wait(ahead)

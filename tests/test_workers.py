@@ -1,0 +1,114 @@
+"""Workers: results in order, one thread an operation, errors and interruptions that leave nothing behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from scvi_lfm._workers import in_order, with_workers, workers
+
+
+@pytest.fixture(params=[1, 2, 4])
+def n_threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_results_come_in_order_whoever_is_first(n_threads):
+    def slow_first(number: int) -> int:
+        time.sleep(0.01 if number % 2 == 0 else 0)
+        return number
+
+    with workers():
+        assert list(in_order(slow_first, range(20))) == list(range(20))
+
+
+def test_an_operation_has_one_thread_and_the_call_as_many_workers_as_torch_had(n_threads):
+    met = threading.Barrier(n_threads, timeout=30)
+
+    def who(_: int) -> tuple[str, int]:
+        met.wait()  # all of them are needed at once
+        return threading.current_thread().name, torch.get_num_threads()
+
+    with workers():
+        assert torch.get_num_threads() == 1
+        found = list(in_order(who, range(n_threads)))
+    assert {number for _, number in found} == {1}
+    assert len({name for name, _ in found}) == n_threads
+    assert torch.get_num_threads() == n_threads
+    counts: list[int] = []
+    thread = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert counts == [n_threads], "threads begun later have the user's number"
+
+
+def test_items_are_taken_a_few_at_a_time(n_threads):
+    taken: list[int] = []
+
+    def items():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    with workers():
+        for result in in_order(lambda number: number, items()):
+            assert len(taken) <= result + 1 + n_threads + 1
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_of_a_worker_ends_the_call_and_its_threads(n_threads, error):
+    def fail(number: int) -> int:
+        if number == 3:
+            raise error
+        return number
+
+    before = threading.active_count()
+    with pytest.raises(error), workers():
+        list(in_order(fail, range(1000)))
+    assert threading.active_count() == before
+    assert torch.get_num_threads() == n_threads
+
+
+def test_results_that_nobody_wants_any_more_are_not_computed(n_threads):
+    done: list[int] = []
+    with workers():
+        for result in in_order(lambda number: done.append(number) or number, range(1000)):
+            if result == 2:
+                break
+    assert len(done) < 20
+
+
+def test_workers_do_not_nest(n_threads):
+    @with_workers
+    def inner(number: int) -> float:
+        return sum(in_order(float, range(number)))
+
+    with workers():
+        assert inner(5) == 10
+        assert torch.get_num_threads() == 1
+        assert list(in_order(inner, [3, 4])) == [3, 6]
+    assert torch.get_num_threads() == n_threads
+
+
+def test_sums_in_order_are_the_same_for_any_number_of_threads():
+    values = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 1000)).astype(np.float32))
+    before, sums = torch.get_num_threads(), []
+    for n in (1, 2, 4):
+        torch.set_num_threads(n)
+        try:
+            with workers():
+                total = torch.zeros(1000)
+                for part in in_order(lambda row: torch.exp(values[row]), range(64)):
+                    total += part
+        finally:
+            torch.set_num_threads(before)
+        sums.append(total)
+    assert torch.equal(sums[0], sums[1])
+    assert torch.equal(sums[0], sums[2])
