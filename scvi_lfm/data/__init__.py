@@ -1,6 +1,6 @@
 """The only reader of `X` and layers: checks, then blocks of cells on the device."""
 
-from .batch import Batch, column_sums
+from .batch import Batch, Scaled, column_sums
 from .covariates import code, learn_coding, numbers_of_levels
 from .entries import HeldOut, Observed
 from .gate import read_matrix
@@ -18,6 +18,7 @@ __all__ = [
     "HeldOut",
     "MemorySource",
     "Observed",
+    "Scaled",
     "Summary",
     "at_level",
     "code",

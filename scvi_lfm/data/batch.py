@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
+from .memory import of_parts
+
 if TYPE_CHECKING:
-    import scipy.sparse as sp
     from torch import Tensor
 
     from .entries import Observed
 
 NEGLIGIBLE = 1e-30
 ROWS_PER_SUM = 1024
+_FIRST = threading.Lock()
+
+
+class Scaled:
+    """Weights (rows, k) of any size, with 1 as their largest, for products in the data's precision.
+
+    They may lie anywhere in the range of float64, which that precision does not reach; and factors that die out leave
+    weights so small that denormal arithmetic would slow a product twentyfold.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        self._scale = torch.linalg.vector_norm(weights, torch.inf).clamp_min(torch.finfo(weights.dtype).tiny)
+        self._weights = torch.nn.functional.hardshrink(weights / self._scale, NEGLIGIBLE)
+        self._values: dict[torch.dtype, Tensor] = {}
+
+    def values(self, dtype: torch.dtype) -> Tensor:
+        """The weights over the largest, converted once."""
+        if dtype not in self._values:
+            self._values[dtype] = self._weights.to(dtype)
+        return self._values[dtype]
+
+    def times(self, product: Tensor) -> Tensor:
+        """What a product with the values is of the weights, in float64."""
+        return product.double().mul_(self._scale)
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,7 @@ class Batch:
     device: torch.device
     observed: Observed | None = None  # which entries are data; None: all
     covariates: np.ndarray | None = None  # (cells, p)
+    lasts: bool = False  # whether many products are to come, for which a transposed copy pays
 
     @cached_property
     def by_cell(self) -> Tensor:
@@ -56,27 +85,39 @@ class Batch:
             return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
         return torch.as_tensor(self.covariates, dtype=torch.float64, device=self.device)
 
-    def times_genes(self, weights: Tensor) -> Tensor:
+    def times_genes(self, weights: Tensor | Scaled) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
-        return _scaled_product(self.by_cell, weights)
+        scaled = weights if isinstance(weights, Scaled) else Scaled(weights)
+        return scaled.times(self.by_cell @ scaled.values(self._dtype))
 
     def times_cells(self, weights: Tensor) -> Tensor:
         """Sum over cells: `Y.T @ weights`, (genes, k) in float64, of products in the data's precision."""
-        return _scaled_product(self.by_gene, weights)
+        scaled = Scaled(weights)
+        return scaled.times(self._scatter(scaled.values(self._dtype)))
 
     @cached_property
     def square_sums(self) -> Tensor:
         """Sum of squares of each gene, (genes,) in float64."""
-        ones = torch.ones(self.n_cells, 1, dtype=self.by_gene.dtype, device=self.by_gene.device)
-        return (_squared(self.by_gene) @ ones)[:, 0].double()
+        ones = torch.ones(self.n_cells, 1, dtype=self._dtype, device=self.device)
+        return self._scatter(ones, squared=True)[:, 0].double()
 
     def squares_times_genes(self, weights: Tensor) -> Tensor:
         """Sum over genes of `y^2 w_j`, (cells,) in float64."""
-        return _scaled_product(_squared(self.by_cell), weights[:, None])[:, 0]
+        scaled = Scaled(weights[:, None])
+        return scaled.times(_squared(self.by_cell) @ scaled.values(self._dtype))[:, 0]
 
     def squares_times_cells(self, weights: Tensor) -> Tensor:
         """Sum over cells of `y^2 w_i`, (genes,) in float64."""
-        return _scaled_product(_squared(self.by_gene), weights[:, None])[:, 0]
+        scaled = Scaled(weights[:, None])
+        return scaled.times(self._scatter(scaled.values(self._dtype), squared=True))[:, 0]
+
+    def _scatter(self, weights: Tensor, *, squared: bool = False) -> Tensor:
+        """`Y.T @ weights` in the data's precision, of weights (cells, k), or that of the squares of Y."""
+        if isinstance(self.values, torch.Tensor) or self.lasts or self.device.type != "cpu":
+            return (_squared(self.by_gene) if squared else self.by_gene) @ weights
+        y, shape = self.values, (self.values.shape[1], self.n_cells)
+        transposed = of_parts(sp.csc_array, shape, np.square(y.data) if squared else y.data, y.indices, y.indptr)
+        return torch.from_numpy(transposed @ weights.numpy())
 
     @cached_property
     def _pattern_by_cell(self) -> Tensor:
@@ -116,14 +157,6 @@ class Batch:
         return self.by_cell if self.by_cell.layout == torch.strided else self.by_cell.to_dense()
 
 
-def _scaled_product(matrix: Tensor, weights: Tensor) -> Tensor:
-    # weights may lie anywhere in the range of float64, which the data's precision does not reach; and factors that die
-    # out leave weights so small that denormal arithmetic would slow the product twentyfold
-    largest = weights.abs().amax().clamp_min(torch.finfo(weights.dtype).tiny)
-    scaled = torch.nn.functional.hardshrink(weights / largest, NEGLIGIBLE)
-    return (matrix @ scaled.to(matrix.dtype)).double() * largest
-
-
 def _sum_observed(pattern: Tensor, values: Tensor, *, only: bool) -> Tensor:
     # the operator @ would fill and copy the result before it is computed, which takes longer than computing it
     product = torch.empty(pattern.shape[0], values.shape[1], dtype=pattern.dtype, device=pattern.device)
@@ -151,8 +184,13 @@ def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
 
 
 def _csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():
+    _hear_the_warning()
+    return torch.sparse_csr_tensor(crow, col, values, size=tuple(shape), device=values.device, check_invariants=False)
+
+
+@functools.cache
+def _hear_the_warning() -> None:
+    """Make one compressed matrix: torch warns of the first in a process, and filters are not safe among threads."""
+    with _FIRST, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(
-            crow, col, values, size=tuple(shape), device=values.device, check_invariants=False
-        )
+        torch.eye(1, dtype=torch.float32, device="cpu").to_sparse_csr()

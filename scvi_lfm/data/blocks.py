@@ -2,22 +2,102 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
+from .._workers import in_order
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch import Tensor
 
     from .batch import Batch
     from .matrix import CellMatrix
 
     Cells = TypeVar("Cells", bound=np.ndarray | slice)
 
+Result = TypeVar("Result")
+
+# of a block that one worker takes: enough that sums over its cells, (genes, k), are a small part of its work
+CELLS_PER_BLOCK = 1024
+# on a GPU one block has all of it
+CELLS_PER_GPU_BLOCK = 2**15
 # the rule: what the values of a block take where they are dense; what is computed of them takes several times as much
 BLOCK_BYTES = 2**24
+
+
+class Blocks:
+    """Some cells of a matrix, a block at a time, each worked on by one worker.
+
+    Blocks depend on the data alone. `keep` them where they are asked for again, and say that they last where this is
+    often.
+    """
+
+    def __init__(
+        self,
+        matrix: CellMatrix,
+        parts: Sequence[slice | np.ndarray],
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        keep: bool = False,
+        last: bool = False,
+    ) -> None:
+        self._matrix, self._parts, self.device, self.dtype = matrix, parts, device, dtype
+        self._last, self._keep = last, keep or last
+        self._kept: dict[int, Batch] = {}
+        self._sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in parts]
+
+    @classmethod
+    def of_cells(
+        cls,
+        matrix: CellMatrix,
+        cells: np.ndarray | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        **kept: bool,
+    ) -> Blocks:
+        """Some cells by position, or all, in blocks of nearly the same size."""
+        n_cells = matrix.shape[0] if cells is None else len(cells)
+        size = CELLS_PER_BLOCK if device.type == "cpu" else CELLS_PER_GPU_BLOCK
+        parts: Sequence[slice | np.ndarray] = even_slices(n_cells, max(1, -(-n_cells // size)))
+        if cells is not None:
+            parts = [cells[part] for part in parts]
+        return cls(matrix, parts, device, dtype, **kept)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return sum(self._sizes)
+
+    @cached_property
+    def known(self) -> Tensor:
+        """Covariates of the cells, (cells, p) in float64."""
+        return torch.cat(list(self.each(lambda batch: batch.known)))
+
+    def each(self, function: Callable[..., Result], *rows: Tensor) -> Iterator[Result]:
+        """`function` of each block, in order, with the block's part of tensors that have a row for each cell."""
+
+        def run(number: int) -> Result:
+            return function(self._block(number), *(of_cells[number] for of_cells in split))
+
+        split = [of_cells.split(self._sizes) for of_cells in rows]
+        numbers = range(len(self._parts))
+        return in_order(run, numbers) if self.device.type == "cpu" else map(run, numbers)
+
+    def _block(self, number: int) -> Batch:
+        kept = self._kept.get(number)
+        if kept is not None:
+            return kept
+        batch = self._matrix.batch(self._parts[number], self.device, self.dtype, lasts=self._last)
+        if self._keep:
+            self._kept[number] = batch
+        return batch
 
 
 def blocks(

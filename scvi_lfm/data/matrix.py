@@ -112,15 +112,22 @@ class CellMatrix:
         values = type(block)((data, block.indices, block.indptr), shape=block.shape, copy=False)
         return CellMatrix.of(values, covariates=self.covariates)
 
-    def batch(self, rows: np.ndarray | slice | None, device: torch.device, dtype: torch.dtype = torch.float32) -> Batch:
-        """Cells `rows` (all if None) as a block on `device`."""
+    def batch(
+        self,
+        rows: np.ndarray | slice | None,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        lasts: bool = False,
+    ) -> Batch:
+        """Cells `rows` (all if None) as a block on `device`, with which many products are to come if it `lasts`."""
         rows = slice(None) if rows is None else rows
         known = None if self.covariates is None else self.covariates[rows]
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         observed = None if self.observed is None else self.observed.rows(rows, numpy_dtype)
         block = self._block(rows, observed, numpy_dtype)
         values = torch.from_numpy(block).to(device) if isinstance(block, np.ndarray) else block
-        return Batch(values, device, observed, known)
+        return Batch(values, device, observed, known, lasts)
 
     def _block(
         self, rows: np.ndarray | slice, observed: Observed | None, dtype: type[np.floating]

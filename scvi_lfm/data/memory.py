@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
 from .source import CellSource, ones_at
+
+Compressed = TypeVar("Compressed", sp.csr_array, sp.csc_array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +67,18 @@ def take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_
     # consecutive rows are a part of the same arrays: no copy
     start, stop, _ = rows.indices(values.shape[0])
     first, last = values.indptr[start], values.indptr[stop]
-    part = type(values)((max(stop - start, 0), values.shape[1]), dtype=values.dtype)
-    # put in place: given to the constructor, arrays much longer than what is taken of them would be copied
-    part.data, part.indices = values.data[first:last], values.indices[first:last]
-    part.indptr = values.indptr[start : stop + 1] - first
-    return part
+    shape = max(stop - start, 0), values.shape[1]
+    starts = values.indptr[start : stop + 1] - first
+    return of_parts(type(values), shape, values.data[first:last], values.indices[first:last], starts)
+
+
+def of_parts(
+    kind: type[Compressed], shape: tuple[int, int], data: np.ndarray, indices: np.ndarray, indptr: np.ndarray
+) -> Compressed:
+    """A compressed array of arrays that are not copied: the constructor copies what is a small part of a larger one."""
+    array = kind(shape, dtype=data.dtype)
+    array.data, array.indices, array.indptr = data, indices, indptr
+    return array
 
 
 def is_among(entries: sp.csr_array, others: sp.csr_array) -> np.ndarray:

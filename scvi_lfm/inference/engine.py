@@ -13,6 +13,7 @@ from .moves import best_move
 from .noise import noise_is_lost
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from torch import Tensor
@@ -77,8 +78,14 @@ class Engine(ABC, Generic[S]):
         """Precisions of the genes and the mean square of the values; None for counts."""
 
     @abstractmethod
-    def epoch(self, state: S, number: int, bar: Progress) -> tuple[S, list[float]]:
-        """Every cell once; estimates of the ELBO per entry along the way."""
+    def epoch(
+        self, state: S, number: int, bar: Progress, has_settled: Callable[[list[float]], bool] | None = None
+    ) -> tuple[S, list[float]]:
+        """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way."""
+
+    def n_estimates(self, number: int) -> int:
+        """Estimates of the ELBO in a whole epoch."""
+        return 1
 
     @abstractmethod
     def held_out(self, state: S) -> Score | None:

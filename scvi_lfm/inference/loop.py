@@ -16,7 +16,7 @@ from .normal.engine import NormalEngine
 from .observed.engine import ObservedEngine
 from .options import HeldOutTrace
 from .progress import show_progress
-from .trace import Trace
+from .trace import Trace, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from .progress import Progress
     from .ranks import RankCurve
 
-WINDOWS_PER_EPOCH = 4
 # epochs in which the held-out log density falls, before the fit stops
 FALLS = 2
 # of the epochs, one in so many at the most goes before factors are first dropped
@@ -91,15 +90,18 @@ def _climb(
     held_out: list[tuple[float, float, float]] = []
     settled, falls = False, False
     for epoch in range(trace.epochs + 1, last + 1):
-        state, estimates = engine.epoch(state, epoch, bar)
-        windows = _windows(epoch, estimates)
-        values += windows
+        n_steps = engine.n_estimates(epoch)
+
+        has_settled = partial(_has_settled, tuple(values), trace.rank0, one_nat_each, options.tol, epoch, n_steps)
+        state, estimates = engine.epoch(state, epoch, bar, has_settled)
+        new = windows(epoch, estimates, n_steps)
+        values += new
         elbos = [value for _, value in values]
         gap = remaining_gap(elbos, trace.rank0, one_nat_each)
         settled = gap < options.tol
         # with a number of factors to choose, this one's epochs are not the last
         left = np.inf if options.choose_rank else values_left(elbos, trace.rank0, options.tol, one_nat_each)
-        bar.epoch(epoch, elbos[-1], gap, min(left / len(windows), last - epoch))
+        bar.epoch(epoch, elbos[-1], gap, min(left / len(new), last - epoch))
         score = engine.held_out(state)
         if score is not None:
             held_out.append((float(epoch), *score.means))
@@ -108,6 +110,20 @@ def _climb(
             break
     stopped = falls and not settled
     return state, Trace(trace.values + values, trace.rank0, settled or falls, trace.held_out + held_out, stopped)
+
+
+def _has_settled(
+    before: tuple[tuple[float, float], ...],
+    rank0: float,
+    least_gain: float,
+    tol: float,
+    epoch: int,
+    n_steps: int,
+    estimates: list[float],
+) -> bool:
+    """Whether the first estimates of an epoch of `n_steps` tell that the fit has settled."""
+    elbos = [value for _, value in [*before, *windows(epoch, estimates, n_steps)]]
+    return remaining_gap(elbos, rank0, least_gain) < tol
 
 
 def _reason(trace: Trace, tol: float) -> str:
@@ -121,10 +137,3 @@ def _falls(held_out: list[tuple[float, float, float]]) -> bool:
     """Whether the log density has fallen twice in a row: from here on, the fit learns noise."""
     last = [log_density for _, log_density, _ in held_out[-1 - FALLS :]]
     return len(last) > FALLS and all(after < before for before, after in zip(last[:-1], last[1:], strict=True))
-
-
-def _windows(epoch: int, values: list[float]) -> list[tuple[float, float]]:
-    """Means over quarters of an epoch, each at its end; single steps where there are fewer."""
-    parts = np.array_split(np.asarray(values), min(WINDOWS_PER_EPOCH, len(values)))
-    ends = epoch - 1 + np.arange(1, len(parts) + 1) / len(parts)
-    return [(float(end), float(part.mean())) for end, part in zip(ends, parts, strict=True)]

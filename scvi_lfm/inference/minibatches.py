@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from ..data.blocks import blocks_of, even_slices, random_parts
+from ..data.blocks import Blocks, blocks_of, even_slices, random_parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +35,13 @@ class Minibatches:
     def _whole(self) -> Batch | None:
         return self.matrix.batch(None, self._device, self._dtype) if self.count == 1 else None
 
+    @cached_property
+    def _all_kept(self) -> Blocks | None:
+        return self._blocks(None, last=True) if self.count == 1 else None
+
+    def _blocks(self, cells: np.ndarray | None, **kept: bool) -> Blocks:
+        return Blocks.of_cells(self.matrix, cells, self._device, self._dtype, **kept)
+
     def _draw(self) -> list[np.ndarray]:
         return random_parts(self.matrix.shape[0], self.count, self._rng)
 
@@ -51,10 +58,22 @@ class Minibatches:
         """The block to start from."""
         return next(self._read(self._first_order))[1]
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Every cell once, in random order; the first epoch leaves out the block that inference started from."""
-        order = self._first_order[1:] if number == 1 and self.count > 1 else self._draw()
-        return (batch for _, batch in self._read(order))
+    @cached_property
+    def start(self) -> Blocks:
+        """The cells to start from, for many visits."""
+        return self._all_kept or self._blocks(self._first_order[0], last=True)
+
+    @property
+    def everyone(self) -> Blocks:
+        """All cells, in the order of the matrix."""
+        return self._all_kept or self._blocks(None)
+
+    def epoch(self, number: int) -> Iterator[Blocks]:
+        """Every cell once, in random order; the first epoch leaves out the cells that inference started from."""
+        if self._all_kept is not None:
+            return iter([self._all_kept])
+        order = self._first_order[1:] if number == 1 else self._draw()
+        return (self._blocks(part, keep=True) for part in order)
 
     def numbered_epoch(self) -> Iterator[tuple[Tensor, Batch]]:
         """Every cell once, in random order, each block with the positions of its cells."""

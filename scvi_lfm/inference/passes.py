@@ -17,7 +17,10 @@ def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
     total: A | None = None
     for count, part in blocks:
         share = count / n_cells
-        total = part.scaled(share) if total is None else total.plus(part, share)
+        if total is None:
+            total = part.scaled(share)
+        else:
+            total.add_(part, share)
     if total is None:
         msg = "There are no blocks of cells."
         raise ValueError(msg)

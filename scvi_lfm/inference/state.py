@@ -55,6 +55,10 @@ class Averages:
         """These and `share` of others."""
         return self._with(other, lambda mine, more: torch.add(mine, more, alpha=share))
 
+    def add_(self, other: Self, share: float) -> None:
+        """Add `share` of others in place."""
+        self._with(other, lambda mine, more: mine.add_(more, alpha=share))
+
     def scaled(self, share: float) -> Self:
         """All averages times `share`."""
         return self if share == 1 else self._with(self, lambda mine, _: mine * share)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from ..posterior import CountPosterior, NormalPosterior
 
 
+# a window of the trace: a quarter of an epoch, or so many steps, whatever is less
+WINDOWS_PER_EPOCH, MOST_STEPS = 4, 3
+
+
 @dataclass(frozen=True)
 class Trace:
     """How a fit went."""
@@ -33,3 +37,19 @@ class Trace:
         """The result of the fit, whose last ELBO per entry is the exact one, at the end of the last epoch."""
         end = self.values[-1][0] if self.values else 0.0
         return FitResult(posterior, [*self.values, (end, elbo)], self.rank0, variance_ratio, self.converged)
+
+
+def steps_per_window(n_steps: int) -> int:
+    """Steps whose mean is a value of the trace, where an epoch has `n_steps`."""
+    return min(max(n_steps // WINDOWS_PER_EPOCH, 1), MOST_STEPS)
+
+
+def windows(epoch: int, values: list[float], n_steps: int) -> list[tuple[float, float]]:
+    """Means over windows of an epoch of `n_steps`, of which `values` are the first, each at its end."""
+    size = steps_per_window(n_steps)
+    ends = [*range(size, len(values), size), len(values)]
+    if len(ends) > 1 and ends[-1] - ends[-2] < size:  # the last window takes the rest
+        del ends[-2]
+    starts = [0, *ends[:-1]]
+    means = [sum(values[start:end]) / (end - start) for start, end in zip(starts, ends, strict=True)]
+    return [(epoch - 1 + end / n_steps, mean) for end, mean in zip(ends, means, strict=True)]

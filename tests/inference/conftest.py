@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from as_blocks import as_blocks
 from scvi_lfm.data import Batch, CellMatrix
 from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.normal.elbo import elbo
@@ -109,11 +110,12 @@ def first_step():
 
     def start(problem: Problem, batch: Batch, n_factors: int, prior_scales=None, seed: int = 0) -> Step:
         scales = prior_scales or {}
-        step = fit_without_factors(problem, batch, scales)
+        cells = as_blocks(batch)
+        step = fit_without_factors(problem, cells, scales)
         if not n_factors:
             return step
         generator = torch.Generator().manual_seed(seed)
-        return add_random_factors(problem, step.globals, batch, n_factors, scales, generator)
+        return add_random_factors(problem, step.globals, cells, n_factors, scales, generator)
 
     return start
 

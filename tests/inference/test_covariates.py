@@ -10,6 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 
+from as_blocks import as_blocks
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.equations import solve_rows
 from scvi_lfm.inference.moves import _best_absorption, best_move
@@ -133,11 +134,11 @@ def test_coordinate_ascent_is_monotone_and_finds_the_coefficients():
     matrix = CellMatrix.of(y + 0.3 * rng.standard_normal((n, m)), covariates=z)
     problem = Problem(n, m, "row_block", "shared")
     batch = matrix.batch(None, torch.device("cpu"), torch.float64)
-    start = fit_without_factors(problem, batch, {})
-    step = add_random_factors(problem, start.globals, batch, 2, {}, torch.Generator().manual_seed(0))
+    start = fit_without_factors(problem, as_blocks(batch), {})
+    step = add_random_factors(problem, start.globals, as_blocks(batch), 2, {}, torch.Generator().manual_seed(0))
     values = []
     for _ in range(8):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
         values.append(float(elbo(step.globals, step.statistics, step.cell_cov, n)))
     assert (np.diff(values) > -1e-6 * abs(values[0])).all()
     found = step.globals.gene_mean.numpy()

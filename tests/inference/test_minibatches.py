@@ -22,12 +22,16 @@ def cells(batch):
     return (batch.dense()[:, 0].numpy() - 1).astype(int).tolist()
 
 
+def all_cells(blocks):
+    return sum(blocks.each(cells), [])
+
+
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 45), sparse=st.booleans())
 def test_every_cell_comes_once_an_epoch_in_parts_of_equal_size(n, batch_size, sparse):
     batches = numbered(n, batch_size, sparse=sparse)
-    first = cells(batches.first())
+    first = all_cells(batches.start)
     for number in (1, 2, 3):
-        parts = [cells(batch) for batch in batches.epoch(number)]
+        parts = [all_cells(blocks) for blocks in batches.epoch(number)]
         if number == 1 and batches.count > 1:
             # inference started from this one
             parts.append(first)
@@ -38,6 +42,7 @@ def test_every_cell_comes_once_an_epoch_in_parts_of_equal_size(n, batch_size, sp
         assert max(sizes) <= batch_size
     in_order = [cells(batch) for batch in batches.in_order()]
     assert sum(in_order, []) == list(range(n))
+    assert all_cells(batches.everyone) == list(range(n))
 
 
 @given(n=st.integers(1, 40), batch_size=st.integers(1, 45), sparse=st.booleans())
@@ -52,7 +57,7 @@ def test_numbered_batches_know_where_their_cells_are(n, batch_size, sparse):
 def test_epochs_differ_and_a_seed_repeats_them():
     def epochs(seed):
         batches = numbered(50, 10, seed)
-        return [[cells(batch) for batch in batches.epoch(number)] for number in (2, 3)]
+        return [[all_cells(blocks) for blocks in batches.epoch(number)] for number in (2, 3)]
 
     first, second = epochs(0)
     assert first != second

@@ -122,7 +122,7 @@ class CountEngine(Engine["State"]):
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
 
-    def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
+    def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
         if number > 1:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data import Scaled
 from ...linalg.covariances import Eigenbasis
 from ...posterior.posterior import extend
 from .natural_gradient import cell_information
@@ -96,7 +97,7 @@ class NoisyCellStep:
     ) -> None:
         self._mu, self._precision, self._cov = mu, precision, cov
         columns = torch.cat([extend(gene_mean), gene_mean[:, :1]], dim=1)
-        self._weighted = precision[:, None] * columns  # w_j (1, B_j, b_j)
+        self._weighted = Scaled(precision[:, None] * columns)  # w_j (1, B_j, b_j)
         inner = torch.cat([moment[:2, :1], moment[:2, 2:]], dim=1)
         self._slope = mu * inner[0] + inner[1]
         self._intercept = moment[0, 0] * (mu.square() + mu_var) + 2 * mu * moment[0, 1] + moment[1, 1]

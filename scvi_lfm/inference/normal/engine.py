@@ -10,13 +10,16 @@ from ...model.priors import kl_of_mu, rotation_is_free
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..state import Problem
+from ..trace import steps_per_window
 from .elbo import kl_genes
-from .finish import drop_unused_factors, finish
+from .finish import finish
 from .ranks import elbo_per_entry, leading_factors, normal_curve
 from .start import add_random_factors, fit_without_factors
-from .sweep import LocalStep, sweep
+from .sweep import LocalStep, mean_local_elbo, sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ...data import CellMatrix
@@ -41,7 +44,7 @@ class NormalEngine(Engine["Step"]):
         return state.globals.precision, state.statistics.mean_square
 
     def _first_state(self) -> tuple[Step, float]:
-        problem, options, first = self._problem, self._options, self._batches.first()
+        problem, options, first = self._problem, self._options, self._batches.start
         step = fit_without_factors(problem, first, options.prior_scales)
         rank0 = elbo_per_entry(problem, step)
         if options.n_factors:
@@ -49,10 +52,20 @@ class NormalEngine(Engine["Step"]):
             step = add_random_factors(problem, step.globals, first, options.n_factors, options.prior_scales, generator)
         return step, rank0
 
-    def epoch(self, state: Step, number: int, bar: Progress) -> tuple[Step, list[float]]:
-        """Every cell once; estimates of the ELBO per entry along the way."""
-        run = _sweep_all_cells if self.n_batches == 1 else _pass_over_minibatches
-        return run(self._problem, state, self._batches, number, bar)
+    def epoch(
+        self, state: Step, number: int, bar: Progress, has_settled: Callable[[list[float]], bool] | None = None
+    ) -> tuple[Step, list[float]]:
+        """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way."""
+        if self.n_batches > 1:
+            every = steps_per_window(self.n_estimates(number))
+            return _pass_over_minibatches(self._problem, state, self._batches, number, bar, has_settled, every)
+        step = sweep(self._problem, state.globals, self._batches.everyone)
+        bar.update()
+        return step, [elbo_per_entry(self._problem, step)]
+
+    def n_estimates(self, number: int) -> int:
+        """One a step; the first epoch leaves out the minibatch of the start."""
+        return self.n_batches - 1 if number == 1 and self.n_batches > 1 else self.n_batches
 
     def held_out(self, state: Step) -> None:
         """None: every entry is data."""
@@ -67,39 +80,45 @@ class NormalEngine(Engine["Step"]):
 
     def finish(self, state: Step, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
-        return finish(self._problem, drop_unused_factors(self._problem, state), self._batches, trace)
-
-
-def _sweep_all_cells(
-    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: Progress
-) -> tuple[Step, list[float]]:
-    """One sweep of coordinate ascent, and its ELBO per entry."""
-    for batch in batches.epoch(epoch):
-        step = sweep(problem, step.globals, batch)
-        bar.update()
-    return step, [elbo_per_entry(problem, step)]
+        return finish(self._problem, state, self._batches, trace)
 
 
 def _pass_over_minibatches(
-    problem: Problem, step: Step, batches: Minibatches, epoch: int, bar: Progress
+    problem: Problem,
+    step: Step,
+    batches: Minibatches,
+    epoch: int,
+    bar: Progress,
+    has_settled: Callable[[list[float]], bool] | None,
+    every: int,
 ) -> tuple[Step, list[float]]:
-    """One epoch of stochastic steps, and an estimate of the ELBO per entry at each.
+    """An epoch of stochastic steps, and an estimate of the ELBO per entry at each; `every` few it may be the last.
 
     Cells differ more from batch to batch than the ELBO does from step to step, so each batch is also measured under
     the genes that the epoch began with: the estimate is their ELBO over the epoch, plus what this batch gained.
     """
-    at_start, start_kl = LocalStep(problem, step.globals), _global_kl(step.globals) / problem.n_cells
+    at_start, start_kl = None, _global_kl(step.globals) / problem.n_cells
     gains, baseline = [], []
-    for position, batch in enumerate(batches.epoch(epoch)):
-        reference = at_start(batch).local_elbo - start_kl
+    for position, cells in enumerate(batches.epoch(epoch)):
+        at_start = at_start or LocalStep(problem, step.globals)
+        reference = mean_local_elbo(at_start, cells) - start_kl
         before = _global_kl(step.globals) / problem.n_cells
         taken = (epoch - 1) * batches.count + position + 1
-        step = sweep(problem, step.globals, batch, step.statistics, learning_rate(taken))
+        step = sweep(problem, step.globals, cells, step.statistics, learning_rate(taken))
         gains.append(step.local_elbo - before - reference)
         baseline.append(reference)
         bar.update()
-    estimates = (torch.stack(baseline).mean() + torch.stack(gains)) / problem.n_genes
-    return step, estimates.tolist()
+        if (
+            has_settled is not None
+            and (position + 1) % every == 0
+            and has_settled(_estimates(problem, baseline, gains))
+        ):
+            break
+    return step, _estimates(problem, baseline, gains)
+
+
+def _estimates(problem: Problem, baseline: list[Tensor], gains: list[Tensor]) -> list[float]:
+    return ((torch.stack(baseline).mean() + torch.stack(gains)) / problem.n_genes).tolist()
 
 
 def _global_kl(g: NormalGlobals) -> Tensor:

@@ -1,8 +1,7 @@
-"""From the last step to a result: drop what is off, visit every cell once more, move to the stored gauge."""
+"""From the last step to a result: one exact step, drop what is off, q of every cell, the stored gauge."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,14 @@ import torch
 from ...linalg.covariances import Common, Eigenbasis
 from ...model import Gaussian
 from ...model.noise import NormalNoise
-from ...model.priors import with_known
+from ...model.priors import kl_of_mu, with_known
 from ...posterior import NormalPosterior, to_stored_gauge
 from ..noise import noise_floor
-from .elbo import elbo
-from .natural_gradient import expected_squares, normalise_weights
+from ..passes import average
+from .elbo import elbo, kl_genes
+from .natural_gradient import expected_squares
 from .projection import project_cells
-from .sweep import LocalStep, keep_factors
+from .sweep import LocalStep, joined, keep_factors, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
+    from ...data.blocks import Blocks
     from ..minibatches import Minibatches
     from ..options import FitResult
     from ..state import Problem
@@ -52,9 +53,11 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:
-    """The last passes: exact statistics, ELBO and predictive noise, then q of every cell given the stored genes."""
-    local_step = LocalStep(problem, step.globals)
-    summary = summarise(problem, step.globals, ((batch, local_step(batch)) for batch in batches.in_order()))
+    """One exact step from all cells, their q and ELBO given the genes, then q of every cell given the stored genes."""
+    if batches.count > 1:
+        step = sweep(problem, step.globals, batches.everyone)
+    step = drop_unused_factors(problem, step)
+    summary = _summarise_optimum(problem, step, batches.everyone)
     # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
     posterior = project_cells(batches.matrix, summary.posterior.rounded(batches.matrix.level))
     return to_result(replace(summary, posterior=posterior), trace)
@@ -69,32 +72,52 @@ class Summary:
     total_variance: float  # of the data around gene means, per cell
 
 
-def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
-    """Exact statistics over all cells, given q of each block in order."""
-    means: list[Tensor] = []
-    differing: list[Eigenbasis] = []
-    margins: list[Tensor] = []  # mean y and mean y^2 of each gene
+def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Summary:
+    """q of every cell at its optimum given the genes, whose `statistics` are from all cells: no more sums over cells.
 
-    def shares() -> Iterator[tuple[NormalStatistics, Tensor]]:
+    The noise for predicting is that of the step, in which genes had their optimum given the cells.
+    """
+    g, statistics = step.globals, step.statistics
+    local_step = LocalStep(problem, g)
+    weighs = problem.noise == "cell_gene"  # the statistics have no margins then
+    square = g.precision @ statistics.yy
+    found = list(cells.each(lambda batch: (local_step(batch, square), _margins(batch) if weighs else None)))
+    mean = torch.cat([block.mean for block, _ in found])
+    shares = torch.tensor([len(block.mean) for block, _ in found], dtype=torch.float64, device=mean.device)
+    local = torch.stack([block.local_elbo for block, _ in found]) @ shares / problem.n_cells
+    value = problem.n_cells * local - kl_of_mu(g.mu, g.mu_var) - kl_genes(g)
+    first, second = statistics.yx[:, 0], statistics.yy
+    cov: Common | Eigenbasis = Common(found[0][0].cov, problem.n_cells)
+    if weighs:
+        first, second = torch.stack([margins for _, margins in found if margins is not None]).sum(0) / problem.n_cells
+        cov = joined([block.noisy.cov for block, _ in found if block.noisy is not None])
+    total = float(second.sum() - first.square().sum())
+    posterior = _to_posterior(g, mean, cov, statistics, problem.noise)
+    return Summary(posterior, float(value) / problem.n_entries, total)
+
+
+def _margins(batch: Batch) -> Tensor:
+    """Sums of the values and of their squares, (2, m)."""
+    ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
+    return torch.stack([batch.times_cells(ones)[:, 0], batch.square_sums])
+
+
+def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
+    """Exact statistics over all cells, given q of each block in order, be it the optimum or not."""
+    means: list[Tensor] = []
+
+    def averages() -> Iterator[tuple[int, NormalStatistics]]:
         for batch, block in blocks:
             means.append(block.mean)
-            share = batch.n_cells / problem.n_cells
-            if block.noisy is not None:
-                differing.append(block.noisy.cov)
-                sums = batch.times_cells(torch.ones_like(block.mean[:, :1]))[:, 0]
-                margins.append(torch.stack([sums, batch.square_sums]) / problem.n_cells)
-            yield block.statistics(batch).scaled(share), block.cov
+            covs.append(block.cov)
+            yield batch.n_cells, block.statistics(batch)
 
-    statistics, cov = functools.reduce(lambda left, right: (left[0].plus(right[0]), right[1]), shares())
-    covs: Common | Eigenbasis = Common(cov, problem.n_cells)
-    first, second = statistics.yx[:, 0], statistics.yy
-    if differing:
-        covs = differing[0].under(torch.cat([part.sigma for part in differing]))
-        cov = covs.log_mean()
-        first, second = torch.stack(margins).sum(0)
-    value = float(elbo(g, statistics, cov, problem.n_cells)) / (problem.n_cells * problem.n_genes)
-    total = float(second.sum() - first.square().sum())
-    return Summary(_to_posterior(g, torch.cat(means), covs, statistics, problem.noise), value, total)
+    covs: list[Tensor] = []
+    statistics = average(averages(), problem.n_cells)
+    value = float(elbo(g, statistics, covs[0], problem.n_cells)) / problem.n_entries
+    total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
+    cov = Common(covs[0], problem.n_cells)
+    return Summary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
 
 
 def to_result(summary: Summary, trace: Trace) -> FitResult:
@@ -108,9 +131,11 @@ def _to_posterior(
 ) -> NormalPosterior:
     of_cells: Tensor | None = None
     if isinstance(cov, Eigenbasis):
-        g, _ = normalise_weights(g, statistics)
-        of_cells = cov.sigma / cov.sigma.log().mean().exp()
-        cov = replace(cov, sigma=of_cells, eig=cov.eig / cov.sigma.log().mean().mul(2).exp())
+        # the geometric mean of sigma_i is one: its level is the genes'
+        level = cov.sigma.log().mean().exp()
+        g = replace(g, precision=g.precision / level.square())
+        of_cells = cov.sigma / level
+        cov = replace(cov, sigma=of_cells, eig=cov.eig / level.square())
     sigma = g.precision.rsqrt()
     predictive = sigma
     if noise == "shared":

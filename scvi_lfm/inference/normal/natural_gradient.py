@@ -112,8 +112,9 @@ def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, f
     basis = prior_sd[:, None] * vectors
     w = (g.precision[:1] if is_constant(g.precision) else g.precision)[:, None]
     diagonal = 1 / (w * eig + 1)
-    target = statistics.yu - (g.mu * statistics.uu[0] + statistics.au)
-    mean = (target @ basis).mul_(n_cells * w * diagonal) @ basis.T
+    # (Y'u / n - mu E[u] - E[a u]) basis, without a copy of its first term that leaves out a
+    target = statistics.yu_times(basis).sub_((g.mu * statistics.uu[0] + statistics.au) @ basis)
+    mean = target.mul_(n_cells * w * diagonal) @ basis.T
     if family == "mean_field":
         basis, eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
         diagonal = 1 / (w * eig + 1)
@@ -133,13 +134,13 @@ def expected_squares(g: NormalGlobals, statistics: NormalStatistics) -> Tensor:
     """`mean_i omega_i E (y_ij - eta_ij)^2` of each gene, (m,); omega_i is 1 where noise is the same for all cells."""
     uu, gamma, xx = statistics.uu, g.gene_mean, statistics.noise_xx
     d = g.mu * uu[0] + statistics.au
-    data = statistics.yy - 2 * (
-        g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] + (statistics.yu * gamma).sum(1) - gamma @ d
-    )
+    data = statistics.yy - 2 * (g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] - gamma @ d)
     cells = statistics.mean_weight * (g.mu.square() + g.mu_var) + 2 * g.mu * xx[0, 1] + xx[1, 1]
     diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
     spread = diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
-    return data + cells + ((gamma @ uu) * gamma).sum(1) + spread
+    # gamma' uu gamma - 2 y'u gamma
+    slopes = (gamma @ uu).sub_(statistics.yu, alpha=2)
+    return data + cells + slopes.mul_(gamma).sum(1) + spread
 
 
 def update_noise(g: NormalGlobals, statistics: NormalStatistics, noise: str) -> NormalGlobals:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from ..._memory import naming_memory
-from ...data.blocks import blocks
+from ...data import Scaled
+from ...data.blocks import Blocks
 from ...linalg.covariances import Eigenbasis
 from ...model.priors import with_known
 from ...posterior.posterior import extend
@@ -20,7 +21,7 @@ from .sweep import insert_known
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...data import CellMatrix
+    from ...data import Batch, CellMatrix
     from ...linalg.covariances import Common
     from ...posterior import NormalPosterior
 
@@ -35,12 +36,13 @@ def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     weights, moment, precision = _information(q)
     prior = q.cell_prior.given_known(q.n_known)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
-    means = []
-    for _, batch in blocks(matrix, device):
-        projected = batch.times_genes(weights[:, None] * extend(q.gene_mean))
-        mean = cell_means(mu, projected, moment, precision, prior, batch.known)
-        means.append(insert_known(mean, batch.known))
-    mean = torch.cat(means)
+    weighted = Scaled(weights[:, None] * extend(q.gene_mean))
+
+    def means(batch: Batch) -> Tensor:
+        mean = cell_means(mu, batch.times_genes(weighted), moment, precision, prior, batch.known)
+        return insert_known(mean, batch.known)
+
+    mean = torch.cat(list(Blocks.of_cells(matrix, None, device).each(means)))
     return replace(q, cell_mean=mean, cell_cov=replace(cov, n_rows=len(mean)))
 
 
@@ -49,7 +51,7 @@ def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis
     weights, moment, _ = _information(q)
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=weights.device)
     step = NoisyCellStep(mu, torch.zeros_like(mu), q.gene_mean, weights, moment, q.cell_prior, (cov.basis, cov.eig))
-    found = [step(batch) for _, batch in blocks(matrix, weights.device)]
+    found = list(Blocks.of_cells(matrix, None, weights.device).each(step))
     sigma = torch.cat([cells.cov.sigma for cells in found])
     noise = replace(q.noise, cell=sigma)
     return replace(q, cell_mean=torch.cat([cells.mean for cells in found]), cell_cov=cov.under(sigma), noise=noise)

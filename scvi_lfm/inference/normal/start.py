@@ -1,4 +1,4 @@
-"""Starting points, from one block of cells: the model without factors, then with random ones."""
+"""Starting points, from some cells: the model without factors, then with random ones."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data.blocks import Blocks
 from ...model.priors import initial_scales
+from ..passes import average
 from ..state import Problem
 from .natural_gradient import cell_statistics
 from .state import NormalGlobals
 from .sweep import LocalStep, gene_step, keep_factors, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
     from .sweep import Step
 
-RANK0_SWEEPS = 10
-FACTOR_SWEEPS = 10
+RANK0_SWEEPS = 5
+FACTOR_SWEEPS = 6
 # relevance determination waits until the factors point somewhere: it would switch off weak ones that do not yet
 WIDE_SWEEPS = 2
 # factors beyond those asked for let the leading ones settle in fewer sweeps, and are then dropped
 OVERSAMPLING = 10
 
 
-def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[str, object]) -> Step:
+def fit_without_factors(problem: Problem, cells: Blocks, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone, and zeta_i . beta_j where there are covariates."""
-    mean, spread = location_and_spread([batch])
+    mean, spread = location_and_spread(cells.each(sums))
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
-    p = batch.known.shape[1]
-    ones = torch.ones(1 + p, dtype=torch.float64, device=batch.device)
+    p = cells.known.shape[1]
+    ones = torch.ones(1 + p, dtype=torch.float64, device=cells.device)
     g = NormalGlobals(
         mu=mean,
         mu_var=ones[0],
-        gene_mean=torch.zeros(problem.n_genes, 1 + p, dtype=torch.float64, device=batch.device),
+        gene_mean=torch.zeros(problem.n_genes, 1 + p, dtype=torch.float64, device=cells.device),
         gene_basis=torch.diag(spread * ones),
         gene_eig=ones,
         gene_diagonal=ones.expand(problem.n_genes, 1 + p),
@@ -47,20 +49,21 @@ def fit_without_factors(problem: Problem, batch: Batch, prior_scales: Mapping[st
         scales=initial_scales(0, margins, spread, p),
     )
     for _ in range(RANK0_SWEEPS):
-        step = sweep(problem, g, batch)
+        step = sweep(problem, g, cells)
         g = step.globals
     return step
 
 
-def location_and_spread(blocks: Sequence[Batch]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the observed values of some blocks, in float64."""
-    total = torch.zeros((), dtype=torch.float64, device=blocks[0].device)
-    square, count = total, total
-    for batch in blocks:
-        ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
-        total = total + batch.times_cells(ones).sum()
-        square = square + batch.square_sums.sum()
-        count = count + batch.observed_times_cells(ones).sum(dtype=torch.float64)
+def sums(batch: Batch) -> Tensor:
+    """Sum, sum of squares and number of the observed values of a block, (3,) in float64."""
+    ones = torch.ones(batch.n_cells, 1, dtype=torch.float64, device=batch.device)
+    count = batch.observed_times_cells(ones).sum(dtype=torch.float64)
+    return torch.stack([batch.times_cells(ones).sum(), batch.square_sums.sum(), count])
+
+
+def location_and_spread(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, in float64, from the :func:`sums` of some blocks."""
+    total, square, count = torch.stack(list(parts)).sum(0)
     mean = total / count
     return mean, (square / count - mean.square()).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
 
@@ -68,20 +71,20 @@ def location_and_spread(blocks: Sequence[Batch]) -> tuple[Tensor, Tensor]:
 def add_random_factors(
     problem: Problem,
     g: NormalGlobals,
-    batch: Batch,
+    cells: Blocks,
     n_factors: int,
     prior_scales: Mapping[str, object],
     generator: torch.Generator,
 ) -> Step:
-    """Give the cells of one block random factors and let a few sweeps turn them into the leading ones."""
-    device = batch.device
-    n_drawn = min(n_factors + OVERSAMPLING, batch.n_cells, problem.n_genes) if problem.rotates else n_factors
-    scales = initial_scales(n_drawn, prior_scales, location_and_spread([batch])[1])
+    """Give some cells random factors and let a few sweeps turn them into the leading ones."""
+    device = cells.device
+    n_drawn = min(n_factors + OVERSAMPLING, cells.n_cells, problem.n_genes) if problem.rotates else n_factors
+    scales = initial_scales(n_drawn, prior_scales, location_and_spread(cells.each(sums))[1])
     scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
-    factors = torch.randn(batch.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
+    factors = torch.randn(cells.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
         device
     )
-    first = torch.cat([torch.zeros_like(factors[:, :1]), batch.known], dim=1)  # (a, zeta)
+    first = torch.cat([torch.zeros_like(factors[:, :1]), cells.known], dim=1)  # (a, zeta)
     width = first.shape[1] + n_drawn
     cov = torch.zeros(width, width, dtype=torch.float64, device=device)
     cov[0, 0] = scales.a.square()
@@ -95,9 +98,10 @@ def add_random_factors(
         scales=scales,
     )
     mean = torch.cat([first, factors * scales.A], dim=1)
-    g, _, _ = gene_step(problem, g, cell_statistics(batch, mean, cov), cov + 1e-6 * eye)
+    drawn = cells.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows, cov)), mean)
+    g, _, _ = gene_step(problem, g, average(drawn, cells.n_cells), cov + 1e-6 * eye)
     for number in range(FACTOR_SWEEPS):
-        step = sweep(problem, g, batch)
+        step = sweep(problem, g, cells)
         g = step.globals
         if problem.rotates and number < WIDE_SWEEPS:
             g = replace(g, scales=replace(g.scales, B=scales.B))
@@ -107,8 +111,9 @@ def add_random_factors(
 def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed: int) -> Tensor:
     """A of some cells, (cells, r), from a few sweeps of the Normal model; mean E[A A'] = I."""
     problem = Problem(*logged.shape, "row_block", "shared")
-    batch = logged.batch(None, device)
-    step = fit_without_factors(problem, batch, {})
+    cells = Blocks.of_cells(logged, None, device, last=True)
+    step = fit_without_factors(problem, cells, {})
     generator = torch.Generator().manual_seed(seed)
-    step = add_random_factors(problem, step.globals, batch, n_factors, {}, generator)
-    return LocalStep(problem, step.globals)(batch).mean[:, 1 + batch.known.shape[1] :].float()
+    step = add_random_factors(problem, step.globals, cells, n_factors, {}, generator)
+    local_step = LocalStep(problem, step.globals)
+    return torch.cat(list(cells.each(lambda batch: local_step(batch).mean)))[:, 1 + cells.known.shape[1] :].float()

@@ -81,6 +81,10 @@ class NormalStatistics(Averages):
         """Mean omega y E[u], (m, r+1)."""
         return _without_activity(self.yx)
 
+    def yu_times(self, matrix: Tensor) -> Tensor:
+        """`yu @ matrix`, of (r+1, k)."""
+        return self.yx @ torch.cat([matrix[:1], torch.zeros_like(matrix[:1]), matrix[1:]])
+
 
 def _without_activity(columns: Tensor) -> Tensor:
     return torch.cat([columns[:, :1], columns[:, 2:]], dim=1)

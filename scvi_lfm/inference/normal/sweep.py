@@ -1,4 +1,4 @@
-"""One step of inference on one block of cells: cells, then genes, mu, noise, scales and gauge."""
+"""One step of inference on some cells, block by block: cells, then genes, mu, noise, scales and gauge."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...data import Scaled
 from ...model.priors import with_known
 from ...posterior.posterior import extend
 from ..moves import improve_gauge
+from ..passes import average
 from ..state import factor_columns
 from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
 from .natural_gradient import (
@@ -26,9 +28,13 @@ from .natural_gradient import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ...data import Batch
+    from ...data.blocks import Blocks
+    from ...linalg.covariances import Eigenbasis
     from ..state import Problem
     from .cell_noise import NoisyCells
     from .state import NormalGlobals, NormalStatistics
@@ -76,21 +82,21 @@ class LocalStep:
             self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
             return
         columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
-        self._weighted = g.precision[:, None] * columns  # w_j (1, beta_j, B_j, b_j)
+        self._weighted = Scaled(g.precision[:, None] * columns)  # w_j (1, beta_j, B_j, b_j)
         self._ends = [0, -1, *range(1, 1 + p)]  # (1, b_j, beta_j) of them
         self._moment = g.weighted_moment(g.precision)
         self._precision = cell_precision(self._moment, self._prior)
         self._cov = cell_covariance(self._precision, problem.family)
 
-    def __call__(self, batch: Batch) -> CellBlock:
-        """q(a, A) of the cells of a batch."""
+    def __call__(self, batch: Batch, square: Tensor | None = None) -> CellBlock:
+        """q(a, A) of the cells of a batch; `square` is the mean over cells of sum_j w_j y_ij^2, where it is known."""
         if self._noisy is not None:
             noisy = self._noisy(batch)
             return CellBlock(noisy.mean, noisy.cov.log_mean(), noisy.local_elbo(self._g.precision), noisy)
         projected = batch.times_genes(self._weighted)
         known = batch.known
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior, known)
-        square = self._g.precision @ batch.square_sums / batch.n_cells
+        square = self._g.precision @ batch.square_sums / batch.n_cells if square is None else square
         ends = projected[:, self._ends]
         local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov, known)
         return CellBlock(insert_known(mean, known), with_known(self._cov, known.shape[1]), local)
@@ -114,15 +120,57 @@ def gene_step(
     return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=rotates)
 
 
+@dataclass(frozen=True)
+class Visited:
+    """What the cells say under the same genes."""
+
+    statistics: NormalStatistics
+    cov: Tensor  # S, or a matrix with the mean of log |S_i|
+    local_elbo: Tensor  # (): mean over the cells
+
+
+def visit(local_step: LocalStep, cells: Blocks) -> Visited:
+    """Every cell once, and averages over them."""
+    elbo: list[Tensor] = []
+    covs: list[Tensor] = []
+    noisy: list[Eigenbasis] = []
+
+    def averages() -> Iterator[tuple[int, NormalStatistics]]:
+        for n, block, statistics in cells.each(lambda batch: _visit_block(local_step, batch)):
+            elbo.append(block.local_elbo * (n / cells.n_cells))
+            covs.append(block.cov)
+            if block.noisy is not None:
+                noisy.append(block.noisy.cov)
+            yield n, statistics
+
+    statistics = average(averages(), cells.n_cells)
+    return Visited(statistics, joined(noisy).log_mean() if noisy else covs[0], torch.stack(elbo).sum())
+
+
+def _visit_block(local_step: LocalStep, batch: Batch) -> tuple[int, CellBlock, NormalStatistics]:
+    block = local_step(batch)
+    return batch.n_cells, block, block.statistics(batch)
+
+
+def joined(covs: list[Eigenbasis]) -> Eigenbasis:
+    """The covariances of all blocks, which have one basis."""
+    return covs[0].under(torch.cat([cov.sigma for cov in covs]))
+
+
+def mean_local_elbo(local_step: LocalStep, cells: Blocks) -> Tensor:
+    """Mean over the cells of the ELBO terms that belong to one, ()."""
+    parts = cells.each(lambda batch: local_step(batch).local_elbo * (batch.n_cells / cells.n_cells))
+    return torch.stack(list(parts)).sum()
+
+
 def sweep(
-    problem: Problem, g: NormalGlobals, batch: Batch, running: NormalStatistics | None = None, rate: float = 1.0
+    problem: Problem, g: NormalGlobals, cells: Blocks, running: NormalStatistics | None = None, rate: float = 1.0
 ) -> Step:
     """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
-    block = LocalStep(problem, g)(batch)
-    new = block.statistics(batch)
-    statistics = new if running is None else running.blend(new, rate)
-    g, statistics, cov = gene_step(problem, g, statistics, block.cov)
-    return Step(g, statistics, cov, block.local_elbo)
+    visited = visit(LocalStep(problem, g), cells)
+    statistics = visited.statistics if running is None else running.blend(visited.statistics, rate)
+    g, statistics, cov = gene_step(problem, g, statistics, visited.cov)
+    return Step(g, statistics, cov, visited.local_elbo)
 
 
 def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:

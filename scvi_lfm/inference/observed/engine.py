@@ -99,7 +99,7 @@ class ObservedEngine(Engine["State"]):
         g = replace(state.globals.moved(move), scales=scales)
         return replace(state, globals=g, statistics=state.statistics.moved(move))
 
-    def epoch(self, state: State, number: int, bar: Progress) -> tuple[State, list[float]]:
+    def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
         """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
         return self._sweep(state, bar) if self._blocks else self._pass_over_minibatches(state, bar)
 

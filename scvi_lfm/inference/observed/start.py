@@ -10,7 +10,7 @@ import torch
 
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
-from ..normal.start import location_and_spread
+from ..normal.start import location_and_spread, sums
 from ..passes import average
 from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
@@ -49,7 +49,7 @@ def fit_margins(
 ) -> tuple[ObservedGlobals, list[Rows], float]:
     """Coordinate ascent on mu + a_i + b_j alone; q of the cells, and the ELBO per observed entry."""
     n = sum(batch.n_cells for batch in blocks)
-    mean, spread = location_and_spread(blocks)
+    mean, spread = location_and_spread(map(sums, blocks))
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     m, dtype = problem.n_genes, blocks[0].by_cell.dtype
@@ -89,7 +89,7 @@ def add_factors(
     """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
     r = factors.shape[1]
     m, dtype = problem.n_genes, g.gene_cov.dtype
-    spread = location_and_spread(blocks)[1]
+    spread = location_and_spread(map(sums, blocks))[1]
     scales = initial_scales(r, prior_scales, spread)
     scales = replace(scales, a=g.scales.a, b=g.scales.b)
     p = packed_size(r + 1)

@@ -14,7 +14,7 @@ from ...model.priors import initial_scales
 from ..minibatches import Minibatches
 from ..normal.elbo import elbo
 from ..normal.finish import summarise, to_result
-from ..normal.start import fit_without_factors, location_and_spread
+from ..normal.start import fit_without_factors, location_and_spread, sums
 from ..normal.sweep import CellBlock
 from ..state import Problem
 from .monte_carlo import in_order
@@ -41,7 +41,7 @@ class NormalProgram:
         self._problem = problem = Problem(n_cells, n_genes, str(options.guide), options.noise)
         rng = np.random.default_rng(options.seed)
         self.batches = Minibatches(matrix, options.batch_size, options.device, options.dtype, rng)
-        self.rank0 = self._without_factors(fit_without_factors(problem, self.batches.first(), options.prior_scales))
+        self.rank0 = self._without_factors(fit_without_factors(problem, self.batches.start, options.prior_scales))
         self._cells, self._shared = _start(problem, self.batches.first(), options)
         self._guide = guide if options.guide == "row_block" else mean_field_guide
         self._objective = TraceMeanField_ELBO()
@@ -85,7 +85,7 @@ class NormalProgram:
 def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
     ones = torch.ones(first.n_cells, 1, dtype=torch.float32, device=options.device)
     gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
-    mean, spread = location_and_spread([first])
+    mean, spread = location_and_spread([sums(first)])
     mu, spread = mean.float(), spread.float()
     generator = torch.Generator().manual_seed(options.seed)
     size = options.n_factors + 1

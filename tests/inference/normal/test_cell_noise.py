@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 
 import scvi_lfm as lfm
+from as_blocks import as_blocks
 from scvi_lfm.inference.normal.cell_noise import LARGEST, LEAST
 from scvi_lfm.inference.normal.elbo import elbo, kl_genes
 from scvi_lfm.inference.normal.natural_gradient import (
@@ -169,7 +170,7 @@ def test_no_sweep_with_gauge_moves_lowers_the_elbo(batch, first_step):
     step = first_step(problem, batch, 4)
     values = []
     for _ in range(20):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
         values.append(float(elbo(step.globals, step.statistics, step.cell_cov, 24)))
         assert abs(float(step.statistics.log_weight)) < ROUNDING
     assert np.diff(values).min() > -ROUNDING * abs(values[-1])
@@ -182,7 +183,7 @@ def test_an_empty_cell_does_not_take_over(whole_batch, first_step):
     batch, problem = whole_batch(values), Problem(60, 40, "row_block", "cell_gene")
     step = first_step(problem, batch, 3)
     for _ in range(30):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
     omega = LocalStep(problem, step.globals)(batch).noisy.omega
     assert omega.isfinite().all()
     assert omega.max() <= 1 / LEAST

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from as_blocks import as_blocks
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.sweep import sweep
 from scvi_lfm.inference.state import Problem
@@ -20,7 +21,7 @@ def test_the_start_without_factors_is_at_its_optimum(whole_batch, first_step, no
     problem = Problem(80, 50, "row_block", noise)
     start = step = first_step(problem, batch, 0)
     for _ in range(100):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
     assert value(step, 80) - value(start, 80) < 1e-6 * abs(value(start, 80))
 
 

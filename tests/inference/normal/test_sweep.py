@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from as_blocks import as_blocks
 from scvi_lfm.inference.moves import improve_gauge
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import (
@@ -77,7 +78,7 @@ def test_no_sweep_with_gauge_moves_lowers_the_elbo(batch, first_step, noise, sca
     step = first_step(problem, batch, 4, SCALES[scales])
     values = []
     for _ in range(20):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
         values.append(float(elbo(step.globals, step.statistics, step.cell_cov, 24)))
     assert lowest_gain(values) > -ROUNDING
     assert values[-1] > values[0] + 0.01
@@ -91,7 +92,7 @@ def test_row_block_ends_above_mean_field(whole_batch, first_step, noise, seed):
         problem = Problem(40, 25, family, noise)
         step = first_step(problem, batch, 2)
         for _ in range(60):
-            step = sweep(problem, step.globals, batch)
+            step = sweep(problem, step.globals, as_blocks(batch))
         block = LocalStep(problem, step.globals)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         g = update_genes(step.globals, statistics, 40, family)
@@ -125,11 +126,11 @@ def test_gauge_moves_leave_mean_field_close_to_its_own_optimum(whole_batch, firs
 def test_a_step_of_rate_one_forgets_what_came_before(batch, first_step):
     problem = Problem(24, 17, "row_block", "shared")
     step = first_step(problem, batch, 2)
-    fresh = sweep(problem, step.globals, batch)
-    blended = sweep(problem, step.globals, batch, running=step.statistics.scaled(7.0), rate=1.0)
+    fresh = sweep(problem, step.globals, as_blocks(batch))
+    blended = sweep(problem, step.globals, as_blocks(batch), running=step.statistics.scaled(7.0), rate=1.0)
     for name in ("mu", "gene_mean", "precision"):
         assert torch.equal(getattr(fresh.globals, name), getattr(blended.globals, name))
-    half = sweep(problem, step.globals, batch, running=step.statistics.scaled(7.0), rate=0.5)
+    half = sweep(problem, step.globals, as_blocks(batch), running=step.statistics.scaled(7.0), rate=0.5)
     assert not torch.allclose(fresh.globals.gene_mean, half.globals.gene_mean)
 
 
