@@ -16,7 +16,7 @@ from .normal.engine import NormalEngine
 from .observed.engine import ObservedEngine
 from .options import HeldOutTrace
 from .progress import show_progress
-from .trace import Trace, windows
+from .trace import Trace, noise_of, windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,7 +123,8 @@ def _has_settled(
 ) -> bool:
     """Whether the first estimates of an epoch of `n_steps` tell that the fit has settled."""
     elbos = [value for _, value in [*before, *windows(epoch, estimates, n_steps)]]
-    return remaining_gap(elbos, rank0, least_gain) < tol
+    is_clear = noise_of(estimates, n_steps) < tol * max(elbos[-1] - rank0, least_gain)
+    return is_clear and remaining_gap(elbos, rank0, least_gain) < tol
 
 
 def _reason(trace: Trace, tol: float) -> str:

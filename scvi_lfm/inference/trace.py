@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 # a window of the trace: a quarter of an epoch, or so many steps, whatever is less
-WINDOWS_PER_EPOCH, MOST_STEPS = 4, 3
+WINDOWS_PER_EPOCH, MOST_STEPS = 4, 2
+# estimates that tell of their noise
+DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,15 @@ def windows(epoch: int, values: list[float], n_steps: int) -> list[tuple[float, 
     starts = [0, *ends[:-1]]
     means = [sum(values[start:end]) / (end - start) for start, end in zip(starts, ends, strict=True)]
     return [(epoch - 1 + end / n_steps, mean) for end, mean in zip(ends, means, strict=True)]
+
+
+def noise_of(values: list[float], n_steps: int) -> float:
+    """Standard error of a window's mean, from the differences of the last successive estimates.
+
+    What the bound gains from step to step is in it too, so that it is none too small.
+    """
+    last = values[-DIFFERENCES:]
+    if len(last) < 3:
+        return math.inf
+    differences = [after - before for before, after in zip(last[:-1], last[1:], strict=True)]
+    return statistics.stdev(differences) / math.sqrt(2 * steps_per_window(n_steps))

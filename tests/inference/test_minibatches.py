@@ -67,7 +67,10 @@ def test_epochs_differ_and_a_seed_repeats_them():
 
 def test_a_single_block_is_made_once():
     batches = numbered(5, 5)
-    assert batches.first() is next(batches.epoch(1)) is next(batches.epoch(2)) is next(batches.in_order())
+    assert batches.first() is next(batches.in_order())
+    assert batches.start is next(batches.epoch(1)) is next(batches.epoch(2)) is batches.everyone
+    first, again = (list(batches.start.each(lambda batch: batch)) for _ in range(2))
+    assert first[0] is again[0]
 
 
 @pytest.mark.parametrize("sparse", [False, True])

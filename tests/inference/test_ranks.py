@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from as_blocks import as_blocks
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.ranks import normal_curve
 from scvi_lfm.inference.normal.sweep import LocalStep, sweep
@@ -23,7 +24,7 @@ def batch(whole_batch):
 
 def settle(problem, step, batch):
     for _ in range(60):
-        step = sweep(problem, step.globals, batch)
+        step = sweep(problem, step.globals, as_blocks(batch))
     return step
 
 
