@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -80,13 +80,16 @@ class Blocks:
         """Covariates of the cells, (cells, p) in float64."""
         return torch.cat(list(self.each(lambda batch: batch.known)))
 
-    def each(self, function: Callable[..., Result], *rows: Tensor) -> Iterator[Result]:
-        """`function` of each block, in order, with the block's part of tensors that have a row for each cell."""
+    def split(self, of_cells: Tensor) -> Sequence[Tensor]:
+        """The part of each block in a tensor that has a row for each cell."""
+        return of_cells.split(self._sizes)
+
+    def each(self, function: Callable[..., Result], *parts: Sequence[Any]) -> Iterator[Result]:
+        """`function` of each block, in order, with its part of what has one for each block."""
 
         def run(number: int) -> Result:
-            return function(self._block(number), *(of_cells[number] for of_cells in split))
+            return function(self._block(number), *(of_blocks[number] for of_blocks in parts))
 
-        split = [of_cells.split(self._sizes) for of_cells in rows]
         numbers = range(len(self._parts))
         return in_order(run, numbers) if self.device.type == "cpu" else map(run, numbers)
 

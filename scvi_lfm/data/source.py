@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
+
+from .._workers import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,33 +138,54 @@ def ones_at(block: sp.csr_array) -> sp.csr_array:
     return sp.csr_array((ones, block.indices, block.indptr), shape=block.shape, copy=False)
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What some cells add to a summary."""
+
+    cells: slice
+    extremes: tuple[Any, Any] | None  # of stored values; None where there are none
+    n_present: int
+    n_whole: int
+    sums: np.ndarray
+    filled_cells: np.ndarray
+    filled_genes: np.ndarray  # positions, or a mask
+
+
 def _summarise(source: CellSource) -> Summary:
     n_cells, n_genes = source.shape
     lows, highs, n_present, n_whole = [], [], 0, 0
     sums, of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
     of_genes = np.zeros(n_genes, dtype=bool)
+    for part in in_order(lambda found: _part(*found), source.parts()):
+        sums[part.cells], of_cells[part.cells] = part.sums, part.filled_cells
+        of_genes[part.filled_genes] = True
+        n_present, n_whole = n_present + part.n_present, n_whole + part.n_whole
+        if part.extremes is not None:
+            lows.append(part.extremes[0])
+            highs.append(part.extremes[1])
     with np.errstate(all="ignore"):
-        for cells, block in source.parts():
-            stored = stored_values(block)
-            if stored.size == 0:
-                continue
-            lows.append(stored.min())
-            highs.append(stored.max())
-            present = stored != 0
-            n = int(np.count_nonzero(present))
-            n_present += n
-            # zeros are whole too
-            exact = stored.dtype.kind != "f"
-            n_whole += n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
-            if isinstance(block, np.ndarray):
-                sums[cells] = block.sum(1, dtype=np.float64)
-                of_cells[cells] = present.any(1)
-                of_genes |= present.any(0)
-                continue
-            filled = np.flatnonzero(np.diff(block.indptr))
-            starts = block.indptr[filled]
-            sums[cells][filled] = np.add.reduceat(stored, starts, dtype=np.float64)
-            of_cells[cells][filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
-            of_genes[block.indices if n == stored.size else block.indices[present]] = True
         least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
     return Summary(source.n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
+
+
+def _part(cells: slice, block: sp.csr_array | np.ndarray) -> _Part:
+    stored = stored_values(block)
+    if stored.size == 0:
+        nothing = np.zeros(block.shape[0])
+        return _Part(cells, None, 0, 0, nothing, nothing.astype(bool), np.zeros(block.shape[1], dtype=bool))
+    with np.errstate(all="ignore"):
+        extremes, present = (stored.min(), stored.max()), stored != 0
+        n = int(np.count_nonzero(present))
+        # zeros are whole too
+        exact = stored.dtype.kind != "f"
+        n_whole = n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
+        if isinstance(block, np.ndarray):
+            sums = block.sum(1, dtype=np.float64)
+            return _Part(cells, extremes, n, n_whole, sums, present.any(1), present.any(0))
+        sums, of_cells = np.zeros(block.shape[0]), np.zeros(block.shape[0], dtype=bool)
+        filled = np.flatnonzero(np.diff(block.indptr))
+        starts = block.indptr[filled]
+        sums[filled] = np.add.reduceat(stored, starts, dtype=np.float64)
+        of_cells[filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
+        of_genes = block.indices if n == stored.size else block.indices[present]
+        return _Part(cells, extremes, n, n_whole, sums, of_cells, of_genes)

@@ -98,7 +98,7 @@ def add_random_factors(
         scales=scales,
     )
     mean = torch.cat([first, factors * scales.A], dim=1)
-    drawn = cells.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows, cov)), mean)
+    drawn = cells.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows, cov)), cells.split(mean))
     g, _, _ = gene_step(problem, g, average(drawn, cells.n_cells), cov + 1e-6 * eye)
     for number in range(FACTOR_SWEEPS):
         step = sweep(problem, g, cells)

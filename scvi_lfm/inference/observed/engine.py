@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data.blocks import blocks_of, even_slices
+from ...data.blocks import Blocks, even_slices
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..engine import Engine
@@ -25,7 +25,7 @@ from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step,
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...data import Batch, CellMatrix
+    from ...data import CellMatrix
     from ...posterior.held_out import Score
     from ..options import FitOptions, FitResult
     from ..progress import Progress
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from ..trace import Trace
     from .state import ObservedGlobals, ObservedStatistics
 
-# what is computed of a block goes by pairs of latents rather than by genes
-CELLS_PER_BLOCK = 4096
+# sums over the cells of a block go by pairs of latents, so that a block is large; four of them, where cells are few
+CELLS_PER_BLOCK, BLOCKS, LEAST_CELLS = 4096, 4, 256
 # sweeps in which all factors count as relevant
 WIDE_SWEEPS = 3
 
@@ -61,24 +61,18 @@ class ObservedEngine(Engine["State"]):
 
     def _prepare(self, dtype: torch.dtype) -> None:
         super()._prepare(dtype)
-        n = self._matrix.shape[0]
-        # where all cells are one batch, blocks of them are made once and kept
-        self._blocks: list[Batch] = []
-        if self.n_batches == 1:
-            parts = even_slices(n, -(-n // CELLS_PER_BLOCK))
-            self._blocks = [batch for _, batch in blocks_of(self._matrix, parts, self._options.device, dtype)]
+        one_batch = self.n_batches == 1
+        self._blocks = _in_blocks(self._matrix, self._options.device, dtype, last=one_batch)
 
     def _noise(self, state: State) -> tuple[Tensor, Tensor]:
         return state.globals.precision, state.statistics.mean_square
 
     def _first_state(self) -> tuple[State, float]:
         problem, options = self._problem, self._options
-        if self._blocks:
-            blocks, matrix = self._blocks, self._matrix
-        else:
-            rows = self._batches.first_rows()
-            matrix = self._matrix.at_cells(rows)
-            blocks = [matrix.batch(None, options.device, self._dtype)]
+        blocks, matrix = self._blocks, self._matrix
+        if self.n_batches > 1:
+            matrix = self._matrix.at_cells(self._batches.first_rows())
+            blocks = _in_blocks(matrix, options.device, self._dtype, last=True)
         g, activity, rank0 = fit_margins(problem, blocks, options.prior_scales)
         factors = torch.empty(matrix.shape[0], 0, dtype=torch.float64, device=options.device)
         if options.n_factors:
@@ -101,13 +95,13 @@ class ObservedEngine(Engine["State"]):
 
     def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
         """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
-        return self._sweep(state, bar) if self._blocks else self._pass_over_minibatches(state, bar)
+        return self._sweep(state, bar) if self.n_batches == 1 else self._pass_over_minibatches(state, bar)
 
     def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
         problem, held_out = self._problem, self._matrix.held_out
         step = CellStep.of(state.globals, problem.family)
-        cells = [step(batch) for batch in self._blocks]
+        cells = list(self._blocks.each(step))
         move, scales = self._best_move(state.globals, mean_moment(cells))
         cells = [rows.moved(move) for rows in cells]
         g = replace(state.globals, mu=state.globals.mu + move.mu_shift, scales=scales)
@@ -149,7 +143,7 @@ class ObservedEngine(Engine["State"]):
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per observed entry of the leading k factors, for every k."""
         g = self._in_best_gauge(state).globals
-        return observed_curve(self._problem, g, self._all_blocks(), self._matrix.held_out)
+        return observed_curve(self._problem, g, self._blocks, self._matrix.held_out)
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
@@ -157,14 +151,17 @@ class ObservedEngine(Engine["State"]):
         g, statistics = leading_factors(self._problem, state.globals, state.statistics, n_factors)
         return replace(state, globals=g, statistics=statistics)
 
-    def _all_blocks(self) -> list[Batch]:
-        return self._blocks or list(self._batches.in_order())
-
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
         state = self._in_best_gauge(state)
         g = state.globals.at_factors(used_factors(state))
-        return finish(self._problem, g, self._all_blocks(), self._original, self._centre, trace)
+        return finish(self._problem, g, self._blocks, self._original, self._centre, trace)
+
+
+def _in_blocks(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, *, last: bool) -> Blocks:
+    n = matrix.shape[0]
+    count = max(-(-n // CELLS_PER_BLOCK), min(BLOCKS, n // LEAST_CELLS), 1)
+    return Blocks(matrix, even_slices(n, count), device, dtype, last=last)
 
 
 def used_factors(state: State) -> Tensor:

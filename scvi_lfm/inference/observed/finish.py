@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
+    from ...data.blocks import Blocks
     from ..options import FitResult
     from ..state import Problem
     from ..trace import Trace
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def finish(
-    problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], matrix: CellMatrix, centre: float, trace: Trace
+    problem: Problem, g: ObservedGlobals, blocks: Blocks, matrix: CellMatrix, centre: float, trace: Trace
 ) -> FitResult:
     """The result: exact statistics and ELBO, noise for predicting, q of every cell given the genes as stored."""
     statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)
@@ -43,17 +44,17 @@ def finish(
     return trace.result(posterior, value, ratio)
 
 
-def explained_share(blocks: Sequence[Batch], q: NormalPosterior, statistics: ObservedStatistics) -> list[float]:
+def explained_share(blocks: Blocks, q: NormalPosterior, statistics: ObservedStatistics) -> list[float]:
     """Share of the variance of observed values around gene means that each factor explains."""
     n = len(q.cell_mean)
     observed = statistics.observed()
     around = statistics.yy - statistics.response[:, 0].square() / observed.clamp_min(torch.finfo(observed.dtype).tiny)
-    explained = torch.zeros_like(q.gene_mean[0, 1:])
-    start = 0
-    for batch in blocks:
-        squares = q.cell_mean[start : start + batch.n_cells, 1:].square()
-        explained += (batch.observed_times_cells(squares) * q.gene_mean[:, 1:].square()).sum(0)
-        start += batch.n_cells
+    of_genes = q.gene_mean[:, 1:].square()
+
+    def squares(batch: Batch, factors: Tensor) -> Tensor:
+        return (batch.observed_times_cells(factors.square()) * of_genes).sum(0)
+
+    explained = torch.stack(list(blocks.each(squares, blocks.split(q.cell_mean[:, 1:])))).sum(0)
     return (explained / n / around.sum().clamp_min(1e-300)).tolist()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._memory import naming_memory
-from ...data.blocks import blocks
+from ...data.blocks import Blocks
 from ...linalg.covariances import Packed
 from .centre import centred
 from .steps import CellStep
@@ -27,6 +27,6 @@ def project_observed(matrix: CellMatrix, q: NormalPosterior, family: str) -> Nor
     step = CellStep(
         mu, q.gene_mean, q.gene_cov.under(sigma).packed(), sigma.square().reciprocal(), q.cell_prior, family
     )
-    parts = [step(batch) for _, batch in blocks(matrix, q.gene_mean.device)]
+    parts = list(Blocks.of_cells(matrix, None, q.gene_mean.device).each(step))
     cov = torch.cat([rows.cov for rows in parts])
     return replace(q, cell_mean=torch.cat([rows.mean for rows in parts]), cell_cov=Packed(cov.float()))

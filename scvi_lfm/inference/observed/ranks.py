@@ -21,20 +21,17 @@ from .state import Rows
 from .steps import CellStep, elbo, expected_squares, gene_step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from ...data import Batch, HeldOut
+    from ...data import HeldOut
+    from ...data.blocks import Blocks
     from ..state import Problem
     from .state import ObservedGlobals, ObservedStatistics
 
     _Leading = tuple[ObservedGlobals, ObservedStatistics]
 
 
-def observed_curve(
-    problem: Problem, g: ObservedGlobals, blocks: Sequence[Batch], held_out: HeldOut | None
-) -> RankCurve:
+def observed_curve(problem: Problem, g: ObservedGlobals, blocks: Blocks, held_out: HeldOut | None) -> RankCurve:
     """The curve from one step of all cells under the genes of the fit."""
     statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks)
     mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])

@@ -16,11 +16,12 @@ from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
+    from ...data.blocks import Blocks
     from ..state import Problem
     from .state import ObservedStatistics
 
@@ -30,29 +31,36 @@ START_VAR = 0.05
 TINY = 1e-8
 
 
-def statistics_of(step: CellStep, blocks: Sequence[Batch]) -> tuple[ObservedStatistics, list[Rows]]:
-    """Averages over the cells of some blocks, and q of each block."""
-    cells = [step(batch) for batch in blocks]
-    return average_of(blocks, cells), cells
+def statistics_of(step: CellStep, blocks: Blocks) -> tuple[ObservedStatistics, list[Rows]]:
+    """Averages over some cells, and q of each block of them."""
+    cells: list[Rows] = []
+
+    def visit(batch: Batch) -> tuple[int, Rows, ObservedStatistics]:
+        rows = step(batch)
+        return batch.n_cells, rows, cell_statistics(batch, rows)
+
+    def averages() -> Iterator[tuple[int, ObservedStatistics]]:
+        for n, rows, statistics in blocks.each(visit):
+            cells.append(rows)
+            yield n, statistics
+
+    return average(averages(), blocks.n_cells), cells
 
 
-def average_of(blocks: Sequence[Batch], cells: Sequence[Rows]) -> ObservedStatistics:
-    """Averages over the cells of some blocks, given their q."""
-    pairs = zip(blocks, cells, strict=True)
-    return average(
-        ((batch.n_cells, cell_statistics(batch, rows)) for batch, rows in pairs), sum(b.n_cells for b in blocks)
-    )
+def average_of(blocks: Blocks, cells: Sequence[Rows]) -> ObservedStatistics:
+    """Averages over some cells, given q of each block."""
+    parts = blocks.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows)), cells)
+    return average(parts, blocks.n_cells)
 
 
 def fit_margins(
-    problem: Problem, blocks: Sequence[Batch], prior_scales: Mapping[str, object]
+    problem: Problem, blocks: Blocks, prior_scales: Mapping[str, object]
 ) -> tuple[ObservedGlobals, list[Rows], float]:
     """Coordinate ascent on mu + a_i + b_j alone; q of the cells, and the ELBO per observed entry."""
-    n = sum(batch.n_cells for batch in blocks)
-    mean, spread = location_and_spread(map(sums, blocks))
+    mean, spread = location_and_spread(blocks.each(sums))
     margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
-    m, dtype = problem.n_genes, blocks[0].by_cell.dtype
+    n, m, dtype = blocks.n_cells, problem.n_genes, blocks.dtype
     g = ObservedGlobals(
         mu=mean,
         mu_var=torch.ones_like(mean),
@@ -81,7 +89,7 @@ def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> C
 def add_factors(
     problem: Problem,
     g: ObservedGlobals,
-    blocks: Sequence[Batch],
+    blocks: Blocks,
     activity: list[Rows],
     factors: Tensor,
     prior_scales: Mapping[str, object],
@@ -89,7 +97,7 @@ def add_factors(
     """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
     r = factors.shape[1]
     m, dtype = problem.n_genes, g.gene_cov.dtype
-    spread = location_and_spread(map(sums, blocks))[1]
+    spread = location_and_spread(blocks.each(sums))[1]
     scales = initial_scales(r, prior_scales, spread)
     scales = replace(scales, a=g.scales.a, b=g.scales.b)
     p = packed_size(r + 1)
@@ -101,7 +109,7 @@ def add_factors(
     )
     factors = factors.double() / factors.double().square().mean(0).sqrt().clamp_min(TINY) * scales.A
     parts = []
-    for rows, some in zip(activity, factors.split([batch.n_cells for batch in blocks]), strict=True):
+    for rows, some in zip(activity, blocks.split(factors), strict=True):
         mean = torch.cat([rows.mean, some], dim=1)
         var = torch.cat([rows.cov.double(), (START_VAR * scales.A.square()).expand(len(some), -1)], dim=1)
         parts.append(Rows(mean, pack(torch.diag_embed(var)).to(dtype), var.log().sum()))
