@@ -33,15 +33,19 @@ class Scaled:
     """
 
     def __init__(self, weights: Tensor) -> None:
+        self._weights = weights
         self._scale = torch.linalg.vector_norm(weights, torch.inf).clamp_min(torch.finfo(weights.dtype).tiny)
-        self._weights = torch.nn.functional.hardshrink(weights / self._scale, NEGLIGIBLE)
         self._values: dict[torch.dtype, Tensor] = {}
+        self._making = threading.Lock()
 
     def values(self, dtype: torch.dtype) -> Tensor:
-        """The weights over the largest, converted once."""
-        if dtype not in self._values:
-            self._values[dtype] = self._weights.to(dtype)
-        return self._values[dtype]
+        """The weights over the largest, made once."""
+        with self._making:
+            if dtype not in self._values:
+                values = torch.empty(self._weights.shape, dtype=dtype, device=self._weights.device)
+                torch.div(self._weights, self._scale, out=values)
+                self._values[dtype] = torch.nn.functional.hardshrink(values, NEGLIGIBLE)
+            return self._values[dtype]
 
     def times(self, product: Tensor) -> Tensor:
         """What a product with the values is of the weights, in float64."""

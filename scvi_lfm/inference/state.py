@@ -96,6 +96,16 @@ class PackedAverages(Averages):
         )
 
 
+def row_moment(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum over rows of w xi xi' with xi = (1, row), without a copy that has the ones; w is 1 by default."""
+    weighted = rows if weights is None else weights[:, None] * rows
+    moment = rows.new_empty(rows.shape[1] + 1, rows.shape[1] + 1)
+    moment[0, 0] = len(rows) if weights is None else weights.sum()
+    moment[0, 1:] = moment[1:, 0] = weighted.sum(0)
+    moment[1:, 1:] = rows.T @ weighted
+    return moment
+
+
 @dataclass(frozen=True)
 class Globals(ABC):
     """q(mu) and q(b, B), and the prior scales; each room adds what its values need: all that cells share.
@@ -139,9 +149,7 @@ class Globals(ABC):
 
     def second_moment(self) -> Tensor:
         """Sum over genes of E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
-        mean = self.gene_mean.double()
-        xi = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
-        moment = xi.T @ xi
+        moment = row_moment(self.gene_mean.double())
         moment[1:, 1:] += self.total_cov
         return moment
 

@@ -145,4 +145,4 @@ def weighted_statistics(batch: Batch, cells: NoisyCells) -> NormalStatistics:
     xx[1:, 1:] += (basis * diagonal.mean(0)) @ basis.T
     weighted[1:, 1:] += (basis * (omega @ diagonal / n)) @ basis.T
     yy = batch.squares_times_cells(omega) / n
-    return NormalStatistics(xx, batch.times_cells(weighted_x) / n, yy, weighted, omega.log().mean())
+    return NormalStatistics(xx, batch.times_cells(weighted_x / n), yy, weighted, omega.log().mean())

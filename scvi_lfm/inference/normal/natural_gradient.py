@@ -100,7 +100,7 @@ def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> NormalStati
     x = torch.cat([torch.ones_like(cell_mean[:, :1]), cell_mean], dim=1)
     xx = x.T @ x / batch.n_cells
     xx[1:, 1:] += cov
-    return NormalStatistics(xx, batch.times_cells(x) / batch.n_cells, batch.square_sums / batch.n_cells)
+    return NormalStatistics(xx, batch.times_cells(x / batch.n_cells), batch.square_sums / batch.n_cells)
 
 
 def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, family: str) -> NormalGlobals:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..state import Averages, Globals
+from ..state import Averages, Globals, row_moment
 
 if TYPE_CHECKING:
     from typing import Self
@@ -97,8 +97,8 @@ def is_constant(per_gene: Tensor) -> bool:
 
 def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
     """Sum over genes of w_j E[xi xi'] with xi = (1, b, B) and covariances `basis diag(diagonal_j) basis'`."""
-    xi = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
-    moment = xi.T @ (weights[:, None] * xi)
+    # one weight for all genes need not be multiplied with each
+    moment = row_moment(mean) * weights[0] if is_constant(weights) else row_moment(mean, weights)
     total = weights.sum() * diagonal[0] if is_constant(diagonal) else weights @ diagonal
     moment[1:, 1:] += (basis * total) @ basis.T
     return moment

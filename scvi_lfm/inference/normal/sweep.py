@@ -9,7 +9,6 @@ import torch
 
 from ...data import Scaled
 from ...model.priors import with_known
-from ...posterior.posterior import extend
 from ..moves import improve_gauge
 from ..passes import average
 from ..state import factor_columns
@@ -81,8 +80,9 @@ class LocalStep:
             basis = cell_basis(cell_information(moment, len(self._prior.mean)), self._prior, problem.family)
             self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
             return
-        columns = torch.cat([extend(g.gene_mean), g.gene_mean[:, :1]], dim=1)
-        self._weighted = Scaled(g.precision[:, None] * columns)  # w_j (1, beta_j, B_j, b_j)
+        columns = torch.cat([g.precision[:, None], g.gene_mean[:, 1:], g.gene_mean[:, :1]], dim=1)
+        columns[:, 1:] *= g.precision[:, None]
+        self._weighted = Scaled(columns)  # w_j (1, beta_j, B_j, b_j)
         self._ends = [0, -1, *range(1, 1 + p)]  # (1, b_j, beta_j) of them
         self._moment = g.weighted_moment(g.precision)
         self._precision = cell_precision(self._moment, self._prior)
