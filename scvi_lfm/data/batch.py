@@ -42,8 +42,7 @@ class Scaled:
         """The weights over the largest, made once."""
         with self._making:
             if dtype not in self._values:
-                values = torch.empty(self._weights.shape, dtype=dtype, device=self._weights.device)
-                torch.div(self._weights, self._scale, out=values)
+                values = (self._weights / self._scale).to(dtype)
                 self._values[dtype] = torch.nn.functional.hardshrink(values, NEGLIGIBLE)
             return self._values[dtype]
 
