@@ -31,7 +31,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only from rooms before it
 ROOMS = ("linalg", "data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
 # small modules at the root, which import no room and which every room may import
-HELPERS = ("_calls", "_context", "_keys", "_memory", "_settings", "_spelling", "_validate", "_workers")
+HELPERS = (
+    "_calls",
+    "_context",
+    "_fit_arguments",
+    "_keys",
+    "_memory",
+    "_settings",
+    "_spelling",
+    "_validate",
+    "_workers",
+)
 PUBLIC = {
     f"{room}.{name}": getattr(module, name)
     for room in ("tl", "get", "pl", "datasets")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
+from .._fit_arguments import ARGUMENTS
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
@@ -41,27 +42,10 @@ def _fit(arguments: argparse.Namespace) -> None:
         adata = read_data(arguments.data)
         check_space(adata, draft)
         layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        lfm.tl.fit(
-            adata,
-            arguments.n_factors,
-            layer=layer,
-            likelihood=likelihood,
-            noise=arguments.noise,
-            covariates=arguments.covariates,
-            size_factors=arguments.size_factors,
-            mask_var=arguments.mask_var,
-            observed=arguments.observed,
-            family=arguments.family,
-            engine=arguments.engine,
-            batch_size=arguments.batch_size,
-            max_epochs=arguments.max_epochs,
-            tol=arguments.tol,
-            device=arguments.device,
-            rng=arguments.seed,
-            key_added=arguments.key,
-        )
+        asked = {name: getattr(arguments, name) for name, known in ARGUMENTS.items() if known.help}
+        lfm.tl.fit(adata, **asked | {"layer": layer, "likelihood": likelihood})
         write_data(adata, draft)
-    say(_summary(adata, arguments.key))
+    say(_summary(adata, arguments.key_added))
     say(f"wrote {arguments.out}")
 
 

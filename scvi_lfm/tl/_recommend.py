@@ -10,13 +10,12 @@ import torch
 
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
-from ..posterior import read_fit
 from ..posterior.posterior import Moments
 from ..posterior.unseen import best_unseen
-from ._common import layer_of_fit
+from ._open import open_fit
 from ._predict import MAX_ROWS
 from ._tool import tool
-from ._values import read_as_fitted
+from ._values import layer_of_fit, read_as_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +96,7 @@ def recommend(
     n_top = check_count("n_top", n_top)
     check_choice("order", order, ("expected", "upper"))
     z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))
-    stored = read_fit(adata, key)
+    stored = open_fit(adata, key)
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
     if layer is None:
