@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
-from .._fit_arguments import ARGUMENTS
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
@@ -42,8 +42,7 @@ def _fit(arguments: argparse.Namespace) -> None:
         adata = read_data(arguments.data)
         check_space(adata, draft)
         layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        asked = {name: getattr(arguments, name) for name, known in ARGUMENTS.items() if known.help}
-        lfm.tl.fit(adata, **asked | {"layer": layer, "likelihood": likelihood})
+        _run(lfm.tl.fit, arguments, adata, layer=layer, likelihood=likelihood)
         write_data(adata, draft)
     say(_summary(adata, arguments.key_added))
     say(f"wrote {arguments.out}")
@@ -55,15 +54,8 @@ def _rank(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
-        lfm.tl.rank_genes(
-            adata,
-            arguments.groupby,
-            groups=arguments.groups,
-            mask_obs=arguments.mask,
-            reference=None if arguments.reference == "average" else arguments.reference,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        reference = None if arguments.reference == "average" else arguments.reference
+        _run(lfm.tl.rank_genes, arguments, adata, mask_obs=arguments.mask, reference=reference)
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
@@ -79,17 +71,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
-        lfm.tl.anomalies(
-            adata,
-            layer=arguments.layer,
-            direction=arguments.direction,
-            by=arguments.by,
-            fdr=arguments.fdr,
-            max_entries=arguments.max_entries,
-            device=arguments.device,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        _run(lfm.tl.anomalies, arguments, adata)
         table = lfm.get.anomalies_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
@@ -123,15 +105,7 @@ def _project(arguments: argparse.Namespace) -> None:
         elif layer is None and fitted.get("layer") == LOGNORM not in adata.layers:
             msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
             raise CommandError(msg)
-        lfm.tl.project(
-            adata,
-            reference,
-            layer=layer,
-            size_factors=arguments.size_factors,
-            device=arguments.device,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        _run(lfm.tl.project, arguments, adata, reference=reference, layer=layer)
         write_data(adata, draft)
     say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
     say(f"wrote {arguments.out}")
@@ -144,6 +118,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "anomalies": _anomalies,
     "project": _project,
 }
+
+
+def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.AnnData, **others: object) -> None:
+    """Call a tool with the options that have the names of its arguments, and `others`, which come before them."""
+    asked = vars(arguments)
+    tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
 
 
 def _likelihood(arguments: argparse.Namespace) -> str:
