@@ -88,6 +88,7 @@ def test_params_leave_out_what_says_nothing():
     left = {"guide", "learning_rate", "noise", "rng", "layer"}
     assert set(params_of(given)) == set(params_of(GIVEN)) - left
     assert "prior_scales" not in params_of(replace(GIVEN, prior_scales={}))
+    assert arguments_of(params_of(given), "lfm").rng is None
 
 
 # all that `fit_of` can make differ in what params hold

@@ -217,6 +217,13 @@ def test_values_are_read_through_the_data_room(path):
     assert not values_read_by_hand(tree)
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE / "tl").glob("*.py")), ids=name_of)
+def test_tools_open_fits_in_one_place_and_ask_for_arguments_by_name(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    assert path.name == "_open.py" or "read_fit" not in {node.name for node in nodes if isinstance(node, ast.alias)}
+    assert "params" not in {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+
+
 def values_read_by_hand(tree: ast.Module) -> list[str]:
     loops = (ast.For, ast.ListComp, ast.GeneratorExp, ast.DictComp)
     by_hand = [

@@ -154,7 +154,7 @@ def anomalies(
     check_not_empty(adata)
     stored = open_fit(adata, key, device, closed_form_for="anomalies")
     values, where = open_values(adata, stored, layer), stored.device
-    matrix = values.matrix
+    matrix, layer = values.matrix, values.layer
     scan = _scan(matrix, stored, direction, fdr, where)
     by = scan.listed_by if by == "auto" else by
     thresholds = _thresholds(matrix, scan, fdr, where)
@@ -166,8 +166,8 @@ def anomalies(
     gene_score[stored.fitted] = found.gene_score
     params = {"key": key, "direction": direction, "by": by, "fdr": fdr, "max_entries": max_entries}
     params |= {"n_by_tail": thresholds.n_by_tail, "n_by_ratio": thresholds.n_by_ratio}
-    if values.layer is not None:
-        params["layer"] = values.layer
+    if layer is not None:
+        params["layer"] = layer
     adata = adata.copy() if copy else adata
     with all_or_nothing(adata):
         adata.obs[key_added] = found.cell_score.astype(np.float32)

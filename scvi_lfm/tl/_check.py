@@ -14,7 +14,6 @@ from .._context import resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
-from ..posterior import read_fit
 from ..posterior.calibration import BINS, SharedResiduals, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.leave_one_out import LeaveOneOut
 from ..posterior.predictive import eta_of_pairs
@@ -229,7 +228,7 @@ def _convergence(
 ) -> pd.DataFrame:
     given, trace = stored.arguments, entry(adata.uns[key], ELBO, key)
     rank0, size = float(entry(trace, "rank0", key)), cast("int", given.batch_size)
-    rows = [_row("this one", stored.params.get("rng"), size, float(entry(trace, "value", key)[-1]), 0.0)]
+    rows = [_row("this one", given.rng, size, float(entry(trace, "value", key)[-1]), 0.0)]
     if refit and given.engine == "natural_gradient":
         n = len(stored.posterior.cell_mean)
         # twice the batches, where each still holds as many cells as there are factors
@@ -237,7 +236,7 @@ def _convergence(
         for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
             again = _fit_again(adata.obs, matrix, stored, other, cells)
             value = float(again.uns[AGAIN][ELBO]["value"][-1])
-            rows.append(_row(name, other, cells, value, _difference(stored, read_fit(again, AGAIN), seed)))
+            rows.append(_row(name, other, cells, value, _difference(stored, open_fit(again, AGAIN), seed)))
     table = pd.DataFrame(rows)
     best = table["elbo"].max()
     gained = best - rank0

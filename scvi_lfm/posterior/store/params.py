@@ -24,14 +24,15 @@ def params_of(arguments: FitArguments) -> dict[str, Any]:
 
 
 def arguments_of(params: Mapping[str, Any], key: str) -> FitArguments:
-    """The arguments that `params` of the fit under `key` were made of, as far as they tell.
+    """The arguments that `params` of the fit under `key` were made of, as far as they tell; None for a lost seed.
 
     Raises
     ------
     KeyError
         One that every fit has is missing.
     """
-    values = DEFAULTS | {name: params[name] for name in ARGUMENTS if name in params}
+    values = DEFAULTS | {name: None for name, known in ARGUMENTS.items() if known.stored == "seed"}
+    values |= {name: params[name] for name in ARGUMENTS if name in params}
     values |= {name: entry(params, name, key) for name, known in ARGUMENTS.items() if known.always}
     return FitArguments(**{name: _read(values[name], known) for name, known in ARGUMENTS.items()})
 
