@@ -38,6 +38,7 @@ class Argument:
     # "columns", "scales" or a "seed"; empty where they do not have it
     stored: str = "value"
     only: tuple[str, tuple[str, ...]] | None = None  # another argument, and its values that this one belongs to
+    reads: str = ""  # what it names a field of that tools read again: "layers" or "obs"
     help: str = ""  # of the option; without, a shell cannot ask for it
     option: str = ""  # its name where that differs
     metavar: str = ""
@@ -61,7 +62,7 @@ class FitArguments:
     """The arguments of :func:`scvi_lfm.tl.fit` but for the data: as given, or once every choice is made."""
 
     n_factors: int | str = _given(30, minimum=0, words=(AUTO,), help="number of factors, or auto", metavar="N")
-    layer: str | None = _given(None, stored="name", help="layer to read (default: X)", metavar="NAME")
+    layer: str | None = _given(None, stored="name", reads="layers", help="layer to read (default: X)", metavar="NAME")
     likelihood: str = _given(AUTO, choices=LIKELIHOODS, help="'auto' goes by the values")
     noise: str = _given(
         "shared",
@@ -74,9 +75,13 @@ class FitArguments:
         choices=OBSERVED,
         help="whether all entries are data, or only those that a sparse matrix stores, as of ratings",
     )
-    held_out: str | sp.csr_array | None = _given(None, stored="name")
+    held_out: str | sp.csr_array | None = _given(None, stored="name", reads="layers")
     covariates: Sequence[str] | str | None = _given(
-        None, stored="columns", help="columns of obs to tell apart from the cells, such as batch", metavar="COLUMN"
+        None,
+        stored="columns",
+        reads="obs",
+        help="columns of obs to tell apart from the cells, such as batch",
+        metavar="COLUMN",
     )
     size_factors: np.ndarray | str | None = _given(
         None,

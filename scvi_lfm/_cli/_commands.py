@@ -12,6 +12,8 @@ import scvi_lfm as lfm
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..posterior.store.lookup import entry
+from ..posterior.store.params import arguments_of
 from ._demo import run_demo
 from ._drafts import new_file
 from ._files import DATA, TABLE, read_data
@@ -96,13 +98,13 @@ def _project(arguments: argparse.Namespace) -> None:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
         layer = arguments.layer
-        fitted = reference.uns[arguments.key][PARAMS]
-        if arguments.normalize and fitted["likelihood"] in COUNTS:
+        fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
+        if arguments.normalize and fitted.likelihood in COUNTS:
             msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
             raise CommandError(msg)
         if arguments.normalize:
             layer = log_normalise(adata, layer)
-        elif layer is None and fitted.get("layer") == LOGNORM not in adata.layers:
+        elif layer is None and fitted.layer == LOGNORM not in adata.layers:
             msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
             raise CommandError(msg)
         _run(lfm.tl.project, arguments, adata, reference=reference, layer=layer)
