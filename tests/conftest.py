@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from functools import cache
@@ -21,9 +22,11 @@ import scipy.sparse as sp  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import anndata as ad
+
+    from scvi_lfm._settings import Settings
 
 matplotlib.use("Agg")
 
@@ -71,6 +74,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none on this machine"))
+
+
+@pytest.fixture(autouse=True)
+def settings_stay() -> Iterator[None]:
+    """No test leaves other settings, or another logger, to those that come after it in its process."""
+    from scvi_lfm import settings
+
+    logger = logging.getLogger("scvi_lfm")
+    before = dict(vars(settings)), logger.level, list(logger.handlers)
+    yield
+    assert (dict(vars(settings)), logger.level, list(logger.handlers)) == before
+
+
+@pytest.fixture(name="settings")
+def settings_of_a_test() -> Iterator[Settings]:
+    """The settings, which are as they were after a test, and the package's logger too."""
+    from scvi_lfm import settings
+
+    logger = logging.getLogger("scvi_lfm")
+    before, level, handlers = dict(vars(settings)), logger.level, list(logger.handlers)
+    yield settings
+    vars(settings).update(before)
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

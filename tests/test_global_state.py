@@ -272,25 +272,13 @@ def test_every_public_call_is_here():
     )
 
 
-@pytest.fixture
-def quiet_again():
-    """The package's logger as it was, whatever a test does to it."""
-    logger = logging.getLogger("scvi_lfm")
-    level, handlers = logger.level, list(logger.handlers)
-    verbosity, handler = lfm.settings._verbosity, lfm.settings._handler
-    yield logger
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
-    lfm.settings._verbosity, lfm.settings._handler = verbosity, handler
-
-
-def test_verbosity_speaks_through_the_packages_own_logger(complete, quiet_again, caplog):
+def test_verbosity_speaks_through_the_packages_own_logger(complete, settings, caplog):
     root = list(logging.getLogger().handlers)
-    lfm.settings.verbosity = 2
+    settings.verbosity = 2
     with caplog.at_level(logging.INFO, logger="scvi_lfm"):
         lfm.tl.fit(complete, 2, progress=False, copy=True)
     assert any("likelihood 'normal', 40 cells x 30 genes, on " in message for message in caplog.messages)
     assert logging.getLogger().handlers == root
-    lfm.settings.verbosity = 0
-    lfm.settings.verbosity = 3
-    assert sum(isinstance(handler, logging.StreamHandler) for handler in quiet_again.handlers) <= 2
+    settings.verbosity = 0
+    settings.verbosity = 3
+    assert sum(isinstance(handler, logging.StreamHandler) for handler in logging.getLogger("scvi_lfm").handlers) <= 2

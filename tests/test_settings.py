@@ -13,17 +13,6 @@ import pytest
 import scvi_lfm as lfm
 
 
-@pytest.fixture
-def settings():
-    """The settings, which are as they were after a test, and the package's logger too."""
-    logger = logging.getLogger("scvi_lfm")
-    before, level, handlers = dict(vars(lfm.settings)), logger.level, list(logger.handlers)
-    yield lfm.settings
-    vars(lfm.settings).update(before)
-    logger.setLevel(level)
-    logger.handlers[:] = handlers
-
-
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -31,7 +31,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # a room imports only from rooms before it
 ROOMS = ("linalg", "data", "model", "posterior", "inference", "tl", "get", "datasets", "pl", "_cli")
 # small modules at the root, which import no room and which every room may import
-HELPERS = ("_calls", "_context", "_keys", "_memory", "_settings", "_spelling", "_validate", "_workers")
+HELPERS = (
+    "_calls",
+    "_context",
+    "_fit_arguments",
+    "_keys",
+    "_memory",
+    "_settings",
+    "_spelling",
+    "_validate",
+    "_workers",
+)
 PUBLIC = {
     f"{room}.{name}": getattr(module, name)
     for room in ("tl", "get", "pl", "datasets")
@@ -205,6 +215,13 @@ def test_values_are_read_through_the_data_room(path):
     """Elsewhere nothing holds the array of a matrix, makes a source of one, or cuts cells into blocks by hand."""
     tree = ast.parse(path.read_text())
     assert not values_read_by_hand(tree)
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "tl").glob("*.py")), ids=name_of)
+def test_tools_open_fits_in_one_place_and_ask_for_arguments_by_name(path):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    assert path.name == "_open.py" or "read_fit" not in {node.name for node in nodes if isinstance(node, ast.alias)}
+    assert "params" not in {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
 def values_read_by_hand(tree: ast.Module) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ import scvi_lfm as lfm
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..posterior.store.lookup import entry
+from ..posterior.store.params import arguments_of
 from ._demo import run_demo
 from ._drafts import new_file
 from ._files import DATA, TABLE, read_data
@@ -41,27 +44,9 @@ def _fit(arguments: argparse.Namespace) -> None:
         adata = read_data(arguments.data)
         check_space(adata, draft)
         layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        lfm.tl.fit(
-            adata,
-            arguments.n_factors,
-            layer=layer,
-            likelihood=likelihood,
-            noise=arguments.noise,
-            covariates=arguments.covariates,
-            size_factors=arguments.size_factors,
-            mask_var=arguments.mask_var,
-            observed=arguments.observed,
-            family=arguments.family,
-            engine=arguments.engine,
-            batch_size=arguments.batch_size,
-            max_epochs=arguments.max_epochs,
-            tol=arguments.tol,
-            device=arguments.device,
-            rng=arguments.seed,
-            key_added=arguments.key,
-        )
+        _run(lfm.tl.fit, arguments, adata, layer=layer, likelihood=likelihood)
         write_data(adata, draft)
-    say(_summary(adata, arguments.key))
+    say(_summary(adata, arguments.key_added))
     say(f"wrote {arguments.out}")
 
 
@@ -71,15 +56,8 @@ def _rank(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
-        lfm.tl.rank_genes(
-            adata,
-            arguments.groupby,
-            groups=arguments.groups,
-            mask_obs=arguments.mask,
-            reference=None if arguments.reference == "average" else arguments.reference,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        reference = None if arguments.reference == "average" else arguments.reference
+        _run(lfm.tl.rank_genes, arguments, adata, mask_obs=arguments.mask, reference=reference)
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
@@ -95,17 +73,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata = _read_fitted(arguments.data, arguments.key)
-        lfm.tl.anomalies(
-            adata,
-            layer=arguments.layer,
-            direction=arguments.direction,
-            by=arguments.by,
-            fdr=arguments.fdr,
-            max_entries=arguments.max_entries,
-            device=arguments.device,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        _run(lfm.tl.anomalies, arguments, adata)
         table = lfm.get.anomalies_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts)
     _say_written(arguments)
@@ -130,24 +98,16 @@ def _project(arguments: argparse.Namespace) -> None:
         reference = _read_fitted(arguments.reference, arguments.key)
         adata = read_data(arguments.data)
         layer = arguments.layer
-        fitted = reference.uns[arguments.key][PARAMS]
-        if arguments.normalize and fitted["likelihood"] in COUNTS:
+        fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
+        if arguments.normalize and fitted.likelihood in COUNTS:
             msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
             raise CommandError(msg)
         if arguments.normalize:
             layer = log_normalise(adata, layer)
-        elif layer is None and fitted.get("layer") == LOGNORM not in adata.layers:
+        elif layer is None and fitted.layer == LOGNORM not in adata.layers:
             msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
             raise CommandError(msg)
-        lfm.tl.project(
-            adata,
-            reference,
-            layer=layer,
-            size_factors=arguments.size_factors,
-            device=arguments.device,
-            key=arguments.key,
-            key_added=arguments.key_added,
-        )
+        _run(lfm.tl.project, arguments, adata, reference=reference, layer=layer)
         write_data(adata, draft)
     say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
     say(f"wrote {arguments.out}")
@@ -160,6 +120,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "anomalies": _anomalies,
     "project": _project,
 }
+
+
+def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.AnnData, **others: object) -> None:
+    """Call a tool with the options that have the names of its arguments, and `others`, which come before them."""
+    asked = vars(arguments)
+    tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
 
 
 def _likelihood(arguments: argparse.Namespace) -> str:

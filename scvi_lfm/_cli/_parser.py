@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .. import __version__
+from .._fit_arguments import ARGUMENTS, DEFAULTS
 from ._messages import PROGRAM, CommandError
 
-# as in `tl.fit` and `tl.anomalies`, which take seconds to import; a test compares them
-LIKELIHOODS = ("auto", "normal", "student_t", "poisson", "negative_binomial", "bernoulli", "ordinal")
-NOISES = ("shared", "gene", "cell_gene")
-FAMILIES = ("row_block", "mean_field")
-ENGINES = ("natural_gradient", "pyro")
+# as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
 
@@ -138,38 +135,26 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
 def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", type=Path, metavar="IN", help="data to fit (.h5ad or .zarr)")
     command.add_argument("out", type=Path, metavar="OUT", help="where to write them with the fit (.h5ad or .zarr)")
-    _add_layer(command, "layer to read (default: X)")
+    for name, known in ARGUMENTS.items():
+        if known.help:
+            _add_argument_of_fit(command, name)
     _add_normalize(command)
-    command.add_argument("--likelihood", choices=LIKELIHOODS, default="auto", help="'auto' goes by the values")
-    _add_size_factors(command, "default: total counts over their mean")
-    command.add_argument(
-        "--n-factors", type=_number_or_auto, default=30, metavar="N", help="number of factors, or auto"
-    )
-    command.add_argument(
-        "--noise",
-        choices=NOISES,
-        default="shared",
-        help="of a Normal: one level, one for each gene, or one for each cell and gene",
-    )
-    command.add_argument(
-        "--covariates", nargs="+", metavar="COLUMN", help="columns of obs to tell apart from the cells, such as batch"
-    )
-    command.add_argument(
-        "--observed",
-        choices=("all", "stored"),
-        default="all",
-        help="whether all entries are data, or only those that a sparse matrix stores, as of ratings",
-    )
-    command.add_argument("--family", choices=FAMILIES, default="row_block", help="variational family")
-    command.add_argument("--engine", choices=ENGINES, default="natural_gradient", help="how to fit")
-    command.add_argument("--mask-var", metavar="COLUMN", help="boolean column of var: the genes to fit (default: all)")
-    command.add_argument("--batch-size", type=int, metavar="N", help="cells in a minibatch (default: chosen)")
-    command.add_argument("--max-epochs", type=int, metavar="N", help="passes over the cells at most (default: chosen)")
-    command.add_argument("--tol", type=float, default=0.005, help="share of the gain that may be missing at the end")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
-    _add_device(command)
-    command.add_argument("--key", default="lfm", help="stem of the names that the fit is stored under")
     _add_force(command)
+
+
+def _add_argument_of_fit(command: argparse.ArgumentParser, name: str) -> None:
+    known = ARGUMENTS[name]
+    option = known.option or name.replace("_", "-")
+    kind: dict[str, Any] = {"metavar": known.metavar or option.upper()}
+    if known.choices:
+        kind = {"choices": known.choices}
+    elif known.stored == "columns":
+        kind["nargs"] = "+"
+    elif known.minimum is not None or known.stored == "seed":
+        kind["type"] = _number_or_auto if known.words else int
+    elif known.positive:
+        kind["type"] = float
+    command.add_argument(f"--{option}", dest=name, default=DEFAULTS[name], help=known.help, **kind)
 
 
 def _number_or_auto(text: str) -> int | str:
@@ -205,7 +190,7 @@ def _add_anomalies(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--fdr", type=float, default=0.1, help="level at which a value is listed")
     command.add_argument("--max-entries", type=int, default=100_000, metavar="N", help="values to list at most")
-    _add_device(command)
+    _add_argument_of_fit(command, "device")
     _add_results(command, "values to print; the files hold all", "lfm_anomaly")
 
 
@@ -215,8 +200,12 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     command.add_argument("out", type=Path, metavar="OUT", help="where to write the new cells (.h5ad or .zarr)")
     _add_layer(command, "layer of IN to read (default: the one that was fitted)")
     _add_normalize(command)
-    _add_size_factors(command, "default: as the reference's, on their scale")
-    _add_device(command)
+    command.add_argument(
+        "--size-factors",
+        metavar="COLUMN",
+        help="for counts: column of obs with the cells' size factors (default: as the reference's, on their scale)",
+    )
+    _add_argument_of_fit(command, "device")
     command.add_argument("--key", default="lfm", help="name of the reference's fit")
     command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
     _add_force(command)
@@ -237,16 +226,6 @@ def _add_normalize(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write log1p of counts per 10,000 into the layer 'lognorm', and read that instead of the counts",
     )
-
-
-def _add_size_factors(command: argparse.ArgumentParser, default: str) -> None:
-    command.add_argument(
-        "--size-factors", metavar="COLUMN", help=f"for counts: column of obs with the cells' size factors ({default})"
-    )
-
-
-def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", help="'auto', 'cpu', 'cuda' or 'cuda:1'")
 
 
 def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -> None:

@@ -26,27 +26,28 @@ def improve_gauge(
     return replace(g.moved(move), scales=scales), statistics.moved(move), move.cell_cov(cell_cov)
 
 
-def best_move(g: Globals, cell_moment: Tensor, n_cells: int, *, rotates: bool) -> tuple[Move, PriorScales]:
+def best_move(g: Globals, xx: Tensor, n_cells: int, *, rotates: bool) -> tuple[Move, PriorScales]:
     """Translate, shift and, if asked, rotate; each move is optimal given the others.
 
-    `cell_moment` is the mean over cells of E[x x'], x = (1, a, A). Also the prior scales that the rotation brings.
-    With covariates, x = (1, a, zeta, A), and what they can explain of A moves to beta first.
+    `xx` is the mean over cells of E[x x'], x = (1, a, A), and `xi_xi` the sum over genes of E[xi xi'], xi = (1, b, B).
+    Also the prior scales that the rotation brings. With covariates, x = (1, a, zeta, A) and xi = (1, b, beta, B), and
+    what they can explain of A moves to beta first.
     """
     p = g.n_known
     total = identity(p + g.n_factors, g.mu.device)
-    zz = g.second_moment()
+    xi_xi = g.second_moment()
     # the best moves depend on three small records alone; genes and statistics are moved once, by their product
-    mu, xx, scales = g.mu, cell_moment, g.scales
+    mu, scales = g.mu, g.scales
     moves = (_best_cell_translation, _best_gene_translation, _best_constants)
     for best in (_best_absorption, *moves) if p and g.n_factors else moves:
-        move = best(mu, scales, xx, zz, n_cells)
+        move = best(mu, scales, xx, xi_xi, n_cells)
         mu, xx = mu + move.mu_shift, _congruent(move.cell_moments(), xx)
-        zz, total = _congruent(move.gene_moments(), zz), total.then(move)
+        xi_xi, total = _congruent(move.gene_moments(), xi_xi), total.then(move)
     if rotates:
         factors = slice(2 + p, None)
-        move = balance(xx[factors, factors] / torch.outer(scales.A, scales.A), zz[factors, factors], p)
-        zz, total = _congruent(move.gene_moments(), zz), total.then(move)
-        scales = replace(scales, B=(zz.diagonal()[factors] / zz[0, 0]).clamp_min(FLOOR * g.noise_var).sqrt())
+        move = balance(xx[factors, factors] / torch.outer(scales.A, scales.A), xi_xi[factors, factors], p)
+        xi_xi, total = _congruent(move.gene_moments(), xi_xi), total.then(move)
+        scales = replace(scales, B=(xi_xi.diagonal()[factors] / xi_xi[0, 0]).clamp_min(FLOOR * g.noise_var).sqrt())
     return total, scales
 
 
@@ -54,46 +55,46 @@ def _congruent(linear: Tensor, moment: Tensor) -> Tensor:
     return linear @ moment @ linear.T
 
 
-def _best_cell_translation(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+def _best_cell_translation(_: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Tensor, n_cells: int) -> Move:
     p = len(scales.beta)
     factors = slice(2 + p, None)
     cell_precision = n_cells / scales.A.square()
-    matrix = torch.diag(cell_precision) + zz[factors, factors] / scales.b.square()
-    target = cell_precision * xx[0, factors] - zz[1, factors] / scales.b.square()
+    matrix = torch.diag(cell_precision) + xi_xi[factors, factors] / scales.b.square()
+    target = cell_precision * xx[0, factors] - xi_xi[1, factors] / scales.b.square()
     shift = torch.linalg.solve(matrix, target)
     return translate_cells(torch.cat([shift.new_zeros(p), shift]))
 
 
-def _best_absorption(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+def _best_absorption(_: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Tensor, n_cells: int) -> Move:
     """`A_i -= C zeta_i`, `beta_j += C' B_j`: one system of size r in each direction of the covariates."""
     p = len(scales.beta)
     known, factors = slice(2, 2 + p), slice(2 + p, None)
     cell_precision = n_cells / scales.A.square()
-    target = cell_precision[:, None] * xx[factors, known] - zz[factors, known] / scales.beta.square()
+    target = cell_precision[:, None] * xx[factors, known] - xi_xi[factors, known] / scales.beta.square()
     # directions in which both the covariates and their prior are diagonal
     eig, vectors = torch.linalg.eigh(scales.beta[:, None] * xx[known, known] * scales.beta)
-    matrices = torch.diag_embed(eig[:, None] * cell_precision) + zz[factors, factors]
+    matrices = torch.diag_embed(eig[:, None] * cell_precision) + xi_xi[factors, factors]
     columns = (target * scales.beta) @ vectors
     slopes = torch.linalg.solve(matrices, columns.T[..., None])[..., 0].T @ vectors.T * scales.beta
     return absorb(torch.cat([torch.zeros_like(slopes[:1]), slopes]))
 
 
-def _best_gene_translation(_: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+def _best_gene_translation(_: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Tensor, n_cells: int) -> Move:
     gene_precision = 1 / torch.cat([scales.beta, scales.B]).square()
-    matrix = torch.diag(zz[0, 0] * gene_precision) + n_cells * xx[2:, 2:] / scales.a.square()
-    target = gene_precision * zz[0, 2:] - n_cells * xx[1, 2:] / scales.a.square()
+    matrix = torch.diag(xi_xi[0, 0] * gene_precision) + n_cells * xx[2:, 2:] / scales.a.square()
+    target = gene_precision * xi_xi[0, 2:] - n_cells * xx[1, 2:] / scales.a.square()
     return translate_genes(torch.linalg.solve(matrix, target))
 
 
-def _best_constants(mu: Tensor, scales: PriorScales, xx: Tensor, zz: Tensor, n_cells: int) -> Move:
+def _best_constants(mu: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Tensor, n_cells: int) -> Move:
     mu_precision = MU_SCALE**-2
     cells, genes = n_cells / scales.a.square(), 1 / scales.b.square()
     matrix = torch.stack(
         [
             torch.stack([cells + mu_precision, torch.full_like(cells, mu_precision)]),
-            torch.stack([torch.full_like(cells, mu_precision), zz[0, 0] * genes + mu_precision]),
+            torch.stack([torch.full_like(cells, mu_precision), xi_xi[0, 0] * genes + mu_precision]),
         ]
     )
-    target = torch.stack([cells * xx[0, 1], genes * zz[0, 1]]) - mu_precision * mu
+    target = torch.stack([cells * xx[0, 1], genes * xi_xi[0, 1]]) - mu_precision * mu
     shift = torch.linalg.solve(matrix, target)
     return shift_constants(shift[0], shift[1], len(scales.beta) + len(scales.A))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -25,6 +25,8 @@ ROWS_PER_BLOCK = 4096
 
 class Covariance(ABC):
     """A covariance C_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
+
+    by_row: ClassVar[bool] = True  # whether every row has a matrix of its own
 
     @abstractmethod
     def packed(self) -> Tensor:
@@ -98,6 +100,7 @@ class Covariance(ABC):
 class Common(Covariance):
     """The same covariance for every row."""
 
+    by_row = False
     matrix: Tensor  # (k, k)
     n_rows: int
 
@@ -141,6 +144,7 @@ class Common(Covariance):
 class Eigenbasis(Covariance):
     """`C_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`."""
 
+    by_row = False
     basis: Tensor  # (k, k)
     eig: Tensor  # (k,)
     sigma: Tensor  # (rows,)

@@ -71,13 +71,13 @@ def _fit(A: Tensor, known: Tensor, slopes: Tensor) -> Mixture:
 def _pooled(rows: Tensor, known: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Slopes within clusters, centres of what is left, and its covariance around them."""
     weight = share.sum(0).clamp_min(1e-12)
-    z_centres, row_centres = share.T @ known / weight[:, None], share.T @ rows / weight[:, None]
-    zz = known.T @ known - (weight[:, None] * z_centres).T @ z_centres
-    zr = known.T @ rows - (weight[:, None] * z_centres).T @ row_centres
+    known_centres, row_centres = share.T @ known / weight[:, None], share.T @ rows / weight[:, None]
+    within = known.T @ known - (weight[:, None] * known_centres).T @ known_centres
+    shared = known.T @ rows - (weight[:, None] * known_centres).T @ row_centres
     # a direction in which no cluster varies says nothing
-    slopes = (torch.linalg.pinv(zz, hermitian=True, rtol=1e-6) @ zr).T
+    slopes = (torch.linalg.pinv(within, hermitian=True, rtol=1e-6) @ shared).T
     left = rows - known @ slopes.T
-    centres = row_centres - z_centres @ slopes.T
+    centres = row_centres - known_centres @ slopes.T
     cov = (left.T @ left - (weight[:, None] * centres).T @ centres) / len(rows)
     return slopes, centres, (cov + cov.T) / 2
 

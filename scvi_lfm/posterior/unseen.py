@@ -37,37 +37,37 @@ class Chosen:
 
 
 @naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
-def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *, z: float | None = None) -> Chosen:
+def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *, sds: float | None = None) -> Chosen:
     """At most `n_top` entries for each of `cells` that `seen`, sparse, of the genes of `q`, does not store.
 
-    `z` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
+    `sds` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
     """
     rows, genes = [], []
     predictor = BlockPredictor(q)
     for part in slices(len(cells), seen.shape[1]):
-        score = _block_score(predictor, torch.from_numpy(cells[part]), z)
+        score = _block_score(predictor, torch.from_numpy(cells[part]), sds)
         stored = sp.csr_array(seen.rows(cells[part])).tocoo()
         score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
         row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
         rows.append(row + part.start)
         genes.append(at[row, rank])
-    return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), z)
+    return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
 
 
-def _block_score(predictor: BlockPredictor, cells: Tensor, z: float | None) -> Tensor:
+def _block_score(predictor: BlockPredictor, cells: Tensor, sds: float | None) -> Tensor:
     """What a block of cells is ordered by, (cells, m)."""
-    return predictor.expected(cells) if z is None else _upper(predictor.moments(cells), z)
+    return predictor.expected(cells) if sds is None else _upper(predictor.moments(cells), sds)
 
 
-def _upper(eta: Moments, z: float) -> Tensor:
-    return eta.mean + z * eta.var.sqrt()
+def _upper(eta: Moments, sds: float) -> Tensor:
+    return eta.mean + sds * eta.var.sqrt()
 
 
-def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, z: float | None) -> Chosen:
+def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, sds: float | None) -> Chosen:
     """Blocks are in single precision: the few that were chosen are computed anew in double, and put in order."""
     eta = eta_of_pairs(q, cells[rows], genes)
-    score = q.law(eta, cells[rows], genes).mean() if z is None else _upper(eta, z)
+    score = q.law(eta, cells[rows], genes).mean() if sds is None else _upper(eta, sds)
     best_first = score.argsort(descending=True, stable=True)
     order = best_first[rows[best_first].argsort(stable=True)]
     return Chosen(rows[order], genes[order], replace(eta, mean=eta.mean[order], var=eta.var[order]))

@@ -9,18 +9,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._context import resolve_device
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
-from ..posterior import read_fit
 from ..posterior.anomalies.scan import Histograms, anomaly_scan
 from ..posterior.anomalies.share import evidence, from_others
 from ..posterior.store.transaction import all_or_nothing
-from ._common import check_closed_form, dense_blocks, observed_of_fit
+from ._common import dense_blocks
+from ._open import open_fit, open_values
 from ._overwriting import check_free, note_written
 from ._tool import tool
-from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -154,15 +152,9 @@ def anomalies(
     max_entries = check_count("max_entries", max_entries)
     check_free(adata, "anomalies", key_added, _places)
     check_not_empty(adata)
-    where = resolve_device(device)
-    stored = read_fit(adata, key, device=where)
-    check_closed_form(stored, "anomalies")
-    expected = stored.posterior.expected_values()
-    matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
-    if not matrix.shape[1]:
-        msg = "None of the genes of `adata` was fitted."
-        raise ValueError(msg)
-    matrix = observed_of_fit(adata, stored, matrix, layer)
+    stored = open_fit(adata, key, device, closed_form_for="anomalies")
+    values, where = open_values(adata, stored, layer), stored.device
+    matrix, layer = values.matrix, values.layer
     scan = _scan(matrix, stored, direction, fdr, where)
     by = scan.listed_by if by == "auto" else by
     thresholds = _thresholds(matrix, scan, fdr, where)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .._context import resolve_device, resolve_rng
+from .._context import resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
-from ..posterior import read_fit
 from ..posterior.calibration import BINS, SharedResiduals, TransformCounts, coverage, kolmogorov_smirnov
 from ..posterior.leave_one_out import LeaveOneOut
 from ..posterior.predictive import eta_of_pairs
@@ -31,10 +30,10 @@ from ._check_words import (
     on_convergence,
     on_leftover,
 )
-from ._common import check_closed_form, dense_blocks, observed_of_fit
+from ._common import dense_blocks
 from ._fit import fit
+from ._open import open_fit, open_values
 from ._tool import tool
-from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -157,20 +156,16 @@ def check(
     if not isinstance(refit, bool | np.bool_):
         msg = f"`refit` must be True or False, found {refit!r}."
         raise TypeError(msg)
-    where = resolve_device(device)
     seed = int(resolve_rng(rng).integers(2**31))
-    stored = read_fit(adata, key, device=where)
-    check_closed_form(stored, "check")
-    expected = stored.posterior.expected_values()
-    matrix, layer = read_as_fitted(adata, stored, layer, genes=stored.fitted, expected=expected)
-    matrix = observed_of_fit(adata, stored, matrix, layer)
+    stored = open_fit(adata, key, device, closed_form_for="check")
+    matrix, where = open_values(adata, stored, layer).matrix, stored.device
     transforms, leftover = _transforms(matrix, stored, where, seed)
     calibration, histogram = _tables(transforms, stored.level)
-    convergence = _convergence(adata, matrix, stored, key, seed, str(where), refit=bool(refit))
+    convergence = _convergence(adata, matrix, stored, key, seed, refit=bool(refit))
     words = [
         *on_calibration(calibration),
         *on_leftover(leftover),
-        *on_convergence(convergence, how_it_ended(adata.uns[key], key), float(entry(stored.params, "tol", key))),
+        *on_convergence(convergence, how_it_ended(adata.uns[key], key), stored.arguments.tol),
     ]
     trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
     trusted &= leftover <= MOST_LEFTOVER
@@ -229,19 +224,19 @@ def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np
 
 @naming_memory("check the fit")
 def _convergence(
-    adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, device: str, *, refit: bool
+    adata: AnnData, matrix: CellMatrix, stored: StoredFit, key: str, seed: int, *, refit: bool
 ) -> pd.DataFrame:
-    params, trace = stored.params, entry(adata.uns[key], ELBO, key)
-    rank0, size = float(entry(trace, "rank0", key)), int(entry(params, "batch_size", key))
-    rows = [_row("this one", params.get("rng"), size, float(entry(trace, "value", key)[-1]), 0.0)]
-    if refit and entry(params, "engine", key) == "natural_gradient":
+    given, trace = stored.arguments, entry(adata.uns[key], ELBO, key)
+    rank0, size = float(entry(trace, "rank0", key)), cast("int", given.batch_size)
+    rows = [_row("this one", given.rng, size, float(entry(trace, "value", key)[-1]), 0.0)]
+    if refit and given.engine == "natural_gradient":
         n = len(stored.posterior.cell_mean)
         # twice the batches, where each still holds as many cells as there are factors
-        half = -(-n // max(1, min(2 * -(-n // size), n // max(int(entry(params, "n_factors", key)), 2))))
+        half = -(-n // max(1, min(2 * -(-n // size), n // max(int(given.n_factors), 2))))
         for name, other, cells in (("other seed", seed, size), ("half the batch", seed, half)):
-            again = _fit_again(adata.obs, matrix, stored, other, cells, device)
+            again = _fit_again(adata.obs, matrix, stored, other, cells)
             value = float(again.uns[AGAIN][ELBO]["value"][-1])
-            rows.append(_row(name, other, cells, value, _difference(stored, read_fit(again, AGAIN), seed)))
+            rows.append(_row(name, other, cells, value, _difference(stored, open_fit(again, AGAIN), seed)))
     table = pd.DataFrame(rows)
     best = table["elbo"].max()
     gained = best - rank0
@@ -253,38 +248,28 @@ def _row(name: str, seed: object, batch_size: int, value: float, difference: flo
     return {"fit": name, "seed": seed, "batch_size": batch_size, "elbo": value, "eta_difference": difference}
 
 
-def _fit_again(
-    obs: pd.DataFrame, matrix: CellMatrix, stored: StoredFit, seed: int, batch_size: int, device: str
-) -> AnnData:
+def _fit_again(obs: pd.DataFrame, matrix: CellMatrix, stored: StoredFit, seed: int, batch_size: int) -> AnnData:
+    """The fit of `params`, of the values alone that it had, but for the seed and the size of batches."""
     import anndata
 
-    params, q, key = stored.params, stored.posterior, stored.keys.uns
-    pattern = matrix.observed
-    held_out = None if pattern is None or pattern.only else pattern.pattern.astype(bool)
-    options: dict[str, Any] = {
-        name: params[name] for name in ("likelihood", "noise", "family", "prior_scales", "covariates") if name in params
-    }
-    if "covariates" in options:
-        options["covariates"] = [str(name) for name in options["covariates"]]
-    again = anndata.AnnData(matrix.stored(), obs=obs[options.get("covariates", [])])
-    if q.likelihood.has_rate:
-        options["size_factors"] = q.noise.offset(slice(None)).exp().cpu().numpy()
+    pattern, noise = matrix.observed, stored.posterior.noise
+    by_rate = stored.posterior.likelihood.has_rate
+    given = replace(
+        stored.arguments,
+        layer=None,
+        mask_var=None,
+        held_out=None if pattern is None or pattern.only else pattern.pattern.astype(bool),
+        size_factors=noise.offset(slice(None)).exp().cpu().numpy() if by_rate else None,
+        batch_size=min(batch_size, matrix.shape[0]),
+        device=str(stored.device),
+        rng=seed,
+        progress=False,
+        key_added=AGAIN,
+    )
+    again = anndata.AnnData(matrix.stored(), obs=obs[given.covariates or []])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what there was to say was said by the fit itself
-        fit(
-            again,
-            int(entry(params, "n_factors", key)),
-            batch_size=min(batch_size, again.n_obs),
-            max_epochs=int(entry(params, "max_epochs", key)),
-            tol=float(entry(params, "tol", key)),
-            device=device,
-            rng=seed,
-            progress=False,
-            observed=str(params.get("observed", "all")),
-            held_out=held_out,
-            key_added=AGAIN,
-            **options,
-        )
+        fit(again, **given.named())
     return again
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .._keys import COVARIATES, VALUES
+from .._fit_arguments import FitArguments
 from .._memory import naming_memory
 from .._settings import logger
 from .._validate import check_anndata
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
 from ._fit_plan import plan_fit
-from ._fit_result import check_finite, record_of, scale_of_sizes, warn_at_bound, warn_not_converged
-from ._given import FitArguments
+from ._fit_result import check_finite, n_factors_of, record_of, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, note_written, obs_places
 from ._tool import tool
-from ._values import record_of_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -236,32 +233,10 @@ def fit(
     >>> adata.obsm["X_lfm"].shape
     (200, 3)
     """
-    started = time.perf_counter()
+    given, started = FitArguments.of(locals()), time.perf_counter()
     check_anndata(adata)
     check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
-    arguments = FitArguments(
-        n_factors=n_factors,
-        layer=layer,
-        likelihood=likelihood,
-        noise=noise,
-        observed=observed,
-        held_out=held_out,
-        covariates=covariates,
-        size_factors=size_factors,
-        mask_var=mask_var,
-        family=family,
-        engine=engine,
-        guide=guide,
-        learning_rate=learning_rate,
-        prior_scales=prior_scales,
-        batch_size=batch_size,
-        max_epochs=max_epochs,
-        tol=tol,
-        device=device,
-        rng=rng,
-        progress=progress,
-    )
-    plan = plan_fit(adata, arguments)
+    plan = plan_fit(adata, given)
     matrix, options = plan.matrix, plan.options
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
     result = _run(engine, matrix, options)
@@ -270,14 +245,10 @@ def fit(
         warn_not_converged(result, options)
     if options.choose_rank:
         warn_at_bound(result, options)
-        options = replace(options, n_factors=result.posterior.n_factors)
     adata = adata.copy() if copy else adata
     seconds = time.perf_counter() - started
-    record = record_of(arguments, options, result, seconds, matrix)
-    record |= scale_of_sizes(matrix, result.posterior, size_factors)
-    record[VALUES] = record_of_values(plan.kind, plan.log_base, result.posterior)
-    record |= {} if plan.coding is None else {COVARIATES: plan.coding}
-    write_fit(adata, key_added, result.posterior, n_factors=options.n_factors, fitted=plan.fitted, record=record)
+    record, n_factors = record_of(plan, result, seconds), n_factors_of(plan, result)
+    write_fit(adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record)
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from .._fit_arguments import FitArguments
     from ..data import CellMatrix
-    from ._given import FitArguments
 
 
 def observed_part(

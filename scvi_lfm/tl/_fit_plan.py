@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from .._context import prepare_threads, resolve_device, resolve_rng
+from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
-from .._validate import check_choice, check_count, check_positive, place_of, resolve_mask
+from .._validate import check_count, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base, looks_like
 from ..inference import FitOptions
 from ..model import likelihoods
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
-from ._fit_arguments import (
+from ._fit_checks import (
+    LEARNING_RATE,
     check_auto,
     check_count_values,
     check_engine_options,
@@ -29,6 +31,7 @@ from ._fit_arguments import (
     check_takes_covariates,
     check_values,
     check_variation,
+    checked,
     choose_batch_size,
     choose_likelihood,
     choose_max_epochs,
@@ -38,7 +41,6 @@ from ._fit_arguments import (
     warn_about_kind,
 )
 from ._fit_observed import check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
-from ._given import AUTO, ENGINES, FAMILIES, GUIDES, LEARNING_RATE, LIKELIHOODS, NOISES, OBSERVED
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
-    from ._given import FitArguments
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class FitPlan:
     """Checked values, and every choice made."""
 
     matrix: CellMatrix
+    arguments: FitArguments  # with every choice made
     options: FitOptions
     fitted: np.ndarray  # (m,) bool: genes to fit
     kind: ValueKind  # of all values that were read
@@ -69,7 +71,8 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     TypeError, ValueError, KeyError
         An argument or the data cannot be used.
     """
-    scales = _check_arguments(given)
+    given = checked(given)
+    scales = _check_together(given)
     prepare_threads()
     fitted = _genes_to_fit(adata, given)
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
@@ -102,27 +105,29 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     if matrix.observed is not None or levels is not None:
         when = "Where some entries are not data," if levels is None else "Under likelihood='ordinal'"
         check_cov_bytes(n_factors + matrix.n_covariates, max(matrix.shape), when)
-    options = FitOptions(
+    device = resolve_device(given.device)
+    made = replace(
+        given,
         n_factors=n_factors,
         likelihood=likelihood,
-        noise=given.noise,
-        family=given.family,
         prior_scales=scales,
         batch_size=size,
         max_epochs=choose_max_epochs(given.max_epochs, given.engine, -(-adata.n_obs // size)),
-        tol=check_positive("tol", given.tol),
-        device=resolve_device(given.device),
-        dtype=torch.float32,
-        seed=int(resolve_rng(given.rng).integers(2**31)),
+        device=str(device),
         progress=given.progress and settings.progress,
         guide=given.guide or given.family,
-        learning_rate=LEARNING_RATE if given.learning_rate is None else given.learning_rate,
+        learning_rate=given.learning_rate or LEARNING_RATE,
+    )
+    options = FitOptions(
+        **made.named([each.name for each in fields(FitOptions)]) | {"device": device},
+        dtype=torch.float32,
+        seed=int(resolve_rng(given.rng).integers(2**31)),
         log_size=log_size,
         levels=levels,
         choose_rank=auto,
     )
     base = log_base(adata.uns, kind) if like_logs and looks is None else None
-    return FitPlan(matrix, options, fitted, kind, base, coding)
+    return FitPlan(matrix, made, options, fitted, kind, base, coding)
 
 
 def _check_data(
@@ -135,7 +140,7 @@ def _check_data(
         check_stored_variation(matrix, given.layer)
     warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood)
     if likelihood in CONTINUOUS:
-        check_guide_of_normal(given.guide, FAMILIES, likelihood)
+        check_guide_of_normal(given.guide, likelihood)
         if not stored_only:
             check_values(matrix, given.layer)
         return None
@@ -147,21 +152,13 @@ def _check_data(
     return np.log(resolve_size_factors(adata, given.size_factors, matrix))
 
 
-def _check_arguments(given: FitArguments) -> dict[str, object]:
-    """Raise unless the arguments are valid by themselves; the prior scales that are fixed."""
-    for name, value, choices in (
-        ("likelihood", given.likelihood, LIKELIHOODS),
-        ("noise", given.noise, NOISES),
-        ("observed", given.observed, OBSERVED),
-        ("family", given.family, FAMILIES),
-        ("engine", given.engine, ENGINES),
-    ):
-        check_choice(name, value, choices)
-    check_engine_options(given.engine, given.guide, given.learning_rate, GUIDES)
-    if isinstance(given.n_factors, str) and given.n_factors == AUTO:
+def _check_together(given: FitArguments) -> dict[str, object]:
+    """Raise unless the arguments, each valid by itself, go together; the prior scales that are fixed."""
+    check_engine_options(given)
+    if given.n_factors == AUTO:
         check_auto(given.engine, given.prior_scales if isinstance(given.prior_scales, dict) else {})
-    else:
-        check_count("n_factors", given.n_factors, minimum=1 if given.engine == "pyro" else 0)
+    elif given.engine == "pyro":
+        check_count("n_factors", given.n_factors)
     scales = check_prior_scales(given.prior_scales, _stated(given.n_factors))
     check_noise(given.noise, given.engine, scales)
     check_takes_covariates(given.covariates, given.engine, given.noise)
@@ -170,7 +167,7 @@ def _check_arguments(given: FitArguments) -> dict[str, object]:
 
 def _stated(n_factors: int | str) -> int:
     """The number of factors asked for, 0 where it is to be chosen."""
-    return 0 if isinstance(n_factors, str) else int(n_factors)
+    return 0 if isinstance(n_factors, str) else n_factors
 
 
 def _genes_to_fit(adata: AnnData, given: FitArguments) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,35 +20,33 @@ from .._keys import (
     RANK,
     SECONDS,
     TOTAL_COUNTS,
+    VALUES,
     VARIANCE_RATIO,
     VERSION,
 )
-from ..model.likelihoods import CONTINUOUS
 from ..model.noise import CountNoise
+from ..posterior.store.params import params_of
+from ._values import record_of_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import pandas as pd
 
-    from ..data import CellMatrix
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
-    from ._given import FitArguments
+    from ._fit_plan import FitPlan
 
 
-def record_of(
-    given: FitArguments, options: FitOptions, result: FitResult, seconds: float, matrix: CellMatrix
-) -> dict[str, Any]:
+def record_of(plan: FitPlan, result: FitResult, seconds: float) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
 
+    matrix, n_factors = plan.matrix, n_factors_of(plan, result)
+    params = params_of(replace(plan.arguments, n_factors=n_factors))
     epochs, values = zip(*result.elbo, strict=True)
-    ratio = np.zeros(options.n_factors)
+    ratio = np.zeros(n_factors)
     ratio[: len(result.variance_ratio)] = result.variance_ratio
     return {
-        # absent rather than None: older readers of h5ad cannot hold it
-        PARAMS: {name: value for name, value in _params(given, options, result).items() if value is not None},
+        PARAMS: params if result.ranks is None else params | {"max_factors": len(result.ranks.elbo) - 1},
         # above 1 only where nothing varies
         VARIANCE_RATIO: ratio.clip(max=1).astype(np.float32),
         ELBO: {"epoch": np.asarray(epochs), "value": np.asarray(values), "rank0": result.elbo_rank0},
@@ -57,7 +56,15 @@ def record_of(
         CONVERGED: result.converged,
         SECONDS: seconds,
         VERSION: __version__,
+        **_scale_of_sizes(plan, result.posterior),
+        VALUES: record_of_values(plan.kind, plan.log_base, result.posterior),
+        **({} if plan.coding is None else {COVARIATES: plan.coding}),
     }
+
+
+def n_factors_of(plan: FitPlan, result: FitResult) -> int:
+    """The number of factors that was asked for, or chosen."""
+    return result.posterior.n_factors if plan.options.choose_rank else plan.options.n_factors
 
 
 def _held_out_of(result: FitResult) -> dict[str, Any]:
@@ -79,49 +86,11 @@ def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
     return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries} | held_out}
 
 
-def _params(given: FitArguments, options: FitOptions, result: FitResult) -> dict[str, Any]:
-    """Arguments that reproduce the fit, arrays and programs by a word."""
-    black_box = given.engine == "pyro"
-    return {
-        "n_factors": options.n_factors,
-        "max_factors": None if result.ranks is None else len(result.ranks.elbo) - 1,
-        "layer": given.layer,
-        "likelihood": options.likelihood,
-        "noise": options.noise if options.likelihood in CONTINUOUS else None,
-        "observed": given.observed,
-        HELD_OUT: _name_or(given.held_out, "array"),
-        COVARIATES: _names(given.covariates),
-        "size_factors": _name_or(given.size_factors, "array"),
-        "mask_var": _name_or(given.mask_var, "array"),
-        "family": options.family,
-        "engine": given.engine,
-        "guide": _name_or(options.guide, "callable") if black_box else None,
-        "learning_rate": options.learning_rate if black_box else None,
-        "prior_scales": {name: np.array(value, dtype=float)[()] for name, value in options.prior_scales.items()}
-        or None,
-        "batch_size": options.batch_size,
-        "max_epochs": options.max_epochs,
-        "tol": float(options.tol),
-        "device": str(options.device),
-        "rng": None if isinstance(given.rng, np.random.Generator) else int(given.rng),
-    }
-
-
-def _names(columns: Sequence[str] | str | None) -> np.ndarray | None:
-    if columns is None:
-        return None
-    return np.array([columns] if isinstance(columns, str) else list(columns), dtype=object)
-
-
-def _name_or(value: object, otherwise: str) -> str | None:
-    return value if value is None or isinstance(value, str) else otherwise
-
-
-def scale_of_sizes(matrix: CellMatrix, q: NormalPosterior | CountPosterior, size_factors: object) -> dict[str, float]:
+def _scale_of_sizes(plan: FitPlan, q: NormalPosterior | CountPosterior) -> dict[str, float]:
     """The total count of a cell with size factor one, in fact and as expected, where size factors are totals."""
-    if not q.likelihood.has_rate or size_factors is not None:
+    if not q.likelihood.has_rate or plan.arguments.size_factors is not None:
         return {}
-    total = matrix.summary.total / matrix.shape[0]
+    total = plan.matrix.summary.total / plan.matrix.shape[0]
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._context import resolve_rng
+from .._fit_arguments import OBSERVED
 from .._keys import train_layer
 from .._settings import logger
 from .._validate import check_anndata, check_choice, check_fraction, check_key, check_not_empty, place_of
@@ -113,7 +114,7 @@ def hold_out(
     check_not_empty(adata)
     share = check_fraction("fraction", fraction)
     check_choice("by", by, ("entries", "molecules", "rows"))
-    check_choice("observed", observed, ("all", "stored"))
+    check_choice("observed", observed, OBSERVED)
     check_key("key_added", key_added)
     if observed == "stored" and by != "entries":
         msg = f"`observed='stored'` says which entries are held out, and by={by!r} holds out none. Leave it out."

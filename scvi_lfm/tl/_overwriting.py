@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._keys import COVARIATES, HELD_OUT, PARAMS, PRIOR_GENE_COV, WRITTEN
+from .._fit_arguments import ARGUMENTS
+from .._keys import PARAMS, PRIOR_GENE_COV, WRITTEN
 from .._validate import check_key, one_column
 from ..posterior.store.schema import ALONG_CELLS, fit_places
 
@@ -120,8 +121,8 @@ def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
             found |= dict.fromkeys(fit_places(stem), f"is a field of the fit {stem!r}, which")
             found["uns", stem] = "holds a fit, which"
         params = stored[PARAMS]
-        layers = [("layers", str(params[name])) for name in ("layer", HELD_OUT) if name in params]
-        read = [*layers, *(("obs", str(name)) for name in np.atleast_1d(params.get(COVARIATES, [])))]
+        named = {name: known.reads for name, known in ARGUMENTS.items() if known.reads and name in params}
+        read = [(frame, str(field)) for name, frame in named.items() for field in np.atleast_1d(params[name])]
         found = dict.fromkeys(read, f"was read by the fit {stem!r} and") | found
     return found
 

@@ -11,9 +11,9 @@ import torch
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from ..data.blocks import slices
-from ..posterior import read_fit
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.store.transaction import all_or_nothing
+from ._open import open_fit
 from ._overwriting import check_free, note_written
 from ._rank_cells import fitted_positions
 from ._tool import tool
@@ -99,7 +99,7 @@ def predict(
     check_anndata(adata)
     if layer_added is not None:
         check_free(adata, "predict", layer_added, _places, argument="layer_added")
-    stored = read_fit(adata, key)
+    stored = open_fit(adata, key)
     if layer_added is not None:
         if obs_names is not None or var_names is not None:
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."

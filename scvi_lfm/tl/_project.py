@@ -9,22 +9,17 @@ import numpy as np
 import torch
 
 from .._calls import warn_user
-from .._context import resolve_device
 from .._keys import HELD_OUT, PARAMS
 from .._validate import check_anndata, check_not_empty, check_unique
-from ..data import restrict
 from ..inference import place_cells
-from ..linalg.covariances import PackedUnderNoise
-from ..posterior import read_fit, write_fit
+from ..posterior import write_fit
 from ..posterior.store.covariates import known_of_cells, n_known
-from ..posterior.store.lookup import entry
 from ..posterior.store.schema import fit_places, record_for_new_cells
-from ._common import check_closed_form, less_level_of_fit
 from ._fit_observed import check_cov_bytes
+from ._open import open_fit, open_values
 from ._overwriting import check_free, note_written
 from ._size_factors import new_size_factors
 from ._tool import tool
-from ._values import read_as_fitted
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -127,38 +122,32 @@ def project(
     check_anndata(reference, "reference")
     check_not_empty(adata)
     check_free(adata, "project", key_added, fit_places)
-    where = resolve_device(device)
-    stored = read_fit(reference, key, device=where, cells=False)
-    check_closed_form(stored, "project")
+    stored = open_fit(reference, key, device, closed_form_for="project", cells=False)
     known = reference.var_names[stored.fitted]
     check_unique(known, "var")
     positions = known.get_indexer(adata.var_names)
     shared = positions >= 0
     _check_overlap(int(shared.sum()), len(known))
-    whole = stored.posterior
-    kept = torch.as_tensor(positions[shared], device=where)
-    # new counts come with their own depth
-    expected = None if whole.likelihood.has_rate else whole.at_genes(kept).expected_values()
-    matrix, layer = read_as_fitted(adata, stored, layer, genes=shared, expected=expected)
+    whole, given = stored.posterior, stored.arguments
+    kept = torch.as_tensor(positions[shared], device=stored.device)
+    matrix = open_values(adata, stored, layer, new=(shared, kept)).matrix
     if n_known(reference.uns[key]):
         matrix = replace(matrix, covariates=known_of_cells(adata, reference.uns[key]))
-    observed = str(stored.params.get("observed", "all"))
-    matrix = less_level_of_fit(restrict(matrix, observed, None), stored, layer)
-    if observed == "stored" or isinstance(whole.gene_cov, PackedUnderNoise) or whole.likelihood.has_levels:
+    if given.observed == "stored" or (whole.gene_cov.by_row and not whole.likelihood.has_rate):
         check_cov_bytes(len(stored.active) + whole.n_known, adata.n_obs, "After such a fit")
-    family = str(entry(stored.params, "family", key))
+    family = given.family
     if whole.likelihood.has_rate:
         size = new_size_factors(adata, size_factors, matrix, stored, reference.uns[key], kept)
-        whole = whole.with_log_size(torch.as_tensor(np.log(size), device=where))
+        whole = whole.with_log_size(torch.as_tensor(np.log(size), device=stored.device))
     elif size_factors is not None:
         msg = (
             f"`size_factors` belong to count likelihoods, and the reference was fitted with {whole.likelihood.name!r}."
         )
         raise ValueError(msg)
     else:
-        family = stored.params.get("guide", family)
+        family = str(given.guide or family)
     if whole.likelihood.has_levels:
-        whole = whole.with_log_size(torch.zeros(adata.n_obs, dtype=torch.float64, device=where))
+        whole = whole.with_log_size(torch.zeros(adata.n_obs, dtype=torch.float64, device=stored.device))
     q = place_cells(matrix, whole.at_genes(kept), family, all_genes=len(kept) == len(known))
     adata = adata.copy() if copy else adata
     record = record_for_new_cells(reference.uns[key])

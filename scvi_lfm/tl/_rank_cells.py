@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from .._validate import check_anndata, locate
-from ..posterior import read_fit
 from ..posterior.contrast import contrast_cells
 from ..posterior.store.transaction import all_or_nothing
+from ._open import open_fit
 from ._overwriting import check_free, note_written
 from ._tool import tool
 
@@ -78,7 +78,7 @@ def rank_cells(
     """
     check_anndata(adata)
     check_free(adata, "rank_cells", key_added, _places)
-    stored = read_fit(adata, key)
+    stored = open_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
     adata = adata.copy() if copy else adata

@@ -13,9 +13,9 @@ from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
 from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
-from ..posterior import read_fit
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.store.transaction import all_or_nothing
+from ._open import open_fit
 from ._overwriting import check_free, note_written
 from ._tool import tool
 from ._values import LOG_BASE
@@ -125,7 +125,7 @@ def rank_genes(
     """
     check_anndata(adata)
     check_free(adata, "rank_genes", key_added, _places)
-    stored = read_fit(adata, key)
+    stored = open_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
         raise ValueError(msg)
@@ -148,8 +148,8 @@ def rank_genes(
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
-    if "layer" in stored.params:
-        params["layer"] = stored.params["layer"]
+    if stored.arguments.layer is not None:
+        params["layer"] = stored.arguments.layer
     adata = adata.copy() if copy else adata
     record = {PARAMS: params, **_records(names, results)}
     with all_or_nothing(adata):

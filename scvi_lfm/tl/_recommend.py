@@ -10,13 +10,12 @@ import torch
 
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
-from ..posterior import read_fit
 from ..posterior.posterior import Moments
 from ..posterior.unseen import best_unseen
-from ._common import layer_of_fit
+from ._open import open_fit
 from ._predict import MAX_ROWS
 from ._tool import tool
-from ._values import read_as_fitted
+from ._values import layer_of_fit, read_as_fitted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +95,8 @@ def recommend(
     check_not_empty(adata)
     n_top = check_count("n_top", n_top)
     check_choice("order", order, ("expected", "upper"))
-    z = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))
-    stored = read_fit(adata, key)
+    sds = float(torch.special.ndtri(torch.tensor(check_fraction("level", level), dtype=torch.float64, device="cpu")))
+    stored = open_fit(adata, key)
     rows = np.arange(adata.n_obs) if obs_names is None else locate("obs_names", obs_names, adata.obs_names, "obs")
     _check_size(len(rows), min(n_top, int(stored.fitted.sum())))
     if layer is None:
@@ -112,12 +111,12 @@ def recommend(
             "have been seen in a sparse layer and pass layer=, or see tl.predict."
         )
         raise ValueError(msg)
-    chosen = best_unseen(stored.posterior, rows, matrix.source, n_top, z=z if order == "upper" else None)
+    chosen = best_unseen(stored.posterior, rows, matrix.source, n_top, sds=sds if order == "upper" else None)
     names = {
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
     }
-    values = _values(stored.posterior, torch.from_numpy(rows), chosen, z)
+    values = _values(stored.posterior, torch.from_numpy(rows), chosen, sds)
     if stored.level:
         values |= {name: values[name] + stored.level for name in ("expected", "upper")}
     return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | values)
@@ -139,8 +138,8 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     return np.arange(1, len(rows) + 1) - np.repeat(first, length)
 
 
-def _values(q: Posterior, rows: Tensor, chosen: Chosen, z: float) -> dict[str, np.ndarray]:
+def _values(q: Posterior, rows: Tensor, chosen: Chosen, sds: float) -> dict[str, np.ndarray]:
     cells, eta, sd = rows[chosen.rows], chosen.eta, chosen.eta.var.sqrt()
-    known = Moments(eta.mean + z * sd, torch.zeros_like(sd))
+    known = Moments(eta.mean + sds * sd, torch.zeros_like(sd))
     expected, upper = (q.law(moments, cells, chosen.genes).mean().numpy() for moments in (eta, known))
     return {"expected": expected, "sd": sd.numpy(), "upper": upper}

@@ -10,7 +10,7 @@ import torch
 from .._context import resolve_rng
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
-from ..posterior import read_fit
+from ._open import open_fit
 from ._tool import tool
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def sample_posterior(
     check_anndata(adata)
     n_samples = check_count("n_samples", n_samples)
     generator = torch.Generator().manual_seed(int(resolve_rng(rng).integers(2**31)))
-    return _draw(read_fit(adata, key), n_samples, generator)
+    return _draw(open_fit(adata, key), n_samples, generator)
 
 
 @naming_memory("draw so many samples", "Pass a smaller n_samples")

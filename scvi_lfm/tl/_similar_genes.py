@@ -10,7 +10,7 @@ import torch
 
 from .._memory import naming_memory
 from .._validate import check_anndata, check_count
-from ..posterior import read_fit
+from ._open import open_fit
 from ._rank_cells import fitted_positions
 from ._tool import tool
 
@@ -69,7 +69,7 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
     if not isinstance(gene, str):
         msg = f"`gene` must be one name of var_names, found {gene!r}."
         raise TypeError(msg)
-    stored = read_fit(adata, key, cells=False)
+    stored = open_fit(adata, key, cells=False)
     position = int(fitted_positions(adata, "gene", gene, stored.fitted)[0])
     return _neighbours(stored.posterior, position, n_top, adata.var_names.to_numpy()[stored.fitted])
 

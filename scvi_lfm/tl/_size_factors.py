@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .._fit_arguments import ARRAY
 from .._keys import EXPECTED_COUNTS, TOTAL_COUNTS
 from .._validate import one_column
 from ..posterior.store.lookup import entry
@@ -63,12 +64,11 @@ def new_size_factors(
 
     `record` is what the reference holds in uns.
     """
-    if given is None and "size_factors" in stored.params:
-        taken = str(stored.params["size_factors"])
-        if taken == "array":
+    if given is None:
+        given = stored.arguments.size_factors
+        if given == ARRAY:
             msg = "The reference was fitted with size factors of its own: pass those of the new cells as size_factors=."
             raise ValueError(msg)
-        given = taken
     if given is not None or TOTAL_COUNTS not in record:
         return resolve_size_factors(adata, given, matrix)
     key = stored.keys.uns

@@ -10,13 +10,10 @@ import anndata as ad
 import pandas as pd
 
 from .._calls import warn_user
-from .._validate import place_of
+from .._validate import near_matches, place_of
 from ..data import read_matrix
 from ..data.checks import check_counts
 from ..data.kind import ValueKind, other_kind, other_scale
-from ..model.likelihoods import LIKELIHOODS
-from ..posterior.store.lookup import entry
-from ._common import layer_of_fit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +40,7 @@ class _Fitted:
 
     @classmethod
     def of(cls, stored: StoredFit, of_genes: Tensor | None) -> _Fitted:
-        likelihood, only = stored.posterior.likelihood, stored.params.get("observed") == "stored"
+        likelihood, only = stored.posterior.likelihood, stored.arguments.observed == "stored"
         kind, counts = ValueKind.of_record(stored.values), likelihood.has_rate
         expected = None if of_genes is None else of_genes.cpu().numpy() + stored.level
         if counts and only:
@@ -73,6 +70,27 @@ def record_of_values(kind: ValueKind, log_base: float | None, q: NormalPosterior
     if q.likelihood.has_rate:
         record[EXPECTED_TOTAL] = float(q.expected_values().sum())
     return record if log_base is None else record | {LOG_BASE: log_base}
+
+
+def layer_of_fit(adata: ad.AnnData, stored: StoredFit, layer: str | None) -> str | None:
+    """The layer to read: that of the fit unless another is asked for, which warns."""
+    fitted = stored.arguments.layer
+    if layer is None and fitted is not None and fitted not in adata.layers:
+        near = near_matches(fitted, adata.layers)
+        msg = (
+            f"The fit read layers[{fitted!r}], which `adata` does not have. {near} Put values on the same scale there."
+        )
+        raise KeyError(msg)
+    if layer is None or layer == fitted:
+        return fitted
+    if not isinstance(layer, str) or layer not in adata.layers:
+        return layer  # the gate has the words for it
+    msg = (
+        f"layer={layer!r} is not what the fit read ({'X' if fitted is None else repr(fitted)}); "
+        "results mean little unless both are on the same scale."
+    )
+    warn_user(msg)
+    return layer
 
 
 def read_as_fitted(
@@ -105,10 +123,9 @@ def read_as_fitted(
     TypeError, ValueError
         The values cannot be used, or are of another kind than those of the fit.
     """
-    layer, of_fit = layer_of_fit(adata, stored, layer), stored.params.get("layer")
-    likelihood = LIKELIHOODS[str(entry(stored.params, "likelihood", stored.keys.uns))]
-    only = stored.params.get("observed") == "stored"
-    matrix = read_matrix(adata, layer, genes=genes, stored_only=only)
+    layer, of_fit = layer_of_fit(adata, stored, layer), stored.arguments.layer
+    likelihood = stored.posterior.likelihood
+    matrix = read_matrix(adata, layer, genes=genes, stored_only=stored.arguments.observed == "stored")
     fitted = _Fitted.of(stored, expected) if stored.values else None
     if not likelihood.linear:
         _check_counts(adata, layer, genes, matrix, fitted, likelihood, of_fit)

@@ -94,7 +94,7 @@ def test_local_step_is_the_maximum_and_its_elbo_is_the_whole_one(state):
 
 def test_absorption_is_the_best_of_its_kind_and_changes_no_prediction(state, eta_moments):
     g, xx = state.globals, state.statistics.xx
-    zz = g.second_moment()
+    xi_xi = g.second_moment()
 
     def after(move):
         return replace(
@@ -104,7 +104,7 @@ def test_absorption_is_the_best_of_its_kind_and_changes_no_prediction(state, eta
             cell_cov=move.cell_cov(state.cell_cov),
         )
 
-    best = _best_absorption(g.mu, g.scales, xx, zz, 12)
+    best = _best_absorption(g.mu, g.scales, xx, xi_xi, 12)
     moved = after(best)
     for one, other in zip(_eta(moved, eta_moments), _eta(state, eta_moments), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)

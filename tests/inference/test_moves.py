@@ -30,9 +30,9 @@ def moved(state, move):
 
 
 def best(state, kind):
-    zz = state.globals.weighted_moment(torch.ones_like(state.globals.precision))
+    xi_xi = state.globals.weighted_moment(torch.ones_like(state.globals.precision))
     g = state.globals
-    return kind(g.mu, g.scales, state.statistics.xx, zz, N_CELLS)
+    return kind(g.mu, g.scales, state.statistics.xx, xi_xi, N_CELLS)
 
 
 def generic_move(r):

@@ -8,7 +8,7 @@ import pytest
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.counts import objective
-from scvi_lfm.tl import _fit_arguments
+from scvi_lfm.tl import _fit_checks
 
 N, M = 400, 200
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
@@ -51,7 +51,7 @@ def test_finds_twelve_factors_of_one_and_a_half_times_the_threshold(seed):
 def test_neither_the_noise_nor_the_batches_nor_the_bound_matter(monkeypatch, noise, batch_size):
     adata = factors(np.linspace(5, 2.5, 6), seed=0)
     assert auto(adata, noise=noise, batch_size=batch_size) == 6
-    monkeypatch.setattr(_fit_arguments, "MOST_FACTORS", 15)
+    monkeypatch.setattr(_fit_checks, "MOST_FACTORS", 15)
     assert auto(adata, noise=noise, batch_size=batch_size) == 6
     assert adata.uns["lfm"]["params"]["max_factors"] == 15
 
@@ -73,7 +73,7 @@ def test_noise_has_none(seed, tmp_path):
 @pytest.mark.parametrize("n_factors", [0, 4])
 def test_counts(monkeypatch, n_factors):
     monkeypatch.setattr(objective, "ENTRIES", 20_000)
-    monkeypatch.setattr(_fit_arguments, "MOST_FACTORS_OF_COUNTS", 12)
+    monkeypatch.setattr(_fit_checks, "MOST_FACTORS_OF_COUNTS", 12)
     scales = [0.5] * n_factors or [0.0]
     adata = lfm.datasets.simulate(
         300, 150, len(scales), likelihood="negative_binomial", factor_scales=scales, rng=n_factors
@@ -113,7 +113,7 @@ def test_same_seed_same_bits():
 
 
 def test_warns_at_the_most_that_is_tried(monkeypatch):
-    monkeypatch.setattr(_fit_arguments, "MOST_FACTORS", 5)
+    monkeypatch.setattr(_fit_checks, "MOST_FACTORS", 5)
     adata = factors(np.linspace(5, 3, 8), seed=0)
     with pytest.warns(UserWarning, match="still rises at 5 factors, the most that n_factors='auto' tries.* n_factors="):
         assert auto(adata) == 5

@@ -7,7 +7,7 @@ import pytest
 
 import scvi_lfm as lfm
 from scvi_lfm.inference.counts import objective
-from scvi_lfm.tl import _fit_arguments
+from scvi_lfm.tl import _fit_checks
 
 # of many molecules a cell, so that totals hold much of the factors
 LEVELS = {"negative_binomial": -0.5, "poisson": 0.5}
@@ -21,7 +21,7 @@ def auto(adata, likelihood):
 @pytest.mark.parametrize(("scales", "seed"), [([0.5, 0.4, 0.3], 0), ([0.5, 0.4, 0.3], 1), ([], 0)])
 def test_totals_bring_no_factor_of_their_own(monkeypatch, scales, seed):
     monkeypatch.setattr(objective, "ENTRIES", 20_000)
-    monkeypatch.setattr(_fit_arguments, "MOST_FACTORS_OF_COUNTS", 8)
+    monkeypatch.setattr(_fit_checks, "MOST_FACTORS_OF_COUNTS", 8)
     drawn = scales or [0.0]
     adata = lfm.datasets.simulate(
         200, 100, len(drawn), likelihood="poisson", mu=LEVELS["poisson"], factor_scales=drawn, rng=seed
@@ -34,7 +34,7 @@ def test_totals_bring_no_factor_of_their_own(monkeypatch, scales, seed):
 def test_a_factor_weaker_than_what_totals_hold_is_kept(monkeypatch):
     """Here the activity, as a factor, is stronger than the last two; by their size alone one of these would go."""
     monkeypatch.setattr(objective, "ENTRIES", 20_000)
-    monkeypatch.setattr(_fit_arguments, "MOST_FACTORS_OF_COUNTS", 8)
+    monkeypatch.setattr(_fit_checks, "MOST_FACTORS_OF_COUNTS", 8)
     adata = lfm.datasets.simulate(
         300, 150, 4, likelihood="poisson", mu=LEVELS["poisson"], factor_scales=[0.6, 0.5, 0.15, 0.12], rng=0
     )

@@ -83,12 +83,11 @@ def test_every_entry_is_as_likely_to_be_drawn(value):
     assert np.abs(share - expected).max() < 4.5 * np.sqrt(expected * (1 - expected) / times)
 
 
-def test_a_row_keeps_one_of_its_entries(caplog):
+def test_a_row_keeps_one_of_its_entries(caplog, settings):
     adata = ad.AnnData(sp.csr_matrix(np.eye(50, dtype=np.float32) + np.eye(50, k=1, dtype=np.float32)))
-    lfm.settings.verbosity = 2
+    settings.verbosity = 2
     with caplog.at_level(logging.INFO, logger="scvi_lfm"):
         mask = held_of(adata, 0.9, observed="stored")
-    lfm.settings.verbosity = 1
     left = adata.X.toarray().astype(bool) & ~mask.toarray()
     assert left.any(axis=1).all()
     # one of the two of each row, as the last row has one. Both of a row stay with a probability of 0.01: of 49 rows,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..._fit_arguments import ARGUMENTS
 from ..._keys import (
     CELL_BASIS,
     COVARIATES,
@@ -31,13 +32,8 @@ from .schema import FIELDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_CHOICES: dict[str, Sequence[str]] = {
-    "noise": ("shared", "gene", "cell_gene"),
-    "observed": ("all", "stored"),
-    "family": ("row_block", "mean_field"),
-    "engine": ("natural_gradient", "pyro"),
-}
-_NUMBERS = ("n_factors", "batch_size", "max_epochs", "tol")
+_CHOICES: dict[str, Sequence[str]] = {name: known.choices for name, known in ARGUMENTS.items() if known.choices}
+_NUMBERS = [name for name, known in ARGUMENTS.items() if known.positive or known.minimum is not None]
 _OF_COORDINATES = [field for field in FIELDS if field.frame == "uns" and set(field.shape) == {"k"}]
 _NO_COVARIANCES = (GENE_BASIS, CELL_BASIS)
 # of eigenvalues that are zero but for rounding

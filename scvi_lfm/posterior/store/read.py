@@ -30,6 +30,7 @@ from .covariates import known_of_cells, n_known
 from .field_reader import FieldReader
 from .layout import Layout
 from .lookup import entry, find, numbers
+from .params import arguments_of
 from .read_likelihood import read_counts, read_normal
 from .schema import FitKind
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
+    from ..._fit_arguments import FitArguments
     from ..posterior import CountPosterior, NormalPosterior
 
 
@@ -52,6 +54,16 @@ class StoredFit:
     keys: FitKeys
     values: Mapping[str, Any]  # their kind; empty in fits stored before it was
     level: float = 0.0  # of the values as they were read: the posterior, mu too, is that of values less this
+
+    @property
+    def arguments(self) -> FitArguments:
+        """The arguments of the fit, as far as `params` tell."""
+        return arguments_of(self.params, self.keys.uns)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the posterior is."""
+        return self.posterior.gene_mean.device
 
 
 @naming_memory("read the stored fit")

@@ -1,6 +1,6 @@
 """Every field of a stored fit: what is written, read, removed and taken along follows from this table.
 
-Axes are n cells, m genes, r factors, p covariates, the k = 1 + p + r coordinates of (a, z, A) and (b, beta, B), and
+Axes are n cells, m genes, r factors, p covariates, the k = 1 + p + r coordinates of (a, zeta, A) and (b, beta, B), and
 packed lower triangles: `cell_packed` of (a, A), `gene_packed` of (b, beta, B). See `layout.py`.
 """
 
@@ -127,8 +127,8 @@ FIELDS = (
     Field("uns", _keys.VALUES, (), dict, "record", "what kind of values was read"),
     Field("uns", _keys.COVARIATES, (), pd.DataFrame, "record", "how each covariate is coded", "covariates"),
     Field("uns", _keys.MU, (), float, "model", "grand mean, on the scale of the values"),
-    Field("uns", _keys.PRIOR_CELL_MEAN, ("k",), F64, "model", "prior mean of (a, z, A)"),
-    Field("uns", _keys.PRIOR_CELL_COV, ("k", "k"), F64, "model", "prior covariance of (a, z, A)"),
+    Field("uns", _keys.PRIOR_CELL_MEAN, ("k",), F64, "model", "prior mean of (a, zeta, A)"),
+    Field("uns", _keys.PRIOR_CELL_COV, ("k", "k"), F64, "model", "prior covariance of (a, zeta, A)"),
     Field("uns", _keys.PRIOR_GENE_MEAN, ("k",), F64, "model", "prior mean of (b, beta, B)"),
     Field("uns", _keys.PRIOR_GENE_COV, ("k", "k"), F64, "model", "prior covariance of (b, beta, B)"),
     Field("uns", _keys.SIGMA, (), float, "model", "noise of the fit, over genes", "continuous"),
@@ -139,7 +139,7 @@ FIELDS = (
     Field("uns", _keys.BY_ROW, (), bool, "model", "that every row has a covariance of its own", "by_row"),
     Field("uns", _keys.CELL_BASIS, ("k", "k"), F64, "cells", "basis of all covariances", "one_cell_basis"),
     Field("uns", _keys.CELL_EIG, ("k",), F64, "cells", "their inverse in it, less one, at noise one", "one_cell_basis"),
-    Field("uns", _keys.CELL_COV, ("k", "k"), F64, "cells", "covariance of every (a, z, A)", "one_cell_cov"),
+    Field("uns", _keys.CELL_COV, ("k", "k"), F64, "cells", "covariance of every (a, zeta, A)", "one_cell_cov"),
 )
 FIELD = {field.name: field for field in FIELDS}
 # cells keep them where what is in uns, var and varm is lost, as on joining

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._calls import warn_user
+from .._fit_arguments import ARGUMENTS, DEFAULTS, FAMILIES, Argument, FitArguments
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
 from ..data.checks import check_counts
@@ -14,7 +16,7 @@ from ..data.kind import ValueKind, ValuesWarning
 from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import pandas as pd
 
@@ -26,19 +28,36 @@ COUNT_BATCH = 512
 MOST_FACTORS, MOST_FACTORS_OF_COUNTS = 50, 30
 PYRO_STEPS = 6000
 MOST_LEVELS = 50
+GUIDES = (*FAMILIES, "low_rank", "flow")
+LEARNING_RATE = 0.02
 
 
-def check_engine_options(engine: str, guide: object, learning_rate: object, guides: Sequence[str]) -> None:
+def checked(given: FitArguments) -> FitArguments:
+    """The arguments with numbers as Python has them; one that is wrong by itself raises."""
+    return replace(given, **{name: _checked(name, getattr(given, name), known) for name, known in ARGUMENTS.items()})
+
+
+def _checked(name: str, value: Any, known: Argument) -> Any:
+    if (value is None and DEFAULTS[name] is None) or (isinstance(value, str) and value in known.words):
+        return value
+    if known.choices:
+        check_choice(name, value, known.choices)
+    if known.minimum is not None:
+        return check_count(name, value, minimum=known.minimum)
+    return check_positive(name, value) if known.positive else value
+
+
+def check_engine_options(given: FitArguments) -> None:
     """Raise unless the options of the Pyro engine fit it, and come with it."""
-    if engine != "pyro":
-        for name, value in (("guide", guide), ("learning_rate", learning_rate)):
-            if value is not None:
-                msg = f"`{name}` belongs to engine='pyro', and engine is {engine!r}. Leave it out, or pass the engine."
-                raise ValueError(msg)
-    if guide is not None and not callable(guide):
-        check_choice("guide", guide, guides)
-    if learning_rate is not None:
-        check_positive("learning_rate", learning_rate)
+    for name, known in ARGUMENTS.items():
+        of_engine = known.only is not None and known.only[0] == "engine"
+        if of_engine and not known.belongs(given) and getattr(given, name) is not None:
+            msg = (
+                f"`{name}` belongs to engine='pyro', and engine is {given.engine!r}. Leave it out, or pass the engine."
+            )
+            raise ValueError(msg)
+    if given.guide is not None and not callable(given.guide):
+        check_choice("guide", given.guide, GUIDES)
 
 
 def check_noise(noise: str, engine: str, scales: Mapping[str, object]) -> None:
@@ -79,12 +98,12 @@ def warn_about_codes(obs: pd.DataFrame, coding: pd.DataFrame) -> None:
         warn_user(msg)
 
 
-def check_guide_of_normal(guide: object, families: Sequence[str], likelihood: str) -> None:
+def check_guide_of_normal(guide: object, likelihood: str) -> None:
     """Raise if a guide was asked for that a continuous likelihood has no use for."""
-    if guide is not None and guide not in families:
+    if guide is not None and guide not in FAMILIES:
         why = "" if likelihood != "normal" else ", under which the best q of a row is a Normal, as in 'row_block'"
         msg = (
-            f"`guide` must be one of {', '.join(map(repr, families))}, found {guide!r} with likelihood={likelihood!r}"
+            f"`guide` must be one of {', '.join(map(repr, FAMILIES))}, found {guide!r} with likelihood={likelihood!r}"
             f"{why}. Other guides are for counts."
         )
         raise ValueError(msg)
@@ -129,7 +148,7 @@ def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int, *, c
     elif batch_size is None:
         size = n_cells if n_cells <= WHOLE_BATCH else BATCH
     else:
-        size = min(check_count("batch_size", batch_size, minimum=2), n_cells)
+        size = min(batch_size, n_cells)
     smallest = n_cells // -(-n_cells // size)
     if smallest < n_factors:
         msg = (
@@ -143,7 +162,7 @@ def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int, *, c
 def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> int:
     """Passes over the cells at the most."""
     if max_epochs is not None:
-        return check_count("max_epochs", max_epochs)
+        return max_epochs
     if engine == "pyro":
         return -(-PYRO_STEPS // n_batches)
     return 100 if n_batches == 1 else 20
