@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("data", nargs="?")
     parser.add_argument("--factors", type=int, default=50)
     args = parser.parse_args()
+    warnings.filterwarnings("ignore", message="The fit did not converge")
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
             args.data = str(Path(folder) / "simulated.h5ad")
