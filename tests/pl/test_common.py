@@ -74,16 +74,17 @@ def test_axes_say_what_they_show(name, adata):
 
 
 @plots
-def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch):
-    shown = []
+@pytest.mark.parametrize("settings", [(True, None), (False, None), (False, True), (True, False)])
+@pytest.mark.half_slow
+def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch, settings):
+    autoshow, show = settings
+    expected, shown = autoshow if show is None else show, []
     monkeypatch.setattr(plt, "show", lambda: shown.append(1))
     before = sc.settings.autoshow
     try:
-        for autoshow, show, expected in ((True, None, 1), (False, None, 0), (False, True, 1), (True, False, 0)):
-            shown.clear()
-            sc.settings.autoshow = autoshow
-            assert (draw(name, adata, show=show) is None) == bool(expected)
-            assert len(shown) == expected
+        sc.settings.autoshow = autoshow
+        assert (draw(name, adata, show=show) is None) == expected
+        assert len(shown) == expected
     finally:
         sc.settings.autoshow = before
 

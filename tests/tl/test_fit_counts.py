@@ -271,8 +271,8 @@ def after_a_few_epochs(data):
     ("form", "dtype"),
     [
         (np.asarray, np.float64),
-        (np.asfortranarray, np.int32),
-        (sp.csc_matrix, np.float64),
+        pytest.param(np.asfortranarray, np.int32, marks=pytest.mark.slow),
+        pytest.param(sp.csc_matrix, np.float64, marks=pytest.mark.slow),
         (sp.csr_array, np.uint16),
         (sp.csc_array, np.int32),
     ],

@@ -124,6 +124,7 @@ def test_it_is_logged(caplog):
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != LEVEL])
 @pytest.mark.parametrize("name", ["shared", "held_out", "stored_held_out"])
+@pytest.mark.half_slow
 def test_however_high_or_low_it_is(level, name):
     assert_same_fit(fitted(name, level), fitted(name), level)
 
