@@ -107,10 +107,17 @@ def test_draws_a_slice_without_copying_it(name, adata):
     assert view.is_view
 
 
+@pytest.fixture(scope="module")
+def read(fitted, tmp_path_factory):
+    """The fit from a file; not to be written into."""
+    path = tmp_path_factory.mktemp("plots") / "fit.h5ad"
+    fitted.write_h5ad(path)
+    return ad.read_h5ad(path)
+
+
 @plots
-def test_draws_the_same_from_a_file(name, adata, tmp_path):
-    adata.write_h5ad(tmp_path / "fit.h5ad")
-    first, again = (draw(name, data, show=False) for data in (adata, ad.read_h5ad(tmp_path / "fit.h5ad")))
+def test_draws_the_same_from_a_file(name, adata, read):
+    first, again = (draw(name, data, show=False) for data in (adata, read))
     assert first.get_xlim() == again.get_xlim()
     assert first.get_ylim() == again.get_ylim()
     assert [t.get_text() for t in first.texts] == [t.get_text() for t in again.texts]

@@ -381,7 +381,7 @@ def test_cells_without_counts_can_be_fitted_where_size_factors_are_given(data):
 
 
 def test_same_seed_same_bits(data):
-    options = {"batch_size": 40}
+    options = {"batch_size": 40, "tol": 0.5}
     first, again, other = (fit(data, rng=seed, **options) for seed in (4, 4, 5))
     assert same_result(first, again)
     assert not same_result(first, other)

@@ -17,7 +17,7 @@ LEVEL = 1e6
 # of the spread, which is about 1
 CLOSE = 1e-3
 LEVELS = [1e3, 1e6, 1e9, -1e6]
-BLACK_BOX = {"engine": "pyro", "max_epochs": 10}
+BLACK_BOX = {"engine": "pyro", "max_epochs": 5}
 PATHS = {
     "shared": {},
     "gene": {"noise": "gene"},
