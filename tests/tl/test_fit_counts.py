@@ -222,7 +222,11 @@ def test_a_likelihood_that_is_asked_for_is_taken(given):
     adata = simulate("bernoulli")
     result = fit(adata, likelihood=given, tol=1e6, batch_size=60)
     assert result.uns["lfm"]["params"]["likelihood"] == given
-    assert fit(adata, tol=1e6, batch_size=60).uns["lfm"]["params"]["likelihood"] == "negative_binomial"
+
+
+def test_presence_is_fitted_as_counts_where_no_likelihood_is_asked_for():
+    result = fit(simulate("bernoulli"), tol=1e6, batch_size=60)
+    assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
 
 
 def test_a_fit_with_another_likelihood_leaves_nothing_stale(data):
