@@ -93,7 +93,7 @@ def ratio(figures: list[Figures], to: list[Figures], what: str) -> str:
     """The median over rounds of a ratio within the round."""
     if not figures:
         return ""
-    return f"{median(one[what] / max(other[what], 1e-9) for one, other in zip(figures, to, strict=True)):.3g}"
+    return f"{median(one[what] / max(other[what], 1e-6) for one, other in zip(figures, to, strict=True)):.3g}"
 
 
 def print_row(*cells: object) -> None:
@@ -160,7 +160,7 @@ def grow(args: argparse.Namespace, folder: str) -> None:
     print_header(f"exponent in {args.grow}", *MEASURES)
     for name, points in seen.items():
         sizes = np.log([point[args.grow] for point in points])
-        costs = (np.log([max(point[what], 1e-9) for point in points]) for what in MEASURES)
+        costs = (np.log([max(point[what], 1e-6) for point in points]) for what in MEASURES)
         print_row(f"`{name}`", *(f"{np.polyfit(sizes, cost, 1)[0]:.2f}" for cost in costs))
 
 

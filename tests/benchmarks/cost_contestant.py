@@ -10,6 +10,8 @@ stopped. `--fitted` writes what `fit` and `fit_counts` leave, which `anomalies` 
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import resource
 import subprocess
@@ -170,6 +172,8 @@ def status(field: str) -> int:
 
 def measure(work: Callable[[], None]) -> dict[str, float]:
     """Seconds of wall and processor, and peak memory beyond what was held before."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not held, and would hide what is taken again
     held = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # start the peak anew
     wall, processor = time.perf_counter(), processor_seconds()

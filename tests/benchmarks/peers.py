@@ -5,9 +5,9 @@
 
 Each contestant runs in a process of its own, with the interpreter that PATH names. An environment for each is made by
 
-    python -m venv scvi   && scvi/bin/pip install scvi-tools anndata     # --python linear_scvi=scvi/bin/python
-    python -m venv glmpca && glmpca/bin/pip install glmpca anndata       # --python glmpca=glmpca/bin/python
-    python -m venv mofa   && mofa/bin/pip install mofapy2 anndata        # --python mofa=mofa/bin/python
+    python -m venv scvi   && scvi/bin/pip install scvi-tools anndata              # --python linear_scvi=scvi/bin/python
+    python -m venv glmpca && glmpca/bin/pip install glmpca statsmodels anndata    # --python glmpca=glmpca/bin/python
+    python -m venv mofa   && mofa/bin/pip install mofapy2 anndata                 # --python mofa=mofa/bin/python
 
 and a contestant whose environment is not named, or lacks it, is left out with a line that says so. A tenth of the
 molecules is held out and scored as in `thinned.py`. Everyone stops by its own default rule: LinearSCVI by early
@@ -31,8 +31,8 @@ from embedding import accuracy
 from thinned import bias_only, log_density, thin, variable_genes
 
 HERE = Path(__file__).parent
-MODULES = {"lfm": "scvi_lfm", "linear_scvi": "scvi", "glmpca": "glmpca", "mofa": "mofapy2"}
-PACKAGES = {"linear_scvi": "scvi-tools", "glmpca": "glmpca", "mofa": "mofapy2"}
+MODULES = {"lfm": "scvi_lfm", "linear_scvi": "scvi", "glmpca": "glmpca.glmpca", "mofa": "mofapy2"}
+PACKAGES = {"linear_scvi": "scvi-tools", "glmpca": "glmpca statsmodels", "mofa": "mofapy2"}
 
 
 def environment(entry: str) -> tuple[str, str]:
