@@ -17,8 +17,8 @@ anomalies, check     of such a fit, `anomalies_counts` and `check_counts` of cou
 Beside N endless loops (three a core by default) the fair share of a contestant with t threads on c cores is its quiet
 processor seconds x (N + t) / (c t). `--variable-genes` cuts the data to these genes for everyone but `selected_pca`.
 
-`--grow` runs over simulated data of two decades (of factors, 10 to 200) and prints the slope of the logarithm of each
-cost against that of the size, by least squares. A part with a few contestants takes minutes.
+`--grow` runs over simulated data of about two decades (of factors, 10 to 200) and prints the slope of the logarithm of
+each cost against that of the size, by least squares. A part with a few contestants takes minutes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ N_CORES = len(os.sched_getaffinity(0))
 GROWTH = {
     "cells": (1_000, 100_000, lambda size: (size, 2_000, 400)),
     "genes": (300, 30_000, lambda size: (2_000, size, size / 5)),
-    "nonzeros": (20, 2_000, lambda size: (5_000, 4_000, size)),
+    "nonzeros": (20, 20_000, lambda size: (5_000, 4_000, size)),
     "factors": (10, 200, lambda size: (5_000, 2_000, 400)),
 }
 Figures = dict[str, float]
