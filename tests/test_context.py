@@ -39,7 +39,7 @@ def global_state():
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def imported():
     """Everything that the engines import lazily, some of which sets filters of its own when it is imported."""
     with warnings.catch_warnings():

@@ -148,7 +148,7 @@ def adata(plain):
 
 
 @pytest.mark.parametrize("kind", LABELS)
-def test_labels_of_any_kind_are_ranked(adata, kind, tmp_path):
+def test_labels_of_any_kind_are_ranked(adata, kind):
     adata.obs["label"], groups = LABELS[kind]
     lfm.tl.rank_genes(adata, "label")
     table = lfm.get.rank_genes_df(adata)
@@ -158,9 +158,19 @@ def test_labels_of_any_kind_are_ranked(adata, kind, tmp_path):
         lfm.tl.rank_genes(adata, mask_obs=mask, key_added="by_mask")
         expected = lfm.get.rank_genes_df(adata, key="by_mask")["scores"]
         np.testing.assert_array_equal(lfm.get.rank_genes_df(adata, group)["scores"], expected)
+
+
+def test_rankings_by_labels_of_any_kind_are_read_back(adata, tmp_path):
+    tables = {}
+    for number, (labels, _) in enumerate(LABELS.values()):
+        adata.obs["label"] = labels
+        lfm.tl.rank_genes(adata, "label", key_added=f"ranked_{number}")
+        tables[f"ranked_{number}"] = lfm.get.rank_genes_df(adata, key=f"ranked_{number}")
     del adata.obs["label"]  # which may be of a type that no file holds
     adata.write_h5ad(tmp_path / "labelled.h5ad")
-    pd.testing.assert_frame_equal(lfm.get.rank_genes_df(ad.read_h5ad(tmp_path / "labelled.h5ad")), table)
+    read = ad.read_h5ad(tmp_path / "labelled.h5ad")
+    for key, table in tables.items():
+        pd.testing.assert_frame_equal(lfm.get.rank_genes_df(read, key=key), table)
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")

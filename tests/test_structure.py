@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import doctest
+import functools
 import graphlib
 import importlib
 import inspect
@@ -55,11 +56,17 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax, not to be changed."""
+    return ast.parse(path.read_text())
+
+
 def imported_rooms(path: Path) -> set[str]:
     """First part, below the package, of every module that a file imports, wherever in the file."""
     package = ("scvi_lfm", *path.relative_to(PACKAGE).parts[:-1])
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             modules = [alias.name.split(".") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -111,7 +118,7 @@ def imported_modules(path: Path) -> set[str]:
     """Names, below the package, of the modules that a file imports from its own room, those for types included."""
     room = path.relative_to(PACKAGE).parts[:-1]
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = [*room[: len(room) - node.level + 1], *(node.module.split(".") if node.module else [])]
             found |= {".".join(base), *(".".join([*base, alias.name]) for alias in node.names)}
@@ -152,7 +159,7 @@ def test_what_the_model_page_names_exists():
         if not path.exists():
             missing.append(file)
         elif names.startswith(":"):
-            defined = names_defined(ast.parse(path.read_text()))
+            defined = names_defined(parsed(path))
             missing += [f"{file}: {name}" for name in re.findall(r"`([\w.]+)`", names) if name not in defined]
     assert missing == []
 
@@ -201,19 +208,19 @@ def test_keys_of_a_fit_are_spelled_in_one_place(path):
     spelled |= {_keys.TOTAL_COUNTS, _keys.EXPECTED_COUNTS, _keys.CONVERGED, "X_"}
     # results of other tools end so as well
     spelled -= {"", "lfm", "_sd"}
-    assert not spelled & string_parts(ast.parse(path.read_text()))
+    assert not spelled & string_parts(parsed(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_params_of_a_fit_are_looked_up_by_their_key(path):
-    subscripts = [node.slice for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Subscript)]
+    subscripts = [node.slice for node in ast.walk(parsed(path)) if isinstance(node, ast.Subscript)]
     assert not [part for part in subscripts if isinstance(part, ast.Constant) and part.value == _keys.PARAMS]
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "data"], ids=name_of)
 def test_values_are_read_through_the_data_room(path):
     """Elsewhere nothing holds the array of a matrix, makes a source of one, or cuts cells into blocks by hand."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     assert not values_read_by_hand(tree)
 
 

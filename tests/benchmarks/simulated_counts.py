@@ -1,9 +1,10 @@
 """Simulate the large benchmark data set: Poisson counts of cell types with low-rank structure, log-normalised.
 
-    python tests/benchmarks/simulated_counts.py OUT.h5ad [--cells 50000] [--genes 15000]
+    python tests/benchmarks/simulated_counts.py OUT.h5ad [--cells 50000] [--genes 15000] [--depth 3000] [--raw]
 
 Every cell belongs to one of 12 types; the types lie in a space of 15 factors, cells scatter around their type, and each
-cell holds about 3,000 counts. The counts are then scaled to 10,000 a cell and log1p transformed, as most users do.
+cell holds about 3,000 counts. The counts are then scaled to 10,000 a cell and log1p transformed, as most users do,
+unless they are asked for as they are.
 """
 
 import argparse
@@ -41,10 +42,13 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--genes", type=int, default=15_000)
+    parser.add_argument("--depth", type=float, default=3000.0)
+    parser.add_argument("--raw", action="store_true")
     args = parser.parse_args()
-    adata = simulate_counts(args.cells, args.genes)
-    sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    adata = simulate_counts(args.cells, args.genes, depth=args.depth)
+    if not args.raw:
+        sc.pp.normalize_total(adata, target_sum=1e4)
+        sc.pp.log1p(adata)
     adata.write_h5ad(args.out)
     print(f"{args.out}: {adata.n_obs} x {adata.n_vars}, {adata.X.nnz / 1e6:.1f}M non-zeros")
 

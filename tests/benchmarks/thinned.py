@@ -39,11 +39,12 @@ DRAWS = 25  # of a cell's latent variables, over which the rates of scvi-tools a
 
 @dataclass(frozen=True)
 class Predictor:
-    """What a contestant learnt from `train`: expected counts of a block of cells in `train`, and theta."""
+    """What a contestant learnt from `train`: expected counts of a block of cells, theta, and where cells lie."""
 
     rate: Callable[[slice], np.ndarray]  # (block, m)
     theta: np.ndarray  # (m,)
     note: str
+    embedding: np.ndarray | None = None  # (n, r)
 
 
 def thin(counts: sp.csr_matrix, seed: int) -> tuple[sp.csr_matrix, sp.csr_matrix]:
@@ -121,7 +122,7 @@ def fit_lfm(train: sp.csr_matrix, args: argparse.Namespace) -> Predictor:
     lfm.tl.fit(adata, n_factors=args.n_factors, likelihood=args.likelihood, rng=args.seed, progress=False, **options)
     theta = adata.var["lfm_theta"].to_numpy() if "lfm_theta" in adata.var else np.full(adata.n_vars, MAX_THETA)
     epochs = int(np.asarray(adata.uns["lfm"]["elbo"]["epoch"])[-1])
-    return Predictor(lfm_rate(adata), theta, f"{epochs} epochs")
+    return Predictor(lfm_rate(adata), theta, f"{epochs} epochs", adata.obsm["X_lfm"])
 
 
 def lfm_rate(adata: ad.AnnData) -> Callable[[slice], np.ndarray]:
@@ -190,7 +191,7 @@ def fit_scvi(train: sp.csr_matrix, args: argparse.Namespace, *, linear: bool) ->
     epochs = len(model.history["elbo_train"])
     capped = ", capped by --max-epochs" if epochs == args.max_epochs else ""
     theta = torch.exp(model.module.px_r).detach().cpu().numpy()
-    return Predictor(rate, theta, f"{epochs} epochs{capped}")
+    return Predictor(rate, theta, f"{epochs} epochs{capped}", model.get_latent_representation())
 
 
 def fit_glmpca(train: sp.csr_matrix, args: argparse.Namespace) -> Predictor:
@@ -215,7 +216,7 @@ def fit_glmpca(train: sp.csr_matrix, args: argparse.Namespace) -> Predictor:
     iterations = len(fitted["dev"])
     capped = ", capped by --glmpca-iterations" if iterations == args.glmpca_iterations else ""
     scope = f"one theta, fitted on {len(genes)} genes, bias only on the other {train.shape[1] - len(genes)}"
-    return Predictor(rate, theta, f"{iterations} iterations{capped}; {scope}")
+    return Predictor(rate, theta, f"{iterations} iterations{capped}; {scope}", np.asarray(factors))
 
 
 CONTESTANTS: dict[str, Callable[[sp.csr_matrix, argparse.Namespace], Predictor]] = {

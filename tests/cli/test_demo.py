@@ -72,6 +72,7 @@ def test_demo_knows_its_data(demo: tuple[str, Path]) -> None:
         assert gene in lfm.get.rank_genes_df(adata, group)["names"].head(10).to_numpy()
 
 
+@pytest.mark.slow
 def test_demo_prints_a_next_step_that_works(demo: tuple[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     step = re.search(r"^  scvi-lfm (rank .+)$", demo[0], re.MULTILINE)
     assert step is not None

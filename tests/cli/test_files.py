@@ -93,6 +93,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGINT for one process")
 def test_ctrl_c_in_the_middle_of_a_fit(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", INTERRUPTED, "fit", str(folder / "data.h5ad"), str(tmp_path / "out.h5ad")]

@@ -53,7 +53,15 @@ CASES = {
 BATCHES = {"one batch": N, "batches": 40}
 
 
-@pytest.fixture(scope="module", params=[(case, size) for case in CASES for size in BATCHES], ids=" in ".join)
+# every case in every run, with either number of batches in turn
+PAIRS = [
+    pytest.param((case, size), id=f"{case} in {size}", marks=pytest.mark.slow if (i + j) % 2 else ())
+    for i, case in enumerate(CASES)
+    for j, size in enumerate(BATCHES)
+]
+
+
+@pytest.fixture(scope="module", params=PAIRS)
 def started(request, fit_options):
     """An engine, its first state, and the states and bounds after some epochs."""
     name, size = request.param

@@ -74,16 +74,17 @@ def test_axes_say_what_they_show(name, adata):
 
 
 @plots
-def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch):
-    shown = []
+@pytest.mark.parametrize("settings", [(True, None), (False, None), (False, True), (True, False)])
+@pytest.mark.half_slow
+def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch, settings):
+    autoshow, show = settings
+    expected, shown = autoshow if show is None else show, []
     monkeypatch.setattr(plt, "show", lambda: shown.append(1))
     before = sc.settings.autoshow
     try:
-        for autoshow, show, expected in ((True, None, 1), (False, None, 0), (False, True, 1), (True, False, 0)):
-            shown.clear()
-            sc.settings.autoshow = autoshow
-            assert (draw(name, adata, show=show) is None) == bool(expected)
-            assert len(shown) == expected
+        sc.settings.autoshow = autoshow
+        assert (draw(name, adata, show=show) is None) == expected
+        assert len(shown) == expected
     finally:
         sc.settings.autoshow = before
 
@@ -106,10 +107,17 @@ def test_draws_a_slice_without_copying_it(name, adata):
     assert view.is_view
 
 
+@pytest.fixture(scope="module")
+def read(fitted, tmp_path_factory):
+    """The fit from a file; not to be written into."""
+    path = tmp_path_factory.mktemp("plots") / "fit.h5ad"
+    fitted.write_h5ad(path)
+    return ad.read_h5ad(path)
+
+
 @plots
-def test_draws_the_same_from_a_file(name, adata, tmp_path):
-    adata.write_h5ad(tmp_path / "fit.h5ad")
-    first, again = (draw(name, data, show=False) for data in (adata, ad.read_h5ad(tmp_path / "fit.h5ad")))
+def test_draws_the_same_from_a_file(name, adata, read):
+    first, again = (draw(name, data, show=False) for data in (adata, read))
     assert first.get_xlim() == again.get_xlim()
     assert first.get_ylim() == again.get_ylim()
     assert [t.get_text() for t in first.texts] == [t.get_text() for t in again.texts]

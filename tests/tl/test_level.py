@@ -17,7 +17,7 @@ LEVEL = 1e6
 # of the spread, which is about 1
 CLOSE = 1e-3
 LEVELS = [1e3, 1e6, 1e9, -1e6]
-BLACK_BOX = {"engine": "pyro", "max_epochs": 10}
+BLACK_BOX = {"engine": "pyro", "max_epochs": 5}
 PATHS = {
     "shared": {},
     "gene": {"noise": "gene"},
@@ -124,6 +124,7 @@ def test_it_is_logged(caplog):
 
 @pytest.mark.parametrize("level", [level for level in LEVELS if level != LEVEL])
 @pytest.mark.parametrize("name", ["shared", "held_out", "stored_held_out"])
+@pytest.mark.half_slow
 def test_however_high_or_low_it_is(level, name):
     assert_same_fit(fitted(name, level), fitted(name), level)
 

@@ -94,6 +94,7 @@ def test_intervals_of_unseen_entries_cover(rated):
 
 @pytest.mark.parametrize("observed", ["all", "stored"])
 @pytest.mark.parametrize("likelihood", ["normal", "negative_binomial"])
+@pytest.mark.half_slow
 def test_held_out_values_are_never_looked_at(observed, likelihood):
     adata = lfm.datasets.simulate(120, 60, 2, likelihood=likelihood, mu=1.5)
     adata.X = sp.csr_matrix(adata.X)

@@ -110,6 +110,7 @@ def pairs_of(adata):
 
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "bernoulli"])
 @pytest.mark.parametrize("order", ["expected", "upper"])
+@pytest.mark.half_slow
 def test_counts(likelihood, order):
     adata = lfm.datasets.simulate(60, 30, 2, likelihood=likelihood, mu=0.5)
     lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False)

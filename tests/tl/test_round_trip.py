@@ -26,7 +26,7 @@ def complete(fitted):
     return adata
 
 
-@pytest.fixture(scope="module", params=["h5ad", "zarr"])
+@pytest.fixture(scope="module", params=["h5ad", pytest.param("zarr", marks=pytest.mark.slow)])
 def read(request, complete, tmp_path_factory):
     path = tmp_path_factory.mktemp("files") / f"fit.{request.param}"
     getattr(complete, f"write_{request.param}")(path)

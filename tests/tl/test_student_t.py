@@ -12,7 +12,7 @@ from scipy.stats import t as student
 import scvi_lfm as lfm
 from scvi_lfm._cli import main
 
-FAST = {"engine": "pyro", "learning_rate": 0.1, "max_epochs": 400, "progress": False}
+FAST = {"engine": "pyro", "learning_rate": 0.1, "max_epochs": 120, "progress": False}
 
 
 @pytest.fixture(scope="module")

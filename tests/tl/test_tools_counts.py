@@ -300,8 +300,8 @@ def answers(adata):
 
 @pytest.mark.parametrize(
     ("likelihood", "form"),
-    [*((likelihood, "h5ad") for likelihood in COUNTS), ("negative_binomial", "zarr")]
-    + [pytest.param(likelihood, "zarr", marks=pytest.mark.slow) for likelihood in COUNTS[1:]],
+    [*((likelihood, "h5ad") for likelihood in COUNTS)]
+    + [pytest.param(likelihood, "zarr", marks=pytest.mark.slow) for likelihood in COUNTS],
 )
 def test_after_a_file_every_tool_gives_the_same_bits(fits, likelihood, form, tmp_path):
     adata = fits[likelihood].copy()

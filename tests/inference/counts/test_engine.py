@@ -92,7 +92,8 @@ def test_the_elbo_does_not_drop_by_more_than_its_noise(count_options, likelihood
 
 @pytest.mark.usefixtures("fewer_entries")
 @pytest.mark.parametrize(
-    "likelihood", ["negative_binomial", pytest.param("poisson", marks=pytest.mark.slow), "bernoulli"]
+    "likelihood",
+    ["negative_binomial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "bernoulli"))],
 )
 def test_batches_of_any_size_reach_the_same_elbo(count_options, likelihood):
     """Within 1 % of what the factors gain."""
@@ -274,6 +275,7 @@ def test_noise_has_no_factors(count_options, likelihood):
 
 @pytest.mark.parametrize("likelihood", COUNTS)
 @pytest.mark.parametrize("batch_size", [150, 50])
+@pytest.mark.half_slow
 def test_without_factors_it_is_the_model_of_margins(count_options, likelihood, batch_size):
     adata = simulate(150, 60, likelihood=likelihood, scale=1e-9)
     options = {"likelihood": likelihood, "batch_size": batch_size, "max_epochs": 4, "tol": NEVER}

@@ -70,6 +70,7 @@ def distance(one, other, cov):
 
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
 @pytest.mark.parametrize("likelihood", COUNTS)
+@pytest.mark.half_slow
 def test_ends_at_the_fixed_point(task, dense, likelihood, family):
     state, q = task(likelihood, family)
     exact = fixed_point(state, q)

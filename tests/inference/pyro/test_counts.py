@@ -106,7 +106,7 @@ def test_given_scales_are_kept_and_the_others_learned(counts):
     ("which", "options"),
     [
         ("row_block", {"batch_size": 10}),
-        ("low_rank", {}),
+        pytest.param("low_rank", {}, marks=pytest.mark.slow),
         pytest.param("mean_field", {}, marks=pytest.mark.slow),
         pytest.param("flow", {"batch_size": 10}, marks=pytest.mark.slow),
     ],
