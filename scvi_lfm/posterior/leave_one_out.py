@@ -56,7 +56,7 @@ class Fitted:
         if not likelihood.has_rate:
             return self.mean
         spread = self.by_cell + self.by_gene + self.by_both
-        return (self.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
+        return torch.add(self.mean, spread, alpha=0.5).clamp_(max=MAX_LOG_RATE).exp_()
 
     def without(self, weight: Tensor, score: Tensor, likelihood: Likelihood) -> Moments:
         """Moments of eta without observations of some weights and scores, one for each entry."""
@@ -68,7 +68,8 @@ class Fitted:
 
 
 def _without(var: Tensor, weight: Tensor) -> Tensor:
-    return var / (1 - (var * weight).clamp_(max=MAX_LEVERAGE))
+    left = (var * weight).clamp_(max=MAX_LEVERAGE).neg_().add_(1)
+    return torch.div(var, left, out=left)
 
 
 class LeaveOneOut:

@@ -8,6 +8,7 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -88,26 +89,31 @@ class BlockPredictor:
         self._v = extend(q.gene_mean)
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
+        self._offset = q.noise.offset(slice(None)).to(dtype) if q.likelihood.has_rate else None
+
+    @cached_property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """What genes bring to v' S v, and to what T enters, (m, c) each."""
+        return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
 
     def mean(self, cells: slice | Tensor) -> Tensor:
         """Expected eta, (cells, m)."""
         mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
-        if self._q.likelihood.has_rate:
-            mean += self._q.noise.offset(cells)[:, None].to(self._dtype)
-        return mean
+        return mean if self._offset is None else mean.add_(self._offset[cells, None])
 
     def variances(self, cells: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The variance of eta by part, v' S_i v, u' T_j u and tr(S_AA T_BB): (cells, m) or what broadcasts to it."""
         S, u = self._q.cell_cov.at(cells).made(), extend(self._q.cell_mean[cells])
-        of_cells, of_genes = S.quadratics_by_row(self._v), self._gene_cov.quadratics(u)
-        parts = of_cells, of_genes, S.slope_products(self._gene_cov)
-        by_cell, by_gene, by_both = (part.to(self._dtype) for part in parts)
+        of_v, of_genes = self._sides
+        by_cell = S.coordinates().to(self._dtype) @ of_v.T
+        by_gene = self._gene_cov.forms(u).to(self._dtype) @ of_genes.T
+        by_both = self._gene_cov.traces(S.slopes()).to(self._dtype) @ of_genes.T
         return by_cell, by_gene, by_both
 
     def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
         by_cell, by_gene, by_both = self.variances(cells)
-        return Moments(self.mean(cells), by_gene + (by_cell + by_both))
+        return Moments(self.mean(cells), by_gene.add_(by_both).add_(by_cell))
 
     def expected(self, cells: slice | Tensor) -> Tensor:
         """Expected values, (cells, m); the variance of eta is found only where it matters."""
