@@ -8,14 +8,9 @@ from .._calls import warn_user
 from .._keys import HELD_OUT
 from .._validate import near_matches, place_of
 from ..data import at_level, read_held_out, restrict
-from ..data.blocks import blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import torch
     from anndata import AnnData
-    from torch import Tensor
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
@@ -34,11 +29,6 @@ def check_closed_form(stored: StoredFit, tool: str) -> None:
             "predict, recommend and sample_posterior."
         )
         raise ValueError(msg)
-
-
-def dense_blocks(matrix: CellMatrix, device: torch.device) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
-    """Blocks of cells: positions, dense values (cells, m), and which of them are data (None: all)."""
-    return ((cells, batch.dense(), batch.is_observed()) for cells, batch in blocks(matrix, device))
 
 
 def layer_of_fit(adata: AnnData, stored: StoredFit, layer: str | None) -> str | None:
