@@ -104,13 +104,13 @@ class LeaveOneOut:
 
 def fitted_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Fitted:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
-    S, T = _of_pairs(q.cell_cov, cells), q.gene_cov_of_fit.at(genes)
-    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
-    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
-    return Fitted(*(part.float() for part in parts))
+    S, T = _of_pairs(q.cell_cov, cells), _of_pairs(q.gene_cov_of_fit, genes)
+    u, v = extend(q.cell_mean[cells]).float(), extend(q.gene_mean[genes]).float()
+    parts = S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
+    return Fitted(mean_of_pairs(q, cells, genes).float(), *parts)
 
 
 def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
     """Covariances of rows that repeat, each made once."""
     different, place = rows.unique_consecutive(return_inverse=True)
-    return Packed(cov.at(different).packed()[place])
+    return Packed(cov.at(different).packed().float()[place])
