@@ -8,6 +8,7 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from ..linalg.packed import doubled, outer, slope_moments
 from .posterior import Moments, extend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
@@ -40,24 +43,44 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
 
 def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     """The same for entries in the order of cells, where every row has a covariance of its own: sampled products."""
-    n, m = len(q.cell_mean), len(q.gene_mean)
-    u, v = extend(q.cell_mean).float(), extend(q.gene_mean).float()
-    S, T = q.cell_cov.packed().float(), q.gene_cov.packed().float()
-    starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device))
+    with quiet_sparse():
+        return EntryPredictor(q).moments(slice(0, len(q.cell_mean)), cells, genes)
+
+
+@contextmanager
+def quiet_sparse() -> Iterator[None]:
+    """Without torch's note that its sparse matrices are new; not for workers, who share what is put back."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        var, mean = (
+        yield
+
+
+class EntryPredictor:
+    """Moments of eta for some entries of blocks of cells; what depends on genes alone is computed once."""
+
+    def __init__(self, q: Posterior) -> None:
+        self._q = q
+        v = extend(q.gene_mean).float()
+        self._cov, self._outer = q.gene_cov.packed().float().T, outer(v).T
+        self._mean = torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1).T
+
+    def moments(self, block: slice, cells: Tensor, genes: Tensor) -> Moments:
+        """For cell `cells[k]`, in order and all of them in the block, with gene `genes[k]`, (entries,)."""
+        mean = self._q.cell_mean[block]
+        n, m = len(mean), self._mean.shape[1]
+        u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()
+        starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device) + block.start)
+        variances, means = (
             torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), device=zeros.device, check_invariants=False)
-            for zeros in (u.new_zeros(len(genes)), q.cell_mean.new_zeros(len(genes)))
+            for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
         )
         # (u u' + S_AA) . T, then v' S v, both summed over lower triangles
         weights = doubled(u.shape[1], u)
-        var = torch.sparse.sampled_addmm(var, slope_moments(u, S).mul_(weights), T.T)
-        var = torch.sparse.sampled_addmm(var, S * weights, outer(v).T)
-        ones = torch.ones_like(q.cell_mean[:, :1])
-        left, right = torch.cat([ones, q.cell_mean], dim=1), torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1)
-        mean = torch.sparse.sampled_addmm(mean, left, right.T)
-    return Moments(_with_offset(q, mean.values(), cells), var.values().double())
+        variances = torch.sparse.sampled_addmm(variances, slope_moments(u, S).mul_(weights), self._cov)
+        variances = torch.sparse.sampled_addmm(variances, S * weights, self._outer)
+        left = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+        means = torch.sparse.sampled_addmm(means, left, self._mean)
+        return Moments(_with_offset(self._q, means.values(), cells), variances.values().double())
 
 
 def mean_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""Tools that look at every entry: the same bits for any number of threads, and few readings of the data."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scvi_lfm as lfm
+from readings import readings
+
+KINDS = {
+    "normal": {},
+    "normal by cell": {"noise": "cell_gene"},
+    "normal, some held out": {"held_out": "test"},
+    "negative_binomial": {"likelihood": "negative_binomial"},
+    "poisson": {"likelihood": "poisson"},
+    "bernoulli": {"likelihood": "bernoulli"},
+    "ordinal": {"likelihood": "ordinal", "observed": "stored"},
+}
+
+
+def anomalies(adata):
+    lfm.tl.anomalies(adata, by="either", fdr=0.9)
+    return adata.obs["lfm_anomaly"], adata.var["lfm_anomaly"], lfm.get.anomalies_df(adata)
+
+
+def check(adata):
+    report = lfm.tl.check(adata, refit=False)
+    return report.calibration, report.histogram, report.leftover
+
+
+def predict(adata):
+    lfm.tl.predict(adata, layer_added="expected")
+    return (adata.layers["expected"],)
+
+
+def recommend(adata):
+    if not sp.issparse(adata.X):
+        adata.layers["seen"] = sp.csr_matrix(adata.X > 0, dtype=np.float32)
+        with pytest.warns(UserWarning, match="not what the fit read"):
+            return (lfm.tl.recommend(adata, n_top=3, layer="seen"),)
+    return lfm.tl.recommend(adata, n_top=3), lfm.tl.recommend(adata, n_top=3, order="upper")
+
+
+TOOLS = {tool.__name__: tool for tool in (anomalies, check, predict, recommend)}
+
+
+def equal(one, other):
+    if isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    else:
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture
+def with_threads():
+    before = torch.get_num_threads()
+
+    def run(function, n, *arguments):
+        torch.set_num_threads(n)
+        return function(*arguments)
+
+    yield run
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tool", TOOLS)
+def test_threads_change_no_bit(fit_of, with_threads, monkeypatch, tool, kind):
+    options = dict(KINDS[kind])
+    adata = fit_of(options.pop("likelihood", "normal"), **options)
+    # many blocks
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 3 * adata.n_vars)
+    monkeypatch.setattr("scvi_lfm.posterior.anomalies.other_cells.CELLS_PER_BLOCK", 7)
+    monkeypatch.setattr("scvi_lfm.posterior.leave_many_out.VALUES_PER_BLOCK", 60)
+    one, two, four = (with_threads(TOOLS[tool], n, adata.copy()) for n in (1, 2, 4))
+    for first, *others in zip(one, two, four, strict=True):
+        for other in others:
+            equal(first, other)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "negative_binomial", "ordinal"])
+def test_scores_of_held_out_entries_do_not_depend_on_threads(fit_of, with_threads, monkeypatch, likelihood):
+    monkeypatch.setattr("scvi_lfm.posterior.held_out.CELLS_PER_BLOCK", 7)
+    adata = fit_of(likelihood, observed="stored")
+    adata.layers["mask"] = sp.csr_matrix(np.indices(adata.shape).sum(0) % 6 == 0)
+
+    def trace(fitted):
+        lfm.tl.fit(fitted, 2, likelihood=likelihood, observed="stored", held_out="mask", progress=False)
+        return lfm.get.elbo_df(fitted)
+
+    one, two, four = (with_threads(trace, n, adata.copy()) for n in (1, 2, 4))
+    assert np.isfinite(one["held_out_log_density"]).any()
+    equal(one, two)
+    equal(one, four)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("tool", "number"),
+    [
+        (functools.partial(lfm.tl.anomalies, by="either"), 2),
+        (functools.partial(lfm.tl.check, refit=False), 1),
+        (functools.partial(lfm.tl.predict, layer_added="expected"), 0),
+    ],
+    ids=["anomalies", "check", "predict"],
+)
+def test_readings(fit_of, monkeypatch, tool, number, kind):
+    """Besides those that check the values and, of what is held out, set it aside."""
+    options = dict(KINDS[kind])
+    adata = fit_of(options.pop("likelihood", "normal"), **options)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 3 * adata.n_vars)
+    stored = read_fit(adata, "lfm")
+
+    def only_read(adata):
+        matrix, _ = read_as_fitted(adata, stored, None, genes=stored.fitted, expected=None)
+        return observed_of_fit(adata, stored, matrix, None).row_sums()
+
+    before = 0 if number == 0 else readings(only_read, adata, monkeypatch)
+    assert before <= (3 if "held_out" in options else 1) + (options.get("observed") == "stored")
+    assert readings(tool, adata, monkeypatch) in {number + before, number + before - ("held_out" in options)}
