@@ -128,6 +128,11 @@ def anomalies(
         is one by `likelihood="student_t"`, which has no leave-one-out predictive in closed form. `adata` is then as it
         was.
 
+    Notes
+    -----
+    The values are read twice, besides the reading that checks them: once to learn how often entries come from other
+    cells, and which counts are odd, once to score.
+
     Examples
     --------
     >>> import scvi_lfm as lfm

@@ -131,6 +131,10 @@ def check(
         An argument or the data cannot be used, the values are of another kind than those that the fit read, or the fit
         is one by `likelihood="student_t"`, which has no leave-one-out predictive in closed form.
 
+    Notes
+    -----
+    Calibration reads the values once, besides the reading that checks them; each refit reads them as a fit does.
+
     References
     ----------
     Brockwell (2007), Universal residuals: a multivariate transformation, Stat Probab Lett 77:1473.
