@@ -72,7 +72,7 @@ class Scan(ABC):
 
 
 class NumberScan(Scan):
-    """Of values without atoms; the distance is in standard deviations."""
+    """Of values under Normal laws; the distance is in standard deviations."""
 
     distance_max, listed_by = 40.0, "lfdr"
 
@@ -80,8 +80,13 @@ class NumberScan(Scan):
         return normal.standard_tail(distance) * self._sides
 
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
-        distance = (y - own.mean()).div_(own.variance().sqrt()).abs_()
-        return distance, others.log_density(y).sub_(own.log_density(y))
+        var, of_others = own.variance(), others.variance()
+        distance = (y - own.mean()).div_(var.sqrt())
+        from_others = (y - others.mean()).div_(of_others.sqrt())
+        # of two Normals
+        log_ratio = var.log().sub_(of_others.log())
+        log_ratio.addcmul_(distance, distance).addcmul_(from_others, from_others, value=-1).mul_(0.5)
+        return distance.abs_(), log_ratio
 
 
 class LevelScan(Scan):
