@@ -119,3 +119,18 @@ def test_readings(fit_of, monkeypatch, tool, number, kind):
     if number and "held_out" in options:
         number += 2 if tool.func is lfm.tl.check else 1
     assert readings(tool, adata, monkeypatch) == number
+
+
+@pytest.mark.parametrize("by", ["lfdr", "q", "either"])
+@pytest.mark.parametrize("likelihood", ["normal", "poisson"])
+@pytest.mark.parametrize("most", [1, 5])
+def test_what_is_held_until_the_end_is_what_is_listed(fit_of, monkeypatch, likelihood, by, most):
+    """In one block nothing is let go before all distances are known."""
+    adata = fit_of(likelihood)
+    adata.X = adata.to_df().to_numpy()
+    adata.X[np.arange(0, 40, 4), np.arange(10)] += 2 * adata.X.max()
+    everything = lfm.get.anomalies_df(lfm.tl.anomalies(adata, by=by, fdr=0.9, copy=True))
+    assert len(everything) > 2 * most
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 2 * adata.n_vars)
+    some = lfm.get.anomalies_df(lfm.tl.anomalies(adata, by=by, fdr=0.9, max_entries=most, copy=True))
+    pd.testing.assert_frame_equal(some, everything.head(most), rtol=1e-4)
