@@ -66,28 +66,36 @@ class Covariance(ABC):
         blocks = self._with_rows(x)
         return torch.cat([(outer(own) * doubled(own.shape[1], own) * block).sum(1) for block, own in blocks])
 
+    def coordinates(self) -> Tensor:
+        """The numbers that differ between rows, (rows, c) or (1, c), in which x' C_i x and tr(C_i M) are linear."""
+        return self.packed()
+
+    def forms(self, x: Tensor) -> Tensor:
+        """Weights (l, c) that make x_l' C_i x_l of the coordinates, for each x (l, k)."""
+        return _outer_products(x)
+
+    def traces(self, matrices: Tensor) -> Tensor:
+        """Weights (l, c) that make tr(C_i M_l) of the coordinates, for lower triangles of each M (l, p)."""
+        return matrices * doubled(dimension(matrices.shape[1]), matrices)
+
+    def slopes(self) -> Tensor:
+        """Lower triangles with zeros for the first coordinate, whose traces are of the other ones, (rows, p)."""
+        packed = self.packed()
+        return packed * off_first(dimension(packed.shape[1]), packed)
+
     def quadratics(self, x: Tensor) -> Tensor:
         """x_l' C_i x_l of each x (l, k) with each row, (l, rows) or what broadcasts to it."""
-        return torch.cat([_outer_products(x.to(block.dtype)) @ block.T for block in self.blocks()], dim=1)
-
-    def quadratics_by_row(self, x: Tensor) -> Tensor:
-        """The same with a row for each covariance, (rows, l) or what broadcasts to it."""
-        return self.quadratics(x).T
+        coordinates = self.coordinates()
+        return self.forms(x.to(coordinates.dtype)) @ coordinates.T
 
     def spread(self, noise: Tensor) -> Tensor:
         """Draws with these covariances, (rows, k), from standard Normal draws (rows, k)."""
         blocks = self._with_rows(noise)
         return torch.cat([(root(unpack(block.to(own.dtype))) @ own[..., None])[..., 0] for block, own in blocks])
 
-    def slope_products(self, other: Covariance) -> Tensor:
-        """tr(C_AA D_BB), without the first coordinates, of every row with every row of another, (rows, others)."""
-        left = self.packed()
-        return (left * _slope_weights(left)) @ other.packed().to(left.dtype).T
-
     def slope_products_of_pairs(self, other: Covariance) -> Tensor:
         """tr(C_AA D_BB) of each row with the same row of another, (rows,)."""
-        left = self.packed()
-        return (left * other.packed() * _slope_weights(left)).sum(1)
+        return other.traces(self.slopes()).mul(other.coordinates()).sum(1)
 
     def _with_rows(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0
@@ -125,19 +133,17 @@ class Common(Covariance):
     def quadratic(self, x: Tensor) -> Tensor:
         return ((x @ self.matrix) * x).sum(1)
 
-    def quadratics(self, x: Tensor) -> Tensor:
+    def coordinates(self) -> Tensor:
+        return self.matrix.new_ones(1, 1)
+
+    def forms(self, x: Tensor) -> Tensor:
         return ((x @ self.matrix) * x).sum(1, keepdim=True)
+
+    def traces(self, matrices: Tensor) -> Tensor:
+        return super().traces(matrices) @ self.packed().T
 
     def spread(self, noise: Tensor) -> Tensor:
         return noise @ root(self.matrix).T
-
-    def slope_products(self, other: Covariance) -> Tensor:
-        return self.slope_products_of_pairs(other)[None]
-
-    def slope_products_of_pairs(self, other: Covariance) -> Tensor:
-        slopes = self.matrix.clone()
-        slopes[0], slopes[:, 0] = 0, 0
-        return other.inner(slopes)
 
 
 @dataclass(frozen=True)
@@ -179,8 +185,14 @@ class Eigenbasis(Covariance):
     def quadratic(self, x: Tensor) -> Tensor:
         return (self.diagonal * (x @ self.basis).square()).sum(1)
 
-    def quadratics(self, x: Tensor) -> Tensor:
-        return (x @ self.basis).square() @ self.diagonal.T
+    def coordinates(self) -> Tensor:
+        return self.diagonal
+
+    def forms(self, x: Tensor) -> Tensor:
+        return (x @ self.basis).square()
+
+    def traces(self, matrices: Tensor) -> Tensor:
+        return matrices @ _outer_products(self.basis.T).T.to(matrices.dtype)
 
     def spread(self, noise: Tensor) -> Tensor:
         return (self.diagonal.sqrt() * noise) @ self.basis.T
@@ -188,20 +200,6 @@ class Eigenbasis(Covariance):
     def log_mean(self) -> Tensor:
         """A matrix in the basis of all rows, (k, k), whose log determinant is the mean of theirs."""
         return (self.basis * self.diagonal.log().mean(0).exp()) @ self.basis.T
-
-    def slope_products(self, other: Covariance) -> Tensor:
-        if not isinstance(other, Eigenbasis):
-            return super().slope_products(other)
-        return self.diagonal @ self._overlap(other) @ other.diagonal.T
-
-    def slope_products_of_pairs(self, other: Covariance) -> Tensor:
-        if not isinstance(other, Eigenbasis):
-            return super().slope_products_of_pairs(other)
-        return ((self.diagonal @ self._overlap(other)) * other.diagonal).sum(1)
-
-    def _overlap(self, other: Eigenbasis) -> Tensor:
-        """tr(S_AA T_BB) of each basis vector of S with each of T, (k, k)."""
-        return (self.basis[1:].T @ other.basis[1:]).square()
 
 
 @dataclass(frozen=True)
@@ -215,10 +213,6 @@ class Packed(Covariance):
 
     def at(self, rows: Tensor | slice) -> Self:
         return replace(self, values=self.values[rows])
-
-    def quadratics_by_row(self, x: Tensor) -> Tensor:
-        # in the order of memory that its reader needs
-        return self.values @ _outer_products(x.to(self.values.dtype)).T
 
     def moved(self, linear: Tensor) -> Packed:
         parts = [congruent(linear, part.to(linear.dtype)) for part in self.values.split(ROWS_PER_BLOCK)]
@@ -254,9 +248,3 @@ class PackedUnderNoise(Packed):
 def _outer_products(x: Tensor) -> Tensor:
     """Packed x x' (l, p), whose dot product with a packed matrix is a quadratic form."""
     return outer(x) * doubled(x.shape[1], x)
-
-
-def _slope_weights(values: Tensor) -> Tensor:
-    """Weights (p,) that make a dot product of packed values the trace of a product without first coordinates."""
-    k = dimension(values.shape[1])
-    return doubled(k, values) * off_first(k, values)

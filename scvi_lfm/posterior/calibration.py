@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .tally import tally
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,24 +26,32 @@ MOST_GENES = 1000
 NEAR_ZERO = 1e-12
 
 
-@dataclass
-class TransformCounts:
-    """Numbers of entries by depth of the cell, expected value and transform."""
+def count_transforms(
+    transform: Tensor, expected: Tensor, depth: Tensor, edges: Tensor, n_depths: int, observed: Tensor | None = None
+) -> Tensor:
+    """Numbers of entries by depth of the cell, expected value and transform, (n_depths, strata, BINS).
 
-    edges: Tensor  # (strata - 1,): of the expected value, increasing
-    counts: Tensor  # (depths, strata, BINS)
-
-    @classmethod
-    def empty(cls, edges: Tensor, n_depths: int) -> TransformCounts:
-        """Nothing counted yet."""
-        return cls(edges, torch.zeros(n_depths, len(edges) + 1, BINS, dtype=torch.int64, device=edges.device))
-
-    def add(self, expected: Tensor, transform: Tensor, depth: Tensor) -> None:
-        """Count entries; `depth` holds the stratum of each entry's cell."""
-        stratum = torch.bucketize(expected, self.edges)
-        bins = (transform * BINS).long().clamp_(0, BINS - 1)
-        place = (depth * (len(self.edges) + 1) + stratum) * BINS + bins
-        self.counts += torch.bincount(place.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+    Parameters
+    ----------
+    transform, expected
+        Of each entry, (cells, m).
+    depth
+        Stratum of each cell, (cells,).
+    edges
+        Of the strata of expected values, increasing, (strata - 1,).
+    n_depths
+        Number of strata of cells.
+    observed
+        Which entries to count, (cells, m); None counts all.
+    """
+    strata = len(edges) + 1
+    place = (transform * BINS).floor_().clamp_(0, BINS - 1)
+    beyond = torch.empty_like(place)
+    for edge in edges:
+        place.add_(torch.gt(expected, edge, out=beyond), alpha=BINS)
+    place += (depth * (strata * BINS))[:, None].to(place)
+    place = place if observed is None else place[observed]
+    return tally(place, n_depths * strata * BINS).view(n_depths, strata, BINS)
 
 
 def coverage(counts: Tensor, level: float = 0.9) -> float:
@@ -62,33 +72,33 @@ def kolmogorov_smirnov(counts: Tensor) -> float:
     return float((counts.cumsum(0).double() / counts.sum() - uniform).abs().max())
 
 
-@dataclass
+def most_abundant(abundance: Tensor) -> Tensor:
+    """Positions of the genes whose residuals are asked whether they go together, by some measure (m,)."""
+    return abundance.argsort(descending=True)[:MOST_GENES]
+
+
+@dataclass(frozen=True)
 class SharedResiduals:
     r"""Correlations between genes of Normal scores of the transforms, for structure that the fit has left over.
 
     Noise alone gives a correlation matrix of m' genes over n cells a largest eigenvalue near
-    :math:`(1 + \sqrt{m' / n})^2` (Marchenko & Pastur 1967, Math USSR Sb 1:457).
+    :math:`(1 + \sqrt{m' / n})^2` (Marchenko & Pastur 1967, Math USSR Sb 1:457). These are sums over cells.
     """
 
-    genes: Tensor  # (g,): positions
     n_cells: int
     total: Tensor  # (g,)
     product: Tensor  # (g, g)
 
     @classmethod
-    def empty(cls, abundance: Tensor) -> SharedResiduals:
-        """For the most abundant genes, by some measure (m,)."""
-        genes = abundance.argsort(descending=True)[:MOST_GENES]
-        zero = torch.zeros(len(genes), len(genes), dtype=torch.float64, device=abundance.device)
-        return cls(genes, 0, zero[0].clone(), zero)
-
-    def add(self, transform: Tensor) -> None:
-        """Add the transforms of a block, (cells, m)."""
-        inside = transform[:, self.genes].double().clamp(NEAR_ZERO, 1 - NEAR_ZERO)
+    def of(cls, transform: Tensor) -> SharedResiduals:
+        """Of the transforms of some cells, (cells, g)."""
+        inside = transform.double().clamp(NEAR_ZERO, 1 - NEAR_ZERO)
         score = torch.special.ndtri(inside)
-        self.n_cells += len(score)
-        self.total += score.sum(0)
-        self.product += score.T @ score
+        return cls(len(score), score.sum(0), score.T @ score)
+
+    def plus(self, other: SharedResiduals) -> SharedResiduals:
+        """Of the cells of both."""
+        return SharedResiduals(self.n_cells + other.n_cells, self.total + other.total, self.product + other.product)
 
     def excess(self) -> float:
         """The largest eigenvalue of the correlations over what noise gives."""
@@ -96,4 +106,4 @@ class SharedResiduals:
         cov = self.product / self.n_cells - torch.outer(mean, mean)
         sd = cov.diagonal().clamp_min(NEAR_ZERO).sqrt()
         largest = torch.linalg.eigvalsh(cov / torch.outer(sd, sd))[-1]
-        return float(largest) / (1 + (len(self.genes) / self.n_cells) ** 0.5) ** 2
+        return float(largest) / (1 + (len(self.total) / self.n_cells) ** 0.5) ** 2

@@ -10,18 +10,25 @@ under the predictive distribution, in which the uncertainty of eta is integrated
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from .predictive import eta_of_entries
+from .._workers import in_order
+from ..data.blocks import slices
+from .predictive import EntryPredictor, quiet_sparse
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import HeldOut
     from .posterior import Posterior
+
+
+CELLS_PER_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,13 @@ def score_held_out(q: Posterior, held_out: HeldOut) -> Score:
         return NOTHING
     device = q.cell_mean.device
     cells, genes, y = (torch.as_tensor(part, device=device) for part in (held_out.cell, held_out.gene, held_out.y))
-    eta = eta_of_entries(q, cells, genes)
-    law = q.law(eta, cells, genes)
-    return Score(law.log_density(y).sum(), (y - law.mean()).square().sum(), len(y))
+    predictor = EntryPredictor(q)
+
+    def of_block(block: slice) -> Score:
+        first, last = np.searchsorted(held_out.cell, (block.start, block.stop))
+        cell, gene, value = cells[first:last], genes[first:last], y[first:last]
+        law = q.law(predictor.moments(block, cell, gene), cell, gene)
+        return Score(law.log_density(value).sum(), (value - law.mean()).square().sum(), len(value))
+
+    with quiet_sparse():
+        return functools.reduce(Score.plus, in_order(of_block, slices(len(q.cell_mean), 0, size=CELLS_PER_BLOCK)))

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import in_order
+from ..data.blocks import slices
 from ..linalg.packed import outer, packed_size, unpack
 from .leave_one_out import fitted_of_pairs
 from .posterior import Moments, extend
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
     from .posterior import Posterior
     from .shares_left_out import SharesLeftOut
 
-PAIRS_PER_BLOCK = 20_000
-ROWS_PER_BLOCK = 4096
+VALUES_PER_BLOCK = 2**17
 MOST_TAKEN = 0.8
 # a step may change the log rates of a cell, or of a gene, by so much, root mean square by weight
 TRUST_IN_CELLS, TRUST_IN_GENES = 0.5, 1.0
@@ -79,42 +80,76 @@ def eta_without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> Moments:
 
 def _pairs(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
     """Moments of eta, Fisher weights and scores of some counts, by blocks of them: positions first."""
-    for part in torch.arange(len(y), device=y.device).split(PAIRS_PER_BLOCK):
+
+    def of_block(part: Tensor) -> tuple[Tensor, Fitted, Tensor, Tensor]:
         fitted = fitted_of_pairs(q, cell[part], gene[part])
         parameters = (parameter.float() for parameter in q.noise.of_pairs(cell[part], gene[part]))
         weight, score = q.likelihood.weight_and_score(y[part], fitted.seen_by(q.likelihood), *parameters)
-        yield part, fitted, weight, score
+        return part, fitted, weight, score
+
+    return in_order(of_block, torch.arange(len(y), device=y.device).split(_rows_at_a_time(q.cell_mean)))
 
 
 def _rows_without(
     mean: Tensor, cov: Covariance, rows: Tensor, x: Tensor, at: Tensor, weight: Tensor, score: Tensor, trust: float
 ) -> Tensor:
     """Means of rows without observations of `x[at]` (k,), their `weight` and `score`."""
-    affected, place = rows.unique(return_inverse=True)
-    k = mean.shape[1]
-    information = mean.new_zeros(len(affected), packed_size(k))
-    pull = mean.new_zeros(len(affected), k)
-    for part in torch.arange(len(rows), device=rows.device).split(PAIRS_PER_BLOCK):
-        values = x[at[part]]
-        information.index_add_(0, place[part], weight[part, None].double() * outer(values))
-        pull.index_add_(0, place[part], -score[part, None].double() * values)
-    mean = mean.clone()
-    for part in torch.arange(len(affected), device=rows.device).split(ROWS_PER_BLOCK):
-        row = affected[part]
-        own = unpack(cov.at(row).packed().double())
-        wider, first = _wider(own, unpack(information[part]))
-        # coordinates without variance are known, and rounding must not move them
-        step = (wider @ pull[part, :, None])[..., 0] * (own.diagonal(dim1=-2, dim2=-1) > 0)
-        change = ((step * pull[part]).sum(1) / first).clamp_min(0).sqrt()
-        mean[row] += step * (trust / change.clamp_min(trust))[:, None]
-    return mean
+    affected, place, number = rows.unique(return_inverse=True, return_counts=True)
+    order = place.argsort(stable=True)
+    ends = [0, *number.cumsum(0).tolist()]
+    size = _rows_at_a_time(mean)
+
+    def steps(part: slice) -> Tensor:
+        """Steps of some affected rows."""
+        information = mean.new_zeros(part.stop - part.start, packed_size(mean.shape[1]))
+        pull = mean.new_zeros(part.stop - part.start, mean.shape[1])
+        for some in order[ends[part.start] : ends[part.stop]].split(size):
+            values, of_row = x[at[some]], place[some] - part.start
+            information.index_add_(0, of_row, weight[some, None].double() * outer(values))
+            pull.index_add_(0, of_row, -score[some, None].double() * values)
+        own = unpack(cov.at(affected[part]).packed().double())
+        step, first = _step(own, unpack(information), pull)
+        change = ((step * pull).sum(1) / first).clamp_min(0).sqrt()
+        return step * (trust / change.clamp_min(trust))[:, None]
+
+    moved = [mean[:0], *in_order(steps, slices(len(affected), 0, size=size))]
+    return mean.index_add(0, affected, torch.cat(moved))
 
 
-def _wider(cov: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
-    """`(C^-1 - H)^-1` of each row, (rows, k, k), coordinates without variance included; the first value of C^-1."""
-    values, vectors = torch.linalg.eigh(cov)
-    root = vectors * values.clamp_min(0).sqrt()[:, None, :]
-    taken, basis = torch.linalg.eigh(root.mT @ information @ root)
-    root = root @ (basis * (1 - taken.clamp(0, MOST_TAKEN)).rsqrt()[:, None, :])
-    inverse = torch.where(values > TINY * values[:, -1:], values, torch.inf).reciprocal()
-    return root @ root.mT, (vectors[:, 0].square() * inverse).sum(1)
+def _step(cov: Tensor, information: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """`(C^-1 - H)^-1 p` of each row (rows, k), coordinates without variance included, and the first value of C^-1.
+
+    No direction loses more than :data:`MOST_TAKEN` of its information.
+    """
+    factor, first = _root(cov)
+    taken = factor.mT @ information @ factor
+    left = torch.eye(cov.shape[1], dtype=cov.dtype, device=cov.device) - taken
+    # eigenvalues are below their sum, so that most rows need none of them
+    much = torch.nonzero(taken.diagonal(dim1=-2, dim2=-1).sum(-1) > MOST_TAKEN).flatten()
+    share, basis = torch.linalg.eigh(taken[much])
+    left[much] = (basis * (1 - share.clamp(0, MOST_TAKEN))[:, None, :]) @ basis.mT
+    step = factor @ torch.linalg.solve(left, factor.mT @ pull[:, :, None])
+    # coordinates without variance are known, and rounding must not move them
+    return step[..., 0] * (cov.diagonal(dim1=-2, dim2=-1) > 0), first
+
+
+def _root(cov: Tensor) -> tuple[Tensor, Tensor]:
+    """R with R R' = C of each row, zero for coordinates without variance, and the first value of C^-1."""
+    none = (cov.diagonal(dim1=-2, dim2=-1) == 0).to(cov.dtype)
+    factor, failed = torch.linalg.cholesky_ex(cov + torch.diag_embed(none))
+    unit = torch.zeros_like(cov[:, :, :1])
+    unit[:, 0] = 1
+    first = torch.linalg.solve_triangular(factor, unit, upper=False).square().sum((1, 2))
+    factor = factor - torch.diag_embed(none)
+    bad = torch.nonzero(failed).flatten()
+    if len(bad):  # rounding has left them without a Cholesky factor
+        values, vectors = torch.linalg.eigh(cov[bad])
+        factor[bad] = vectors * values.clamp_min(0).sqrt()[:, None, :]
+        inverse = torch.where(values > TINY * values[:, -1:], values, torch.inf).reciprocal()
+        first[bad] = (vectors[:, 0].square() * inverse).sum(1)
+    return factor, first
+
+
+def _rows_at_a_time(mean: Tensor) -> int:
+    """Rows whose covariances stay in a processor's cache."""
+    return max(1, VALUES_PER_BLOCK // packed_size(mean.shape[1]))

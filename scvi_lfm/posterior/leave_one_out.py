@@ -56,7 +56,7 @@ class Fitted:
         if not likelihood.has_rate:
             return self.mean
         spread = self.by_cell + self.by_gene + self.by_both
-        return (self.mean + 0.5 * spread).clamp_(max=MAX_LOG_RATE).exp_()
+        return torch.add(self.mean, spread, alpha=0.5).clamp_(max=MAX_LOG_RATE).exp_()
 
     def without(self, weight: Tensor, score: Tensor, likelihood: Likelihood) -> Moments:
         """Moments of eta without observations of some weights and scores, one for each entry."""
@@ -68,7 +68,8 @@ class Fitted:
 
 
 def _without(var: Tensor, weight: Tensor) -> Tensor:
-    return var / (1 - (var * weight).clamp_(max=MAX_LEVERAGE))
+    left = (var * weight).clamp_(max=MAX_LEVERAGE).neg_().add_(1)
+    return torch.div(var, left, out=left)
 
 
 class LeaveOneOut:
@@ -103,13 +104,13 @@ class LeaveOneOut:
 
 def fitted_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Fitted:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
-    S, T = _of_pairs(q.cell_cov, cells), q.gene_cov_of_fit.at(genes)
-    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
-    parts = mean_of_pairs(q, cells, genes), S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
-    return Fitted(*(part.float() for part in parts))
+    S, T = _of_pairs(q.cell_cov, cells), _of_pairs(q.gene_cov_of_fit, genes)
+    u, v = extend(q.cell_mean[cells]).float(), extend(q.gene_mean[genes]).float()
+    parts = S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
+    return Fitted(mean_of_pairs(q, cells, genes).float(), *parts)
 
 
 def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
     """Covariances of rows that repeat, each made once."""
     different, place = rows.unique_consecutive(return_inverse=True)
-    return Packed(cov.at(different).packed()[place])
+    return Packed(cov.at(different).packed().float()[place])

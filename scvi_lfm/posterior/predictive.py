@@ -8,6 +8,8 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,8 @@ from ..linalg.packed import doubled, outer, slope_moments
 from .posterior import Moments, extend
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
@@ -39,24 +43,44 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
 
 def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     """The same for entries in the order of cells, where every row has a covariance of its own: sampled products."""
-    n, m = len(q.cell_mean), len(q.gene_mean)
-    u, v = extend(q.cell_mean).float(), extend(q.gene_mean).float()
-    S, T = q.cell_cov.packed().float(), q.gene_cov.packed().float()
-    starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device))
+    with quiet_sparse():
+        return EntryPredictor(q).moments(slice(0, len(q.cell_mean)), cells, genes)
+
+
+@contextmanager
+def quiet_sparse() -> Iterator[None]:
+    """Without torch's note that its sparse matrices are new; not for workers, who share what is put back."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        var, mean = (
+        yield
+
+
+class EntryPredictor:
+    """Moments of eta for some entries of blocks of cells; what depends on genes alone is computed once."""
+
+    def __init__(self, q: Posterior) -> None:
+        self._q = q
+        v = extend(q.gene_mean).float()
+        self._cov, self._outer = q.gene_cov.packed().float().T, outer(v).T
+        self._mean = torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1).T
+
+    def moments(self, block: slice, cells: Tensor, genes: Tensor) -> Moments:
+        """For cell `cells[k]`, in order and all of them in the block, with gene `genes[k]`, (entries,)."""
+        mean = self._q.cell_mean[block]
+        n, m = len(mean), self._mean.shape[1]
+        u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()
+        starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device) + block.start)
+        variances, means = (
             torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), device=zeros.device, check_invariants=False)
-            for zeros in (u.new_zeros(len(genes)), q.cell_mean.new_zeros(len(genes)))
+            for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
         )
         # (u u' + S_AA) . T, then v' S v, both summed over lower triangles
         weights = doubled(u.shape[1], u)
-        var = torch.sparse.sampled_addmm(var, slope_moments(u, S).mul_(weights), T.T)
-        var = torch.sparse.sampled_addmm(var, S * weights, outer(v).T)
-        ones = torch.ones_like(q.cell_mean[:, :1])
-        left, right = torch.cat([ones, q.cell_mean], dim=1), torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1)
-        mean = torch.sparse.sampled_addmm(mean, left, right.T)
-    return Moments(_with_offset(q, mean.values(), cells), var.values().double())
+        variances = torch.sparse.sampled_addmm(variances, slope_moments(u, S).mul_(weights), self._cov)
+        variances = torch.sparse.sampled_addmm(variances, S * weights, self._outer)
+        left = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
+        means = torch.sparse.sampled_addmm(means, left, self._mean)
+        return Moments(_with_offset(self._q, means.values(), cells), variances.values().double())
 
 
 def mean_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Tensor:
@@ -88,26 +112,31 @@ class BlockPredictor:
         self._v = extend(q.gene_mean)
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
+        self._offset = q.noise.offset(slice(None)).to(dtype) if q.likelihood.has_rate else None
+
+    @cached_property
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        """What genes bring to v' S v, and to what T enters, (m, c) each."""
+        return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
 
     def mean(self, cells: slice | Tensor) -> Tensor:
         """Expected eta, (cells, m)."""
         mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
-        if self._q.likelihood.has_rate:
-            mean += self._q.noise.offset(cells)[:, None].to(self._dtype)
-        return mean
+        return mean if self._offset is None else mean.add_(self._offset[cells, None])
 
     def variances(self, cells: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The variance of eta by part, v' S_i v, u' T_j u and tr(S_AA T_BB): (cells, m) or what broadcasts to it."""
         S, u = self._q.cell_cov.at(cells).made(), extend(self._q.cell_mean[cells])
-        of_cells, of_genes = S.quadratics_by_row(self._v), self._gene_cov.quadratics(u)
-        parts = of_cells, of_genes, S.slope_products(self._gene_cov)
-        by_cell, by_gene, by_both = (part.to(self._dtype) for part in parts)
+        of_v, of_genes = self._sides
+        by_cell = S.coordinates().to(self._dtype) @ of_v.T
+        by_gene = self._gene_cov.forms(u).to(self._dtype) @ of_genes.T
+        by_both = self._gene_cov.traces(S.slopes()).to(self._dtype) @ of_genes.T
         return by_cell, by_gene, by_both
 
     def moments(self, cells: slice | Tensor) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
         by_cell, by_gene, by_both = self.variances(cells)
-        return Moments(self.mean(cells), by_gene + (by_cell + by_both))
+        return Moments(self.mean(cells), by_gene.add_(by_both).add_(by_cell))
 
     def expected(self, cells: slice | Tensor) -> Tensor:
         """Expected values, (cells, m); the variance of eta is found only where it matters."""

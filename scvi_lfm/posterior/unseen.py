@@ -16,7 +16,9 @@ import scipy.sparse as sp
 import torch
 
 from .._memory import naming_memory
+from .._workers import in_order
 from ..data.blocks import slices
+from .dense_blocks import block_size
 from .predictive import BlockPredictor, eta_of_pairs
 
 if TYPE_CHECKING:
@@ -42,16 +44,19 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
 
     `sds` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
     """
-    rows, genes = [], []
     predictor = BlockPredictor(q)
-    for part in slices(len(cells), seen.shape[1]):
+
+    def best(block: tuple[slice, sp.coo_array]) -> tuple[Tensor, Tensor]:
+        part, stored = block
         score = _block_score(predictor, torch.from_numpy(cells[part]), sds)
-        stored = sp.csr_array(seen.rows(cells[part])).tocoo()
         score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
         row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
-        rows.append(row + part.start)
-        genes.append(at[row, rank])
+        return row + part.start, at[row, rank]
+
+    parts = slices(len(cells), seen.shape[1], size=block_size(seen.shape[1]))
+    blocks = ((part, sp.csr_array(seen.rows(cells[part])).tocoo()) for part in parts)
+    rows, genes = zip(*in_order(best, blocks), strict=True)
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
 
 

@@ -2,42 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
-from ..posterior.anomalies.scan import Histograms, anomaly_scan
-from ..posterior.anomalies.share import evidence, from_others
+from ..posterior.anomalies.listing import Question, list_entries
+from ..posterior.anomalies.scan import anomaly_scan
+from ..posterior.dense_blocks import dense_blocks
 from ..posterior.store.transaction import all_or_nothing
-from ._common import dense_blocks
 from ._open import open_fit, open_values
 from ._overwriting import check_free, note_written
 from ._tool import tool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
     from anndata import AnnData
-    from torch import Tensor
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
-    from ..posterior.anomalies.scan import Scan
-    from ..posterior.anomalies.thresholds import Scores, Thresholds
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the second pass gathers."""
-
-    rows: dict[str, np.ndarray]
-    cell_score: np.ndarray  # (n,)
-    gene_score: np.ndarray  # (fitted genes,)
-    depth: np.ndarray  # (n,): genes detected
+    from ..posterior.anomalies.listing import Listing
+    from ..posterior.dense_blocks import DenseBlock
 
 
 DIRECTIONS = ("both", "up", "down")
@@ -135,6 +125,11 @@ def anomalies(
         is one by `likelihood="student_t"`, which has no leave-one-out predictive in closed form. `adata` is then as it
         was.
 
+    Notes
+    -----
+    The values are read twice, besides the reading that checks them: once to learn how often entries come from other
+    cells, and which counts are odd, once to score.
+
     Examples
     --------
     >>> import scvi_lfm as lfm
@@ -155,27 +150,25 @@ def anomalies(
     stored = open_fit(adata, key, device, closed_form_for="anomalies")
     values, where = open_values(adata, stored, layer), stored.device
     matrix, layer = values.matrix, values.layer
-    scan = _scan(matrix, stored, direction, fdr, where)
-    by = scan.listed_by if by == "auto" else by
-    thresholds = _thresholds(matrix, scan, fdr, where)
-    found = _collect(matrix, scan, thresholds, by, max_entries, where)
+    found, by = _find(matrix, stored, direction, by, fdr, max_entries, where)
 
     gene_names = adata.var_names.to_numpy()[stored.fitted]
-    entries = _table(found.rows, by, adata.obs_names.to_numpy(), gene_names)
+    entries = _table(found, by, max_entries, matrix.level, adata.obs_names.to_numpy(), gene_names)
+    cell_score, depth = found.cell_score.double().cpu().numpy(), found.depth.cpu().numpy()
     gene_score = np.full(adata.n_vars, np.nan, dtype=np.float32)
-    gene_score[stored.fitted] = found.gene_score
+    gene_score[stored.fitted] = found.gene_score.cpu().numpy()
     params = {"key": key, "direction": direction, "by": by, "fdr": fdr, "max_entries": max_entries}
-    params |= {"n_by_tail": thresholds.n_by_tail, "n_by_ratio": thresholds.n_by_ratio}
+    params |= {"n_by_tail": found.n_by_tail, "n_by_ratio": found.n_by_ratio}
     if layer is not None:
         params["layer"] = layer
     adata = adata.copy() if copy else adata
     with all_or_nothing(adata):
-        adata.obs[key_added] = found.cell_score.astype(np.float32)
+        adata.obs[key_added] = cell_score.astype(np.float32)
         adata.var[key_added] = gene_score
         adata.uns[key_added] = {
             PARAMS: params,
             "entries": entries,
-            "depth_correlation": _rank_correlation(found.cell_score, found.depth),
+            "depth_correlation": _rank_correlation(cell_score, depth),
         }
         note_written(adata, "anomalies", _places(key_added))
     return adata if copy else None
@@ -186,67 +179,19 @@ def _places(key: str) -> list[tuple[str, str]]:
 
 
 @naming_memory("find anomalies", _LESS)
-def _scan(matrix: CellMatrix, stored: StoredFit, direction: str, fdr: float, device: torch.device) -> Scan:
-    return anomaly_scan(stored.posterior, dense_blocks(matrix, device), direction, fdr)
+def _find(
+    matrix: CellMatrix, stored: StoredFit, direction: str, by: str, fdr: float, max_entries: int, device: torch.device
+) -> tuple[Listing, str]:
+    """What is found, and what it was listed by."""
 
+    def read() -> Iterator[DenseBlock]:
+        return dense_blocks(matrix, device)
 
-@naming_memory("find anomalies", _LESS)
-def _thresholds(matrix: CellMatrix, scan: Scan, fdr: float, device: torch.device) -> Thresholds:
-    histograms = Histograms(scan, device)
-    for cells, y, observed in dense_blocks(matrix, device):
-        histograms.add(scan.score(y, cells), observed)
-    return histograms.thresholds(fdr)
-
-
-@naming_memory("find anomalies", _LESS)
-def _collect(
-    matrix: CellMatrix,
-    scan: Scan,
-    thresholds: Thresholds,
-    by: str,
-    max_entries: int,
-    device: torch.device,
-) -> Found:
-    best: dict[str, np.ndarray] | None = None
-    cell_scores, depths = [], []
-    gene_score = torch.zeros(matrix.shape[1], dtype=torch.float64, device=device)
-    for cells, y, observed in dense_blocks(matrix, device):
-        scores = scan.score(y, cells).at(observed)
-        nats = evidence(scores.log_ratio, thresholds.share)
-        cell_scores.append(nats.sum(1).cpu().numpy())
-        gene_score += nats.sum(0)
-        detected = y != -matrix.level if observed is None else (y != -matrix.level) & observed
-        depths.append(detected.sum(1).cpu().numpy())
-        rows = _rows(scan, y, scores, thresholds, torch.nonzero(thresholds.passed(scores, by)), cells.start)
-        if matrix.level:
-            rows |= {name: rows[name] + np.float64(matrix.level) for name in ("y", "expected")}
-        rows = rows if best is None else {name: np.append(best[name], rows[name]) for name in rows}
-        first = _order(rows, by)[:max_entries]
-        best = {name: values[first] for name, values in rows.items()}
-    return Found(best or {}, np.concatenate(cell_scores), gene_score.cpu().numpy(), np.concatenate(depths))
-
-
-def _rows(
-    scan: Scan,
-    y: Tensor,
-    scores: Scores,
-    thresholds: Thresholds,
-    where: Tensor,
-    start: int,
-) -> dict[str, np.ndarray]:
-    cell, gene = where.unbind(1)
-    distance, log_ratio = scores.distance[cell, gene].double(), scores.log_ratio[cell, gene]
-    columns = {
-        "cell": cell + start,
-        "gene": gene,
-        "y": y[cell, gene],
-        "expected": scores.expected[cell, gene],
-        "p": scan.p_of(y, scores, (cell, gene)),
-        "q": thresholds.q_of(distance),
-        "log_ratio": log_ratio,
-        "lfdr": 1 - from_others(log_ratio.double(), thresholds.share),
-    }
-    return {name: values.cpu().numpy() for name, values in columns.items()}
+    scan, share = anomaly_scan(stored.posterior, read, direction, fdr)
+    by = scan.listed_by if by == "auto" else by
+    question = Question(by, fdr, max_entries, share)
+    # a value of zero, less the level
+    return list_entries(scan, read(), question, total=matrix.n_observed, zero=-matrix.level), by
 
 
 def _order(rows: dict[str, np.ndarray], by: str) -> np.ndarray:
@@ -255,8 +200,11 @@ def _order(rows: dict[str, np.ndarray], by: str) -> np.ndarray:
     return np.lexsort((telling, rows["p"]) if by == "q" else (rows["p"], telling))
 
 
-def _table(rows: dict[str, np.ndarray], by: str, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame(rows).iloc[_order(rows, by)].reset_index(drop=True)
+def _table(found: Listing, by: str, most: int, level: float, cells: np.ndarray, genes: np.ndarray) -> pd.DataFrame:
+    rows = {name: values.cpu().numpy() for name, values in found.entries.items()}
+    if level:
+        rows |= {name: rows[name] + np.float64(level) for name in ("y", "expected")}
+    table = pd.DataFrame(rows).iloc[_order(rows, by)[:most]].reset_index(drop=True)
     table["cell"], table["gene"] = cells[table["cell"]], genes[table["gene"]]
     table["direction"] = np.where(table["y"] > table["expected"], "up", "down").astype(object)
     return table

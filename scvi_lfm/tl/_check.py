@@ -14,36 +14,27 @@ from .._context import resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
 from .._validate import check_anndata, check_not_empty
-from ..posterior.calibration import BINS, SharedResiduals, TransformCounts, coverage, kolmogorov_smirnov
-from ..posterior.leave_one_out import LeaveOneOut
 from ..posterior.predictive import eta_of_pairs
 from ..posterior.store.lookup import entry
+from ._check_calibration import calibrate
 from ._check_words import (
     CLOSE,
-    ENOUGH,
     MOST_LEFTOVER,
-    OVERALL,
-    STRATUM,
-    edge_names,
     how_it_ended,
     on_calibration,
     on_convergence,
     on_leftover,
 )
-from ._common import dense_blocks
 from ._fit import fit
 from ._open import open_fit, open_values
 from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from torch import Tensor
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
 
-COUNT_EDGES = (0.01, 0.1, 1.0, 10.0)
-N_STRATA, N_DEPTHS = 5, 4
 PAIRS = 20_000
 # key of a fit that is repeated; no covariate is called like its fields
 AGAIN = "scvi_lfm_again"
@@ -138,6 +129,10 @@ def check(
         An argument or the data cannot be used, the values are of another kind than those that the fit read, or the fit
         is one by `likelihood="student_t"`, which has no leave-one-out predictive in closed form.
 
+    Notes
+    -----
+    Calibration reads the values once, besides the reading that checks them; each refit reads them as a fit does.
+
     References
     ----------
     Brockwell (2007), Universal residuals: a multivariate transformation, Stat Probab Lett 77:1473.
@@ -159,8 +154,7 @@ def check(
     seed = int(resolve_rng(rng).integers(2**31))
     stored = open_fit(adata, key, device, closed_form_for="check")
     matrix, where = open_values(adata, stored, layer).matrix, stored.device
-    transforms, leftover = _transforms(matrix, stored, where, seed)
-    calibration, histogram = _tables(transforms, stored.level)
+    calibration, histogram, leftover = calibrate(matrix, stored, where, seed)
     convergence = _convergence(adata, matrix, stored, key, seed, refit=bool(refit))
     words = [
         *on_calibration(calibration),
@@ -170,56 +164,6 @@ def check(
     trusted = bool(calibration["ok"].all()) and bool((convergence["eta_difference"] <= CLOSE).all())
     trusted &= leftover <= MOST_LEFTOVER
     return CheckReport(" ".join(words), calibration, histogram, convergence, leftover, trusted)
-
-
-@naming_memory("check the fit")
-def _transforms(
-    matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
-) -> tuple[TransformCounts, float]:
-    loo, generator = LeaveOneOut(stored.posterior), torch.Generator().manual_seed(seed)
-    depth = torch.as_tensor(_depth_strata(matrix), device=device)
-    shared = SharedResiduals.empty(stored.posterior.gene_mean[:, 0])
-    counted: TransformCounts | None = None
-    for cells, y, observed in dense_blocks(matrix, device):
-        law = loo.law(y, cells)
-        expected, pit = law.mean(), law.transform(y, generator)
-        at = torch.ones_like(pit, dtype=torch.bool) if observed is None else observed
-        if counted is None:
-            counted = TransformCounts.empty(_edges(expected[at], stored), int(depth.max()) + 1)
-        counted.add(expected[at], pit[at], depth[cells, None].expand_as(pit)[at])
-        # the middle of the scale says nothing about an entry that was not observed
-        shared.add(pit.masked_fill(~at, 0.5))
-    return cast("TransformCounts", counted), shared.excess()
-
-
-def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
-    if stored.posterior.likelihood.has_rate:
-        return torch.tensor(COUNT_EDGES, dtype=torch.float32, device=expected.device)
-    some = expected.flatten()[:: max(1, expected.numel() // 1_000_000)]
-    return torch.quantile(some, torch.arange(1, N_STRATA, dtype=some.dtype, device=some.device) / N_STRATA)
-
-
-def _depth_strata(matrix: CellMatrix) -> np.ndarray:
-    totals = matrix.row_sums()
-    return np.searchsorted(np.quantile(totals, np.arange(1, N_DEPTHS) / N_DEPTHS), totals)
-
-
-def _tables(transforms: TransformCounts, level: float) -> tuple[pd.DataFrame, np.ndarray]:
-    counts = transforms.counts.cpu()
-    edges = edge_names(transforms.edges.tolist(), level)
-    strata = [f"< {edges[0]}", *(f"{low} to {high}" for low, high in zip(edges, edges[1:], strict=False))]
-    strata.append(f"> {edges[-1]}")
-    parts = [("all", "all", counts.sum((0, 1)))]
-    parts += [("expected", name, counts[:, k].sum(0)) for k, name in enumerate(strata)]
-    parts += [("depth", f"quarter {k + 1}", counts[k].sum(0)) for k in range(len(counts))]
-    rows, histogram = [], []
-    for by, stratum, of in parts:
-        n, held = int(of.sum()), coverage(of)
-        low, high = OVERALL if by == "all" else STRATUM
-        ok = n < ENOUGH or low <= held <= high
-        rows.append({"by": by, "stratum": stratum, "n": n, "coverage": held, "ks": kolmogorov_smirnov(of), "ok": ok})
-        histogram.append(of.view(20, BINS // 20).sum(1).double() / max(n, 1))
-    return pd.DataFrame(rows), torch.stack(histogram).numpy()
 
 
 @naming_memory("check the fit")

@@ -10,7 +10,9 @@ import torch
 
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
+from .._workers import in_order
 from ..data.blocks import slices
+from ..posterior.dense_blocks import block_size
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
@@ -171,9 +173,14 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
         )
         raise ValueError(msg)
     layer = np.full(adata.shape, np.nan, dtype)
-    predictor = BlockPredictor(stored.posterior)
-    for cells in slices(adata.n_obs, adata.n_vars):
-        layer[cells, stored.fitted] = predictor.expected(cells).numpy()
-    if stored.level:
-        layer += stored.level
+    predictor, fitted = BlockPredictor(stored.posterior), stored.fitted
+    genes = slice(None) if fitted.all() else fitted
+
+    def fill(cells: slice) -> None:
+        layer[cells, genes] = predictor.expected(cells).numpy()
+        if stored.level:
+            layer[cells] += stored.level
+
+    for _ in in_order(fill, slices(adata.n_obs, adata.n_vars, size=block_size(adata.n_vars))):
+        pass
     return layer

@@ -83,7 +83,6 @@ def test_quadratics_of_each_x_with_each_row(cov, dense):
     x = normal(5, K, seed=1)
     expected = torch.stack([torch.stack([y @ C @ y for C in dense(cov)]) for y in x])
     torch.testing.assert_close(cov.quadratics(x).expand(5, N), expected)
-    torch.testing.assert_close(cov.quadratics_by_row(x).expand(N, 5), expected.T)
 
 
 def test_moved(cov, dense):
@@ -127,15 +126,16 @@ def test_float32_packed_with_float64_small_matrices(dense):
     torch.testing.assert_close(single.quadratic(x).double(), cov.quadratic(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(single.quadratics(x).double(), cov.quadratics(x), rtol=1e-5, atol=1e-5)
     genes = draw("Eigenbasis", seed=5)
-    torch.testing.assert_close(single.slope_products(genes).double(), cov.slope_products(genes), rtol=1e-5, atol=1e-5)
+    found, expected = (genes.traces(cells.slopes()).double() @ genes.coordinates().T for cells in (single, cov))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("of_genes", FORMS)
 @pytest.mark.parametrize("of_cells", FORMS)
 @pytest.mark.parametrize("k", [K, 1])
-def test_slope_products(dense, of_cells, of_genes, k):
+def test_traces_of_slopes(dense, of_cells, of_genes, k):
     cells, genes = draw(of_cells, k=k), draw(of_genes, n=7, k=k, seed=1)
-    found = cells.slope_products(genes).expand(N, 7)
+    found = (genes.traces(cells.slopes()) @ genes.coordinates().T).expand(N, 7)
     torch.testing.assert_close(found, product(dense(cells), dense(genes)))
 
 

@@ -8,16 +8,21 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
+from scvi_lfm.data.batch import Batch
+from scvi_lfm.data.entries import Observed
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
 from scvi_lfm.posterior.anomalies.scan import CountScan
+from scvi_lfm.posterior.dense_blocks import DenseBlock
 from scvi_lfm.posterior.leave_one_out import LeaveOneOut
 
 
 def blocks(y, size, observed=None):
+    pattern = None if observed is None else Observed(sp.csr_array(observed.numpy()), only=True)
     for start in range(0, len(y), size):
         cells = slice(start, min(start + size, len(y)))
-        yield cells, y[cells], None if observed is None else observed[cells]
+        part = None if pattern is None else pattern.rows(cells, np.float32)
+        yield DenseBlock(cells, Batch(y[cells], y.device, part))
 
 
 @pytest.fixture(scope="module")

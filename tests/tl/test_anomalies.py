@@ -168,7 +168,7 @@ def test_max_entries_keeps_the_top(planted, monkeypatch, max_entries):
     adata.X[[4, 5, 6, 7], [60, 61, 62, 63]] += [60, 70, 80, 90]
     _, everything, _ = listed(adata, fdr=0.9)
     assert len(everything) > max_entries or max_entries == 40
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 80 * 20 * 4)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 80 * 20)
     result, entries, _ = listed(adata, fdr=0.9, max_entries=max_entries)
     assert result.uns["lfm_anomaly"]["params"]["max_entries"] == max_entries
     expected = everything.head(max_entries)
@@ -259,7 +259,7 @@ def test_blocks_of_cells_and_sparse_values_change_nothing(planted, monkeypatch):
     result, entries, _ = listed(planted, fdr=0.9)
     sparse = planted.copy()
     sparse.X = sp.csr_matrix(planted.X)
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 1)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 1)
     other, same, _ = listed(sparse, fdr=0.9)
     assert same["cell"].tolist() == entries["cell"].tolist()
     np.testing.assert_allclose(same["log_ratio"], entries["log_ratio"], rtol=1e-4, atol=1e-5)

@@ -16,9 +16,11 @@ from scipy.special import expit, logit, softmax, xlogy
 from scipy.stats import false_discovery_control, nbinom, spearmanr
 
 import scvi_lfm as lfm
+from scvi_lfm.data import CellMatrix
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
 from scvi_lfm.posterior.anomalies.scan import CountScan
+from scvi_lfm.posterior.dense_blocks import dense_blocks
 from triangles import unpacked
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -338,7 +340,7 @@ def pairs(entries):
 @pytest.mark.half_slow
 def test_scores_of_every_entry(simulated, dense, direction):
     y = torch.from_numpy(dense.y).float()
-    cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, [(slice(0, len(y)), y, None)])
+    cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, dense_blocks(CellMatrix.of(y.numpy()), y.device))
     scan = CountScan(cleaned, direction, 0.1)
     scores = scan.score(y, slice(0, len(y)))
     above = dense.y > dense.expected
@@ -347,9 +349,9 @@ def test_scores_of_every_entry(simulated, dense, direction):
     np.testing.assert_allclose(scores.log_ratio[asked], dense.log_ratio[asked], rtol=1e-3, atol=1e-3)
     assert (scores.log_ratio[~asked] == -torch.inf).all()
     assert (scores.distance[~asked] < 0).all()
-    sides = 2 if direction == "both" else 1
+    sides, at = 2 if direction == "both" else 1, torch.ones_like(y).nonzero(as_tuple=True)
     np.testing.assert_allclose(
-        scan.p_of(y, scores, torch.nonzero(torch.ones_like(y), as_tuple=True)).reshape(y.shape)[asked],
+        scan.p_of(y.flatten(), scores.distance.flatten(), scores.own.at(at)).reshape(y.shape)[asked],
         dense.p(sides)[asked],
         rtol=2e-3,
     )
@@ -423,7 +425,7 @@ def test_scores_far_out_keep_their_digits(likelihood):
     lfm.tl.fit(adata, 2, likelihood=likelihood, size_factors="size_factor", progress=False)
     dense = Dense.of(adata)
     y = torch.from_numpy(values)
-    cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, [(slice(0, 80), y, None)])
+    cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, dense_blocks(CellMatrix.of(values), y.device))
     scores = CountScan(cleaned, "both", 0.1).score(y, slice(0, 80))
     for part in (scores.expected, scores.distance, scores.log_ratio):
         assert torch.isfinite(part).all()
@@ -539,7 +541,7 @@ def test_tables_survive_a_file(planted, tmp_path):
 def test_max_entries_keeps_the_top(planted, monkeypatch):
     _, everything, _ = listed(planted, fdr=0.9)
     assert len(everything) > 28
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 180 * 40 * 4)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 180 * 40)
     for max_entries in (1, 28):
         _, entries, _ = listed(planted, fdr=0.9, max_entries=max_entries)
         expected = everything.head(max_entries)
@@ -557,7 +559,7 @@ def test_blocks_dense_values_and_covariances_made_anew_change_nothing(planted, m
     other = planted.copy()
     other.X = planted.X.toarray()
     del other.obsm["lfm_cov"]
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 180 * 70 * 4)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 180 * 70)
     changed, same, _ = listed(other, fdr=0.5)
     assert pairs(same) == pairs(entries)
     for name in ("expected", "p", "log_ratio"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,9 +154,8 @@ def test_excess_is_the_largest_eigenvalue_of_the_correlations():
     generator = torch.Generator().manual_seed(0)
     score = torch.randn(400, 30, generator=generator, dtype=torch.float64)
     score[:, :10] += torch.randn(400, 1, generator=generator, dtype=torch.float64)
-    shared = SharedResiduals.empty(torch.arange(30.0))
-    for block in (0.5 * torch.erfc(-score / 2**0.5)).split(150):
-        shared.add(block)
+    transforms = 0.5 * torch.erfc(-score / 2**0.5)
+    shared = functools.reduce(SharedResiduals.plus, map(SharedResiduals.of, transforms.split(150)))
     largest = np.linalg.eigvalsh(np.corrcoef(score.numpy(), rowvar=False))[-1]
     assert shared.excess() == pytest.approx(largest / (1 + (30 / 400) ** 0.5) ** 2, rel=1e-6)
 

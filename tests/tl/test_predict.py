@@ -50,7 +50,7 @@ def test_layer_holds_what_the_table_says(fitted, monkeypatch):
     table = lfm.tl.predict(adata, obs_names=list(adata.obs_names), var_names=list(adata.var_names))
     assert adata.layers["eta"].dtype == np.float32
     np.testing.assert_allclose(adata.layers["eta"].ravel(), table["expected"], rtol=1e-5, atol=1e-5)
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 64 * adata.n_vars * 4)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 64 * adata.n_vars)
     lfm.tl.predict(adata, layer_added="in blocks")
     np.testing.assert_allclose(adata.layers["in blocks"], adata.layers["eta"], rtol=1e-6, atol=1e-6)
 

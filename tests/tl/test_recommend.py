@@ -51,7 +51,7 @@ def check(table, adata, expected):
 
 @pytest.mark.parametrize("order", ["expected", "upper"])
 def test_the_best_unseen_entries_of_every_row(ratings, seen, order, read_fields, eta_moments, monkeypatch):
-    monkeypatch.setattr("scvi_lfm.data.blocks.BLOCK_BYTES", 64 * ratings.n_vars * 4)
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 64 * ratings.n_vars)
     fields = read_fields(ratings)
     mean, var = eta_moments(fields.mu, fields.cells, fields.cell_cov, fields.genes, fields.gene_covs(fields.noise))
     bound = mean + norm.ppf(0.99) * np.sqrt(var)

@@ -7,11 +7,12 @@ that they are odd, and judged anew, a few times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ..leave_many_out import eta_without, without
 from ..shares_left_out import SharesLeftOut
 from .gross_errors import fit_gross_errors, most_likely_burst
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from ..dense_blocks import DenseBlock
     from ..posterior import Posterior
     from .gross_errors import GrossErrors
 
@@ -54,11 +56,8 @@ class _Candidates:
     other: Tensor  # (k,): log density by other cells
 
 
-def without_odd_counts(q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]) -> WithoutOdd:
-    """The posterior without the odd ones among counts.
-
-    These come in `blocks` of consecutive cells: positions, counts (cells, m), and which of them are data (None: all).
-    """
+def without_odd_counts(q: Posterior, blocks: Iterable[DenseBlock]) -> WithoutOdd:
+    """The posterior without the odd ones among the counts of all cells, which are read once."""
     if q.likelihood.maximum is not None:
         return WithoutOdd(q)
     found, share, n_molecules = _candidates(q, blocks)
@@ -72,24 +71,30 @@ def without_odd_counts(q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tenso
     return WithoutOdd(cleaned, taken.where(taken.share > 0), gross, share)
 
 
-def _candidates(
-    q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]]
-) -> tuple[_Candidates, float, float]:
+def _candidates(q: Posterior, blocks: Iterable[DenseBlock]) -> tuple[_Candidates, float, float]:
     """Counts that have a better explanation than their own cell, the share of other cells, the number of molecules."""
-    laws, parts, n_molecules = OwnAndOther(q), [], 0.0
-    device = q.gene_mean.device
-    ratios = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
-    for cells, y, observed in blocks:
-        own, others = laws(y, cells)
-        n_molecules += float(y.sum(dtype=torch.float64))
-        log_ratio = others.log_zero() - own.log_zero()
+    laws = OwnAndOther(q)
+
+    def of_block(block: DenseBlock) -> tuple[_Candidates, Tensor, float]:
+        y, observed = block.values(), block.observed()
+        own, others = laws(y, block.cells)
+        log_ratio = others.log_zero().sub_(own.log_zero())
         at = torch.nonzero(y, as_tuple=True)
         count, here = y[at], own.at(at)
         by_own, by_others = here.log_density(count), others.at(at).log_density(count)
         log_ratio[at] = (by_others - by_own).to(log_ratio)
-        ratios += ratio_histogram(log_ratio if observed is None else log_ratio[observed])
         best = torch.maximum(by_others, most_likely_burst(count, here.mean()).to(by_others))
         some = (count > here.mean()) & (best > by_own + LEAST_EVIDENCE)
-        parts.append((at[0][some] + cells.start, at[1][some], count[some], by_others[some]))
-    found = _Candidates(*(torch.cat(values) for values in zip(*parts, strict=True)))
-    return found, fit_share(ratio_centers(device), ratios), max(n_molecules, 1.0)
+        found = _Candidates(at[0][some] + block.cells.start, at[1][some], count[some], by_others[some])
+        ratios = ratio_histogram(log_ratio if observed is None else log_ratio[observed])
+        return found, ratios, float(y.sum(dtype=torch.float64))
+
+    parts, n_molecules = [], 0.0
+    ratios = torch.zeros(RATIO_BINS, dtype=torch.int64, device=q.gene_mean.device)
+    for found, counted, total in in_order(of_block, blocks):
+        parts.append(found)
+        ratios += counted
+        n_molecules += total
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(_Candidates))
+    everything = _Candidates(*(torch.cat(values) for values in columns))
+    return everything, fit_share(ratio_centers(q.gene_mean.device), ratios), max(n_molecules, 1.0)

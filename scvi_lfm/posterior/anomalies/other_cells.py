@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
+from ...data.blocks import slices
 from ...model.likelihoods.base import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
@@ -49,6 +51,11 @@ class OwnAndOther:
     def __init__(self, q: Posterior, taken: SharesLeftOut | None = None) -> None:
         self._q, self._loo = q, LeaveOneOut(q, taken)
         self._others = OtherRates(q) if q.likelihood.has_rate else OtherCells(q)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._q.gene_mean.device
 
     def __call__(self, y: Tensor, cells: slice) -> tuple[Law, Law]:
         """Both for the entries `y` (cells, m)."""
@@ -87,25 +94,30 @@ class OtherRates:
         """M and phi' for cells whose own rates (cells, m), at size factor one, are left out."""
         n = max(self._n_cells - 1, 1)
         own = self._likelihood.mean(rate, torch.zeros_like(self._total))
-        average = ((self._total - own) / n).clamp_min(TINY)
+        average = torch.sub(self._total, own).div_(n).clamp_min_(TINY)
         if self._likelihood.maximum == 1:
             return -torch.log1p(-average.clamp(max=MOST_PRESENT)), torch.zeros_like(average)
-        square = (self._square - own.square()).div_(n).clamp_min(0)
-        relative = (square / average.square()).sub_(1).clamp_(0, MOST_VARIANCE)
+        square = torch.addcmul(self._square, own, own, value=-1).div_(n).clamp_min_(0)
+        relative = square.div_(average).div_(average).sub_(1).clamp_(0, MOST_VARIANCE)
         return average, relative.mul_(1 + self._dispersion).add_(self._dispersion)
 
     def _sums(self, q: Posterior) -> tuple[Tensor, Tensor]:
         features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
-        total = torch.zeros(len(q.gene_mean), dtype=torch.float64, device=q.gene_mean.device)
-        square = torch.zeros_like(total)
-        for start in range(0, self._n_cells, CELLS_PER_BLOCK):
-            cells = slice(start, start + CELLS_PER_BLOCK)
+
+        def of_block(cells: slice) -> tuple[Tensor, Tensor]:
             mean = q.cell_mean[cells].float()
             left = cell_features(mean, q.cell_cov.at(cells).packed())
             offset = mean.new_full((len(mean),), q.mu)
+            total, square = mean.new_empty(2, len(q.gene_mean))
             for genes in features.blocks(len(mean)):
                 rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
-                value = self._likelihood.mean(rate, torch.zeros_like(rate))
-                total[genes] += value.sum(0)
-                square[genes] += value.square().sum(0)
+                value = self._likelihood.mean(rate, torch.zeros_like(rate[0]))
+                total[genes], square[genes] = value.sum(0), value.square().sum(0)
+            return total, square
+
+        total = torch.zeros(len(q.gene_mean), dtype=torch.float64, device=q.gene_mean.device)
+        square = torch.zeros_like(total)
+        for of_total, of_square in in_order(of_block, slices(self._n_cells, 0, size=CELLS_PER_BLOCK)):
+            total += of_total
+            square += of_square
         return total.float(), square.float()

@@ -1,26 +1,29 @@
-"""Both anomaly questions over all entries, by blocks of cells: first histograms, then the entries that pass."""
+"""Both anomaly questions of a block of entries: how improbable, and how much rather from other cells."""
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...model.likelihoods import normal
 from .odd_counts import without_odd_counts
 from .other_cells import OwnAndOther
-from .share import RATIO_BINS, RATIO_MAX, fit_share, from_others, ratio_centers, ratio_histogram
-from .thresholds import NOT_ASKED, Scores, Thresholds
+from .share import fit_share, ratio_centers, ratio_histogram
+from .thresholds import NOT_ASKED, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import ClassVar
 
     from torch import Tensor
 
     from ...model.likelihoods import Law
+    from ..dense_blocks import DenseBlock
     from ..posterior import Posterior
     from .odd_counts import WithoutOdd
 
@@ -31,10 +34,14 @@ class Scan(ABC):
     distance_max: ClassVar[float]
     distance_bins: ClassVar[int] = 8000
     listed_by: ClassVar[str]  # which of both questions is read first
-    share: float | None = None  # of entries from other cells, where it is known
 
     def __init__(self, laws: OwnAndOther, direction: str) -> None:
         self._laws, self._direction = laws, direction
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._laws.device
 
     @property
     def _sides(self) -> int:
@@ -44,9 +51,9 @@ class Scan(ABC):
     def tail(self, distance: Tensor) -> Tensor:
         """Tail probability at a distance."""
 
-    @abstractmethod
-    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
-        """Tail probabilities of some entries."""
+    def p_of(self, y: Tensor, distance: Tensor, own: Law) -> Tensor:
+        """Tail probabilities of some entries (k,), at their distances and under their own cells' laws."""
+        return self.tail(distance.double())
 
     @abstractmethod
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
@@ -65,19 +72,21 @@ class Scan(ABC):
 
 
 class NumberScan(Scan):
-    """Of values without atoms; the distance is in standard deviations."""
+    """Of values under Normal laws; the distance is in standard deviations."""
 
     distance_max, listed_by = 40.0, "lfdr"
 
     def tail(self, distance: Tensor) -> Tensor:
         return normal.standard_tail(distance) * self._sides
 
-    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
-        return self.tail(scores.distance[at].double())
-
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
-        distance = ((y - own.mean()) / own.variance().sqrt()).abs_()
-        return distance, others.log_density(y) - own.log_density(y)
+        var, of_others = own.variance(), others.variance()
+        distance = (y - own.mean()).div_(var.sqrt())
+        from_others = (y - others.mean()).div_(of_others.sqrt())
+        # of two Normals
+        log_ratio = var.log().sub_(of_others.log())
+        log_ratio.addcmul_(distance, distance).addcmul_(from_others, from_others, value=-1).mul_(0.5)
+        return distance.abs_(), log_ratio
 
 
 class LevelScan(Scan):
@@ -87,9 +96,6 @@ class LevelScan(Scan):
 
     def tail(self, distance: Tensor) -> Tensor:
         return (-distance).exp()
-
-    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
-        return self.tail(scores.distance[at].double())
 
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
         log_density = own.log_density(y)
@@ -105,20 +111,19 @@ class CountScan(Scan):
 
     def __init__(self, cleaned: WithoutOdd, direction: str, fdr: float) -> None:
         super().__init__(OwnAndOther(cleaned.posterior, cleaned.taken), direction)
-        self._gross, self._fdr, self.share = cleaned.gross, fdr, cleaned.share
+        self._gross, self._fdr = cleaned.gross, fdr
 
     def tail(self, distance: Tensor) -> Tensor:
         return (-distance).exp()
 
-    def p_of(self, y: Tensor, scores: Scores, at: tuple[Tensor, Tensor]) -> Tensor:
+    def p_of(self, y: Tensor, distance: Tensor, own: Law) -> Tensor:
         """Half the probability of the count itself is left out."""
-        values, law = y[at], scores.own.at(at)
-        tail = _tail_beyond(law, values, values > scores.expected[at])
-        return (self._sides * (tail - law.log_density(values).exp() / 2)).clamp(max=1.0)
+        tail = _tail_beyond(own, y, y > own.mean())
+        return (self._sides * (tail - own.log_density(y).exp() / 2)).clamp(max=1.0)
 
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
         expected, log_zero = own.mean(), own.log_zero()
-        log_ratio = others.log_zero() - log_zero
+        log_ratio = others.log_zero().sub_(log_zero)
         distance = torch.full_like(log_zero, NOT_ASKED) if self._direction == "up" else self._two_sided(-log_zero)
         at = torch.nonzero(y, as_tuple=True)
         count, law = y[at], own.at(at)
@@ -144,12 +149,30 @@ class CountScan(Scan):
 
 
 def anomaly_scan(
-    q: Posterior, blocks: Iterable[tuple[slice, Tensor, Tensor | None]], direction: str, fdr: float
-) -> Scan:
-    """The scan of a posterior; of `blocks` of cells with their values, what is odd among counts is learned first."""
+    q: Posterior, read: Callable[[], Iterable[DenseBlock]], direction: str, fdr: float
+) -> tuple[Scan, float]:
+    """The scan of a posterior, and the share of entries that come from other cells, from one reading of all cells.
+
+    What is odd among counts is learned with it; it has been taken out of the posterior that scores.
+    """
+    scan: Scan
     if q.likelihood.has_rate:
-        return CountScan(without_odd_counts(q, blocks), direction, fdr)
-    return (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q), direction)
+        cleaned = without_odd_counts(q, read())
+        scan = CountScan(cleaned, direction, fdr)
+        if cleaned.share is not None:
+            return scan, cleaned.share
+    else:
+        scan = (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q), direction)
+    return scan, _share(scan, read())
+
+
+def _share(scan: Scan, blocks: Iterable[DenseBlock]) -> float:
+    def ratios(block: DenseBlock) -> Tensor:
+        ratio, observed = scan.score(block.values(), block.cells).log_ratio, block.observed()
+        return ratio_histogram(ratio if observed is None else ratio[observed])
+
+    counts = functools.reduce(torch.add, in_order(ratios, blocks))
+    return fit_share(ratio_centers(counts.device), counts)
 
 
 def _tail_beyond(law: Law, y: Tensor, above: Tensor) -> Tensor:
@@ -158,45 +181,3 @@ def _tail_beyond(law: Law, y: Tensor, above: Tensor) -> Tensor:
     tail[above] = law.at(above).upper_tail(y[above])
     tail[~above] = law.at(~above).lower_tail(y[~above])
     return tail
-
-
-class Histograms:
-    """Counts of all entries by distance and by log ratio."""
-
-    def __init__(self, scan: Scan, device: torch.device) -> None:
-        self._scan = scan
-        self.distance = torch.zeros(scan.distance_bins, dtype=torch.float64, device=device)
-        self.ratio = torch.zeros(RATIO_BINS, dtype=torch.float64, device=device)
-        self.total = 0
-
-    def add(self, scores: Scores, observed: Tensor | None = None) -> None:
-        """Count a block, or those of its entries that were observed."""
-        distance, ratio = scores.distance, scores.log_ratio
-        if observed is not None:
-            distance, ratio = distance[observed], ratio[observed]
-        far = distance.clamp(max=self._scan.distance_max * (1 - 1e-6))
-        self.distance += torch.histc(far, self._scan.distance_bins, 0, self._scan.distance_max)
-        self.ratio += ratio_histogram(ratio)
-        self.total += distance.numel()
-
-    def thresholds(self, fdr: float) -> Thresholds:
-        """Levels at which an entry passes."""
-        edges = torch.arange(self._scan.distance_bins, dtype=torch.float64, device=self.distance.device)
-        edges *= self._scan.distance_max / self._scan.distance_bins
-        tail = self._scan.tail(edges)
-        beyond = self.distance.flip(0).cumsum(0).flip(0)
-        raw = torch.where(beyond > 0, self.total * tail / beyond.clamp_min(1), 1.0)
-        q_values = raw.cummin(0).values.clamp(max=1)
-        passing = torch.nonzero((q_values <= fdr) & (beyond > 0)).flatten()
-        centers = ratio_centers(edges.device)
-        share = fit_share(centers, self.ratio) if self._scan.share is None else self._scan.share
-        likely = from_others(centers, share) >= 1 - fdr
-        return Thresholds(
-            share=share,
-            min_distance=float(edges[passing[0]]) if len(passing) else float("inf"),
-            min_log_ratio=float(centers[likely][0]) - RATIO_MAX / RATIO_BINS if likely.any() else float("inf"),
-            q_values=q_values,
-            distance_max=self._scan.distance_max,
-            n_by_tail=int(beyond[passing[0]]) if len(passing) else 0,
-            n_by_ratio=int(self.ratio[likely].sum()),
-        )

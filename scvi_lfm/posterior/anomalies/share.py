@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..tally import histogram
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,7 +21,7 @@ RATIO_BINS, RATIO_MAX = 4000, 50.0
 
 def ratio_histogram(log_ratio: Tensor) -> Tensor:
     """Number of log ratios in each bin, (bins,)."""
-    return torch.histc(log_ratio.clamp(-RATIO_MAX, RATIO_MAX), RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+    return histogram(log_ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
 
 
 def ratio_centers(device: torch.device) -> Tensor:
@@ -28,12 +30,20 @@ def ratio_centers(device: torch.device) -> Tensor:
     return (2 * RATIO_MAX / RATIO_BINS) * (steps + 0.5) - RATIO_MAX
 
 
+def least_log_ratio(share: float, fdr: float, device: torch.device) -> float:
+    """The log ratio from which on the local false discovery rate is `fdr` or less, by bins; infinity: none is."""
+    centers = ratio_centers(device)
+    likely = centers[from_others(centers, share) >= 1 - fdr]
+    return float(likely[0]) - RATIO_MAX / RATIO_BINS if len(likely) else float("inf")
+
+
 def fit_share(log_ratio: Tensor, count: Tensor) -> float:
     """Prior share of entries that come from other cells, by EM on a histogram of log ratios.
 
     The share serves the local false discovery rate alone. It is no estimate of the share of anomalies, because every
     misfit of the predictive adds to it, and is therefore held at 1 % or less.
     """
+    count = count.double()
     share, total = START_SHARE, count.sum()
     for _ in range(SHARE_STEPS):
         share = min(float((count * from_others(log_ratio, share)).sum() / total), MAX_SHARE)
@@ -51,5 +61,7 @@ def evidence(log_ratio: Tensor, share: float) -> Tensor:
     An entry that was not asked about (log ratio of minus infinity) says nothing.
     """
     weight = log_ratio.new_tensor(share)
-    value = torch.logaddexp((-weight).log1p(), weight.log() + log_ratio)
-    return value.masked_fill_(log_ratio == -torch.inf, 0.0)
+    value = torch.logaddexp((-weight).log1p(), log_ratio + weight.log())
+    if len(value) and log_ratio.amin() == -torch.inf:  # most blocks are asked about as a whole
+        value.masked_fill_(log_ratio == -torch.inf, 0.0)
+    return value

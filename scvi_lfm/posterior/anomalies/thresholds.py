@@ -1,4 +1,4 @@
-"""Scores of entries under the two anomaly questions, and the levels at which they pass."""
+"""Scores of entries under the two anomaly questions, and the distances at which they pass."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from torch import Tensor
@@ -39,24 +40,46 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Thresholds:
-    """What the histograms of all entries say."""
+class Distances:
+    """Numbers of entries by their distance, which say at which an entry passes (Benjamini & Hochberg).
 
-    share: float
-    min_distance: float  # Benjamini-Hochberg at the level asked for; inf: nothing passes
-    min_log_ratio: float  # local false discovery rate at that level
-    q_values: Tensor  # (bins,): q at the lower edge of each bin of distance
-    distance_max: float
-    n_by_tail: int
-    n_by_ratio: int
+    Of `total` entries, `n_left` have not been counted yet.
+    """
+
+    counts: Tensor  # (bins,)
+    largest: float  # distance at the end of the last bin, which holds all beyond
+    tail: Callable[[Tensor], Tensor]  # probability of a distance and those beyond it
+    total: int
+    n_left: int
+
+    def _edges(self) -> Tensor:
+        edges = torch.arange(len(self.counts), dtype=torch.float64, device=self.counts.device)
+        return edges * (self.largest / len(self.counts))
+
+    def _beyond(self) -> Tensor:
+        return self.counts.flip(0).cumsum(0).flip(0)
+
+    def q_values(self) -> Tensor:
+        """q of an entry in each bin, (bins,), once all entries were counted."""
+        beyond = self._beyond()
+        raw = torch.where(beyond > 0, self.total * self.tail(self._edges()) / beyond.clamp_min(1), 1.0)
+        return raw.cummin(0).values.clamp(max=1)
 
     def q_of(self, distance: Tensor) -> Tensor:
-        """Benjamini-Hochberg q-values of entries at some distances."""
-        n_bins = len(self.q_values)
-        bins = (distance * (n_bins / self.distance_max)).long().clamp(0, n_bins - 1)
-        return self.q_values[bins]
+        """q of entries at some distances, once all were counted."""
+        n_bins = len(self.counts)
+        return self.q_values()[(distance.double() * (n_bins / self.largest)).long().clamp(0, n_bins - 1)]
 
-    def passed(self, scores: Scores, by: str) -> Tensor:
-        """Whether entries pass by their `"lfdr"`, by their `"q"`, or by `"either"`."""
-        ratio, distance = scores.log_ratio >= self.min_log_ratio, scores.distance >= self.min_distance
-        return {"lfdr": ratio, "q": distance, "either": ratio | distance}[by]
+    def least(self, fdr: float, *, certain: bool = True) -> float:
+        """The distance from which on entries pass whatever those are that were not counted yet; infinity: none does.
+
+        Not `certain`: from which on they may pass.
+        """
+        beyond = self._beyond() if certain else self._beyond() + self.n_left
+        edges = self._edges()
+        passing = torch.nonzero((self.total * self.tail(edges) <= fdr * beyond) & (beyond > 0)).flatten()
+        return float(edges[passing[0]]) if len(passing) else float("inf")
+
+    def n_from(self, distance: float) -> int:
+        """How many were counted from a bin's lower end on."""
+        return int(self.counts[self._edges() >= distance].sum())

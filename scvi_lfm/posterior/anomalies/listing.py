@@ -1,0 +1,205 @@
+"""The entries to list and the scores of cells and genes, from one reading of all cells.
+
+At which distance an entry passes is known once all distances are; until then whatever may pass is held.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from ..._workers import in_order
+from ..tally import tally
+from .share import evidence, from_others, least_log_ratio
+from .thresholds import Distances
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from torch import Tensor
+
+    from ...model.likelihoods.base import InFamily
+    from ..dense_blocks import DenseBlock
+    from .scan import Scan
+
+# a p leaves out half the probability of the value itself at most, and so orders entries otherwise than distances do
+SLACK = math.log(2)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Some entries with their scores, (k,) each."""
+
+    cell: Tensor  # position
+    gene: Tensor  # position
+    y: Tensor
+    expected: Tensor
+    distance: Tensor
+    log_ratio: Tensor
+    own: InFamily
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    def at(self, index: Tensor) -> Self:
+        """Some of them, by mask or position."""
+        columns = {name: getattr(self, name)[index] for name in _COLUMNS}
+        return replace(self, own=self.own.at(index), **columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All of several, in order."""
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        laws = [part.own for part in parts]
+        # a parameter that is no column is common to all entries
+        parameters = (
+            torch.cat(values) if values[0].ndim else values[0]
+            for values in zip(*(law.parameters for law in laws), strict=True)
+        )
+        own = replace(laws[0], seen=torch.cat([law.seen for law in laws]), parameters=tuple(parameters))
+        return cls(**columns, own=own)
+
+
+_COLUMNS = tuple(field.name for field in fields(Entries) if field.name != "own")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What entries are listed by, as the arguments of `tl.anomalies`."""
+
+    by: str  # "lfdr", "q" or "either"
+    fdr: float
+    max_entries: int
+    share: float  # of entries that come from other cells
+
+    def least_log_ratio(self, device: torch.device) -> float:
+        """The log ratio from which on an entry passes by its lfdr."""
+        return least_log_ratio(self.share, self.fdr, device)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The entries that are listed, and the scores of cells and genes."""
+
+    entries: dict[str, Tensor]  # columns: cell, gene, y, expected, p, q, log_ratio, lfdr; in the order of cells
+    cell_score: Tensor  # (n,)
+    gene_score: Tensor  # (m,)
+    depth: Tensor  # (n,): genes detected
+    n_by_tail: int
+    n_by_ratio: int
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a block of cells brings."""
+
+    counts: Tensor  # (bins,): entries by distance
+    n_entries: int
+    n_by_ratio: int
+    held: Entries  # those that may be listed
+    cell_score: Tensor
+    gene_score: Tensor
+    depth: Tensor
+
+
+def list_entries(
+    scan: Scan, blocks: Iterable[DenseBlock], question: Question, *, total: int, zero: float = 0.0
+) -> Listing:
+    """Score all cells, and list the entries that pass.
+
+    Parameters
+    ----------
+    scan
+        Of the posterior.
+    blocks
+        All cells, read once.
+    question
+        What entries are listed by.
+    total
+        Number of entries that are data.
+    zero
+        The value that is no detection.
+    """
+    counts = torch.zeros(scan.distance_bins, dtype=torch.int64, device=scan.device)
+    distances = Distances(counts, scan.distance_max, scan.tail, total, total)
+    min_ratio, min_distance = question.least_log_ratio(scan.device), distances.least(question.fdr, certain=False)
+    held: list[Entries] = []
+    parts, n_by_ratio, enough = [], 0, question.max_entries
+    gene_score = torch.zeros((), dtype=torch.float64, device=scan.device)
+
+    def of_block(block: DenseBlock) -> _Part:
+        return _score(scan, block, question, min_ratio, min_distance, zero)
+
+    for part in in_order(of_block, blocks):
+        counts = distances.counts + part.counts
+        distances = replace(distances, counts=counts, n_left=distances.n_left - part.n_entries)
+        n_by_ratio += part.n_by_ratio
+        gene_score = gene_score + part.gene_score
+        parts.append((part.cell_score, part.depth))
+        held.append(part.held)
+        if sum(map(len, held)) > 2 * enough:
+            held = [_trimmed(Entries.joined(held), question, distances, min_ratio)]
+            enough = max(question.max_entries, len(held[0]))
+    listed = _trimmed(Entries.joined(held), question, distances, min_ratio)
+    rows = {name: getattr(listed, name) for name in ("cell", "gene", "y", "expected")}
+    rows["p"] = scan.p_of(listed.y, listed.distance, listed.own)
+    rows["q"], rows["log_ratio"] = distances.q_of(listed.distance), listed.log_ratio
+    rows["lfdr"] = 1 - from_others(listed.log_ratio.double(), question.share)
+    cell_score, depth = (torch.cat(values) for values in zip(*parts, strict=True))
+    n_by_tail = distances.n_from(distances.least(question.fdr))
+    return Listing(rows, cell_score, gene_score, depth, n_by_tail, n_by_ratio)
+
+
+def _score(
+    scan: Scan, block: DenseBlock, question: Question, min_ratio: float, min_distance: float, zero: float
+) -> _Part:
+    y, observed = block.values(), block.observed()
+    scores = scan.score(y, block.cells).at(observed)
+    nats = evidence(scores.log_ratio, question.share)
+    # those not asked about are in a bin before the first
+    n_bins = scan.distance_bins
+    places = (scores.distance * (n_bins / scan.distance_max)).floor_().add_(1).clamp_(0, n_bins)
+    by_ratio, detected = scores.log_ratio >= min_ratio, y != zero
+    passing = by_ratio
+    if question.by != "lfdr":
+        by_tail = scores.distance >= min_distance
+        passing = by_tail if question.by == "q" else by_tail | by_ratio
+    at = torch.nonzero(passing, as_tuple=True)
+    held = Entries(
+        at[0] + block.cells.start,
+        at[1],
+        y[at],
+        scores.expected[at],
+        scores.distance[at],
+        scores.log_ratio[at],
+        cast("InFamily", scores.own).at(at),
+    )
+    return _Part(
+        tally(places, n_bins + 1)[1:],
+        y.numel() if observed is None else int(observed.sum()),
+        int(by_ratio.sum()),
+        held,
+        nats.sum(1),
+        nats.sum(0),
+        (detected if observed is None else detected & observed).sum(1),
+    )
+
+
+def _passing(held: Entries, by: str, min_ratio: float, min_distance: float) -> Tensor:
+    by_ratio, by_tail = held.log_ratio >= min_ratio, held.distance >= min_distance
+    return {"lfdr": by_ratio, "q": by_tail, "either": by_ratio | by_tail}[by]
+
+
+def _trimmed(held: Entries, question: Question, distances: Distances, min_ratio: float) -> Entries:
+    """Those that may still be listed: that may pass, and are not behind enough of those that will."""
+    by, fdr = question.by, question.fdr
+    held = held.at(_passing(held, by, min_ratio, distances.least(fdr, certain=False)))
+    first, slack = (held.distance, SLACK) if by == "q" else (held.log_ratio, 0.0)
+    sure = first[_passing(held, by, min_ratio, distances.least(fdr))]
+    if len(sure) <= question.max_entries:
+        return held
+    return held.at(first >= sure.topk(question.max_entries).values[-1] - slack)
