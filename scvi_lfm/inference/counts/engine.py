@@ -67,6 +67,8 @@ class State:
 class CountEngine(Engine["State"]):
     """Fisher weights for counts: an epoch of stochastic steps, then sweeps; the gauge is moved once an epoch."""
 
+    epochs_to_finish = 1
+
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
         n, m = matrix.shape
         rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
