@@ -67,8 +67,10 @@ def _settle(
         missing = solved.missing
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
-        dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
+        dispersion = some.dispersion
         if problem.likelihood.learns_dispersion:
+            # of all genes, as each is shrunk towards the others
+            dispersion = dispersions(problem, g, statistics.with_dispersion_of(genes, fresh))[genes]
             # where loadings and dispersions swing against each other, the steps of both are shorter
             dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)
