@@ -127,7 +127,7 @@ class _System:
             full = torch.zeros_like(H)
             full[free[:, None], free] = cov
             cov = full
-        return mean.T.contiguous(), pack_last(cov), log_det, missing, step.T.contiguous(), change
+        return mean.T.contiguous(), pack_last(cov).contiguous(), log_det, missing, step.T.contiguous(), change
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
