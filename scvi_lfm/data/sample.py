@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import scipy.sparse as sp
+
     from .matrix import CellMatrix
 
 
@@ -32,15 +34,34 @@ def draw_sample(matrix: CellMatrix, size: int, rng: np.random.Generator) -> Samp
         at = np.sort(rng.permutation(pattern.nnz)[:size])
         cell, gene = np.searchsorted(pattern.indptr, at, side="right") - 1, pattern.indices[at]
         weight = np.full(len(at), 1 / max(len(at), 1))
+        y = matrix.source.entries(cell, gene)
     else:
         half = min(size // 2, n * m)
-        row, col = matrix.stored().nonzero()
+        row, col, values = _not_zero(matrix.stored())
         some = rng.permutation(len(row))[:half]
         cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
-        zero = matrix.source.entries(cell, gene) == 0
+        zero = ~_among(cell * m + gene, row * m + col)
         if observed is not None:
             zero &= np.asarray(observed.pattern[cell, gene]).ravel() == 0
         n_zero, share = int(zero.sum()), len(row) / matrix.n_observed
         weights = np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1))
         cell, gene, weight = np.append(row[some], cell[zero]), np.append(col[some], gene[zero]), np.append(*weights)
-    return Sample(cell, gene, matrix.source.entries(cell, gene).astype(np.float32), weight)
+        y = np.append(values[some], np.zeros(n_zero))
+    return Sample(cell, gene, y.astype(np.float32), weight)
+
+
+def _not_zero(stored: sp.csr_array | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells, genes and values of the entries that are not zero, row by row."""
+    if isinstance(stored, np.ndarray):
+        row, col = stored.nonzero()
+        return row, col, stored[row, col]
+    entries = stored.tocoo()
+    on = entries.data != 0
+    return entries.row[on].astype(np.int64), entries.col[on].astype(np.int64), entries.data[on]
+
+
+def _among(some: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which of some places are among others: a search in these, in which far more would be looked through."""
+    places = np.sort(places, kind="stable")
+    at = np.searchsorted(places, some)
+    return (at < len(places)) & (np.append(places, -1)[at] == some)

@@ -9,33 +9,35 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0) -> float:
+def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0, ahead: int = 0) -> float:
     """Estimate (L_inf - L) / (L_inf - L_rank0) from the last three values of the ELBO L.
 
     Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. Gains that do not
     shrink tell nothing yet, and give infinity. A loss is noise of minibatches, and nothing can be told below its size.
     Where the factors gain less than `least_gain`, what is missing is compared with that instead: data without factors
-    converge too.
+    converge too. `ahead` values are still to come, whatever this says, and their gains are not missing.
     """
     if len(values) < 3:
         return float("inf")
     before, last = values[-2] - values[-3], values[-1] - values[-2]
+    shrinks = 1.0
     if last <= 0:
         missing = -last
     elif last < before:
-        missing = last * (last / before) / (1 - last / before)
+        shrinks = last / before
+        missing = last * shrinks / (1 - shrinks)
     else:
         return float("inf")
     gained = max(values[-1] + missing - rank0, least_gain)
-    return missing / gained if gained > 0 else float("inf")
+    return missing * shrinks**ahead / gained if gained > 0 else float("inf")
 
 
-def values_left(values: Sequence[float], rank0: float, tol: float, least_gain: float = 0.0) -> float:
+def values_left(values: Sequence[float], rank0: float, tol: float, least_gain: float = 0.0, ahead: int = 0) -> float:
     """Estimate how many more values it takes until the remaining gap falls below `tol`; infinity where nothing tells.
 
     What is missing shrinks from value to value as the gains do.
     """
-    gap = remaining_gap(values, rank0, least_gain)
+    gap = remaining_gap(values, rank0, least_gain, ahead)
     if gap < tol:
         return 0.0
     if gap == float("inf") or values[-1] <= values[-2]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,6 +41,9 @@ S = TypeVar("S", bound="AnyState")
 
 class Engine(ABC, Generic[S]):
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
+
+    # the gain of so many epochs comes when a fit is finished
+    epochs_to_finish: ClassVar[int] = 0
 
     def __init__(self, matrix: CellMatrix, options: FitOptions, problem: Problem, dtype: torch.dtype) -> None:
         self._matrix, self._options, self._problem = matrix, options, problem

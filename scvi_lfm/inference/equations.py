@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import in_order
 from ..linalg.batch_inverse import blocks, invert, pack_last, unpack_last
 from ..model.priors import free_coordinates
 
@@ -66,13 +67,15 @@ def solve_rows(
     """
     system = _System(prior, target.shape[1], family, bounded=current is not None)
     current = torch.zeros_like(target) if current is None else current
-    parts = []
-    for rows in blocks(*target.shape):
+
+    def solve(rows: slice) -> tuple[Tensor, ...]:
         H, h = unpack_last(information[rows], target.shape[1], part), target[rows].T
         if weight is not None:
             H.mul_(weight[rows].to(H.dtype))
             h = h * weight[rows]
-        parts.append(system.solve(H, h, current[rows].T))
+        return system.solve(H, h, current[rows].T)
+
+    parts = in_order(solve, blocks(*target.shape))
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
@@ -124,7 +127,7 @@ class _System:
             full = torch.zeros_like(H)
             full[free[:, None], free] = cov
             cov = full
-        return mean.T.contiguous(), pack_last(cov), log_det, missing, step.T.contiguous(), change
+        return mean.T.contiguous(), pack_last(cov).contiguous(), log_det, missing, step.T.contiguous(), change
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def _climb(
     one_nat_each = max(state.globals.n_factors, 1) * sum(matrix.shape) / matrix.n_observed
     values: list[tuple[float, float]] = []
     held_out: list[tuple[float, float, float]] = []
-    settled, falls = False, False
+    settled, falls, ahead = False, False, engine.epochs_to_finish
     for epoch in range(trace.epochs + 1, last + 1):
         n_steps = engine.n_estimates(epoch)
 
@@ -97,10 +97,10 @@ def _climb(
         new = windows(epoch, estimates, n_steps)
         values += new
         elbos = [value for _, value in values]
-        gap = remaining_gap(elbos, trace.rank0, one_nat_each)
+        gap = remaining_gap(elbos, trace.rank0, one_nat_each, ahead)
         settled = gap < options.tol
         # with a number of factors to choose, this one's epochs are not the last
-        left = np.inf if options.choose_rank else values_left(elbos, trace.rank0, options.tol, one_nat_each)
+        left = np.inf if options.choose_rank else values_left(elbos, trace.rank0, options.tol, one_nat_each, ahead)
         bar.epoch(epoch, elbos[-1], gap, min(left / len(new), last - epoch))
         score = engine.held_out(state)
         if score is not None:

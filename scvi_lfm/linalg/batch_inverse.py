@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # few enough to stay in a processor's cache, many enough to be worth an operation
-VALUES_PER_BLOCK = 2**21
+VALUES_PER_BLOCK = 2**19
 LEAST_ROWS = 64
 
 

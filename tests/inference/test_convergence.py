@@ -21,6 +21,17 @@ def test_is_exact_for_gains_that_shrink_geometrically(ratio, missing, limit, gai
     assert remaining_gap(values.tolist(), limit - gain) == pytest.approx(expected, rel=1e-3, abs=1e-9)
 
 
+@given(ratio=st.floats(0.05, 0.95), ahead=st.integers(1, 3), gain=st.floats(1.0, 1e4))
+def test_what_is_still_to_come_is_not_missing(ratio, ahead, gain):
+    values = 2 - ratio ** np.arange(4 + ahead)
+    expected = remaining_gap(values.tolist(), 2 - gain)
+    assert remaining_gap(values[:4].tolist(), 2 - gain, ahead=ahead) == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_a_loss_is_noise_whatever_is_to_come():
+    assert remaining_gap([-3.0, -2.0, -2.5], -5.0, ahead=1) == 0.5 / 3.0
+
+
 @pytest.mark.parametrize("values", [[], [-1.0], [-1.0, -0.5]])
 def test_knows_nothing_from_fewer_than_three_values(values):
     assert remaining_gap(values, -2.0) == np.inf

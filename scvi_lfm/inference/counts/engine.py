@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 # cells whose factors are guessed from log values, and in which the ELBO is measured
 START_CELLS = 4096
-# steps at a visit where not all cells had a start, and where covariances are not kept; else one
-COLD_STEPS, WITHOUT_COV_STEPS = 4, 2
+# steps at a visit where not all cells had a start, or where covariances are not kept; else one
+MORE_STEPS = 2
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
 TOO_LITTLE = 1e-3
 # solves of the genes after a sweep, as their prior scales follow
@@ -66,6 +66,8 @@ class State:
 
 class CountEngine(Engine["State"]):
     """Fisher weights for counts: an epoch of stochastic steps, then sweeps; the gauge is moved once an epoch."""
+
+    epochs_to_finish = 1
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
         n, m = matrix.shape
@@ -158,9 +160,8 @@ class CountEngine(Engine["State"]):
         return State(gene_step(problem, g, statistics), statistics, state.cells.put(rows, cells), state.steps + 1)
 
     def _n_steps(self, state: State, number: int) -> int:
-        if number == 1 and len(self._some) < self._problem.n_cells:
-            return COLD_STEPS
-        return 1 if state.cells.keeps_cov else WITHOUT_COV_STEPS
+        cold = number == 1 and len(self._some) < self._problem.n_cells
+        return MORE_STEPS if cold or not state.cells.keeps_cov else 1
 
     def held_out(self, state: State) -> Score | None:
         """How well the last epoch predicts the entries held out; None where there are none."""

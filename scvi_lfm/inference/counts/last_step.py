@@ -6,11 +6,11 @@ A gene whose counts sit in a few cells can need many steps, each no longer than 
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import starmap
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...data.blocks import blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
@@ -67,8 +67,10 @@ def _settle(
         missing = solved.missing
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
-        dispersion = dispersions(problem, g, statistics.put(genes, fresh))[genes]
+        dispersion = some.dispersion
         if problem.likelihood.learns_dispersion:
+            # of all genes, as each is shrunk towards the others
+            dispersion = dispersions(problem, g, statistics.with_dispersion_of(genes, fresh))[genes]
             # where loadings and dispersions swing against each other, the steps of both are shorter
             dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)
@@ -79,9 +81,10 @@ def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: Ce
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
 
-    def of_block(rows: slice, batch: Batch) -> tuple[int, CountStatistics]:
+    def of_block(block: tuple[slice, Batch]) -> tuple[int, CountStatistics]:
+        rows, batch = block
         some = cells.rows(torch.arange(rows.start, rows.stop, device=g.mu.device))
         new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
         return batch.n_cells, new
 
-    return average(starmap(of_block, blocks(matrix, g.mu.device)), n)
+    return average(in_order(of_block, blocks(matrix, g.mu.device)), n)

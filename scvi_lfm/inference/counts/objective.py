@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...data import draw_sample
 from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...model.likelihoods import MAX_LOG_RATE
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .state import Cells, CountGlobals, CountProblem
 
 ENTRIES = 200_000
+ENTRIES_PER_BLOCK = 2**14
 PAIRS_OF_DRAWS = 4
 
 
@@ -63,20 +65,27 @@ def expected_log_density(
     problem: CountProblem, g: CountGlobals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor
 ) -> Tensor:
     """Mean over all entries of the block of E log p, estimated from draws (draws, rows, k) around the means of q."""
-    cell, slopes = cells.mean[sample.cell], extend(g.gene_mean)[sample.gene]
-    centre = (cells.log_size + g.mu)[sample.cell] + g.gene_mean[sample.gene, 0] + (cell * slopes).sum(1)
-    eta = []
-    for of_cells, of_genes in zip(cell_draws, gene_draws, strict=True):
-        d_cell, d_gene = of_cells[sample.cell], of_genes[sample.gene]
-        d_abundance = d_gene[:, 0].clone()
-        d_gene[:, 0] = 0
-        even = centre + (d_cell * d_gene).sum(1)
-        odd = d_abundance + (cell * d_gene).sum(1) + (d_cell * slopes).sum(1)
-        eta += [even + odd, even - odd]
-    seen = torch.stack(eta)
-    if problem.likelihood.has_rate:
-        seen = seen.clamp_(max=MAX_LOG_RATE).exp_()
-    return (problem.likelihood.log_density(sample.y, seen, *at_genes(g.parameters, sample.gene)) @ sample.weight).mean()
+    offset, all_slopes = cells.log_size + g.mu, extend(g.gene_mean)
+
+    def of_block(block: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        i, j, y = block
+        cell, slopes = cells.mean[i], all_slopes[j]
+        centre = offset[i] + g.gene_mean[j, 0] + (cell * slopes).sum(1)
+        eta = []
+        for of_cells, of_genes in zip(cell_draws, gene_draws, strict=True):
+            d_cell, d_gene = of_cells[i], of_genes[j]
+            d_abundance = d_gene[:, 0].clone()
+            d_gene[:, 0] = 0
+            even = centre + (d_cell * d_gene).sum(1)
+            odd = d_abundance + (cell * d_gene).sum(1) + (d_cell * slopes).sum(1)
+            eta += [even + odd, even - odd]
+        seen = torch.stack(eta)
+        if problem.likelihood.has_rate:
+            seen = seen.clamp_(max=MAX_LOG_RATE).exp_()
+        return problem.likelihood.log_density(y, seen, *at_genes(g.parameters, j))
+
+    parts = (values.split(ENTRIES_PER_BLOCK) for values in (sample.cell, sample.gene, sample.y))
+    return (torch.cat(list(in_order(of_block, zip(*parts, strict=True))), dim=1) @ sample.weight).mean()
 
 
 def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -87,12 +96,15 @@ def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | Non
     n, k = len(cov), dimension(cov.shape[1])
     shape = (n, width or k, PAIRS_OF_DRAWS)
     noise = torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)[:, :k].to(cov)
-    draws, log_dets = [], []
-    for part, some in zip(cov.split(ROWS_PER_BLOCK), noise.split(ROWS_PER_BLOCK), strict=True):
+
+    def of_block(block: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        part, some = block
         factor = root(unpack(part.double()))
         diagonals = factor.diagonal(dim1=-2, dim2=-1)
-        log_dets.append(2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1))
-        draws.append(factor.to(cov.dtype) @ some)
+        return factor.to(cov.dtype) @ some, 2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1)
+
+    blocks = zip(cov.split(ROWS_PER_BLOCK), noise.split(ROWS_PER_BLOCK), strict=True)
+    draws, log_dets = zip(*in_order(of_block, blocks), strict=True)
     return torch.cat(draws).movedim(2, 0).contiguous(), torch.cat(log_dets)
 
 

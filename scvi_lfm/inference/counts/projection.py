@@ -10,6 +10,7 @@ import torch
 
 from ..._memory import naming_memory
 from ..._settings import settings
+from ..._workers import in_order
 from ...data.blocks import blocks
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
@@ -22,12 +23,14 @@ from .cell_step import cell_step
 from .state import Cells, CountProblem
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ...data import Batch, CellMatrix
     from ...model import Gaussian
     from ...posterior import CountPosterior
 
 # a step holds several numbers for each entry of a block, and for each cell the products of all pairs of latents
-CELLS_PER_BLOCK = 512
+CELLS_PER_BLOCK = 256
 STEPS = 50
 # nats per cell: a step that was expected to gain less was the last, and left next to nothing
 ENOUGH = 1e-4
@@ -47,15 +50,18 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         known = torch.as_tensor(covariates, dtype=q.gene_mean.dtype, device=device)
         cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
         start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
+    begun = start
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
-    means, covs = [], []
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
-    for rows, batch in blocks(matrix, device, size=CELLS_PER_BLOCK):
-        cells = start.rows(torch.arange(rows.start, rows.stop, device=device))
+
+    def place(block: tuple[slice, Batch]) -> tuple[Tensor, Tensor | None]:
+        rows, batch = block
+        cells = begun.rows(torch.arange(rows.start, rows.stop, device=device))
         cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
         cells = _converge(batch, cells, features, q, prior, family)
-        means.append(insert_known(cells.mean[:, free].double(), batch.known))
-        covs += [cells.cov] if keep else []
+        return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
+
+    means, covs = zip(*in_order(place, blocks(matrix, device, size=CELLS_PER_BLOCK)), strict=True)
     mean = torch.cat(means)
     if keep:
         return replace(q, cell_mean=mean, cell_cov=Packed(torch.cat(covs)))

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..._workers import in_order
 from ...linalg.packed import diagonal, pack
 from ...model.likelihoods.ordinal import marginal_thresholds
 from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
 from ..passes import average
+from .cell_step import cell_step
 from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
 from .state import Cells, CountGlobals
 from .sweep import visit
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
     from .state import CountProblem, CountStatistics
 
 # sweeps for the margins: more where they cost nothing, and with covariates, whose coefficients begin at zero
-LEAST_SWEEPS, LEAST_WITH_COVARIATES, MOST_SWEEPS, ENTRIES_SWEPT = 2, 8, 20, 2e7
-GENE_STEPS = 3
+LEAST_SWEEPS, LEAST_WITH_COVARIATES, MOST_SWEEPS, ENTRIES_SWEPT = 3, 8, 20, 2e7
+# cells that tell about the margins of genes, at the least: factors and minibatches soon correct them
+MARGIN_CELLS = 768
+GENE_STEPS = 2
 # spread of log rates over genes and cells, and of one factor, before anything is learned
 SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
 START_DISPERSION = 0.1
@@ -46,15 +50,16 @@ def fit_margins(
 ) -> tuple[CountGlobals, Cells]:
     """The model without factors on some blocks of cells, each read when it is called: q(b, beta) and q(a).
 
+    Genes are learned from the first blocks alone, cells of the others placed once.
     `known` holds the covariates of each block, (cells, p); `levels` are the lowest and the highest, of ordinal values.
     """
     known = [s.new_zeros(len(s), 0) for s in log_size] if known is None else known
-    p = known[0].shape[1]
+    p, some = known[0].shape[1], _enough([len(s) for s in log_size])
     device = log_size[0].device
-    first_levels = None if levels is None else _thresholds_of(blocks, *levels)
+    first_levels = None if levels is None else _thresholds_of(blocks[:some], *levels)
     # levels begin at thresholds that tell of no gene
     nothing = torch.zeros(problem.n_genes, dtype=torch.float64, device=device)
-    eta = _log_rates(blocks, log_size) if levels is None else nothing
+    eta = _log_rates(blocks[:some], log_size[:some]) if levels is None else nothing
     mu = eta.mean()
     given = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     scales = initial_scales(0, given, torch.full_like(mu, SPREAD), p)
@@ -77,18 +82,48 @@ def fit_margins(
         Cells(torch.cat([z.new_zeros(len(z), 1), z], dim=1).to(s), cov.repeat(len(s), 1), s)
         for s, z in zip(log_size, known, strict=True)
     ]
-    affordable = ENTRIES_SWEPT / (sum(map(len, log_size)) * problem.n_genes)
+    n_cells = sum(map(len, log_size[:some]))
+    affordable = ENTRIES_SWEPT / (n_cells * problem.n_genes)
     every = 1 if affordable > LEAST_SWEEPS else DISPERSION_EVERY
     for _ in range(int(min(max(affordable, LEAST_WITH_COVARIATES if p else LEAST_SWEEPS), MOST_SWEEPS))):
-        features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        visited = [
-            visit(problem, g, features, read(), part, 1, every) for read, part in zip(blocks, cells, strict=True)
-        ]
-        cells = [part for part, _ in visited]
-        whole = average(((len(part.mean), new) for part, new in visited), sum(map(len, log_size)))
+        cells[:some], whole = _swept(problem, g, blocks[:some], cells[:some], every)
         g = gene_step(problem, g, whole)
+    cells[some:] = _placed(problem, g, blocks[some:], cells[some:])
     everyone = Cells(*(torch.cat(parts) for parts in zip(*((c.mean, c.cov, c.log_size) for c in cells), strict=True)))
     return g, everyone
+
+
+def _enough(sizes: Sequence[int]) -> int:
+    """How many of the blocks hold enough cells for the margins."""
+    return int(np.searchsorted(np.cumsum(sizes), MARGIN_CELLS)) + 1
+
+
+def _swept(
+    problem: CountProblem, g: CountGlobals, blocks: Sequence[Callable[[], Batch]], cells: Sequence[Cells], every: int
+) -> tuple[list[Cells], CountStatistics]:
+    """q(a) of the cells of some blocks after a step, and averages over them."""
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+
+    def sweep(block: tuple[Callable[[], Batch], Cells]) -> tuple[Cells, CountStatistics]:
+        return visit(problem, g, features, block[0](), block[1], 1, every)
+
+    visited = list(in_order(sweep, zip(blocks, cells, strict=True)))
+    parts = ((len(part.mean), new) for part, new in visited)
+    return [part for part, _ in visited], average(parts, sum(len(part.mean) for part in cells))
+
+
+def _placed(
+    problem: CountProblem, g: CountGlobals, blocks: Sequence[Callable[[], Batch]], cells: Sequence[Cells]
+) -> list[Cells]:
+    """q(a) of the cells of some blocks after a step."""
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+
+    def place(block: tuple[Callable[[], Batch], Cells]) -> Cells:
+        batch = block[0]()
+        y, observed = batch.dense(), batch.is_observed()
+        return cell_step(problem, y, block[1], features, g.mu, g.parameters, g.cell_prior, observed=observed)[0]
+
+    return list(in_order(place, zip(blocks, cells, strict=True)))
 
 
 def _log_rates(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> Tensor:
@@ -173,9 +208,10 @@ def add_factors(
     g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
     cells = with_factors(activity, factors * scales.A.float())
     y, observed = batch.dense(), batch.is_observed()
+    every = 1 if len(y) == problem.n_cells else DISPERSION_EVERY
     for number in range(GENE_STEPS):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        statistics = cell_statistics(problem, g, features, y, cells, observed=observed)
+        statistics = cell_statistics(problem, g, features, y, cells, every, observed)
         g = gene_step(problem, g, statistics)
         if number == 0 and "B" not in prior_scales:  # relevance is judged once the genes have moved
             g = replace(g, scales=replace(g.scales, B=scales.B))

@@ -74,9 +74,9 @@ class CountStatistics(PackedAverages):
     square: Tensor  # (m,): mean w_ij^2
     levels: Tensor | None = None  # (K-1, 3): what each cell says of the thresholds between levels
 
-    def put(self, genes: Tensor, new: Self) -> Self:
-        """With those of some genes replaced."""
-        names = ("weighted", "response", "excess", "square")
+    def with_dispersion_of(self, genes: Tensor, new: Self) -> Self:
+        """With what `new` says of the dispersion of some genes."""
+        names = ("excess", "square")
         return replace(self, **{name: getattr(self, name).index_copy(0, genes, getattr(new, name)) for name in names})
 
 
