@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...posterior.rates import cell_features, rates
 from ..equations import solve_rows
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from ...posterior.rates import GeneFeatures
     from .state import Cells, CountProblem
 
+# blocks of genes whose sums a worker hands over as one
+TOGETHER = 4
 # Gauss-Hermite, three nodes
 NODES = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
 
@@ -48,32 +51,34 @@ def cell_step(
     `trust` (cells,) bounds the step, see :meth:`Solved.within`. `observed` (cells, m) tells which entries are data, by
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
-    p, k = features.packed_size, features.mean.shape[1]
+    likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
-    information = cells.mean.new_zeros(len(y), p + k)
-    target = cells.mean.new_zeros(len(y), k)
-    for genes in features.blocks(len(y)):
-        linear = features.linear(cells.mean, genes)
-        half_variance = features.half_variance(left, genes)
-        if half is not None:
-            half[:, genes] = half_variance
-        of_genes = at_genes(parameters, genes)
-        data = None if observed is None else observed[:, genes]
-        weight, score, _ = expected_steps(
-            problem.likelihood, y[:, genes], linear, half_variance, offset, of_genes, data
-        )
-        weight, score = (where_observed(values, observed, genes) for values in (weight, score))
-        information.addmm_(weight, features.moments[genes, p:])
-        target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
+
+    def of_genes(several: list[slice]) -> tuple[Tensor, Tensor]:
+        information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
+        for genes in several:
+            linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
+            half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
+            data = None if observed is None else observed[:, genes]
+            weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
+            weight, score = where_observed(weight, data), where_observed(score, data)
+            information.addmm_(weight, features.moments[genes, p:])
+            target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
+        return information, target
+
+    information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
+    blocks = list(features.blocks(len(y)))
+    for of_some in in_order(of_genes, (blocks[first : first + TOGETHER] for first in range(0, len(blocks), TOGETHER))):
+        information, target = information.add_(of_some[0]), target.add_(of_some[1])
     target -= information[:, p:]
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
     solved = solved.within(cells.mean, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
 
 
-def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
-    """The values of a block of entries, zero for those that are not data."""
-    return values if observed is None else values.masked_fill(~observed[:, genes], 0)
+def where_observed(values: Tensor, observed: Tensor | None) -> Tensor:
+    """The values of some entries, zero for those that are not data."""
+    return values if observed is None else values * observed
 
 
 def at_genes(parameters: tuple[Tensor, ...], genes: slice | Tensor) -> tuple[Tensor, ...]:
