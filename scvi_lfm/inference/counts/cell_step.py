@@ -104,14 +104,22 @@ def expected_steps(
         rate = rates(linear, half_variance, offset)
         return *likelihood.weight_and_score(y, rate, *parameters), rate
     seen = linear + offset[:, None]
-    data = torch.ones_like(linear, dtype=torch.bool) if observed is None else observed
-    levels, eta, half = y[data], seen[data], half_variance[data]
+    if observed is None:
+        return *_averaged(likelihood, y, seen, half_variance, parameters), seen
+    at, nothing = torch.nonzero(observed, as_tuple=True), torch.zeros_like(linear)
+    weight, score = _averaged(likelihood, y[at], seen[at], half_variance[at], parameters)
+    return nothing.index_put(at, weight), nothing.index_put(at, score), seen
+
+
+def _averaged(
+    likelihood: Likelihood, y: Tensor, eta: Tensor, half_variance: Tensor, parameters: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Fisher weights and scores over nodes of eta."""
     weight, score = torch.zeros_like(eta), torch.zeros_like(eta)
-    for share, node in nodes_of(eta, half):
-        at_node = likelihood.weight_and_score(levels, node, *parameters)
+    for share, node in nodes_of(eta, half_variance):
+        at_node = likelihood.weight_and_score(y, node, *parameters)
         weight, score = weight.add_(at_node[0], alpha=share), score.add_(at_node[1], alpha=share)
-    nothing = torch.zeros_like(linear)
-    return nothing.masked_scatter(data, weight), nothing.masked_scatter(data, score), seen
+    return weight, score
 
 
 def nodes_of(mean: Tensor, half_variance: Tensor) -> Iterator[tuple[float, Tensor]]:

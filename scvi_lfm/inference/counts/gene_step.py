@@ -97,8 +97,9 @@ def _of_dispersion(pull: Tensor, weight: Tensor, half_variance: Tensor, phi: Ten
 
 def _of_levels(data: Tensor, eta: Tensor, half_variance: Tensor, levels: Tensor, observed: Tensor | None) -> Tensor:
     """Sums over some cells and all their genes, those that are data: what they say of the thresholds, (K-1, 3)."""
-    observed = torch.ones_like(data, dtype=torch.bool) if observed is None else observed
-    data, eta, half_variance = data[observed], eta[observed], half_variance[observed]
+    if observed is not None:
+        at = torch.nonzero(observed, as_tuple=True)
+        data, eta, half_variance = data[at], eta[at], half_variance[at]
     shares = [
         share * threshold_statistics(data, node, levels[0], levels[1:]) for share, node in nodes_of(eta, half_variance)
     ]
