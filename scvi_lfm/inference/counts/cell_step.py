@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ...posterior.rates import GeneFeatures
     from .state import Cells, CountProblem
 
-# blocks of genes whose sums a worker hands over as one
-TOGETHER = 4
 # Gauss-Hermite, three nodes
 NODES = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
 
@@ -54,21 +52,16 @@ def cell_step(
     likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
 
-    def of_genes(several: list[slice]) -> tuple[Tensor, Tensor]:
-        information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
-        for genes in several:
-            linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
-            half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
-            data = None if observed is None else observed[:, genes]
-            weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
-            weight, score = where_observed(weight, data), where_observed(score, data)
-            information.addmm_(weight, features.moments[genes, p:])
-            target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
-        return information, target
+    def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
+        linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
+        half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
+        data = None if observed is None else observed[:, genes]
+        weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
+        weight, score = where_observed(weight, data), where_observed(score, data)
+        return weight @ features.moments[genes, p:], score.addcmul_(weight, linear) @ features.slopes[genes]
 
     information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
-    blocks = list(features.blocks(len(y)))
-    for of_some in in_order(of_genes, (blocks[first : first + TOGETHER] for first in range(0, len(blocks), TOGETHER))):
+    for of_some in in_order(of_genes, features.blocks(len(y))):
         information, target = information.add_(of_some[0]), target.add_(of_some[1])
     target -= information[:, p:]
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)

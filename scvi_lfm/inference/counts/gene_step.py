@@ -54,7 +54,7 @@ def cell_statistics(
     """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
-    left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]
+    left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
     offset = cells.log_size + mu
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     xx = outer(x)
