@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# entries worked on at a time: few enough to stay in a processor's cache
-ENTRIES_PER_BLOCK = 2**20
+# entries worked on at a time: few enough to stay in a core's own cache, many enough to be worth an operation
+ENTRIES_PER_BLOCK = 2**18
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class GeneFeatures:
         """`b_j + (a_i, A_i) . v_j`, (cells, genes)."""
         return torch.addmm(self.mean[genes, 0], cell_mean, self.slopes[genes].T)
 
-    def half_variance(self, cell_features: Tensor, genes: slice) -> Tensor:
-        """`var_ij / 2`, (cells, genes), from :func:`cell_features`."""
-        return cell_features @ self.moments[genes, : 2 * self.packed_size].T
+    def half_variance(self, cell_features: Tensor, genes: slice, out: Tensor | None = None) -> Tensor:
+        """`var_ij / 2`, (cells, genes), from :func:`cell_features`; put into `out` if it is given."""
+        return torch.mm(cell_features, self.moments[genes, : 2 * self.packed_size].T, out=out)
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:

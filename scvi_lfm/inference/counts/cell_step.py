@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...posterior.rates import cell_features, rates
 from ..equations import solve_rows
 
@@ -48,32 +49,29 @@ def cell_step(
     `trust` (cells,) bounds the step, see :meth:`Solved.within`. `observed` (cells, m) tells which entries are data, by
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
-    p, k = features.packed_size, features.mean.shape[1]
+    likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
-    information = cells.mean.new_zeros(len(y), p + k)
-    target = cells.mean.new_zeros(len(y), k)
-    for genes in features.blocks(len(y)):
-        linear = features.linear(cells.mean, genes)
-        half_variance = features.half_variance(left, genes)
-        if half is not None:
-            half[:, genes] = half_variance
-        of_genes = at_genes(parameters, genes)
+
+    def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
+        linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
+        half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
         data = None if observed is None else observed[:, genes]
-        weight, score, _ = expected_steps(
-            problem.likelihood, y[:, genes], linear, half_variance, offset, of_genes, data
-        )
-        weight, score = (where_observed(values, observed, genes) for values in (weight, score))
-        information.addmm_(weight, features.moments[genes, p:])
-        target.addmm_(score.addcmul_(weight, linear), features.slopes[genes])
+        weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
+        weight, score = where_observed(weight, data), where_observed(score, data)
+        return weight @ features.moments[genes, p:], score.addcmul_(weight, linear) @ features.slopes[genes]
+
+    information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
+    for of_some in in_order(of_genes, features.blocks(len(y))):
+        information, target = information.add_(of_some[0]), target.add_(of_some[1])
     target -= information[:, p:]
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
     solved = solved.within(cells.mean, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
 
 
-def where_observed(values: Tensor, observed: Tensor | None, genes: slice) -> Tensor:
-    """The values of a block of entries, zero for those that are not data."""
-    return values if observed is None else values.masked_fill(~observed[:, genes], 0)
+def where_observed(values: Tensor, observed: Tensor | None) -> Tensor:
+    """The values of some entries, zero for those that are not data."""
+    return values if observed is None else values * observed
 
 
 def at_genes(parameters: tuple[Tensor, ...], genes: slice | Tensor) -> tuple[Tensor, ...]:
@@ -99,14 +97,22 @@ def expected_steps(
         rate = rates(linear, half_variance, offset)
         return *likelihood.weight_and_score(y, rate, *parameters), rate
     seen = linear + offset[:, None]
-    data = torch.ones_like(linear, dtype=torch.bool) if observed is None else observed
-    levels, eta, half = y[data], seen[data], half_variance[data]
+    if observed is None:
+        return *_averaged(likelihood, y, seen, half_variance, parameters), seen
+    at, nothing = torch.nonzero(observed, as_tuple=True), torch.zeros_like(linear)
+    weight, score = _averaged(likelihood, y[at], seen[at], half_variance[at], parameters)
+    return nothing.index_put(at, weight), nothing.index_put(at, score), seen
+
+
+def _averaged(
+    likelihood: Likelihood, y: Tensor, eta: Tensor, half_variance: Tensor, parameters: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """Fisher weights and scores over nodes of eta."""
     weight, score = torch.zeros_like(eta), torch.zeros_like(eta)
-    for share, node in nodes_of(eta, half):
-        at_node = likelihood.weight_and_score(levels, node, *parameters)
+    for share, node in nodes_of(eta, half_variance):
+        at_node = likelihood.weight_and_score(y, node, *parameters)
         weight, score = weight.add_(at_node[0], alpha=share), score.add_(at_node[1], alpha=share)
-    nothing = torch.zeros_like(linear)
-    return nothing.masked_scatter(data, weight), nothing.masked_scatter(data, score), seen
+    return weight, score
 
 
 def nodes_of(mean: Tensor, half_variance: Tensor) -> Iterator[tuple[float, Tensor]]:

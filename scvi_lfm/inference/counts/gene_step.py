@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import in_order
 from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import threshold_statistics, update_thresholds
 from ...posterior.rates import cell_features
@@ -53,42 +54,56 @@ def cell_statistics(
     """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
-    left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu
+    left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
+    offset = cells.log_size + mu
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     xx = outer(x)
     xx[:, inner(x.shape[1], x.device)] += cells.cov
     m = problem.n_genes
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
-    levels = g.levels
-    of_levels = torch.zeros(0 if levels is None else len(levels) - 1, 3, dtype=torch.float64, device=x.device)
-    for genes in features.blocks(n):
-        linear = features.linear(cells.mean, genes)
+
+    def of_genes(genes: slice) -> Tensor | None:
+        # what they say of the thresholds between levels; all else is a gene's own, and put in its place
+        linear, parameters = features.linear(cells.mean, genes), at_genes(g.parameters, genes)
         half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
-        of_genes, data = at_genes(g.parameters, genes), y[:, genes]
-        which = None if observed is None else observed[:, genes]
-        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, of_genes, which)
-        weight, score = (where_observed(values, observed, genes) for values in (weight, score))
-        if likelihood.learns_dispersion:
-            phi, some = g.dispersion[genes], weight[::every]
-            share = n / len(some)
-            square[genes] = some.square().sum(0) * share
-            leverage = (2 * half_variance[::every] * some).clamp_(max=MOST_LEVERAGE)
-            # no count at a rate of zero says nothing of the dispersion
-            seen = where_observed(seen[::every], None if observed is None else observed[::every], genes)
-            pull = likelihood.dispersion_score(y[::every, genes], seen, phi).to(phi)
-            excess[genes] = phi * square[genes] + share * (2 * (1 + phi) * pull + leverage.mul_(some).sum(0))
-        if levels is not None:
-            some = torch.ones_like(data[::every], dtype=torch.bool) if which is None else which[::every]
-            for share, eta in nodes_of(seen[::every][some], half_variance[::every][some]):
-                found = threshold_statistics(data[::every][some], eta, levels[0], levels[1:])
-                of_levels = of_levels + share * len(y) / len(some) * found
+        data, which = y[:, genes], None if observed is None else observed[:, genes]
+        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, parameters, which)
+        weight, score = where_observed(weight, which), where_observed(score, which)
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
-    mean_xx = unpack(xx.double().mean(0))
-    for total in (weighted, response, excess, square):
-        total /= n
-    return CountStatistics(mean_xx, weighted, response, excess, square, None if levels is None else of_levels / n)
+        data, seen, half_variance, weight = (values[::every] for values in (data, seen, half_variance, weight))
+        which = None if which is None else which[::every]
+        if likelihood.learns_dispersion:
+            # no count at a rate of zero says nothing of the dispersion
+            pull = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
+            excess[genes], square[genes] = _of_dispersion(pull, weight, half_variance, g.dispersion[genes])
+        return None if g.levels is None else _of_levels(data, seen, half_variance, g.levels, which)
+
+    of_levels = [found for found in in_order(of_genes, features.blocks(n)) if found is not None]
+    n_asked = len(range(0, n, every))
+    for total, count in ((weighted, n), (response, n), (excess, n_asked), (square, n_asked)):
+        total /= count
+    levels = torch.stack(of_levels).sum(0) / n_asked if of_levels else None
+    return CountStatistics(unpack(xx.double().mean(0)), weighted, response, excess, square, levels)
+
+
+def _of_dispersion(pull: Tensor, weight: Tensor, half_variance: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over some cells, (genes,) each: what they say of the dispersion times what they know, and the latter."""
+    half_leverage = torch.mul(half_variance, weight).clamp_(max=MOST_LEVERAGE / 2)
+    known = weight.square().sum(0)
+    return phi * known + 2 * (1 + phi) * pull.to(phi) + 2 * half_leverage.mul_(weight).sum(0), known
+
+
+def _of_levels(data: Tensor, eta: Tensor, half_variance: Tensor, levels: Tensor, observed: Tensor | None) -> Tensor:
+    """Sums over some cells and all their genes, those that are data: what they say of the thresholds, (K-1, 3)."""
+    if observed is not None:
+        at = torch.nonzero(observed, as_tuple=True)
+        data, eta, half_variance = data[at], eta[at], half_variance[at]
+    shares = [
+        share * threshold_statistics(data, node, levels[0], levels[1:]) for share, node in nodes_of(eta, half_variance)
+    ]
+    return torch.stack(shares).sum(0)
 
 
 def gene_step(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, rounds: int = 1) -> CountGlobals:

@@ -44,14 +44,21 @@ def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
-    presence = -torch.expm1(-rate)
-    return fisher_weight(rate, dispersion), y * (rate / presence.clamp_min(torch.finfo(rate.dtype).tiny)) - rate
+    weight, share = _weight_and_share(rate)
+    # rate / presence is rate + share
+    return weight, (y - 1).mul(rate).addcmul_(y, share)
 
 
 def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
     """Fisher information with respect to eta."""
+    return _weight_and_share(rate)[0]
+
+
+def _weight_and_share(rate: Tensor) -> tuple[Tensor, Tensor]:
+    """The Fisher information, and it over the rate, which is the score of a one."""
     bounded = rate.clamp(torch.finfo(rate.dtype).tiny, MOST_INFORMATIVE)
-    return bounded * (bounded / torch.expm1(bounded))
+    share = bounded / torch.expm1(bounded)
+    return bounded.mul_(share), share
 
 
 def mean(rate: Tensor, dispersion: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # below this dispersion nothing differs from the Poisson, and sums of log gamma functions would lose their digits
 LEAST_DISPERSION = 1e-8
-# below this, log(1 + x) - x / (1 + x) is x^2 / 2 in float32
-SMALL = 1e-3
+# sums over the molecules of a count are looked up in a table of the gene where they are fewer
+LOOKED_UP = 128
 MOST_SCORE = 3.0
 # e^v beyond this says no more than that nothing is known
 MAX_VARIANCE = 20.0
@@ -55,8 +55,8 @@ def log_zero(rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
-    damping = (rate * dispersion).add_(1).reciprocal_()
-    return rate * damping, (y - rate).mul_(damping)
+    damping = torch.addcmul(rate.new_ones(()), rate, dispersion).reciprocal_()
+    return damping * rate, (y - rate).mul_(damping)
 
 
 def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -69,23 +69,38 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
 
     .. math::
 
-        \frac{\partial \log p}{\partial \phi} = \sum_{l < y} \frac{l}{1 + \phi l} - \frac{y \lambda}{1 + \phi \lambda}
-            + \frac{\log(1 + \phi\lambda)}{\phi^2} - \frac{\lambda}{\phi (1 + \phi\lambda)}
+        \phi^2 \frac{\partial \log p}{\partial \phi} = (d - 1) (1 + \phi y) - \log d
+            + \sum_{l < y} \frac{\phi^2 l}{1 + \phi l}, \qquad d = \frac{1}{1 + \phi \lambda}
 
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
     dispersion by which they are judged.
     """
-    x = rate * dispersion
-    zero = (torch.log1p(x) - x / (1 + x)) / dispersion.square()
-    zero = torch.where(x < SMALL, rate.square() / 2, zero)
-    total = zero.sum(0, dtype=torch.float64)
-    cell, gene = torch.nonzero(y, as_tuple=True)
-    phi, counts, at = dispersion[gene].double(), y[cell, gene].double(), rate[cell, gene].double()
-    theta = 1 / phi
-    pairs = (counts - theta * (torch.digamma(counts + theta) - torch.digamma(theta))) / phi
-    added = pairs - counts * at / (1 + phi * at)
-    itself = zero[cell, gene].double()
-    return total.index_add_(0, gene, torch.minimum(added, MOST_SCORE / phi - itself))
+    one, most = torch.ones_like(dispersion), y.amax(0)
+    damping = torch.addcmul(one, rate, dispersion).reciprocal_()
+    score = _pairs(y, dispersion, int(most.max())).sub_(damping.log())
+    score.addcmul_(damping.sub_(1), torch.addcmul(one, y, dispersion))
+    genes = torch.nonzero(most >= LOOKED_UP).flatten()
+    if len(genes):
+        cell, at = torch.nonzero(y[:, genes] >= LOOKED_UP, as_tuple=True)
+        score[cell, genes[at]] = _of_large(y[cell, genes[at]], rate[cell, genes[at]], dispersion[genes], at).to(score)
+    # of counts, not of zeros
+    score.addcmul_(y.clamp(max=1), (score - MOST_SCORE * dispersion).clamp_min_(0), value=-1)
+    return score.sum(0).double() / dispersion.double().square()
+
+
+def _pairs(y: Tensor, phi: Tensor, most: int) -> Tensor:
+    r""":math:`\sum_{l < y} \phi^2 l / (1 + \phi l)` of counts (cells, m), wrong for those above `LOOKED_UP`."""
+    below = phi * torch.arange(min(most, LOOKED_UP) + 1, dtype=phi.dtype, device=phi.device)[:, None]
+    table = torch.nn.functional.pad((phi * below / (1 + below)).cumsum(0), (0, 0, 1, 0))
+    return table.gather(0, y.clamp(max=LOOKED_UP).long())
+
+
+def _of_large(y: Tensor, rate: Tensor, dispersion: Tensor, at: Tensor) -> Tensor:
+    """Scores of some counts times phi^2, in float64: the terms are large, and cancel. `at` tells the gene of each."""
+    theta = 1 / dispersion.double()
+    y, x, phi = y.double(), rate.double() / theta[at], dispersion.double()[at]
+    pairs = phi * y - torch.digamma(y + theta[at]) + torch.digamma(theta)[at]
+    return pairs + torch.log1p(x) - (1 + phi * y) * x / (1 + x)
 
 
 def mean(rate: Tensor, dispersion: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def weight_and_score(
         difference = before - after
         slope = difference / of_level
         weight.addcmul_(difference, slope)
-        score = torch.where(y == lowest + k, slope, score)
+        score.addcmul_(slope, (y == lowest + k).to(slope))
     return weight.div_(scale * scale), score.div_(scale)
 
 
@@ -193,12 +193,11 @@ def _densities_and_shares(
     lower, upper, positive = torch.zeros_like(eta), torch.ones_like(eta), torch.zeros_like(eta, dtype=torch.bool)
     for threshold in thresholds:
         x = (threshold - eta) / scale
-        tail, above = _cdf(-x.abs()), x > 0
-        lower_here, upper_here = torch.where(above, 1 - tail, tail), torch.where(above, tail, 1 - tail)
+        lower_here, upper_here = _cdf(x), _cdf(-x)
         # from the side on which the tail is
         share.append(torch.where(positive, upper - upper_here, lower_here - lower).clamp_min_(TINY))
         density.append(_log_normal(x).exp_())
-        lower, upper, positive = lower_here, upper_here, above
+        lower, upper, positive = lower_here, upper_here, x > 0
     return [*density, torch.zeros_like(eta)], [*share, upper.clamp_min(TINY)]
 
 
@@ -216,7 +215,7 @@ def _cdf(x: Tensor) -> Tensor:
 
 
 def _log_normal(x: Tensor) -> Tensor:
-    return -0.5 * x.square() - LOG_SQRT_2PI
+    return x.square().mul_(-0.5).sub_(LOG_SQRT_2PI)
 
 
 ORDINAL = Likelihood(

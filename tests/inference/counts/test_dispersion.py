@@ -52,6 +52,48 @@ def test_the_score_is_the_derivative_of_the_log_density(dtype):
     assert ((found - expected).abs() / size)[:3].max() < 2e-3
 
 
+def by_sums(y, rate, phi):
+    """The score in float64, molecule by molecule, and the size of the terms that cancel in it, of each entry."""
+    y, rate, phi = y.double(), rate.double(), phi.double()
+    x, molecule = rate * phi, torch.arange(y.max() + 1, dtype=torch.float64)[:, None]
+    before = torch.nn.functional.pad((molecule / (1 + phi * molecule)).cumsum(0), (0, 0, 1, 0))
+    pairs = before.gather(0, y.long())
+    zero = (torch.log1p(x) - x / (1 + x)) / phi.square()
+    score = pairs + zero - y * rate / (1 + x)
+    return torch.where(y > 0, torch.minimum(score, NB.MOST_SCORE / phi), score), pairs + zero + y * rate / (1 + x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("phi", [1e-4, 0.01, 0.3, 2.0, 100.0])
+def test_the_score_is_that_of_sums_over_molecules(dtype, phi):
+    """Each count as a gene of its own, on either side of those that a table holds, at rates from far off to its own."""
+    y = torch.tensor([0, 1, 2, 3, 10, NB.LOOKED_UP - 1, NB.LOOKED_UP, NB.LOOKED_UP + 1, 1e3, 2e4], dtype=dtype)
+    for share in (1e-4, 0.1, 0.9, 1.0, 1.1, 3.0):
+        rate, phis = share * y.clamp_min(0.1), torch.full_like(y, phi)
+        found = NB.dispersion_score(y[None], rate[None], phis)
+        expected, terms = (part[0] for part in by_sums(y[None], rate[None], phis))
+        # a rounded damping, which is 1 where the rate is small, changes them by their slope, at most (y + rate) / phi
+        rounding = torch.finfo(dtype).eps * (terms + ((y + rate) / phi).double())
+        # and a digamma function, of about 10, is rounded in float64
+        rounding += torch.finfo(torch.float64).eps * 10 / phi**2
+        assert ((found - expected).abs() <= 8 * rounding).all()
+
+
+@pytest.mark.parametrize("phi", [1e-3, 0.01, 0.2, 3.0, 50.0])
+def test_the_score_of_many_cells_is_right_to_a_small_part_of_its_spread(phi):
+    """In float32, at the rates of abundant and of rare genes."""
+    rng = np.random.default_rng(0)
+    rate = torch.from_numpy(rng.gamma(2, 0.5, (1000, 200)) * rng.lognormal(-2, 2.5, 200)).float()
+    y, phis = torch.from_numpy(draw(rng, rate.double().numpy(), 1 / phi)).float(), torch.full((200,), phi)
+    assert (y > NB.LOOKED_UP).any()
+    expected = by_sums(y, rate, phis)[0].sum(0)
+    # what the pairs of molecules know
+    spread = (NB.weight_and_score(y, rate, phis)[0].double().square().sum(0) / 2).sqrt() / (1 + phi)
+    # were all of a thousand roundings of one sign: up to a tenth of it, over seeds
+    bound = 1000**0.5 * torch.finfo(torch.float32).eps * 10 * (1 / phi + phi)
+    assert ((NB.dispersion_score(y, rate, phis) - expected).abs() / spread).max() < bound
+
+
 def test_an_odd_count_says_no_more_than_the_bound():
     rate, phi = torch.ones(50, 3).double(), torch.tensor([0.05, 0.5, 5.0]).double()
     y = torch.ones(50, 3).double()
