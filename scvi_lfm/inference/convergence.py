@@ -9,13 +9,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+# gains that shrink to this share of the ones before them shrink for good
+CLEARLY = 0.5
+
+
 def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0, ahead: int = 0) -> float:
-    """Estimate (L_inf - L) / (L_inf - L_rank0) from the last three values of the ELBO L.
+    """Estimate (L_inf - L) / (L_inf - L_rank0) from the last values of the ELBO L.
 
     Gains of coordinate ascent shrink about geometrically, so the last two tell what is still to come. Gains that do not
-    shrink tell nothing yet, and give infinity. A loss is noise of minibatches, and nothing can be told below its size.
-    Where the factors gain less than `least_gain`, what is missing is compared with that instead: data without factors
-    converge too. `ahead` values are still to come, whatever this says, and their gains are not missing.
+    shrink tell nothing yet, and give infinity; nor do those that shrink by less than half, unless those before them
+    shrank too: factors of counts may gain little at first, and more when their scales have followed. A loss is noise of
+    minibatches, and nothing can be told below its size. Where the factors gain less than `least_gain`, what is missing
+    is compared with that instead: data without factors converge too. `ahead` values are still to come, whatever this
+    says, and their gains are not missing.
     """
     if len(values) < 3:
         return float("inf")
@@ -23,13 +29,18 @@ def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0
     shrinks = 1.0
     if last <= 0:
         missing = -last
-    elif last < before:
+    elif last < before and (last <= CLEARLY * before or _shrank(values[:-1])):
         shrinks = last / before
         missing = last * shrinks / (1 - shrinks)
     else:
         return float("inf")
     gained = max(values[-1] + missing - rank0, least_gain)
     return missing * shrinks**ahead / gained if gained > 0 else float("inf")
+
+
+def _shrank(values: Sequence[float]) -> bool:
+    """Whether the last gain is smaller than that before it."""
+    return len(values) > 2 and values[-1] - values[-2] < values[-2] - values[-3]
 
 
 def values_left(values: Sequence[float], rank0: float, tol: float, least_gain: float = 0.0, ahead: int = 0) -> float:

@@ -13,7 +13,7 @@ from scvi_lfm.inference.convergence import remaining_gap
     missing=st.floats(1e-3, 1e3),
     limit=st.floats(-1e3, 1e3),
     gain=st.floats(1.0, 1e4),
-    steps=st.integers(3, 8),
+    steps=st.integers(4, 8),
 )
 def test_is_exact_for_gains_that_shrink_geometrically(ratio, missing, limit, gain, steps):
     values = limit - missing * ratio ** np.arange(steps)
@@ -53,5 +53,16 @@ def test_gains_that_stop_and_gains_that_do_not_shrink(values, expected):
     assert remaining_gap(values, -5.0) == expected
 
 
-def test_only_the_last_three_values_count():
+def test_only_the_last_values_count():
     assert remaining_gap([5.0, -7.0, -3.0, -2.0, -1.5], -9.0) == remaining_gap([-3.0, -2.0, -1.5], -9.0)
+    slow = [-9.0, -5.0, -3.0, -1.8]
+    assert remaining_gap([5.0, *slow], -9.5) == remaining_gap(slow, -9.5)
+
+
+def test_gains_that_shrink_a_little_tell_nothing_unless_they_shrank_before():
+    gains = [1.5, 1.2, 1.7, 2.8, 4.5, 6.2, 6.4, 4.0, 1.5, 0.4]
+    values = np.cumsum([-30.0, *gains]).tolist()
+    gaps = [remaining_gap(values[:number], -40.0) for number in range(3, len(values) + 1)]
+    assert gaps[:6] == [np.inf] * 6
+    assert gaps[6] == np.inf  # 4.0 after 6.4, the first to shrink, by less than half
+    assert all(np.isfinite(gaps[7:]))
