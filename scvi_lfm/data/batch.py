@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import warnings
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -13,7 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from .memory import of_parts
+from .._workers import in_order
+from .memory import of_parts, take
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 NEGLIGIBLE = 1e-30
 ROWS_PER_SUM = 1024
+ROWS_MADE_DENSE = 64
 _FIRST = threading.Lock()
 
 
@@ -157,7 +160,15 @@ class Batch:
 
     def dense(self) -> Tensor:
         """The block as a dense (cells, genes) tensor."""
-        return self.by_cell if self.by_cell.layout == torch.strided else self.by_cell.to_dense()
+        values = self.values
+        if isinstance(values, torch.Tensor):
+            return values
+        if self.device.type != "cpu":
+            return self.by_cell.to_dense()
+        dense = np.empty(values.shape, values.dtype)
+        parts = (slice(start, start + ROWS_MADE_DENSE) for start in range(0, self.n_cells, ROWS_MADE_DENSE))
+        deque(in_order(lambda rows: cast("sp.csr_array", take(values, rows)).toarray(out=dense[rows]), parts), maxlen=0)
+        return torch.from_numpy(dense)
 
 
 def _sum_observed(pattern: Tensor, values: Tensor, *, only: bool) -> Tensor:

@@ -18,9 +18,12 @@ posterior mean on the log scale.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+
+from ..._workers import in_order
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +36,8 @@ GRID = 32
 ROUNDS = 8
 # location and scale are those of about so many genes, evenly spaced
 ENOUGH_GENES = 2000
+# of a block, whose grid stays in a processor's cache
+GENES = 2048
 START, START_SPREAD = math.log(0.2), 1.5
 
 
@@ -41,21 +46,40 @@ def update_dispersion(statistics: CountStatistics, n_cells: int) -> Tensor:
     known = n_cells * statistics.square.double()
     pairs = (known + n_cells * statistics.excess.double()).clamp_min(0) / 2
     log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
-    evidence = _evidence(pairs, known, log_phi)
-    some = evidence[:: max(1, len(evidence) // ENOUGH_GENES)]
+    every = max(1, len(pairs) // ENOUGH_GENES)
+    some = _evidence(pairs[::every], known[::every], log_phi)
     centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
     for _ in range(ROUNDS):
         share = torch.softmax(some - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
         centre = (share @ log_phi).mean()
         spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
-    share = torch.softmax(evidence - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
-    # what many counts know lies between two points of the grid: once more, close by
-    mean, step = share @ log_phi, log_phi[1] - log_phi[0]
-    sd = (share @ log_phi.square() - mean.square()).clamp_min(0).sqrt()
-    across = torch.linspace(-1, 1, GRID, dtype=torch.float64, device=known.device)
-    near = mean[:, None] + (3 * sd).clamp_min(1.5 * step)[:, None] * across
-    share = torch.softmax(_evidence(pairs, known, near) - 0.5 * ((near - centre) / spread).square(), dim=1)
-    return (share * near).sum(1).exp().clamp(LEAST, MOST).to(statistics.square.dtype)
+    prior = _Prior(log_phi, centre, spread)
+    parts = in_order(lambda part: prior.mean(*part), zip(pairs.split(GENES), known.split(GENES), strict=True))
+    return torch.cat(list(parts)).exp().clamp(LEAST, MOST).to(statistics.square.dtype)
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """The log dispersions of genes."""
+
+    log_phi: Tensor  # (points,)
+    centre: Tensor  # ()
+    spread: Tensor  # ()
+
+    def mean(self, pairs: Tensor, known: Tensor) -> Tensor:
+        """Posterior means of some genes, (m,)."""
+        log_phi = self.log_phi
+        share = self._posterior(pairs, known, log_phi)
+        # what many counts know lies between two points of the grid: once more, close by
+        mean, step = share @ log_phi, log_phi[1] - log_phi[0]
+        sd = (share @ log_phi.square() - mean.square()).clamp_min(0).sqrt()
+        across = torch.linspace(-1, 1, GRID, dtype=torch.float64, device=known.device)
+        near = mean[:, None] + (3 * sd).clamp_min(1.5 * step)[:, None] * across
+        return (self._posterior(pairs, known, near) * near).sum(1)
+
+    def _posterior(self, pairs: Tensor, known: Tensor, log_phi: Tensor) -> Tensor:
+        prior = 0.5 * ((log_phi - self.centre) / self.spread).square()
+        return torch.softmax(_evidence(pairs, known, log_phi).sub_(prior), dim=1)
 
 
 def _evidence(pairs: Tensor, known: Tensor, log_phi: Tensor) -> Tensor:

@@ -59,7 +59,9 @@ def cell_statistics(
     x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
     xx = outer(x)
     xx[:, inner(x.shape[1], x.device)] += cells.cov
-    m = problem.n_genes
+    mean_xx, m = unpack(xx.double().mean(0)), problem.n_genes
+    # averages of what has a row for each gene are sums of shares
+    x, xx = x / n, xx.div_(n)
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
 
@@ -82,10 +84,10 @@ def cell_statistics(
 
     of_levels = [found for found in in_order(of_genes, features.blocks(n)) if found is not None]
     n_asked = len(range(0, n, every))
-    for total, count in ((weighted, n), (response, n), (excess, n_asked), (square, n_asked)):
-        total /= count
+    excess /= n_asked
+    square /= n_asked
     levels = torch.stack(of_levels).sum(0) / n_asked if of_levels else None
-    return CountStatistics(unpack(xx.double().mean(0)), weighted, response, excess, square, levels)
+    return CountStatistics(mean_xx, weighted, response, excess, square, levels)
 
 
 def _of_dispersion(pull: Tensor, weight: Tensor, half_variance: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,9 +136,13 @@ def _scales(g: CountGlobals, statistics: CountStatistics, solved: Solved) -> Pri
 
 def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Solved:
     """q(b, B) of each gene given the statistics of the cells."""
-    information, target = normal_equations(statistics.weighted, statistics.response, g.mu)
-    information, target = information * problem.n_cells, target * problem.n_cells
-    solved = solve_rows(information, target, g.gene_prior, problem.family, g.gene_mean)
+    # H (m, p) is that in x = (1, a, A) without the column of a, and equations are averages over cells
+    part = without_activity(g.gene_mean.shape[1], g.gene_mean.device)
+    target = right_side(*margins(statistics.weighted), statistics.response, g.mu)
+    weight = target.new_full((len(target),), problem.n_cells)
+    solved = solve_rows(
+        statistics.weighted, target, g.gene_prior, problem.family, g.gene_mean, weight=weight, part=part
+    )
     return solved.within(g.gene_mean)
 
 
@@ -155,12 +161,3 @@ def levels_given(problem: CountProblem, g: CountGlobals, statistics: CountStatis
     if g.levels is None or statistics.levels is None:
         return g.levels
     return torch.cat([g.levels[:1], update_thresholds(g.levels[1:], problem.n_cells * statistics.levels)])
-
-
-def normal_equations(weighted: Tensor, response: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
-    """Packed H (m, p) and h (m, r+1) of the genes, from those in x = (1, a, A) without the column of a.
-
-    `weighted` and `response` are averages over cells, as in :class:`~.state.Statistics`, and so are the equations.
-    """
-    information = weighted.index_select(1, without_activity(response.shape[1] - 1, weighted.device))
-    return information, right_side(*margins(weighted), response, mu)
