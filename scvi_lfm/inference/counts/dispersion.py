@@ -41,30 +41,40 @@ GENES = 2048
 START, START_SPREAD = math.log(0.2), 1.5
 
 
-def update_dispersion(statistics: CountStatistics, n_cells: int) -> Tensor:
-    """Dispersions (m,), between 1e-4 and 100."""
-    known = n_cells * statistics.square.double()
-    pairs = (known + n_cells * statistics.excess.double()).clamp_min(0) / 2
-    log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
-    every = max(1, len(pairs) // ENOUGH_GENES)
-    some = _evidence(pairs[::every], known[::every], log_phi)
-    centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
-    for _ in range(ROUNDS):
-        share = torch.softmax(some - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
-        centre = (share @ log_phi).mean()
-        spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
-    prior = _Prior(log_phi, centre, spread)
+def update_dispersion(statistics: CountStatistics, n_cells: int, prior: DispersionPrior | None = None) -> Tensor:
+    """Dispersions (m,), between 1e-4 and 100, under the prior that these genes tell, or one that was learned before."""
+    prior = DispersionPrior.learned(statistics, n_cells) if prior is None else prior
+    pairs, known = _pairs_and_known(statistics, n_cells)
     parts = in_order(lambda part: prior.mean(*part), zip(pairs.split(GENES), known.split(GENES), strict=True))
     return torch.cat(list(parts)).exp().clamp(LEAST, MOST).to(statistics.square.dtype)
 
 
+def _pairs_and_known(statistics: CountStatistics, n_cells: int) -> tuple[Tensor, Tensor]:
+    known = n_cells * statistics.square.double()
+    return (known + n_cells * statistics.excess.double()).clamp_min(0) / 2, known
+
+
 @dataclass(frozen=True)
-class _Prior:
+class DispersionPrior:
     """The log dispersions of genes."""
 
     log_phi: Tensor  # (points,)
     centre: Tensor  # ()
     spread: Tensor  # ()
+
+    @classmethod
+    def learned(cls, statistics: CountStatistics, n_cells: int) -> DispersionPrior:
+        """Empirical Bayes: EM on a grid."""
+        pairs, known = _pairs_and_known(statistics, n_cells)
+        log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
+        every = max(1, len(pairs) // ENOUGH_GENES)
+        some = _evidence(pairs[::every], known[::every], log_phi)
+        centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
+        for _ in range(ROUNDS):
+            share = torch.softmax(some - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
+            centre = (share @ log_phi).mean()
+            spread = (share @ (log_phi - centre).square()).mean().sqrt().clamp_min(0.1)
+        return cls(log_phi, centre, spread)
 
     def mean(self, pairs: Tensor, known: Tensor) -> Tensor:
         """Posterior means of some genes, (m,)."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ...model import PriorScales
     from ...posterior.rates import GeneFeatures
     from ..equations import Solved
+    from .dispersion import DispersionPrior
     from .state import Cells, CountGlobals, CountProblem
 
 MOST_LEVERAGE = 0.9
@@ -146,14 +147,16 @@ def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatist
     return solved.within(g.gene_mean)
 
 
-def dispersions(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Tensor:
+def dispersions(
+    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, prior: DispersionPrior | None = None
+) -> Tensor:
     """Dispersions half way, on the log scale, to what the statistics say.
 
     A gene's loadings answer its dispersion, and in full steps both swing for ever.
     """
     if not problem.likelihood.learns_dispersion:
         return g.dispersion
-    return (g.dispersion * update_dispersion(statistics, problem.n_cells)).sqrt()
+    return (g.dispersion * update_dispersion(statistics, problem.n_cells, prior)).sqrt()
 
 
 def levels_given(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Tensor | None:

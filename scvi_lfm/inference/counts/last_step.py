@@ -15,6 +15,7 @@ from ...data.blocks import blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
 from ..passes import average
+from .dispersion import DispersionPrior
 from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
 from .sweep import sweep
 
@@ -52,6 +53,9 @@ def _settle(
 
     Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
     """
+    learns = problem.likelihood.learns_dispersion
+    # a few genes tell little of all
+    prior = DispersionPrior.learned(statistics, problem.n_cells) if learns else None
     genes, matrix = torch.arange(problem.n_genes, device=missing.device), batches.matrix
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
@@ -68,9 +72,9 @@ def _settle(
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
         dispersion = some.dispersion
-        if problem.likelihood.learns_dispersion:
+        if learns:
             # of all genes, as each is shrunk towards the others
-            dispersion = dispersions(problem, g, statistics.with_dispersion_of(genes, fresh))[genes]
+            dispersion = dispersions(few, some, fresh, prior)
             # where loadings and dispersions swing against each other, the steps of both are shorter
             dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)

@@ -74,11 +74,6 @@ class CountStatistics(PackedAverages):
     square: Tensor  # (m,): mean w_ij^2
     levels: Tensor | None = None  # (K-1, 3): what each cell says of the thresholds between levels
 
-    def with_dispersion_of(self, genes: Tensor, new: Self) -> Self:
-        """With what `new` says of the dispersion of some genes."""
-        names = ("excess", "square")
-        return replace(self, **{name: getattr(self, name).index_copy(0, genes, getattr(new, name)) for name in names})
-
 
 @dataclass(frozen=True)
 class CountGlobals(PackedGlobals):
