@@ -148,7 +148,7 @@ class _Part:
     n_whole: int
     sums: np.ndarray
     filled_cells: np.ndarray
-    filled_genes: np.ndarray  # positions, or a mask
+    filled_genes: np.ndarray  # positions, those that are known left out, or a mask
 
 
 def _summarise(source: CellSource) -> Summary:
@@ -156,7 +156,8 @@ def _summarise(source: CellSource) -> Summary:
     lows, highs, n_present, n_whole = [], [], 0, 0
     sums, of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
     of_genes = np.zeros(n_genes, dtype=bool)
-    for part in in_order(lambda found: _part(*found), source.parts()):
+    # workers look up which genes are known to be filled already: most of them are, after a few cells
+    for part in in_order(lambda found: _part(*found, of_genes), source.parts()):
         sums[part.cells], of_cells[part.cells] = part.sums, part.filled_cells
         of_genes[part.filled_genes] = True
         n_present, n_whole = n_present + part.n_present, n_whole + part.n_whole
@@ -168,7 +169,7 @@ def _summarise(source: CellSource) -> Summary:
     return Summary(source.n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
 
 
-def _part(cells: slice, block: sp.csr_array | np.ndarray) -> _Part:
+def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:
     stored = stored_values(block)
     if stored.size == 0:
         nothing = np.zeros(block.shape[0])
@@ -187,5 +188,6 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray) -> _Part:
         starts = block.indptr[filled]
         sums[filled] = np.add.reduceat(stored, starts, dtype=np.float64)
         of_cells[filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
-        of_genes = block.indices if n == stored.size else block.indices[present]
+        genes = block.indices if n == stored.size else block.indices[present]
+        of_genes = genes[~known_genes[genes]]
         return _Part(cells, extremes, n, n_whole, sums, of_cells, of_genes)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data import column_sums
+from ..linalg.moments import row_moment
 from ..linalg.packed import congruent, unpack
 from ..model import Gaussian
 
@@ -94,16 +95,6 @@ class PackedAverages(Averages):
             weighted=self.weighted[:, packed_part(kept)],
             response=self.response[:, kept],
         )
-
-
-def row_moment(rows: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Sum over rows of w xi xi' with xi = (1, row), without a copy that has the ones; w is 1 by default."""
-    weighted = rows if weights is None else weights[:, None] * rows
-    moment = rows.new_empty(rows.shape[1] + 1, rows.shape[1] + 1)
-    moment[0, 0] = len(rows) if weights is None else weights.sum()
-    moment[0, 1:] = moment[1:, 0] = weighted.sum(0)
-    moment[1:, 1:] = rows.T @ weighted
-    return moment
 
 
 @dataclass(frozen=True)

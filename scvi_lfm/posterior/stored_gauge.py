@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ..linalg.moments import row_moment
 from .gauge import absorb, identity, rotate, shift_constants, translate_cells, translate_genes
 from .shared_clusters import slopes_within_clusters
 
@@ -27,25 +28,27 @@ def to_stored_gauge(q: Q) -> Q:
     clusters of cells that all of their values share, is in beta.
     """
     p, total = q.n_known, identity(q.n_known + q.n_factors, q.gene_mean.device)
-    means = q
+    # the moves depend on moments of the means; the means themselves and covariances are moved once, by their product
+    x_x, xi_xi = row_moment(q.cell_mean.double()) / len(q.cell_mean), row_moment(q.gene_mean.double())
+    factors = slice(2 + p, None)
 
     def move(by: Move) -> None:
-        nonlocal means, total
-        means = replace(means, cell_mean=by.cells(means.cell_mean), gene_mean=by.genes(means.gene_mean))
+        nonlocal x_x, xi_xi, total
+        of_cells, of_genes = by.cell_moments(), by.gene_moments()
+        x_x, xi_xi = of_cells @ x_x @ of_cells.T, of_genes @ xi_xi @ of_genes.T
         total = total.then(by)
 
-    # the moves depend on means alone; covariances are moved once, by their product
-    move(translate_cells(_behind(p, means.cell_factors.double().mean(0))))
-    move(translate_genes(_behind(p, means.gene_factors.double().mean(0))))
+    move(translate_cells(_behind(p, x_x[0, factors])))
+    move(translate_genes(_behind(p, xi_xi[0, factors] / len(q.gene_mean))))
     if p:
+        means = replace(q, cell_mean=total.cells(q.cell_mean), gene_mean=total.genes(q.gene_mean))
         move(absorb(_explained(means)))
-        move(translate_cells(_behind(p, means.cell_factors.double().mean(0))))
-    from_cells, from_genes = means.cell_mean[:, 0].double().mean(), means.gene_mean[:, 0].double().mean()
-    move(shift_constants(from_cells, from_genes, p + q.n_factors))
+        move(translate_cells(_behind(p, x_x[0, factors])))
+    move(shift_constants(x_x[0, 1], xi_xi[0, 1] / len(q.gene_mean), p + q.n_factors))
     if q.n_factors:
-        move(rotate(_canonical_rotation(means.cell_factors.double(), means.gene_factors.double()), p))
-        factors = means.gene_factors
-        largest = factors.gather(0, factors.abs().argmax(0, keepdim=True))[0]
+        move(rotate(_canonical_rotation(x_x[factors, factors], xi_xi[factors, factors]), p))
+        moved = total.genes(q.gene_mean)[:, 1 + p :]
+        largest = moved.gather(0, moved.abs().argmax(0, keepdim=True))[0]
         move(rotate(torch.diag(torch.where(largest < 0, -1.0, 1.0).double()), p))
     return total.posterior(q)
 
@@ -71,10 +74,10 @@ def _explained(q: Posterior) -> Tensor:
     return torch.cat([slopes[:1], torch.linalg.solve(root.T, slopes[1:])])
 
 
-def _canonical_rotation(A: Tensor, B: Tensor) -> Tensor:
-    """R such that `A R` and `B R^-T` are the scaled left and the right singular vectors of `A B'`."""
-    values, vectors = torch.linalg.eigh(B.T @ B)
+def _canonical_rotation(A_A: Tensor, B_B: Tensor) -> Tensor:
+    """R such that `A R` and `B R^-T` are the scaled left and the right singular vectors of `A B'`, from A'A and B'B."""
+    values, vectors = torch.linalg.eigh(B_B)
     # a floor far below any factor that is on: the rotation must stay invertible
     root = vectors * values.clamp_min(1e-14 * values.amax()).sqrt()
-    _, vectors = torch.linalg.eigh(root.T @ (A.T @ A) @ root)
+    _, vectors = torch.linalg.eigh(root.T @ A_A @ root)
     return root @ vectors.flip(1)

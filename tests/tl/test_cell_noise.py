@@ -173,7 +173,9 @@ def test_cells_project_onto_themselves(fitted, tmp_path):
     fitted.write_h5ad(tmp_path / "fit.h5ad")
     lfm.tl.project(new, ad.read_h5ad(tmp_path / "fit.h5ad"))
     for name in ("lfm_a", "lfm_a_sd", "lfm_sigma"):
-        np.testing.assert_allclose(new.obs[name], fitted.obs[name].iloc[10:30], rtol=1e-5, atol=1e-6)
+        expected = fitted.obs[name].iloc[10:30]
+        # the rounding of stored genes to float32, through the cells' own noise: at most 3e-5 of their sd in 12 seeds
+        np.testing.assert_allclose(new.obs[name], expected, rtol=1e-5, atol=2e-4 * expected.std())
     np.testing.assert_allclose(new.obsm["X_lfm_sd"], fitted.obsm["X_lfm_sd"][10:30], rtol=1e-5)
     assert "lfm_sigma" in new.obs
     assert "cell_cov" not in new.uns["lfm"]

@@ -232,10 +232,12 @@ def test_projected_cells_and_their_predictions(both):
 
 @pytest.mark.parametrize("level", [0.0, *LEVELS])
 @pytest.mark.parametrize("name", ["shared", "stored"])
-def test_cells_of_the_fit_get_what_they_got_there_to_the_bit(name, level):
+def test_cells_of_the_fit_get_what_they_got_there(name, level):
     adata = fitted(name, level)
     again = lfm.tl.project(adata, adata, key_added="new", copy=True)
-    np.testing.assert_array_equal(again.obsm["X_new"], adata.obsm["X_lfm"])
+    expected = adata.obsm["X_lfm"]
+    # but for the rounding of stored genes to float32
+    np.testing.assert_allclose(again.obsm["X_new"], expected, rtol=0, atol=2e-5 * expected.std())
 
 
 def test_draws_and_searches(both):

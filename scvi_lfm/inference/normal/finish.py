@@ -16,7 +16,6 @@ from ..noise import noise_floor
 from ..passes import average
 from .elbo import elbo, kl_genes
 from .natural_gradient import expected_squares
-from .projection import project_cells
 from .sweep import LocalStep, joined, keep_factors, sweep
 
 if TYPE_CHECKING:
@@ -53,14 +52,13 @@ def drop_unused_factors(problem: Problem, step: Step) -> Step:
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:
-    """One exact step from all cells, their q and ELBO given the genes, then q of every cell given the stored genes."""
+    """One exact step from all cells, then their q and the ELBO given the genes."""
     if batches.count > 1:
         step = sweep(problem, step.globals, batches.everyone)
     step = drop_unused_factors(problem, step)
     summary = _summarise_optimum(problem, step, batches.everyone)
-    # the cells once more, from the genes as they will be stored: projecting them later gives the same bits
-    posterior = project_cells(batches.matrix, summary.posterior.rounded(batches.matrix.level))
-    return to_result(replace(summary, posterior=posterior), trace)
+    # genes as they will be stored: projecting the cells later gives the same but for the rounding of float32
+    return to_result(replace(summary, posterior=summary.posterior.rounded(batches.matrix.level)), trace)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sweep import Step
 
 RANK0_SWEEPS = 5
-FACTOR_SWEEPS = 6
+FACTOR_SWEEPS = 5
 # relevance determination waits until the factors point somewhere: it would switch off weak ones that do not yet
 WIDE_SWEEPS = 2
 # factors beyond those asked for let the leading ones settle in fewer sweeps, and are then dropped

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..state import Averages, Globals, row_moment
+from ...linalg.moments import row_moment
+from ..state import Averages, Globals
 
 if TYPE_CHECKING:
     from typing import Self

@@ -1,0 +1,18 @@
+"""Second moments of rows with a one in front, (1, row)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def row_moment(rows: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum over rows of w xi xi' with xi = (1, row), without a copy that has the ones; w is 1 by default."""
+    weighted = rows if weights is None else weights[:, None] * rows
+    moment = rows.new_empty(rows.shape[1] + 1, rows.shape[1] + 1)
+    moment[0, 0] = len(rows) if weights is None else weights.sum()
+    moment[0, 1:] = moment[1:, 0] = weighted.sum(0)
+    moment[1:, 1:] = rows.T @ weighted
+    return moment
