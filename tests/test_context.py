@@ -75,7 +75,7 @@ def test_a_failing_fit_leaves_global_state_as_it_was(monkeypatch):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scvi_lfm.inference.normal.engine.drop_unused_factors", interrupt)
+    monkeypatch.setattr("scvi_lfm.inference.normal.finish.drop_unused_factors", interrupt)
     with pytest.raises(KeyboardInterrupt):
         lfm.tl.fit(adata, 2, progress=False)
     assert list(adata.obsm) == ["A"]

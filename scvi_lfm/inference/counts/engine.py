@@ -23,7 +23,7 @@ from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, population
 from ..normal.start import first_factors
-from .gene_step import DISPERSION_EVERY, gene_step
+from .gene_step import DISPERSION_EVERY, gene_step, share_in
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
@@ -148,7 +148,12 @@ class CountEngine(Engine["State"]):
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
         cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar)
-        return replace(state, globals=gene_step(problem, g, statistics, ROUNDS), statistics=statistics, cells=cells)
+        return replace(
+            state,
+            globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
+            statistics=statistics,
+            cells=cells,
+        )
 
     def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
         """A stochastic step."""
@@ -209,7 +214,9 @@ class CountEngine(Engine["State"]):
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options = self._options
-        g, cells, statistics = step_of_all(self._problem, state.globals, state.cells, self._batches)
+        g, cells, statistics = step_of_all(
+            self._problem, state.globals, state.cells, self._batches, share_in(trace.epochs + 1)
+        )
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))

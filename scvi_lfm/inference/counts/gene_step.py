@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MOST_LEVERAGE = 0.9
 # one in so many cells of a minibatch tells about dispersions
 DISPERSION_EVERY = 4
+HALF_WAY = 0.5
 
 
 def cell_statistics(
@@ -109,23 +110,27 @@ def _of_levels(data: Tensor, eta: Tensor, half_variance: Tensor, levels: Tensor,
     return torch.stack(shares).sum(0)
 
 
-def gene_step(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, rounds: int = 1) -> CountGlobals:
+def gene_step(
+    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, rounds: int = 1, share: float = HALF_WAY
+) -> CountGlobals:
     """q(b, B), dispersions and scales given the statistics of the cells.
 
-    Scales and q answer each other: `rounds` tells how often.
+    Scales and q answer each other: `rounds` tells how often. Dispersions go a `share` of their way.
     """
     for _ in range(rounds - 1):
         g = replace(g, scales=_scales(g, statistics, solve_genes(problem, g, statistics)))
-    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics))
+    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics), share)
 
 
-def with_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved) -> CountGlobals:
+def with_genes(
+    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved, share: float = HALF_WAY
+) -> CountGlobals:
     """With q(b, B) as solved, and the dispersions and scales that follow."""
     return replace(
         g,
         gene_mean=solved.mean,
         gene_cov=solved.cov,
-        dispersion=dispersions(problem, g, statistics),
+        dispersion=dispersions(problem, g, statistics, share),
         levels=levels_given(problem, g, statistics),
         scales=_scales(g, statistics, solved),
     )
@@ -148,15 +153,24 @@ def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatist
 
 
 def dispersions(
-    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, prior: DispersionPrior | None = None
+    problem: CountProblem,
+    g: CountGlobals,
+    statistics: CountStatistics,
+    share: float = HALF_WAY,
+    prior: DispersionPrior | None = None,
 ) -> Tensor:
-    """Dispersions half way, on the log scale, to what the statistics say.
+    """Dispersions a share of their way, on the log scale, to what the statistics say.
 
     A gene's loadings answer its dispersion, and in full steps both swing for ever.
     """
     if not problem.likelihood.learns_dispersion:
         return g.dispersion
-    return (g.dispersion * update_dispersion(statistics, problem.n_cells, prior)).sqrt()
+    return g.dispersion * (update_dispersion(statistics, problem.n_cells, prior) / g.dispersion) ** share
+
+
+def share_in(epoch: int) -> float:
+    """The share in an epoch: half, and from the fifth less and less, for genes that swing with half steps too."""
+    return min(HALF_WAY, 2 / epoch)
 
 
 def levels_given(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Tensor | None:

@@ -16,7 +16,7 @@ from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
 from ..passes import average
 from .dispersion import DispersionPrior
-from .gene_step import cell_statistics, dispersions, solve_genes, with_genes
+from .gene_step import HALF_WAY, cell_statistics, dispersions, solve_genes, with_genes
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -32,13 +32,13 @@ ENOUGH = 0.1
 
 
 def step_of_all(
-    problem: CountProblem, g: CountGlobals, cells: Cells, batches: Minibatches
+    problem: CountProblem, g: CountGlobals, cells: Cells, batches: Minibatches, share: float = HALF_WAY
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
     """Every cell once, then the genes from all of them until none has anything to gain."""
     cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
-    g = with_genes(problem, g, statistics, solved)
-    return _settle(problem, g, cells, statistics, solved.missing, batches), cells, statistics
+    g = with_genes(problem, g, statistics, solved, share)
+    return _settle(problem, g, cells, statistics, solved.missing, batches, share), cells, statistics
 
 
 def _settle(
@@ -48,6 +48,7 @@ def _settle(
     statistics: CountStatistics,
     missing: Tensor,
     batches: Minibatches,
+    share: float,
 ) -> CountGlobals:
     """Steps of the genes that are still on their way, cells and scales held.
 
@@ -74,7 +75,7 @@ def _settle(
         dispersion = some.dispersion
         if learns:
             # of all genes, as each is shrunk towards the others
-            dispersion = dispersions(few, some, fresh, prior)
+            dispersion = dispersions(few, some, fresh, share, prior)
             # where loadings and dispersions swing against each other, the steps of both are shorter
             dispersion = some.dispersion * (dispersion / some.dispersion) ** (trust / TRUST)
         g = g.put(genes, solved.mean, solved.cov, dispersion)

@@ -245,3 +245,13 @@ def test_a_genes_loadings_and_its_dispersion_do_not_swing(seed, batch_size):
     gain = poisson["value"][-1] - poisson["rank0"]
     # as good as if it had been known that there is no dispersion
     assert other["elbo"]["value"][-1] > poisson["value"][-1] - 0.01 * gain
+
+
+def test_a_gene_that_would_swing_for_ever_comes_to_rest():
+    """Three huge counts in few cells: in half steps their dispersions and loadings answered each other without end."""
+    adata = lfm.datasets.simulate(100, 60, 2, likelihood="negative_binomial", mu=0.3)
+    values = adata.to_df().to_numpy(copy=True)
+    values[[3, 40, 77], [5, 21, 48]] += 12 + 3 * values.max()
+    adata.X = values
+    lfm.tl.fit(adata, 2, progress=False)
+    assert adata.uns["lfm"]["elbo"]["epoch"][-1] < 50

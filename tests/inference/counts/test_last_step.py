@@ -57,10 +57,10 @@ def test_a_gene_with_counts_in_few_cells_arrives(counts, dense, monkeypatch):
     """From no loadings at all, given cells that are held: what the cells do is another question."""
     odd, settle, gains = list(ODD), last_step._settle, []
 
-    def from_nothing(problem, g, cells, statistics, missing, batches):
+    def from_nothing(problem, g, cells, statistics, missing, *rest):
         g, missing = replace(g, gene_mean=g.gene_mean.clone()), missing.clone()
         g.gene_mean[odd], missing[odd] = 0, 1
-        settled = settle(problem, g, cells, statistics, missing, batches)
+        settled = settle(problem, g, cells, statistics, missing, *rest)
         gains.extend(expected_gains(counts, genes, cells, dense)[odd] for genes in (g, settled))
         return settled
 
