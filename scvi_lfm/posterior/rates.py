@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # entries worked on at a time: few enough to stay in a core's own cache, many enough to be worth an operation
-ENTRIES_PER_BLOCK = 2**18
+ENTRIES_PER_BLOCK = 2**19
 
 
 @dataclass(frozen=True)
