@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import torch
 
 from ._context import prepare_threads
+from ._settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -70,14 +71,22 @@ def workers() -> Iterator[None]:
 
 
 def with_workers(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Run a function with :func:`workers`."""
+    """Run a function with :func:`workers`, unless its `device` is a GPU, which has one stream of its own."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if _is_on_gpu(kwargs.get("device", "auto")):
+            prepare_threads()
+            return function(*args, **kwargs)
         with workers():
             return function(*args, **kwargs)
 
     return run
+
+
+def _is_on_gpu(device: object) -> bool:
+    name = settings.device if device == "auto" else device
+    return torch.cuda.is_available() if name == "auto" else str(name).startswith("cuda")
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -112,3 +112,23 @@ def test_sums_in_order_are_the_same_for_any_number_of_threads():
         sums.append(total)
     assert torch.equal(sums[0], sums[1])
     assert torch.equal(sums[0], sums[2])
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "expected"),
+    [("cpu", True, 1), ("auto", True, 2), ("auto", False, 1), ("cuda:1", True, 2), (None, True, 2), (5, False, 1)],
+)
+def test_a_gpu_has_no_workers_beside_it(monkeypatch, device, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+
+    @with_workers
+    def threads_of_an_operation(device: object = "auto") -> int:
+        return torch.get_num_threads()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = threads_of_an_operation() if device is None else threads_of_an_operation(device=device)
+    finally:
+        torch.set_num_threads(before)
+    assert found == expected
