@@ -25,6 +25,17 @@ def check_anndata(adata: object, name: str = "adata") -> None:
         raise TypeError(msg)
 
 
+def itself_or_copy(adata: AnnData, *, copy: bool) -> AnnData:
+    """The AnnData, or a copy; raise where it holds what cannot be copied."""
+    if not copy:
+        return adata
+    try:
+        return adata.copy()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        msg = f"`adata` cannot be copied ({error}). Pass copy=False, or convert what it holds, such as half precision."
+        raise ValueError(msg) from error
+
+
 def check_not_empty(adata: AnnData) -> None:
     """Raise unless there is at least one cell and one gene."""
     if 0 in adata.shape:

@@ -154,3 +154,12 @@ def test_booleans_are_zeros_and_ones(values):
         assert axes.get_legend() is None, "a gene's values are numbers"
         found.append(np.append(adata.var["lfm_b"], axes.collections[-1].get_array()))
     np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_copied_is_named_and_left_as_it_is():
+    """SciPy holds half precision that it was handed, but makes no copy of it."""
+    values = np.random.default_rng(0).random((N, M)).astype(np.float32)
+    adata = ad.AnnData(in_form(values, "half"))
+    with pytest.raises(ValueError, match=r"`adata` cannot be copied .*Pass copy=False"):
+        lfm.tl.fit(adata, 1, progress=False, copy=True)
+    assert list(adata.uns) == []

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .._keys import PARAMS
 from .._memory import naming_memory
-from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
+from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, itself_or_copy
 from ..posterior.anomalies.listing import Question, list_entries
 from ..posterior.anomalies.scan import anomaly_scan
 from ..posterior.dense_blocks import dense_blocks
@@ -161,7 +161,7 @@ def anomalies(
     params |= {"n_by_tail": found.n_by_tail, "n_by_ratio": found.n_by_ratio}
     if layer is not None:
         params["layer"] = layer
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     with all_or_nothing(adata):
         adata.obs[key_added] = cell_score.astype(np.float32)
         adata.var[key_added] = gene_score

@@ -10,7 +10,7 @@ import torch
 from .._fit_arguments import FitArguments
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import check_anndata
+from .._validate import check_anndata, itself_or_copy
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
 from ._fit_plan import plan_fit
@@ -245,7 +245,7 @@ def fit(
         warn_not_converged(result, options)
     if options.choose_rank:
         warn_at_bound(result, options)
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     seconds = time.perf_counter() - started
     record, n_factors = record_of(plan, result, seconds), n_factors_of(plan, result)
     write_fit(adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record)

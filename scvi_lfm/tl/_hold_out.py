@@ -11,7 +11,15 @@ from .._context import resolve_rng
 from .._fit_arguments import OBSERVED
 from .._keys import train_layer
 from .._settings import logger
-from .._validate import check_anndata, check_choice, check_fraction, check_key, check_not_empty, place_of
+from .._validate import (
+    check_anndata,
+    check_choice,
+    check_fraction,
+    check_key,
+    check_not_empty,
+    itself_or_copy,
+    place_of,
+)
 from ..data import read_matrix
 from ..data.checks import check_counts
 from ..data.holding_out import draw_entries, thin_molecules
@@ -151,7 +159,7 @@ def _write(adata: AnnData, key: str, container: str, values: dict[str, Any], *, 
     changed = [name for name in values if not (name in fields and _same(fields[name], values[name]))]
     ends = [name.removeprefix(key) for name in changed]
     check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends])
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     with all_or_nothing(adata):
         for name, part in values.items():
             getattr(adata, container)[name] = part

@@ -10,7 +10,7 @@ import torch
 
 from .._calls import warn_user
 from .._keys import HELD_OUT, PARAMS
-from .._validate import check_anndata, check_not_empty, check_unique
+from .._validate import check_anndata, check_not_empty, check_unique, itself_or_copy
 from ..inference import place_cells
 from ..posterior import write_fit
 from ..posterior.store.covariates import known_of_cells, n_known
@@ -149,7 +149,7 @@ def project(
     if whole.likelihood.has_levels:
         whole = whole.with_log_size(torch.zeros(adata.n_obs, dtype=torch.float64, device=stored.device))
     q = place_cells(matrix, whole.at_genes(kept), family, all_genes=len(kept) == len(known))
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     record = record_for_new_cells(reference.uns[key])
     record[PARAMS].pop(HELD_OUT, None)  # of the reference's cells
     write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._validate import check_anndata, locate
+from .._validate import check_anndata, itself_or_copy, locate
 from ..posterior.contrast import contrast_cells
 from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
@@ -81,7 +81,7 @@ def rank_cells(
     stored = open_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     score, sd, lfsr = (column for _, column in _places(key_added))
     with all_or_nothing(adata):
         adata.obs[score] = contrast.score.numpy().astype(np.float32)

@@ -12,7 +12,7 @@ import torch
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import as_list, check_anndata, near_matches, resolve_groups, resolve_mask
+from .._validate import as_list, check_anndata, itself_or_copy, near_matches, resolve_groups, resolve_mask
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
@@ -150,7 +150,7 @@ def rank_genes(
     params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
     if stored.arguments.layer is not None:
         params["layer"] = stored.arguments.layer
-    adata = adata.copy() if copy else adata
+    adata = itself_or_copy(adata, copy=copy)
     record = {PARAMS: params, **_records(names, results)}
     with all_or_nothing(adata):
         adata.uns[key_added] = record
