@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import defaultdict
 from functools import cache
 from typing import TYPE_CHECKING
@@ -192,3 +193,11 @@ def dense():
         return torch.from_numpy(unpacked(cov.values)).to(cov.values.dtype)
 
     return matrices
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Close what a test has drawn: matplotlib warns of more than twenty open figures in a process."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
