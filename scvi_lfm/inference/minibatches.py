@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,6 +31,12 @@ class Minibatches:
         n_cells = matrix.shape[0]
         self.count = -(-n_cells // batch_size)
         self._first_order = self._draw()
+
+    def of(self, matrix: CellMatrix) -> Minibatches:
+        """The same blocks of another matrix of these cells."""
+        other = copy(self)
+        other.matrix = matrix
+        return other
 
     @cached_property
     def _whole(self) -> Batch | None:

@@ -23,6 +23,7 @@ from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, population
 from ..normal.start import first_factors
+from .frequent import Rare, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
 from .last_step import step_of_all
 from .objective import EntrySample, elbo_per_entry
@@ -82,6 +83,9 @@ class CountEngine(Engine["State"]):
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
+        # those of all genes, for the margins and the last step
+        self._everything = problem, matrix, self._batches
+        self._share, self._beside, self._rare = 1.0, 0.0, None
 
     def _noise(self, state: State) -> None:
         """None: a rate has a noise of its own."""
@@ -91,7 +95,7 @@ class CountEngine(Engine["State"]):
         problem, options, some = self._problem, self._options, self._some
         rng = np.random.default_rng(options.seed)
         those = self._matrix.at_cells(some)
-        self._sample = EntrySample.draw(those, options.device, rng)
+        self._whole_sample = self._sample = EntrySample.draw(those, options.device, rng)
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
@@ -102,6 +106,18 @@ class CountEngine(Engine["State"]):
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
         rank0 = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
         n, r = problem.n_cells, options.n_factors
+        frequent = frequent_genes(those) if r and self._may_leave_out() else None
+        if frequent is not None:
+            self._rare = Rare.of(frequent, g, self._matrix)
+            g = g.at(self._rare.others)
+            self._matrix, those = self._matrix.at_genes(frequent), those.at_genes(frequent)
+            self._batches = self._batches.of(self._matrix)
+            self._problem = problem = replace(problem, n_genes=len(frequent))
+            self._sample = EntrySample.draw(those, options.device, rng)
+            self._share = len(frequent) / self._everything[0].n_genes
+            own = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
+            self._beside = rank0 - self._share * own
+            blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
         if r:
             if not problem.likelihood.has_rate:
@@ -175,11 +191,16 @@ class CountEngine(Engine["State"]):
         q = self._posterior(state.globals, state.cells, state.statistics.xx)
         return score_held_out(q, self._matrix.held_out)
 
+    def _may_leave_out(self) -> bool:
+        return self._matrix.observed is None and self._problem.likelihood.has_rate
+
     def _elbo(self, state: State) -> float:
+        """The ELBO per entry; rare genes add what they had without factors."""
         g = state.globals
-        return elbo_per_entry(
+        own = elbo_per_entry(
             self._problem, g, self._some_cells(state), (g.cell_prior, g.gene_prior), self._sample, self._options.seed
         )
+        return self._share * own + self._beside
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
@@ -213,9 +234,13 @@ class CountEngine(Engine["State"]):
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
-        options = self._options
+        options, g = self._options, state.globals
+        if self._rare is not None:
+            g = self._rare.joined(self._problem, g, state.cells, state.statistics)
+            self._problem, self._matrix, self._batches = self._everything
+            self._sample = self._whole_sample
         g, cells, statistics = step_of_all(
-            self._problem, state.globals, state.cells, self._batches, share_in(trace.epochs + 1)
+            self._problem, g, state.cells, self._batches, share_in(trace.epochs + 1)
         )
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()

@@ -67,7 +67,7 @@ def _settle(
         # what is left of the last selection, so that later steps do not read all of the data again
         matrix = matrix.at_genes(open_.cpu().numpy())
         few, some = replace(problem, n_genes=len(genes)), g.at(genes)
-        fresh = _statistics(few, some, cells, matrix)
+        fresh = statistics_of_all(few, some, cells, matrix)
         solved = solve_genes(few, some, fresh)
         missing = solved.missing
         trust = shortened(trust, missing, before)
@@ -82,7 +82,7 @@ def _settle(
     return g
 
 
-def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
+def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
 
