@@ -234,14 +234,12 @@ class CountEngine(Engine["State"]):
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
-        options, g = self._options, state.globals
+        options, share, g = self._options, share_in(trace.epochs + 1), state.globals
         if self._rare is not None:
-            g = self._rare.joined(self._problem, g, state.cells, state.statistics)
+            g, _ = self._rare.joined(self._problem, g, state.cells, state.statistics, share)
             self._problem, self._matrix, self._batches = self._everything
             self._sample = self._whole_sample
-        g, cells, statistics = step_of_all(
-            self._problem, g, state.cells, self._batches, share_in(trace.epochs + 1)
-        )
+        g, cells, statistics = step_of_all(self._problem, g, state.cells, self._batches, share)
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))

@@ -15,8 +15,12 @@ import torch
 from ...linalg.packed import diagonal, pack, unpack
 from .dispersion import DispersionPrior
 from .gene_step import dispersions, solve_genes
-from .last_step import statistics_of_all
+from .last_step import settle, statistics_of_all
 from .start import START_VAR
+
+from ...data import CellMatrix
+from ...model.likelihoods import LIKELIHOODS
+from .groups import Groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
 SHARE, LEAST = 0.9, 2000
 # steps of the rare genes from their margins; the last step on all genes follows
 STEPS = 1
+SETTLE = False
 
 
 def frequent_genes(matrix: CellMatrix) -> np.ndarray | None:
@@ -57,21 +62,34 @@ class Rare:
         return cls(rare, torch.from_numpy(frequent).to(device), margins.at(rare), matrix.at_genes(is_rare))
 
     def joined(
-        self, problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics
-    ) -> CountGlobals:
-        """All genes: the frequent ones as they are, the rare ones after a step from their margins."""
+        self, problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, share: float
+    ) -> tuple[CountGlobals, CountStatistics]:
+        """All genes: the frequent ones as they are, the rare ones after steps from their margins."""
+        learns = problem.likelihood.learns_dispersion
+        prior = DispersionPrior.learned(statistics, problem.n_cells) if learns else None
         some = self._beside(g)
-        prior = DispersionPrior.learned(statistics, problem.n_cells) if problem.likelihood.learns_dispersion else None
+        if prior is not None:
+            print("disp start",float(some.dispersion[0]), float(prior.centre.exp()))
+            some = replace(some, dispersion=prior.centre.exp().to(some.dispersion).expand(len(self.genes)))
+        # groups of cells are counted as if each were one
+        groups = Groups.of(cells)
+        few = replace(problem, n_genes=len(self.genes), n_cells=groups.count)
+        some0 = replace(some, dispersion=some.dispersion * groups.count / problem.n_cells)
+        matrix = CellMatrix.of(groups.sums(self.matrix))
+        every = statistics_of_all(few, some0, groups.cells, matrix)
+        solved = solve_genes(few, some0, every)
+        some2 = replace(some0, gene_mean=solved.within(some.gene_mean).mean, gene_cov=solved.cov)
+        some2 = settle(few, some2, groups.cells, every, torch.full_like(solved.missing,torch.inf), matrix, 0.0)
+        some = replace(some2, dispersion=some.dispersion)
         few = replace(problem, n_genes=len(self.genes))
-        for _ in range(STEPS):
+        if SETTLE:
             fresh = statistics_of_all(few, some, cells, self.matrix)
             solved = solve_genes(few, some, fresh)
-            some = replace(
-                some,
-                gene_mean=solved.mean,
-                gene_cov=solved.cov,
-                dispersion=dispersions(few, some, fresh, 1.0, prior),
-            )
+            new = dispersions(few, some, fresh, 1.0, prior)
+            some = replace(some, gene_mean=solved.mean, gene_cov=solved.cov, dispersion=new)
+            print('disp', some.dispersion.log().quantile(torch.tensor([.1,.5,.9])))
+            some = settle(few, some, cells, fresh, solved.missing, self.matrix, share, prior)
+            statistics = replace(statistics, weighted=self._together(statistics.weighted, fresh.weighted))
         shift = some.mu - g.mu
         everything = replace(
             some,
@@ -79,7 +97,7 @@ class Rare:
             gene_cov=self._together(g.gene_cov, some.gene_cov),
             dispersion=self._together(g.dispersion, some.dispersion),
         )
-        return everything.with_scales_learned(statistics.xx[1, 1])
+        return everything.with_scales_learned(statistics.xx[1, 1]), statistics
 
     def _beside(self, g: CountGlobals) -> CountGlobals:
         """The rare genes without factors, mu and the scale of b at their best for all genes."""

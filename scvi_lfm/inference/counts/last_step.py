@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 50
 # nats per gene: a step that was expected to gain less was the last
-ENOUGH = 0.1
+ENOUGH = 0.5
 
 
 def step_of_all(
@@ -38,17 +38,18 @@ def step_of_all(
     cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved, share)
-    return _settle(problem, g, cells, statistics, solved.missing, batches, share), cells, statistics
+    return settle(problem, g, cells, statistics, solved.missing, batches.matrix, share), cells, statistics
 
 
-def _settle(
+def settle(
     problem: CountProblem,
     g: CountGlobals,
     cells: Cells,
     statistics: CountStatistics,
     missing: Tensor,
-    batches: Minibatches,
+    matrix: CellMatrix,
     share: float,
+    prior: DispersionPrior | None = None,
 ) -> CountGlobals:
     """Steps of the genes that are still on their way, cells and scales held.
 
@@ -56,8 +57,9 @@ def _settle(
     """
     learns = problem.likelihood.learns_dispersion
     # a few genes tell little of all
-    prior = DispersionPrior.learned(statistics, problem.n_cells) if learns else None
-    genes, matrix = torch.arange(problem.n_genes, device=missing.device), batches.matrix
+    if prior is None and learns:
+        prior = DispersionPrior.learned(statistics, problem.n_cells)
+    genes = torch.arange(problem.n_genes, device=missing.device)
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
         open_ = missing > ENOUGH
