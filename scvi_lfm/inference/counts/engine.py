@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
+    from ..minibatches import Minibatches
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
@@ -65,6 +66,15 @@ class State:
     steps: int
 
 
+@dataclass(frozen=True)
+class Part:
+    """Genes of a fit, all or some, with all cells."""
+
+    problem: CountProblem
+    matrix: CellMatrix
+    batches: Minibatches
+
+
 class CountEngine(Engine["State"]):
     """Fisher weights for counts: an epoch of stochastic steps, then sweeps; the gauge is moved once an epoch."""
 
@@ -83,9 +93,10 @@ class CountEngine(Engine["State"]):
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
-        # those of all genes, for the margins and the last step
-        self._everything = problem, matrix, self._batches
-        self._share, self._beside, self._rare = 1.0, 0.0, None
+        self._whole = Part(problem, matrix, self._batches)
+        # epochs see all genes, unless most are rare: these add what they have without factors to the ELBO
+        self._rare: Rare | None = None
+        self._share, self._without_factors = 1.0, 0.0
 
     def _noise(self, state: State) -> None:
         """None: a rate has a noise of its own."""
@@ -95,7 +106,7 @@ class CountEngine(Engine["State"]):
         problem, options, some = self._problem, self._options, self._some
         rng = np.random.default_rng(options.seed)
         those = self._matrix.at_cells(some)
-        self._whole_sample = self._sample = EntrySample.draw(those, options.device, rng)
+        self._sample = self._whole_sample = EntrySample.draw(those, options.device, rng)
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
@@ -104,19 +115,13 @@ class CountEngine(Engine["State"]):
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
-        rank0 = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
+        rank0 = self._elbo_of(g, activity)
         n, r = problem.n_cells, options.n_factors
-        frequent = frequent_genes(those) if r and self._may_leave_out() else None
-        if frequent is not None:
-            self._rare = Rare.of(frequent, g, self._matrix)
-            g = g.at(self._rare.others)
-            self._matrix, those = self._matrix.at_genes(frequent), those.at_genes(frequent)
-            self._batches = self._batches.of(self._matrix)
-            self._problem = problem = replace(problem, n_genes=len(frequent))
-            self._sample = EntrySample.draw(those, options.device, rng)
-            self._share = len(frequent) / self._everything[0].n_genes
-            own = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
-            self._beside = rank0 - self._share * own
+        frequent = None if r == 0 or self._matrix.observed is not None else frequent_genes(those)
+        if frequent is not None and problem.likelihood.has_rate:
+            g = self._without_rare(frequent, g)
+            problem, those = self._problem, those.at_genes(frequent)
+            self._without_factors = rank0 - self._elbo_of(g, activity)
             blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
         if r:
@@ -139,6 +144,17 @@ class CountEngine(Engine["State"]):
         where = torch.from_numpy(some).to(mean.device)
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
+
+    def _without_rare(self, frequent: np.ndarray, margins: CountGlobals) -> CountGlobals:
+        """The margins of the frequent genes, which are all that epochs see from now on."""
+        n_genes = self._problem.n_genes
+        self._rare = Rare.of(frequent, margins, self._matrix)
+        self._problem = replace(self._problem, n_genes=len(frequent))
+        self._matrix = self._matrix.at_genes(frequent)
+        self._batches = self._batches.of(self._matrix)
+        self._sample = self._sample.at_genes(self._rare.others, n_genes)
+        self._share = len(frequent) / n_genes
+        return margins.at(self._rare.others)
 
     def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
@@ -191,16 +207,13 @@ class CountEngine(Engine["State"]):
         q = self._posterior(state.globals, state.cells, state.statistics.xx)
         return score_held_out(q, self._matrix.held_out)
 
-    def _may_leave_out(self) -> bool:
-        return self._matrix.observed is None and self._problem.likelihood.has_rate
-
     def _elbo(self, state: State) -> float:
-        """The ELBO per entry; rare genes add what they had without factors."""
-        g = state.globals
-        own = elbo_per_entry(
-            self._problem, g, self._some_cells(state), (g.cell_prior, g.gene_prior), self._sample, self._options.seed
-        )
-        return self._share * own + self._beside
+        return self._elbo_of(state.globals, self._some_cells(state))
+
+    def _elbo_of(self, g: CountGlobals, cells: Cells) -> float:
+        priors = g.cell_prior, g.gene_prior
+        own = elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
+        return self._share * own + self._without_factors
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
@@ -234,15 +247,13 @@ class CountEngine(Engine["State"]):
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
-        options, share, g = self._options, share_in(trace.epochs + 1), state.globals
+        options, g, whole = self._options, state.globals, self._whole
         if self._rare is not None:
-            g, _ = self._rare.joined(self._problem, g, state.cells, state.statistics, share)
-            self._problem, self._matrix, self._batches = self._everything
-            self._sample = self._whole_sample
-        g, cells, statistics = step_of_all(self._problem, g, state.cells, self._batches, share)
+            g = self._rare.joined(self._problem, g, state.cells, state.statistics)
+        g, cells, statistics = step_of_all(whole.problem, g, state.cells, whole.batches, share_in(trace.epochs + 1))
         state = _drop_unused(State(g, statistics, cells, state.steps))
         q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
-        q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
+        q = project_counts(whole.matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         return trace.result(q, self._stored_elbo(q), q.factor_shares)
 
     def _posterior(self, g: CountGlobals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
@@ -270,7 +281,7 @@ class CountEngine(Engine["State"]):
         dispersion, levels = q.noise.dispersion.float(), q.noise.levels
         g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), dispersion, levels)
         priors = q.cell_prior.given_known(q.n_known), q.gene_prior
-        return elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
+        return elbo_per_entry(self._whole.problem, g, cells, priors, self._whole_sample, self._options.seed)
 
 
 def _drop_unused(state: State) -> State:

@@ -38,27 +38,25 @@ def step_of_all(
     cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved, share)
-    return settle(problem, g, cells, statistics, solved.missing, batches.matrix, share), cells, statistics
+    # a few genes tell little of all
+    prior = DispersionPrior.learned(statistics, problem.n_cells) if problem.likelihood.learns_dispersion else None
+    return settle(problem, g, cells, solved.missing, batches.matrix, prior, share), cells, statistics
 
 
 def settle(
     problem: CountProblem,
     g: CountGlobals,
     cells: Cells,
-    statistics: CountStatistics,
     missing: Tensor,
     matrix: CellMatrix,
-    share: float,
     prior: DispersionPrior | None = None,
+    share: float = HALF_WAY,
 ) -> CountGlobals:
-    """Steps of the genes that are still on their way, cells and scales held.
+    """Steps of the genes that are still on their way, as `missing` (m,) nats tell, cells and scales held.
 
-    Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
+    So are dispersions without a prior. Where steps do not bring a gene closer they swing around its optimum, and are
+    made shorter.
     """
-    learns = problem.likelihood.learns_dispersion
-    # a few genes tell little of all
-    if prior is None and learns:
-        prior = DispersionPrior.learned(statistics, problem.n_cells)
     genes = torch.arange(problem.n_genes, device=missing.device)
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
@@ -75,7 +73,7 @@ def settle(
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
         dispersion = some.dispersion
-        if learns:
+        if prior is not None:
             # of all genes, as each is shrunk towards the others
             dispersion = dispersions(few, some, fresh, share, prior)
             # where loadings and dispersions swing against each other, the steps of both are shorter
