@@ -96,6 +96,7 @@ class Checkpoint:
     def __init__(self, path: Path, mark: dict[str, str], max_epochs: int, device: torch.device) -> None:
         self._path, self._mark, self._max_epochs, self._device = path, mark, max_epochs, device
         self._make: Callable[[], Course] | None = None
+        self._on_disk: Course | None = None
         self._due = time.monotonic() + EVERY
 
     def __enter__(self) -> Self:
@@ -143,6 +144,7 @@ class Checkpoint:
                 f"{self._max_epochs}. Pass max_epochs={begun} or more, or another path; to begin anew, delete the file."
             )
             raise ValueError(msg)
+        self._on_disk = course
         logger.info("going on from checkpoint %r, after %d epoch(s)", str(self._path), course.epochs)
         return course
 
@@ -169,9 +171,12 @@ class Checkpoint:
         return course
 
     def _write(self, course: Course) -> None:
+        if course is self._on_disk:
+            return
         begun = time.monotonic()
         try:
             write_file(self._path, self._mark, course)
+            self._on_disk = course
         except OSError as error:
             # a fit is worth more than its checkpoint
             warn_user(f"The checkpoint {str(self._path)!r} could not be written ({error}); the fit goes on without.")

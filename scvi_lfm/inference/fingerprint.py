@@ -39,7 +39,7 @@ def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
         "levels": str(options.levels),
         "values": _digest_of_values(matrix),
         "observed": "all" if matrix.observed is None else _digest_of_pattern(matrix.observed.pattern),
-        "held_out": _digest(*vars(matrix.held_out).values()) if matrix.held_out is not None else "none",
+        "held_out": "none" if matrix.held_out is None else _digest(*vars(matrix.held_out).values()),
         "covariates": _digest(matrix.covariates),
     }
     # where a number of factors is chosen, it says when they are first dropped
@@ -72,9 +72,8 @@ def _digest_of_pattern(pattern: sp.csr_array) -> str:
 
 def _digest(*arrays: np.ndarray | None) -> str:
     """A few letters that differ where arrays do."""
-    if arrays == (None,):
-        return "none"
+    given = [array for array in arrays if array is not None]
     found = hashlib.sha256()
-    for array in arrays:
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()[:12]
+    for array in given:
+        found.update(array.tobytes())
+    return found.hexdigest()[:12] if given else "none"
