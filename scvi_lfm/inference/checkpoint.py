@@ -210,7 +210,7 @@ def read_file(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
         It is none of ours, or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             header = json.loads(file[HEADER].tobytes())
             arrays = [file[str(i)] for i in range(header["n_arrays"])]
         known = header["what"] == WHAT and isinstance(header["fingerprint"], dict)
