@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 import scvi_lfm as lfm
 from scvi_lfm.inference import checkpoint
+from scvi_lfm.inference.counts.state import Cells
 
 pytestmark = pytest.mark.filterwarnings("ignore:The fit did not converge", "ignore:The ELBO still rises")
 N, M = 90, 40
@@ -198,6 +199,8 @@ def lines_run(call, line: int | None = None) -> int:
     return lines
 
 
+# a fit that is traced takes a second or two
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal in batches", "stored in batches", "counts in batches", "counts, auto"])
 def test_ctrl_c_at_any_line_keeps_a_state_that_is_whole(name, tmp_path):
     """Cells of counts are written in place; and the clock has not asked for a single write."""
@@ -265,6 +268,29 @@ def test_a_checkpoint_of_another_fit_is_refused(what, tmp_path):
     assert stored(adata).keys() == kept.keys()
 
 
+def test_ctrl_c_between_two_writes_of_cells(monkeypatch, tmp_path):
+    """Of counts, which are written in place: here the covariances have not followed the means yet."""
+    case, path = CASES["counts in batches"], tmp_path / "fit"
+    whole, adata = case.data(), case.data()
+    case.fit(whole)
+    real, calls = Cells.put, 0
+
+    def put(cells, index, new):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            cells.mean[index] = new.mean
+            raise KeyboardInterrupt
+        return real(cells, index, new)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as interrupted:
+        patch.setattr(Cells, "put", put)
+        case.fit(adata, checkpoint=path)
+    assert "fit again with the same data and arguments" in interrupted.value.__notes__[0]
+    case.fit(adata, checkpoint=path)
+    assert_same(whole, adata)
+
+
 @pytest.mark.parametrize("change", ["one value", "two genes", "two cells"])
 def test_a_checkpoint_of_other_values_is_refused(change, tmp_path):
     case, path = CASES["normal in batches"], tmp_path / "fit"
@@ -317,11 +343,13 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     changed = 0
     for name, content in files.items():
         path.write_bytes(content)
-        again = case.data()
+        again, refused = case.data(), ""
         try:
             case.fit(again, checkpoint=path)
         except ValueError as error:
-            assert "Delete it" in str(error) or "delete it" in str(error) or "delete the file" in str(error), name
+            refused = str(error)
+        if refused:
+            assert "delete " in refused, name
             assert stored(again) == {}
             assert path.read_bytes() == content
         else:  # a byte that no one reads, such as one of a date
@@ -382,6 +410,7 @@ PROGRAM = """
 import sys, time
 import scvi_lfm as lfm
 from scvi_lfm.inference import checkpoint
+from scvi_lfm.inference.counts.state import Cells
 checkpoint.EVERY = 0.0
 adata = lfm.datasets.simulate(1200, 300, 3, likelihood="negative_binomial", mu=0.5)
 print("begun", flush=True)
