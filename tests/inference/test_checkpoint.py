@@ -283,8 +283,8 @@ def test_ctrl_c_between_two_writes_of_cells(monkeypatch, tmp_path):
             raise KeyboardInterrupt
         return real(cells, index, new)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as interrupted:
-        patch.setattr(Cells, "put", put)
+    monkeypatch.setattr(Cells, "put", put)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
         case.fit(adata, checkpoint=path)
     assert "fit again with the same data and arguments" in interrupted.value.__notes__[0]
     case.fit(adata, checkpoint=path)
