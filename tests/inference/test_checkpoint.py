@@ -217,7 +217,7 @@ def test_ctrl_c_at_any_line_keeps_a_state_that_is_whole(name, tmp_path):
             assert (f"fit again with the same data and arguments, checkpoint={str(path)!r}" in notes) == path.exists()
         case.fit(adata, checkpoint=path)
         assert_same(whole, adata)
-    assert interrupted >= 8
+    assert interrupted >= 3  # the lines before the first epoch are many
 
 
 def test_a_fit_that_is_done_ends_at_once_and_goes_on_with_more_epochs(tmp_path, monkeypatch):
