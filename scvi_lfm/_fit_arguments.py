@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
     import scipy.sparse as sp
@@ -103,6 +104,13 @@ class FitArguments:
     )
     tol: float = _given(0.005, positive=True, help="share of the gain that may be missing at the end")
     device: str = _given(AUTO, help="'auto', 'cpu', 'cuda' or 'cuda:1'")
+    checkpoint: str | PathLike[str] | None = _given(
+        None,
+        stored="",
+        only=("engine", ("natural_gradient",)),
+        help="file to keep the state of the fit in, from which the same command goes on",
+        metavar="FILE",
+    )
     rng: int | np.random.Generator = _given(
         0, stored="seed", help="seed of all random numbers", option="seed", metavar="N"
     )

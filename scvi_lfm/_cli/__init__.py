@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         say("interrupted" if number == signal.SIGINT else "terminated")
+        for note in getattr(error, "__notes__", ()):
+            say(note)
         return 128 + number
     except (*_MISTAKES, MemoryError, OSError) as error:
         if show_traceback:

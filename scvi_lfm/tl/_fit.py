@@ -20,6 +20,7 @@ from ._tool import tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
     import scipy.sparse as sp
@@ -50,6 +51,7 @@ def fit(
     max_epochs: int | None = None,
     tol: float = 0.005,
     device: str = "auto",
+    checkpoint: str | PathLike[str] | None = None,
     rng: int | np.random.Generator = 0,
     progress: bool = True,
     key_added: str = "lfm",
@@ -139,6 +141,12 @@ def fit(
         Stop when the share of the factors' gain in ELBO that is estimated to be missing falls below `tol`.
     device
         `"auto"` (`settings.device`), `"cpu"`, or a CUDA device such as `"cuda"`.
+    checkpoint
+        File that keeps the state of the fit, written anew every minute or more of work and at Ctrl-C, and never left
+        half written. A fit that was stopped, by whatever, and is called again with the same data and arguments goes on
+        from it and ends with the same bits. It stays when the fit is done: called again, the fit ends at once, or goes
+        on if `max_epochs` is larger (not with `n_factors="auto"`). It is of one fit alone; other data or arguments are
+        refused, and who wants to begin anew deletes it. With `engine="natural_gradient"` only.
     rng
         Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
     progress

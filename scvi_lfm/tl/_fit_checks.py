@@ -48,13 +48,12 @@ def _checked(name: str, value: Any, known: Argument) -> Any:
 
 
 def check_engine_options(given: FitArguments) -> None:
-    """Raise unless the options of the Pyro engine fit it, and come with it."""
+    """Raise unless options of one engine come with it, and a guide is one."""
     for name, known in ARGUMENTS.items():
         of_engine = known.only is not None and known.only[0] == "engine"
         if of_engine and not known.belongs(given) and getattr(given, name) is not None:
-            msg = (
-                f"`{name}` belongs to engine='pyro', and engine is {given.engine!r}. Leave it out, or pass the engine."
-            )
+            engine = known.only[1][0] if known.only else ""
+            msg = f"`{name}` belongs to {engine=}, and engine is {given.engine!r}. Leave it out, or pass the engine."
             raise ValueError(msg)
     if given.guide is not None and not callable(given.guide):
         check_choice("guide", given.guide, GUIDES)

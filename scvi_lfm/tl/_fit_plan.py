@@ -18,6 +18,7 @@ from ..inference import FitOptions
 from ..model import likelihoods
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
+from ._fit_checkpoint import check_checkpoint
 from ._fit_checks import (
     LEARNING_RATE,
     check_auto,
@@ -155,6 +156,7 @@ def _check_data(
 def _check_together(given: FitArguments) -> dict[str, object]:
     """Raise unless the arguments, each valid by itself, go together; the prior scales that are fixed."""
     check_engine_options(given)
+    check_checkpoint(given.checkpoint)
     if given.n_factors == AUTO:
         check_auto(given.engine, given.prior_scales if isinstance(given.prior_scales, dict) else {})
     elif given.engine == "pyro":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
+from ..course import WHOLE, Pass, Place
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, population
@@ -33,6 +34,8 @@ from .state import Cells, CountGlobals, CountProblem, CountStatistics
 from .sweep import sweep, visit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ...data import Batch, CellMatrix, HeldOut
@@ -83,6 +86,12 @@ class CountEngine(Engine["State"]):
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
 
+    @cached_property
+    def _sample(self) -> EntrySample:
+        """Entries to measure the ELBO in, from the cells that a fit starts from."""
+        rng = np.random.default_rng(self._options.seed)
+        return EntrySample.draw(self._matrix.at_cells(self._some), self._options.device, rng)
+
     def _noise(self, state: State) -> None:
         """None: a rate has a noise of its own."""
 
@@ -124,15 +133,19 @@ class CountEngine(Engine["State"]):
         cells = Cells(mean, cov, self._log_size).put(where, begun)
         return State(g, statistics, cells, 1), rank0
 
-    def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
+    def epoch(
+        self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
+    ) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem = self._problem
         if number > 1:
-            state = self._sweep(state, number, bar)
+            state = self._sweep(state, number, bar, pass_)
         else:
-            for rows, batch in self._batches.numbered_epoch():
-                state = self._visit(state, rows, batch, number)
+            at = Place(state, pass_.n_seen)
+            for rows, batch in self._batches.numbered_epoch(pass_.n_seen):
+                at = pass_.keep(self._visit(at, rows, batch, number))
                 bar.update()
+            state = at.state
         g = state.globals
         move, scales = self._best_move(g, state.statistics.xx)
         state = replace(
@@ -143,11 +156,12 @@ class CountEngine(Engine["State"]):
         )
         return state, [self._elbo(state)]
 
-    def _sweep(self, state: State, number: int, bar: Progress) -> State:
+    def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
-        cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar)
+        of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
+        cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar, of_cells)
         return replace(
             state,
             globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
@@ -155,14 +169,20 @@ class CountEngine(Engine["State"]):
             cells=cells,
         )
 
-    def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
-        """A stochastic step."""
-        problem, g, alone = self._problem, state.globals, self.n_batches == 1
+    def _visit(self, at: Place[State], rows: Tensor, batch: Batch, number: int) -> Callable[[], Place[State]]:
+        """A stochastic step: what makes the place after it."""
+        problem, state, alone = self._problem, at.state, self.n_batches == 1
+        g = state.globals
         features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
         every = 1 if alone else DISPERSION_EVERY
         cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, number), every)
         statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
-        return State(gene_step(problem, g, statistics), statistics, state.cells.put(rows, cells), state.steps + 1)
+        g = gene_step(problem, g, statistics)
+
+        def after() -> Place[State]:
+            return Place(State(g, statistics, state.cells.put(rows, cells), state.steps + 1), at.n_seen + 1)
+
+        return after
 
     def _n_steps(self, state: State, number: int) -> int:
         cold = number == 1 and len(self._some) < self._problem.n_cells
