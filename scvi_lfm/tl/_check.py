@@ -41,9 +41,9 @@ class CheckReport:
     histogram
         Share of transforms in each of 20 equal bins, a row for each stratum of `calibration`, (strata, 20).
     convergence
-        A row for each fit, the checked one first: `fit`, `seed`, `batch_size`, `elbo` per entry, `gap` (what it lies
-        below the best, as a share of what factors gain) and `eta_difference` (root mean square difference of eta
-        from the checked fit, in posterior standard deviations).
+        A row for each fit, the checked one and the other: `fit`, `seed`, `batch_size`, `elbo` per entry, `gap` (what
+        it lies below the best, as a share of what factors gain) and `eta_difference` (root mean square difference of
+        eta from the checked fit, in posterior standard deviations).
     leftover
         Largest eigenvalue of the correlations between residuals of the 1,000 most abundant genes, over what noise
         alone gives: well above 1, cells share structure that the fit has not seen.
@@ -84,9 +84,10 @@ def check(
     there. Dispersions can make up for missing factors, so residuals are also asked whether they go together between
     genes.
 
-    Convergence: the fit is repeated with another seed and with batches of half the size, and the three are compared.
-    A fit stops by its own estimate of what is missing, which cannot see gains that come slowly; where another fit ends
-    higher by more than that, the comparison is the figure to go by, and the summary says so.
+    Convergence: the fit is repeated from another seed, for counts with batches of half the size and for the Normal
+    with a smaller tolerance, in at most a quarter more epochs, and the two are compared. A fit stops by its own
+    estimate of what is missing, which cannot see gains that come slowly; where the other ends higher by more than that,
+    the comparison is the figure to go by, and the summary says so.
 
     Parameters
     ----------
@@ -95,7 +96,7 @@ def check(
     layer
         Layer to read; None means the one that the fit read.
     refit
-        Repeat the fit, at its price each time. False leaves out what needs it.
+        Repeat the fit, at its price. False leaves out what needs it.
     device
         As in :func:`scvi_lfm.tl.fit`.
     rng
@@ -118,7 +119,10 @@ def check(
 
     Notes
     -----
-    Calibration reads the values once, besides the reading that checks them; each refit reads them as a fit does.
+    Where there are many cells, calibration looks at some of them at random that stand for all: as many as have 8.4
+    million entries, but at least 256, for the transforms (`n` of the report counts their entries), and at most 4,096
+    for what is left over. Their transforms are compared with bounds far wider than such a sample is uncertain. Values
+    are read where they lie, by the refit as by a fit, and never copied.
 
     References
     ----------

@@ -80,8 +80,9 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         "device": stored.device,
         "progress": False,
     }
+    known = given.named([each.name for each in fields(FitOptions)])
     return FitOptions(
-        **given.named([each.name for each in fields(FitOptions)]) | own,
+        **{name: value for name, value in known.items() if value is not None} | own,
         dtype=torch.float32,
         seed=int(resolve_rng(seed).integers(2**31)),  # as the fit makes it of `rng`
         log_size=size_factors,
