@@ -65,18 +65,15 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
     That is batches of half the size; for the Normal, whose small batches settle late, a smaller tolerance.
     """
     given, noise = stored.arguments, stored.posterior.noise
-    n_cells, n_factors = matrix.shape[0], int(given.n_factors)
+    n_factors, likelihood = int(given.n_factors), stored.posterior.likelihood
     check_shape(n_factors, *matrix.shape)
-    count, linear = -(-n_cells // cast("int", given.batch_size)), stored.posterior.likelihood.linear
-    # twice the batches, where each still holds as many cells as there are factors
-    count = count if linear else max(1, min(2 * count, n_cells // max(n_factors, 2)))
-    size_factors = noise.offset(slice(None)).cpu().numpy() if stored.posterior.likelihood.has_rate else None
+    size = min(cast("int", given.batch_size), matrix.shape[0])
     own = {
         "n_factors": n_factors,
         "prior_scales": check_prior_scales(given.prior_scales, n_factors),
-        "batch_size": -(-n_cells // count),
+        "batch_size": size if likelihood.linear else _half(size, matrix.shape[0], n_factors),
         "max_epochs": min(cast("int", given.max_epochs), math.ceil(LONGER * epochs)),
-        "tol": given.tol / CLOSER if linear else given.tol,
+        "tol": given.tol / CLOSER if likelihood.linear else given.tol,
         "device": stored.device,
         "progress": False,
     }
@@ -85,9 +82,14 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         **{name: value for name, value in known.items() if value is not None} | own,
         dtype=torch.float32,
         seed=int(resolve_rng(seed).integers(2**31)),  # as the fit makes it of `rng`
-        log_size=size_factors,
+        log_size=noise.offset(slice(None)).cpu().numpy() if likelihood.has_rate else None,
         levels=_extremes(noise),
     )
+
+
+def _half(size: int, n_cells: int, n_factors: int) -> int:
+    """Cells in each of twice the batches, if that is as many as there are factors."""
+    return -(-n_cells // max(1, min(2 * -(-n_cells // size), n_cells // max(n_factors, 2))))
 
 
 def _extremes(noise: NormalNoise | CountNoise) -> tuple[float, float] | None:
