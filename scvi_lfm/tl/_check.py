@@ -119,10 +119,10 @@ def check(
 
     Notes
     -----
-    Where there are many cells, calibration looks at some of them at random that stand for all: as many as have 8.4
-    million entries, but at least 256, for the transforms (`n` of the report counts their entries), and at most 4,096
-    for what is left over. Their transforms are compared with bounds far wider than such a sample is uncertain. Values
-    are read where they lie, by the refit as by a fit, and never copied.
+    Where there are many cells, calibration looks at some of them at random that stand for all: as many as have a
+    million entries, but at least 500, for the transforms (`n` of the report counts their entries), and at most 4,096
+    for what is left over. The bounds that they are held to are far wider than such a sample is uncertain. The refit
+    reads the values where they lie, as a fit does.
 
     References
     ----------

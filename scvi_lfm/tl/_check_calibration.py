@@ -38,7 +38,7 @@ N_STRATA, N_DEPTHS = 5, 4
 
 
 # at the most, entries whose transforms are counted, but no fewer cells than so many
-MOST_ENTRIES, LEAST_CELLS = 2**23, 256
+MOST_ENTRIES, LEAST_CELLS = 2**20, 500
 # at the most, cells whose residuals are correlated, and entries of theirs that are held
 MOST_CELLS, MOST_HELD = 4096, 2**26
 

@@ -16,10 +16,11 @@ FITS = [("normal", {}), ("normal", {"noise": "cell_gene"}), ("negative_binomial"
 
 
 def test_how_many_cells_are_looked_at():
-    assert how_many_cells(1_200, 2_000) == (1_200, 1_200)
-    assert how_many_cells(50_000, 15_000) == (2**23 // 15_000, 4_096)
-    # many genes: no fewer than 256, as long as there are so many
-    assert how_many_cells(50_000, 500_000) == (256, 256)
+    assert how_many_cells(1_200, 2_000) == (2**20 // 2_000, 1_200)
+    assert how_many_cells(1_200, 800) == (1_200, 1_200)
+    assert how_many_cells(50_000, 15_000) == (500, 4_096)
+    # many genes: no fewer than 500, as long as there are so many
+    assert how_many_cells(50_000, 500_000) == (500, 500)
     assert how_many_cells(100, 500_000) == (100, 100)
 
 
