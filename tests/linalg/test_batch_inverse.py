@@ -67,6 +67,6 @@ def test_blocks_are_all_rows_once(monkeypatch):
     monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 1000)
     monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 3)
     for k, size in ((10, 10), (100, 3)):
-        found = list(blocks(25, k))
+        found = list(blocks(25, k, torch.device("cpu")))
         assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))
         assert found[0].stop == size
