@@ -7,6 +7,7 @@ package that asked for it. What reads values gets made-up ones: True, ones, ever
 
 from __future__ import annotations
 
+import functools
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,9 @@ class _Shapes(TorchDispatchMode):
         if packet in _READS:
             self._watch.note("read", tuple(tensors[0].shape))
             return _READS[packet](*args, **kwargs)
+        plain = all(part.dtype.is_floating_point and part.layout == torch.strided for part in tensors)
+        if packet in _POINTWISE and plain and not kwargs.keys() - {"alpha", "value"} and isinstance(args[0], torch.Tensor):
+            return _pointwise(args[0], tensors, in_place=packet.__name__.endswith("_"), tells=packet in _COMPARES)
         if packet in _MISSING and any(part.layout != torch.strided for part in tensors):
             return _MISSING[packet](*args, **kwargs)
         return function(*args, **kwargs)
@@ -182,6 +186,21 @@ def _all_different(of: torch.Tensor, *_: object, **__: object) -> tuple[torch.Te
     return of.new_empty(of.numel()), places, places.flatten()
 
 
+def _pointwise(first: torch.Tensor, tensors: list[torch.Tensor], *, in_place: bool, tells: bool) -> torch.Tensor:
+    """Much faster than by the operation's own rules."""
+    shape = torch.broadcast_shapes(*(part.shape for part in tensors))
+    if in_place:
+        assert shape == first.shape, f"{_place()}: {tuple(first.shape)} cannot hold {tuple(shape)}"
+        return first
+    if tells:
+        return torch.empty(shape, dtype=torch.bool, device=META)
+    telling = [part.dtype for part in tensors if part.ndim] or [part.dtype for part in tensors]
+    return torch.empty(shape, dtype=functools.reduce(torch.promote_types, telling), device=META)
+
+
+_NAMES = "add sub mul div neg reciprocal addcmul clamp clamp_min clamp_max exp expm1 log log1p sqrt pow erfc digamma"
+_COMPARES = {aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge}
+_POINTWISE = _COMPARES | {getattr(aten, name + end) for name in _NAMES.split() for end in ("", "_")}
 # reads of values, and what they give
 _READS = {
     aten._local_scalar_dense: _number,
