@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..model.likelihoods import LIKELIHOODS
 from ..posterior.held_out import score_held_out
@@ -97,6 +98,9 @@ def _climb(
         new = windows(epoch, estimates, n_steps)
         values += new
         elbos = [value for _, value in values]
+        if np.isnan(elbos[-1]):  # a GPU does not wait to be told of a matrix that is not positive definite
+            msg = "the lower bound is not a number"
+            raise torch.linalg.LinAlgError(msg)
         gap = remaining_gap(elbos, trace.rank0, one_nat_each, ahead)
         settled = gap < options.tol
         # with a number of factors to choose, this one's epochs are not the last
