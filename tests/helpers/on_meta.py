@@ -139,6 +139,8 @@ class _Shapes(TorchDispatchMode):
             and isinstance(args[0], torch.Tensor)
         ):
             return _pointwise(args[0], tensors, in_place=packet.__name__.endswith("_"), tells=packet in _COMPARES)
+        if packet is aten.linalg_lstsq:
+            return args[1].new_empty(args[0].shape[1], args[1].shape[1]), *(args[1].new_empty(0) for _ in range(3))
         if packet in _MISSING and any(part.layout != torch.strided for part in tensors):
             return _MISSING[packet](*args, **kwargs)
         return function(*args, **kwargs)
@@ -213,14 +215,11 @@ _READS = {
     aten.masked_select: lambda of, mask: of.new_empty(of.numel()),
     aten.equal: lambda one, other: False,
     aten.bincount: lambda places, weights=None, minlength=0: places.new_empty(minlength, dtype=torch.int64),
-    aten.linalg_lstsq: lambda a, b, rcond=None, driver=None: (
-        (b.new_empty(a.shape[1], b.shape[1]),) + (b.new_empty(0),) * 3
-    ),
     aten._unique2: _all_different,
     aten.unique_consecutive: _all_different,
 }
 # torch asks a GPU whether these succeeded; eigenvalues are checked inside
-_CHECKS = {aten._linalg_check_errors, aten._linalg_eigh}
+_CHECKS = {aten._linalg_check_errors, aten._linalg_eigh, aten.linalg_lstsq}
 # products of sparse matrices, which `meta` lacks
 _MISSING = {
     aten.mm: lambda a, b: b.new_empty(a.shape[0], b.shape[1], layout=torch.strided),

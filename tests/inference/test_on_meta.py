@@ -154,6 +154,9 @@ def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def faults(watch: Watch, n_steps: int) -> list[str]:
     """What of the events of an epoch is not allowed."""
     found = [_fault(event) for event in watch]
+    reads = [event.place for event in watch if event.kind == "read"]
+    if len(reads) > 1:
+        found.append(f"{len(reads)} reads: {reads}")
     checks = sum(event.kind == "check" for event in watch)
     if checks > CHECKS_IN_A_STEP * n_steps:
         found.append(f"{checks} checks in {n_steps} steps")
@@ -168,6 +171,7 @@ def _fault(event: Event) -> str:
     return ""
 
 
+@pytest.mark.half_slow
 @pytest.mark.parametrize("batch_size", [N_CELLS, BATCH], ids=["one batch", "minibatches"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing_is_waited_for_within_an_epoch(case, batch_size):
@@ -179,4 +183,120 @@ def test_nothing_is_waited_for_within_an_epoch(case, batch_size):
             watch.clear()
             state, _ = engine.epoch(state, number, bar)
             assert faults(watch, engine.n_batches) == []
-            assert sum(event.kind == "read" for event in watch) == 1
+
+
+WAYS = {
+    "item": lambda tensor: tensor.sum().item(),
+    "float": lambda tensor: float(tensor.sum()),
+    "bool": lambda tensor: bool((tensor > 0).all()),
+    "cpu": lambda tensor: tensor.cpu(),
+    "tolist": lambda tensor: tensor.tolist(),
+    "nonzero": torch.nonzero,
+    "mask": lambda tensor: tensor[tensor > 0],
+    "masked": lambda tensor: tensor.clone().__setitem__(tensor > 0, tensor.clone().flatten()),
+    "equal": lambda tensor: torch.equal(tensor, tensor),
+    "unique": torch.unique,
+    "number": lambda tensor: tensor.new_tensor(1.0),
+    "list": lambda tensor: tensor[[0, 1]],
+    "positions": lambda tensor: tensor[torch.tensor([0, 1])],
+    "array": lambda tensor: torch.as_tensor(np.ones(2), device=tensor.device),
+    "sent": lambda tensor: torch.ones(2).to(tensor.device),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_waits_is_seen(monkeypatch, way):
+    """Each way in which a step would make the host wait is named with the place."""
+    best_move = Engine._best_move
+
+    def waits(self: Engine[Any], g: Any, moment: torch.Tensor) -> Any:
+        WAYS[way](moment)
+        return best_move(self, g, moment)
+
+    state, engine = _begun()
+    monkeypatch.setattr(Engine, "_best_move", waits)
+    with watched() as watch:
+        engine.epoch(state, 1, Silence())
+    assert faults(watch, 1)
+    assert all("inference/observed/engine.py: ObservedEngine._sweep" in fault for fault in faults(watch, 1))
+
+
+_kept: list[Any] = []
+
+
+def _begun() -> tuple[Any, Engine[Any]]:
+    """A state and its engine, which no epoch changes."""
+    if not _kept:
+        engine = Case("normal", "stored").engine(N_CELLS)
+        with watched():
+            _kept[:] = [engine.start()[0], engine]
+    return _kept[0], _kept[1]
+
+
+def test_what_is_on_the_cpu_is_seen(monkeypatch):
+    best_move = Engine._best_move
+    state, engine = _begun()
+    monkeypatch.setattr(
+        Engine, "_best_move", lambda self, g, moment: best_move(self, g, moment @ torch.eye(4, dtype=torch.float64))
+    )
+    with watched(), pytest.raises(RuntimeError, match="on the CPU"):
+        engine.epoch(state, 1, Silence())
+
+
+def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
+    """An answer is waited for: at the end of an epoch, and every few steps."""
+    monkeypatch.setattr(normal_engine, "STEPS_UNASKED", 3)
+    with watched() as watch:
+        engine = Case("normal").engine(20)
+        state, _ = engine.start()
+        watch.clear()
+        engine.epoch(state, 2, Silence(), lambda estimates: False)
+    assert engine.n_batches == 8
+    assert [event.place for event in watch if event.kind == "read"] == ["inference/normal/engine.py: _estimates"] * 3
+
+
+# of what comes after the last epoch, what has to know values with an axis of cells or genes, and why
+AFTER = {
+    "inference/counts/last_step.py: _settle": "genes that still move are solved for alone, from values at the host",
+    "inference/counts/projection.py: _converge": "cells that still move are solved for alone",
+    "linalg/covariances.py: PackedUnderNoise.under": "whether the noise is the same",
+}
+
+
+@pytest.mark.half_slow
+@pytest.mark.parametrize("all_genes", [True, False], ids=["all genes", "some genes"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_end_of_a_fit_and_projection_stay_on_the_device(case, all_genes):
+    with watched() as watch:
+        engine = case.engine(BATCH)
+        state, _ = engine.start()
+        engine.held_out(state)
+        assert len(engine.ranks(state).elbo) == 3
+        state = engine.leading(state, 1)
+        watch.clear()
+        posterior = engine.finish(state, Trace([(1.0, 1.0)], 0.0, converged=True)).posterior
+        matrix = replace(case.matrix(), held_out=None)
+        placed = place_cells(matrix, posterior, case.options.get("family", "row_block"), all_genes=all_genes)
+    assert placed.cell_mean.device == META
+    assert placed.cell_mean.shape[0] == N_CELLS
+    large = {event.place for event in watch if event.kind == "read" and event.width > SHORT}
+    assert large - set(AFTER) == set()
+
+
+@pytest.mark.parametrize("direction", ["both", "up"])
+@pytest.mark.parametrize("case", [case for case in CASES if not (case.options or case.held_out)], ids=str)
+def test_anomalies_stay_on_the_device(case, direction):
+    """Entries are found and listed there; tails of counts are the host's."""
+    with watched():
+        engine = case.engine(N_CELLS)
+        state, _ = engine.start()
+        matrix, posterior = case.matrix(), engine.finish(state, Trace([], 0.0, converged=True)).posterior
+
+        def read() -> Iterator[Any]:
+            return dense_blocks(matrix, META)
+
+        scan, share = anomaly_scan(posterior, read, direction, 0.1)
+        found = list_entries(scan, read(), Question("either", 0.1, 100, share), total=matrix.n_observed)
+    assert found.cell_score.device == found.gene_score.device == META
+    assert found.cell_score.shape == (N_CELLS,)
+    assert found.gene_score.shape == (N_GENES,)
