@@ -70,3 +70,9 @@ def test_blocks_are_all_rows_once(monkeypatch):
         found = list(blocks(25, k, torch.device("cpu")))
         assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))
         assert found[0].stop == size
+
+
+def test_few_large_blocks_off_the_cpu():
+    """Each operation on a GPU has a cost of its own."""
+    assert len(list(blocks(28_000, 31, torch.device("meta")))) == 1
+    assert len(list(blocks(28_000, 31, torch.device("cpu")))) > 30
