@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..model.likelihoods import LIKELIHOODS
 from ..posterior.held_out import score_held_out
@@ -118,9 +119,13 @@ def _climb(
         has_settled = partial(_has_settled, course.values, rank0, one_nat_each, options.tol, epoch, n_steps)
         pass_ = Pass(place.n_seen, place.sums, kept.within(course))
         state, estimates = engine.epoch(place.state, epoch, bar, has_settled, pass_)
+        new = windows(epoch, estimates, n_steps)
+        if np.isnan(new[-1][1]):  # a GPU does not wait to be told of a matrix that is not positive definite
+            msg = "the lower bound is not a number"
+            raise torch.linalg.LinAlgError(msg)
         score = engine.held_out(state)
         held_out = None if score is None else (float(epoch), *score.means)
-        course = course.after(state, engine.draws, windows(epoch, estimates, n_steps), held_out)
+        course = course.after(state, engine.draws, new, held_out)
 
 
 def _has_settled(

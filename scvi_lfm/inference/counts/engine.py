@@ -85,6 +85,7 @@ class CountEngine(Engine["State"]):
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
+        self._places = torch.from_numpy(self._some).to(options.device)
 
     @cached_property
     def _sample(self) -> EntrySample:
@@ -129,8 +130,7 @@ class CountEngine(Engine["State"]):
         cov = begun.cov.mean(0, keepdim=True)
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
-        where = torch.from_numpy(some).to(mean.device)
-        cells = Cells(mean, cov, self._log_size).put(where, begun)
+        cells = Cells(mean, cov, self._log_size).put(self._places, begun)
         return State(g, statistics, cells, 1), rank0
 
     def epoch(
@@ -204,8 +204,7 @@ class CountEngine(Engine["State"]):
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
         g, cells = state.globals, state.cells
-        rows = torch.from_numpy(self._some).to(cells.mean.device)
-        some = cells.rows(rows)
+        some = cells.rows(self._places)
         if cells.keeps_cov:
             return some
         noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
@@ -260,7 +259,7 @@ class CountEngine(Engine["State"]):
         return CountNoise(*parts) if g.levels is None else OrdinalNoise(*parts, g.levels[1:], float(g.levels[0]))
 
     def _stored_elbo(self, q: CountPosterior) -> float:
-        rows = torch.from_numpy(self._some).to(q.cell_mean.device)
+        rows = self._places
         cells = Cells(q.cell_mean[rows].float(), q.cell_cov.at(rows).packed(), self._log_size[rows])
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
         scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from .sweep import Step
 
 
+# a GPU waits for each answer, which is worth a few steps too many
+STEPS_UNASKED = 16
+
+
 @dataclass(frozen=True)
 class NormalSums:
     """What a pass over minibatches keeps from step to step."""
@@ -75,6 +79,8 @@ class NormalEngine(Engine["Step"]):
         """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way."""
         if self.n_batches > 1:
             every = steps_per_window(self.n_estimates(number))
+            if self._options.device.type != "cpu":
+                every = max(every, STEPS_UNASKED)
             return _pass_over_minibatches(self._problem, state, self._batches, number, bar, has_settled, every, pass_)
         step = sweep(self._problem, state.globals, self._batches.everyone)
         bar.update()

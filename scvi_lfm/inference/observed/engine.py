@@ -114,7 +114,7 @@ class ObservedEngine(Engine["State"]):
         score = NOTHING
         if held_out is not None:
             everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
-            score = score_held_out(as_posterior(g, everyone), held_out)
+            score = score_held_out(as_posterior(g, everyone, on_device=True), held_out)
         value = float(elbo(problem, g, statistics, squares)) / problem.n_entries
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
@@ -124,10 +124,10 @@ class ObservedEngine(Engine["State"]):
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
         total, score = (pass_.sums, state.score) if pass_.n_seen else (torch.zeros_like(g.mu), NOTHING)
         held_out = self._matrix.held_out
-        for position, (rows, batch) in enumerate(self._batches.numbered_epoch(pass_.n_seen), pass_.n_seen):
+        for position, (rows, batch) in enumerate(self._batches.read_epoch(pass_.n_seen), pass_.n_seen):
             cells = CellStep.of(g, problem.family)(batch)
             if held_out is not None:
-                score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
+                score = score.plus(score_held_out(as_posterior(g, cells, on_device=True), held_out.rows(rows)))
             new = cell_statistics(batch, cells)
             total = total + self._estimate(g, new) * batch.n_cells / problem.n_cells
             statistics = statistics.blend(new, learning_rate(steps))
