@@ -29,7 +29,8 @@ class CellMatrix:
     observed: Observed | None = None  # which entries are data; None: all. The source has no others
     held_out: HeldOut | None = None
     covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
-    kind: ValueKind | None = None  # of all values that were read
+    kind: ValueKind | None = None  # of all values
+    kind_read: ValueKind | None = None  # of those that were log-normalised, at all genes; None: none were
     level: float = 0.0  # taken off the data of every block; the source has it still
 
     @classmethod

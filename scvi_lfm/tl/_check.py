@@ -202,6 +202,7 @@ def _fit_again(obs: pd.DataFrame, matrix: CellMatrix, stored: StoredFit, seed: i
         stored.arguments,
         layer=None,
         mask_var=None,
+        normalize=None,
         held_out=None if pattern is None or pattern.only else pattern.pattern.astype(bool),
         size_factors=noise.offset(slice(None)).exp().cpu().numpy() if by_rate else None,
         batch_size=min(batch_size, matrix.shape[0]),

@@ -34,6 +34,7 @@ def fit(
     n_factors: int | str = 30,
     *,
     layer: str | None = None,
+    normalize: float | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
     observed: str = "all",
@@ -64,9 +65,8 @@ def fit(
         \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j, \qquad y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2)
         \quad \text{or, for counts,} \quad y_{ij} \sim p(\lambda_{ij}), \; \lambda_{ij} = s_i e^{\eta_{ij}}
 
-    with Normal priors on all latents and their scales learned. Run it on raw counts or, which is faster, on
-    log-normalised values (:func:`scanpy.pp.normalize_total`, then :func:`scanpy.pp.log1p`), and on all genes: there is
-    no need to select or to scale any.
+    with Normal priors on all latents and their scales learned. Run it on raw counts, as they are or, which is faster,
+    log-normalised (`normalize=1e4`), and on all genes: there is no need to select or to scale any.
 
     Parameters
     ----------
@@ -80,6 +80,12 @@ def fit(
         `engine="natural_gradient"` only, and without `prior_scales` of `"B"` or of single factors.
     layer
         Layer to read; None reads `X`.
+    normalize
+        None takes values as they are. A number takes them for counts and fits :math:`\log(1 + t y_{ij} / n_i)`, with t
+        that number and :math:`n_i` the cell's total over all genes, also where `mask_var` selects some: what
+        :func:`scanpy.pp.normalize_total` with `target_sum=t` and :func:`scanpy.pp.log1p` leave, made as cells are read,
+        without a second matrix. For `likelihood="normal"`, which `"auto"` then means, and `"student_t"`. Every tool
+        that reads values of this fit does the same.
     likelihood
         `"normal"`: log-normalised values. `"student_t"`: such values with outliers, noise of scale sigma with heavy
         tails, whose degrees of freedom are learned between 2.1 and 100; with `engine="pyro"` only.
@@ -191,7 +197,9 @@ def fit(
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
         in a row, which ends the fit. `values`, with which tools compare what they read: `whole` (share of whole numbers
         other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of counts, `log_base` of log1p
-        values. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and the thresholds.
+        values; with `normalize` also `read_whole`, `read_minimum`, `read_maximum` and `read_mean_total`, of all genes
+        as they were read. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and
+        the thresholds.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
