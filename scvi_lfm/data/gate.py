@@ -28,6 +28,7 @@ def read_matrix(
     *,
     genes: np.ndarray | None = None,
     normalize: float | None = None,
+    totals: np.ndarray | None = None,
     stored_only: bool = False,
 ) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
@@ -43,6 +44,8 @@ def read_matrix(
     normalize
         Sum over all genes, kept or not, that each cell is scaled to before log1p is taken; None takes values as they
         are.
+    totals
+        Instead of the sums over all genes, to normalise by: those of a fit, (n,).
     stored_only
         Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
 
@@ -65,14 +68,13 @@ def read_matrix(
     check_dtype(values, where)
     values = canonical(values) if sp.issparse(values) else _computable(np.asarray(values))
     source: CellSource = MemorySource(values)
-    names, kind_read = adata.var_names, None
+    names, normalised = adata.var_names, None
     if normalize is not None:
-        counts, source = source, log_normalised(source, normalize, where, adata.obs_names, names)
-        kind_read = kind_of(counts.summary)
+        source, normalised = log_normalised(source, normalize, where, adata.obs_names, names, totals)
     if genes is not None and not genes.all():
         source, names = source.at_genes(np.flatnonzero(genes)), names[genes]
     check_finite(source, where, adata.obs_names, names)
-    return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), kind_read=kind_read)
+    return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
 
 
 def _select(adata: AnnData, layer: str | None) -> object:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .checks import check_finite, check_not_negative
+from .kind import kind_of
 from .memory import of_parts
 from .source import CellSource
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
     import scipy.sparse as sp
+
+    from .kind import ValueKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +70,20 @@ class LogNormalised(CellSource):
         return self.counts.pattern()
 
 
-def log_normalised(counts: CellSource, total: float, where: str, cells: pd.Index, genes: pd.Index) -> LogNormalised:
-    """Counts scaled in each cell to the sum `total` over all genes, and their log1p; a cell without any stays so.
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """What values were before they were log-normalised."""
+
+    kind: ValueKind  # at all genes
+    totals: np.ndarray  # (n,) float32, that each cell was scaled from
+
+
+def log_normalised(
+    counts: CellSource, target: float, where: str, cells: pd.Index, genes: pd.Index, totals: np.ndarray | None = None
+) -> tuple[LogNormalised, Normalised]:
+    """Counts scaled in each cell from its total to `target`, and their log1p; a cell without any stays so.
+
+    `totals` are those of a fit, from which genes may be lost since; None takes the sums over all genes.
 
     Raises
     ------
@@ -76,19 +91,19 @@ def log_normalised(counts: CellSource, total: float, where: str, cells: pd.Index
         A value is negative or not finite, or float32 cannot hold what scales them.
     """
     check_finite(counts, where, cells, genes)
-    check_not_negative(counts, where, cells, genes, asked=f"normalize={total:g}")
-    sums = counts.summary.cell_sums
-    filled = sums > 0
+    check_not_negative(counts, where, cells, genes, asked=f"normalize={target:g}")
     with np.errstate(over="ignore", under="ignore"):
-        factor = np.divide(total, sums, out=np.ones(len(sums)), where=filled).astype(np.float32)
-        largest = np.float32(total)
-    if not (np.isfinite(factor).all() and np.isfinite(largest) and (factor[filled] > np.finfo(np.float32).tiny).all()):
+        totals = (counts.summary.cell_sums if totals is None else totals).astype(np.float32)
+        filled = totals > 0
+        factor = np.divide(target, totals, out=np.ones(len(totals)), where=filled).astype(np.float32)
+        all_fine = np.isfinite([*factor, np.float32(target)]).all() and (factor >= np.finfo(np.float32).tiny).all()
+    if not all_fine:
         msg = (
-            f"`normalize`={total:g} is too {'large' if total > 1 else 'small'} for float32 to scale the cells of "
-            f"{where} to, whose totals go from {sums.min():.4g} to {sums.max():.4g}. Pass 1e4, for example."
+            f"`normalize`={target:g} is too {'large' if target > 1 else 'small'} for float32 to scale the cells of "
+            f"{where} to, whose totals go from {totals.min():.4g} to {totals.max():.4g}. Pass 1e4, for example."
         )
         raise ValueError(msg)
-    return LogNormalised(counts, factor)
+    return LogNormalised(counts, factor), Normalised(kind_of(counts.summary), totals)
 
 
 def _logs(block: sp.csr_array | np.ndarray, factor: np.ndarray) -> sp.csr_array | np.ndarray:

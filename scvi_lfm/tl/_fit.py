@@ -176,6 +176,8 @@ def fit(
         Negative binomial: dispersion of each gene.
     `.obs['lfm_size_factor']` : (n,)
         Counts: size factors.
+    `.obs['lfm_total']` : (n,)
+        With `normalize`: the cell's total, by which tools normalise it when some of its genes are gone.
     `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts, levels, and the Normal where not all entries are data: lower triangles of the covariance of each (a, A),
         (b, B). For counts, those of cells are left out where they would pass `settings.max_cov_bytes`, and are then
@@ -256,7 +258,9 @@ def fit(
     adata = itself_or_copy(adata, copy=copy)
     seconds = time.perf_counter() - started
     record, n_factors = record_of(plan, result, seconds), n_factors_of(plan, result)
-    write_fit(adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record)
+    write_fit(
+        adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record, totals=plan.totals
+    )
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

@@ -63,6 +63,11 @@ class FitPlan:
     log_base: float | None  # None where they are no logs
     coding: pd.DataFrame | None = None  # of the covariates
 
+    @property
+    def totals(self) -> np.ndarray | None:
+        """Those that the cells were normalised from, (n,)."""
+        return None if self.matrix.normalised is None else self.matrix.normalised.totals
+
 
 def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     """Check the arguments and the data, and choose what was left open.
@@ -80,11 +85,11 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     stored_only = given.observed == "stored"
     matrix = read_matrix(adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only)
     kind = cast("ValueKind", matrix.kind)
-    kind_read = matrix.kind_read
+    normalised = matrix.normalised
     if coding is not None:
         warn_about_codes(adata.obs, coding)
         matrix = replace(matrix, covariates=code(adata.obs, coding))
-    never_counts = stored_only or kind_read is not None
+    never_counts = stored_only or normalised is not None
     likelihood = choose_likelihood(given.likelihood, kind, never_counts=never_counts)
     like_logs = likelihood in CONTINUOUS and not stored_only
     looks = looks_of(matrix, kind) if like_logs else None
@@ -94,7 +99,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
-    warn_about_kind(looks, kind_read or kind, given.layer, likelihood)
+    warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, likelihood)
     if likelihood in CONTINUOUS:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
         if matrix.level:
@@ -129,7 +134,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         levels=levels,
         choose_rank=auto,
     )
-    base = (math.e if kind_read else log_base(adata.uns, kind)) if like_logs and looks is None else None
+    base = (math.e if normalised else log_base(adata.uns, kind)) if like_logs and looks is None else None
     return FitPlan(matrix, made, options, fitted, kind, base, coding)
 
 

@@ -40,9 +40,9 @@ def check_normalize(given: FitArguments) -> None:
 
 def looks_of(matrix: CellMatrix, kind: ValueKind) -> str | None:
     """What values look like that are not made for a Normal, or not to be normalised; None: like none."""
-    if matrix.kind_read is None:
+    if matrix.normalised is None:
         return looks_like(matrix.source, kind)
-    return "logged" if looks_logged(matrix.kind_read) else None
+    return "logged" if looks_logged(matrix.normalised.kind) else None
 
 
 def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
+    from ..data.normalised import Normalised
     from ..model.likelihoods import Likelihood
     from ..posterior import CountPosterior, NormalPosterior, StoredFit
 
@@ -61,11 +62,10 @@ class _Fitted:
         return cls(kind, as_read, normalize, expected, counts, ratings, least, most)
 
     def other_kind(self, matrix: CellMatrix) -> tuple[str, str] | None:
-        if self.as_read is not None and matrix.kind_read is not None:  # counts on any scale are normalised to the same
-            enough = matrix.kind_read.n_present >= ENOUGH_VALUES
-            logged = enough and looks_logged(matrix.kind_read) and not looks_logged(self.as_read)
-            return ("values that look like logarithms", "counts, which it log-normalises itself") if logged else None
         found = _as_read(matrix)
+        if self.as_read is not None:  # counts on any scale are normalised to the same
+            logged = found.n_present >= ENOUGH_VALUES and looks_logged(found) and not looks_logged(self.as_read)
+            return ("values that look like logarithms", "counts, which it log-normalises itself") if logged else None
         if self.least > -math.inf and not self.least <= found.minimum <= found.maximum <= self.most:
             return "other levels", "levels"
         return other_kind(found, self.kind, ratings=self.ratings)
@@ -79,10 +79,10 @@ class _Fitted:
 
 
 def record_of_values(
-    as_read: ValueKind | None, kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior
+    normalised: Normalised | None, kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior
 ) -> dict[str, float]:
     """What a fit stores of the values that it was made of, and of those that they were normalised from."""
-    record = kind.record() | ({} if as_read is None else as_read.record(AS_READ))
+    record = kind.record() | ({} if normalised is None else normalised.kind.record(AS_READ))
     if q.likelihood.has_rate:
         record[EXPECTED_TOTAL] = float(q.expected_values().sum())
     return record if log_base is None else record | {LOG_BASE: log_base}
@@ -116,6 +116,7 @@ def read_as_fitted(
     *,
     genes: np.ndarray,
     expected: Tensor | None,
+    new: bool = False,
 ) -> tuple[CellMatrix, str | None]:
     """Read the values of some genes, of the kind that the fit read, and say from which layer.
 
@@ -131,6 +132,8 @@ def read_as_fitted(
         Boolean mask of the genes to read, (m,).
     expected
         What the posterior expects of each of them (`expected_values`); None where no scale is to be compared.
+    new
+        Whether the cells are none of the fit, so that their totals are not stored.
 
     Raises
     ------
@@ -143,8 +146,9 @@ def read_as_fitted(
     likelihood = stored.posterior.likelihood
     fitted = _Fitted.of(stored, expected) if stored.values else None
     normalize, stored_only = stored.arguments.normalize, stored.arguments.observed == "stored"
+    totals = None if new or layer != of_fit else stored.totals
     with _advising(adata, layer, genes, fitted, of_fit):
-        matrix = read_matrix(adata, layer, genes=genes, normalize=normalize, stored_only=stored_only)
+        matrix = read_matrix(adata, layer, genes=genes, normalize=normalize, totals=totals, stored_only=stored_only)
         if not likelihood.linear:
             _check_counts(adata, layer, genes, matrix, likelihood)
     if fitted is not None:
@@ -236,4 +240,5 @@ def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fit
 
 
 def _as_read(matrix: CellMatrix) -> ValueKind:
-    return matrix.kind_read or cast("ValueKind", matrix.kind)
+    """The kind of the values as they were read."""
+    return matrix.normalised.kind if matrix.normalised else cast("ValueKind", matrix.kind)
