@@ -13,8 +13,6 @@ from .memory import of_parts
 from .source import CellSource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pandas as pd
     import scipy.sparse as sp
 
@@ -51,11 +49,6 @@ class LogNormalised(CellSource):
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The logarithms of some cells."""
         return _logs(self.counts.rows(which), self.factor[which])
-
-    def parts(self) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
-        """Every cell once, as the counts come."""
-        for cells, block in self.counts.parts():
-            yield cells, _logs(block, self.factor[cells])
 
     def at_genes(self, genes: np.ndarray) -> LogNormalised:
         """The columns of some genes; totals stay those over all."""
