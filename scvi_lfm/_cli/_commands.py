@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
+from .._fit_arguments import AUTO
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
@@ -18,7 +19,6 @@ from ._demo import run_demo
 from ._drafts import new_file
 from ._files import DATA, TABLE, read_data
 from ._messages import CommandError, say
-from ._normalize import LOGNORM, log_normalise
 from ._tables import anomalies_text, rank_genes_text
 from ._writing import check_space, write_data, write_table
 
@@ -38,13 +38,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    likelihood = _likelihood(arguments)
+    _check_normalize(arguments)
     _check_inputs_stay(arguments, arguments.data)
     with new_file(arguments.out, DATA) as draft:
         adata = read_data(arguments.data)
         check_space(adata, draft)
-        layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        _run(lfm.tl.fit, arguments, adata, layer=layer, likelihood=likelihood)
+        _run(lfm.tl.fit, arguments, adata)
         write_data(adata, draft)
     say(_summary(adata, arguments.key_added))
     say(f"wrote {arguments.out}")
@@ -96,18 +95,10 @@ def _project(arguments: argparse.Namespace) -> None:
     _check_inputs_stay(arguments, arguments.data, arguments.reference)
     with new_file(arguments.out, DATA) as draft:
         reference = _read_fitted(arguments.reference, arguments.key)
-        adata = read_data(arguments.data)
-        layer = arguments.layer
-        fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
-        if arguments.normalize and fitted.likelihood in COUNTS:
-            msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
-            raise CommandError(msg)
         if arguments.normalize:
-            layer = log_normalise(adata, layer)
-        elif layer is None and fitted.layer == LOGNORM not in adata.layers:
-            msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
-            raise CommandError(msg)
-        _run(lfm.tl.project, arguments, adata, reference=reference, layer=layer)
+            _check_normalized(arguments, reference)
+        adata = read_data(arguments.data)
+        _run(lfm.tl.project, arguments, adata, reference=reference)
         write_data(adata, draft)
     say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
     say(f"wrote {arguments.out}")
@@ -128,18 +119,31 @@ def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.A
     tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
 
 
-def _likelihood(arguments: argparse.Namespace) -> str:
-    """The likelihood to ask for; log-normalised values have the Normal unless another is named."""
-    if not arguments.normalize:
-        return str(arguments.likelihood)
+def _check_normalize(arguments: argparse.Namespace) -> None:
+    """Raise if counts are to be log-normalised, and fitted as counts."""
+    if arguments.normalize is None:
+        return
     for option, given in (
-        (f"--likelihood {arguments.likelihood}", arguments.likelihood not in {"auto", *CONTINUOUS}),
+        (f"--likelihood {arguments.likelihood}", arguments.likelihood not in {AUTO, *CONTINUOUS}),
         ("--size-factors", arguments.size_factors is not None),
     ):
         if given:
             msg = f"{option} is for counts, and --normalize fits their logarithms: leave one of them out"
             raise CommandError(msg)
-    return "normal" if arguments.likelihood == "auto" else str(arguments.likelihood)
+
+
+def _check_normalized(arguments: argparse.Namespace, reference: ad.AnnData) -> None:
+    """Raise if the reference was not log-normalised by its fit: new cells are read as its were."""
+    fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
+    if fitted.normalize is not None:
+        return
+    told = (
+        "counts, so new cells bring counts"
+        if fitted.likelihood in COUNTS
+        else ("values as they were, so new cells bring values normalised like those")
+    )
+    msg = f"{arguments.reference} was fitted to {told}: leave --normalize out, or fit it with --normalize"
+    raise CommandError(msg)
 
 
 def _summary(adata: ad.AnnData, key: str) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from .._fit_arguments import ARGUMENTS, DEFAULTS
 from ._messages import PROGRAM, CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
@@ -35,8 +38,8 @@ _FIT = """\
 Fit the model and write the data with the embeddings of cells and genes in it.
 
 Whole numbers are fitted as the counts that they are (negative binomial), other
-values with a Normal. --normalize log-normalises counts first and fits a Normal,
-which is faster."""
+values with a Normal. --normalize log-normalises counts as they are read and fits
+a Normal, which is faster."""
 
 _FIT_EXAMPLES = """\
 examples:
@@ -74,12 +77,13 @@ _PROJECT = """\
 Place new cells in the embedding of a fitted reference, without a refit.
 
 Genes are matched by name. The values must be of the reference's kind: counts for
-a reference fitted to counts, else normalised as those were."""
+a reference fitted to counts, with --normalize or without, else normalised as those
+were."""
 
 _PROJECT_EXAMPLES = """\
 examples:
   scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
-  scvi-lfm project new_counts.h5ad normal.h5ad placed.h5ad --normalize"""
+  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --layer counts"""
 
 _DEMO = """\
 Run everything on 1,200 sorted blood cells that ship with the package: fit their
@@ -105,6 +109,26 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         if action.default is None or action.default is False:
             return action.help
         return super()._get_help_string(action)
+
+
+def with_values(argv: Sequence[str]) -> list[str]:
+    """The arguments with a value behind each option of `fit` that may do without: argparse would take IN for one."""
+    alone = {f"--{known.option or name}": known.alone for name, known in ARGUMENTS.items() if known.alone is not None}
+    given = list(argv)
+    if given[:1] != ["fit"]:
+        return given
+    return [
+        f"{text}={alone[text]:g}" if text in alone and not _is_number(after) else text
+        for text, after in zip(given, [*given[1:], ""], strict=True)
+    ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -138,7 +162,6 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     for name, known in ARGUMENTS.items():
         if known.help:
             _add_argument_of_fit(command, name)
-    _add_normalize(command)
     _add_force(command)
 
 
@@ -154,6 +177,8 @@ def _add_argument_of_fit(command: argparse.ArgumentParser, name: str) -> None:
         kind["type"] = _number_or_auto if known.words else int
     elif known.positive:
         kind["type"] = float
+    if known.alone is not None:
+        kind |= {"nargs": "?", "const": known.alone}
     command.add_argument(f"--{option}", dest=name, default=DEFAULTS[name], help=known.help, **kind)
 
 
@@ -199,7 +224,11 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     command.add_argument("reference", type=Path, metavar="REFERENCE", help="fitted data (.h5ad or .zarr)")
     command.add_argument("out", type=Path, metavar="OUT", help="where to write the new cells (.h5ad or .zarr)")
     _add_layer(command, "layer of IN to read (default: the one that was fitted)")
-    _add_normalize(command)
+    command.add_argument(
+        "--normalize",
+        action="store_true",
+        help="may be left out: new counts are log-normalised where the reference was fitted so",
+    )
     command.add_argument(
         "--size-factors",
         metavar="COLUMN",
@@ -218,14 +247,6 @@ def _add_fitted(command: argparse.ArgumentParser) -> None:
 
 def _add_layer(command: argparse.ArgumentParser, meaning: str) -> None:
     command.add_argument("--layer", metavar="NAME", help=meaning)
-
-
-def _add_normalize(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--normalize",
-        action="store_true",
-        help="write log1p of counts per 10,000 into the layer 'lognorm', and read that instead of the counts",
-    )
 
 
 def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -> None:

@@ -44,7 +44,8 @@ MISTAKES = {
     "folder in the way": (f"fit {IN} {{folder}}/notes/notes.zarr", "a folder of that name that holds something else"),
     "layer": (f"fit {IN} {OUT} --layer counts", "no layer 'counts'"),
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
-    "no counts": (f"fit {IN} {OUT} --normalize", "X holds negative values"),
+    "no counts": (f"fit {IN} {OUT} --normalize", "value(s) that are negative; the first is"),
+    "total of nothing": (f"fit {COUNTS} {OUT} --normalize 0", "`normalize` must be above 0, found 0.0"),
     "likelihood": (f"fit {IN} {OUT} --likelihood nb", "invalid choice: 'nb'"),
     "counts wanted": (f"fit {IN} {OUT} --likelihood poisson", "likelihood='poisson' is for counts"),
     "logarithms of counts": (
