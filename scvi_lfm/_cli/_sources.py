@@ -47,7 +47,8 @@ class Source:
 def read_source(arguments: argparse.Namespace, *, values: bool = True) -> tuple[ad.AnnData, Source]:
     """Read the data of a command, and note what they are, to write them later."""
     path = arguments.data
-    before = stamp(path) if path.exists() else ()
+    is_copied = arguments.in_place or arguments.out is not None
+    before = stamp(path) if is_copied and path.exists() else ()
     adata = _files.read_data(path, values=values)
     if values and adata.X is None and not adata.layers:
         msg = f"{path} has neither X nor layers. If it holds results alone: scvi-lfm merge DATA {path} OUT"
