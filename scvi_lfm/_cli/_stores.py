@@ -48,7 +48,7 @@ def read_parts(path: Path, *, values: str) -> ad.AnnData:
     """Read what an AnnData is made of, and leave alone whatever else a file holds.
 
     `values`, X, layers and raw, are read into `"memory"`, left in the file (`"stored"`) to be read from it piece by
-    piece, or left out (`"none"`). Files in encodings of old are read whole.
+    piece where they are by cells, or left out (`"none"`). Files in encodings of old are read whole.
     """
     import anndata as ad
 
@@ -80,11 +80,11 @@ def _read(store: Store, read_value: Callable[[Any], Any] | None) -> ad.AnnData:
 
 
 def _stored(part: Any) -> Any:
-    """A matrix that stays in the file; what is none is read."""
+    """A matrix that stays in the file; read into memory is what is none, or compressed by genes, so cells are apart."""
     import anndata as ad
 
     encoding = _encoding(part)
-    if encoding in {"csr_matrix", "csc_matrix"}:
+    if encoding == "csr_matrix":
         return ad.io.sparse_dataset(part)
     return part if encoding == "array" else ad.io.read_elem(part)
 

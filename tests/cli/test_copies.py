@@ -14,6 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import main
 
 if TYPE_CHECKING:
@@ -216,6 +217,7 @@ def test_an_input_that_is_changed_in_between(
         (store / "new").write_text("by another process")
 
     monkeypatch.setattr(lfm.tl, "fit", change)
+    monkeypatch.setattr(files, "VALUES", "memory")
     assert run("fit", store, out, "--n-factors", 1) == 0
     assert not (out / "new").exists()
     (store / "new").unlink()
