@@ -40,7 +40,7 @@ def test_rank_and_merge(tmp_path: Path) -> None:
     """A file with 200 MB of values, against the same cells and genes without any."""
     rng = np.random.default_rng(0)
     few = lfm.datasets.simulate(N, 50, 2, rng=1)
-    lfm.tl.fit(few, 2, max_epochs=1, tol=1e9, progress=False)
+    lfm.tl.fit(few, 2, progress=False)
     results = ad.AnnData(obs=few.obs, var=few.var, obsm=few.obsm, varm=few.varm, uns=few.uns)
     results.write_h5ad(tmp_path / "results.h5ad")
     bare = ad.AnnData(obs=pd.DataFrame(index=few.obs_names), var=pd.DataFrame(index=few.var_names))
