@@ -75,6 +75,7 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         "max_epochs": min(cast("int", given.max_epochs), math.ceil(LONGER * epochs)),
         "tol": given.tol / CLOSER if likelihood.linear else given.tol,
         "device": stored.device,
+        "checkpoint": None,
         "progress": False,
     }
     known = given.named([each.name for each in fields(FitOptions)])

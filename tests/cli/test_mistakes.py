@@ -126,7 +126,7 @@ def test_output_is_checked_before_the_work(
     folder: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.h5ad").mkdir()
-    monkeypatch.setattr(commands, "read_data", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr(commands, "read_source", lambda _: pytest.fail("data were read"))
     assert run("fit", folder / "data.h5ad", tmp_path / target) == 2
 
 
