@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
     import scipy.sparse as sp
@@ -34,13 +35,14 @@ class Argument:
     minimum: int | None = None  # it is a whole number, at least this
     words: tuple[str, ...] = ()  # or one of these
     positive: bool = False  # it is a number above 0
-    # in `params`: the "value", which there always is; the "name" that was passed, or a word for what has none; names of
-    # "columns", "scales" or a "seed"; empty where they do not have it
+    # in `params`: the "value", which there always is; a "number" where one was passed; the "name" passed, or a word for
+    # what has none; names of "columns", "scales" or a "seed"; empty where they do not have it
     stored: str = "value"
     only: tuple[str, tuple[str, ...]] | None = None  # another argument, and its values that this one belongs to
     reads: str = ""  # what it names a field of that tools read again: "layers" or "obs"
     help: str = ""  # of the option; without, a shell cannot ask for it
     option: str = ""  # its name where that differs
+    alone: float | None = None  # what the option means where no value follows it
     metavar: str = ""
 
     @property
@@ -63,6 +65,14 @@ class FitArguments:
 
     n_factors: int | str = _given(30, minimum=0, words=(AUTO,), help="number of factors, or auto", metavar="N")
     layer: str | None = _given(None, stored="name", reads="layers", help="layer to read (default: X)", metavar="NAME")
+    normalize: float | None = _given(
+        None,
+        stored="number",
+        positive=True,
+        help="fit log1p of counts scaled to a total of 10,000, or TOTAL, in each cell, as they are read",
+        alone=1e4,
+        metavar="TOTAL",
+    )
     likelihood: str = _given(AUTO, choices=LIKELIHOODS, help="'auto' goes by the values")
     noise: str = _given(
         "shared",
@@ -103,6 +113,13 @@ class FitArguments:
     )
     tol: float = _given(0.005, positive=True, help="share of the gain that may be missing at the end")
     device: str = _given(AUTO, help="'auto', 'cpu', 'cuda' or 'cuda:1'")
+    checkpoint: str | PathLike[str] | None = _given(
+        None,
+        stored="",
+        only=("engine", ("natural_gradient",)),
+        help="file to keep the state of the fit in, from which the same command goes on",
+        metavar="FILE",
+    )
     rng: int | np.random.Generator = _given(
         0, stored="seed", help="seed of all random numbers", option="seed", metavar="N"
     )

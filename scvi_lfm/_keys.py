@@ -29,6 +29,7 @@ class FitKeys:
     cell_activity_sd: str = "{}_a_sd"
     cell_sigma: str = "{}_sigma"
     size_factor: str = "{}_size_factor"
+    cell_total: str = "{}_total"
     cell_cov_packed: str = "{}_cov"
     gene_factors: str = "{}"
     gene_factors_sd: str = "{}_sd"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import anndata as ad
 import numpy as np
@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from scvi_lfm._cli._parser import build_parser
 from scvi_lfm._fit_arguments import ARGUMENTS, CONTINUOUS, DEFAULTS, LIKELIHOODS, FitArguments
+from scvi_lfm.inference import fit_natural_gradient
 from scvi_lfm.model import likelihoods
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.store.params import arguments_of, params_of
@@ -46,13 +47,14 @@ def test_the_docstring_names_every_choice_in_the_words_of_the_record():
 def test_a_shell_may_ask_for_all_that_has_a_line_of_help():
     options = vars(build_parser().parse_args(["fit", "in", "out"]))
     asked = {name for name, known in ARGUMENTS.items() if known.help}
-    assert asked == set(options) - {"command", "traceback", "data", "out", "normalize", "force"}
+    assert asked == set(options) - {"command", "traceback", "data", "out", "force"}
     assert {name: options[name] for name in asked} == {name: DEFAULTS[name] for name in asked}
 
 
 GIVEN = FitArguments(
     n_factors=3,
     layer="counts",
+    normalize=1e3,
     likelihood="student_t",
     noise="gene",
     observed="stored",
@@ -127,22 +129,34 @@ def test_an_argument_that_every_fit_has_is_missed(name):
 
 
 @pytest.mark.parametrize(("likelihood", "options"), FITS, ids=str)
-def test_the_refit_has_the_arguments_of_the_fit(fit_of, monkeypatch, likelihood, options):
-    """But for the seed and the batches; of values that it is handed, so without what chose them."""
-    adata, asked = fit_of(likelihood, **options), []
+def test_the_refit_has_the_options_and_values_of_the_fit(fit_of, monkeypatch, likelihood, options):
+    """But for the seed, and for what lets it go on for longer."""
+    asked = []
 
-    def fit(again, **given):
-        asked.append(given)
-        lfm.tl.fit(again, **given)
+    def fit(matrix, options):
+        asked.append((matrix, options))
+        return fit_natural_gradient(matrix, options)
 
-    monkeypatch.setattr("scvi_lfm.tl._check.fit", fit)
-    lfm.tl.check(adata)
-    mine = read_fit(adata, "lfm").arguments
-    assert [given["batch_size"] for given in asked] == [40, 20]
-    for given in asked:
-        changed = {name for name, value in mine.named().items() if not _same(value, given[name])}
-        assert changed <= {"batch_size", "rng", "progress", "key_added", "size_factors", "held_out"}
-        assert (given["held_out"] is not None) == ("held_out" in options)
+    monkeypatch.setattr("scvi_lfm.tl._fit.fit_natural_gradient", fit)
+    monkeypatch.setattr("scvi_lfm.tl._check_convergence.fit_natural_gradient", fit)
+    adata = fit_of(likelihood, **options)
+    lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False, **options)
+    report = lfm.tl.check(adata)
+    (values, first), (again, second) = asked
+    changed = {each.name for each in fields(first) if not _same(getattr(first, each.name), getattr(second, each.name))}
+    counts = likelihood != "normal"
+    assert changed <= {"seed", "max_epochs", *(("batch_size",) if counts else ("tol",)), "log_size"}
+    assert (first.batch_size, second.batch_size) == (40, 20 if counts else 40)
+    assert first.log_size is None or np.allclose(first.log_size, second.log_size, atol=1e-6)
+    epochs = adata.uns["lfm"]["elbo"]["epoch"][-1]
+    assert second.max_epochs <= np.ceil(1.25 * epochs)
+    np.testing.assert_array_equal(sp.csr_array(again.stored()).toarray(), sp.csr_array(values.stored()).toarray())
+    assert again.n_observed == values.n_observed
+    assert (again.held_out is not None) == ("held_out" in options)
+    if "covariates" in options:
+        np.testing.assert_allclose(again.covariates, values.covariates)
+    # the seed that the report names gives the same fit
+    assert second.seed == int(np.random.default_rng(report.convergence["seed"][1]).integers(2**31))
 
 
 def _same(one, other):

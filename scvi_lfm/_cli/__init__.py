@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .._memory import naming_memory
 from ._messages import CommandError, one_line, package_warnings, say
-from ._parser import build_parser
+from ._parser import build_parser, with_values
 from ._signals import stoppable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, show_traceback = None, False
     try:
         with stoppable():
-            arguments = build_parser().parse_args(argv)
+            arguments = build_parser().parse_args(with_values(sys.argv[1:] if argv is None else argv))
             show_traceback = arguments.traceback
             with package_warnings(), naming_memory(f"{arguments.command} these data"):
                 # torch and scanpy come with it
@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         say("interrupted" if number == signal.SIGINT else "terminated")
+        for note in getattr(error, "__notes__", ()):
+            say(note)
         return 128 + number
     except (*_MISTAKES, MemoryError, OSError) as error:
         if show_traceback:

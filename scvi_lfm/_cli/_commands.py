@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import scvi_lfm as lfm
 
+from .._fit_arguments import AUTO
 from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
 from .._validate import near_matches
 from ..model.likelihoods import CONTINUOUS, COUNTS
@@ -18,13 +19,14 @@ from ._demo import run_demo
 from ._drafts import new_file
 from ._files import DATA, TABLE, read_data
 from ._messages import CommandError, say
-from ._normalize import LOGNORM, log_normalise
+from ._results import put_back
+from ._sources import Source, read_source, target_of
 from ._tables import anomalies_text, rank_genes_text
 from ._writing import check_space, write_data, write_table
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import anndata as ad
@@ -38,29 +40,27 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _fit(arguments: argparse.Namespace) -> None:
-    likelihood = _likelihood(arguments)
-    _check_inputs_stay(arguments, arguments.data)
-    with new_file(arguments.out, DATA) as draft:
-        adata = read_data(arguments.data)
-        check_space(adata, draft)
-        layer = log_normalise(adata, arguments.layer) if arguments.normalize else arguments.layer
-        _run(lfm.tl.fit, arguments, adata, layer=layer, likelihood=likelihood)
-        write_data(adata, draft)
+    _check_normalize(arguments)
+    with _output(arguments, arguments.data) as draft:
+        adata, source = read_source(arguments)
+        check_space(adata, draft, source)
+        _run(lfm.tl.fit, arguments, adata)
+        write_data(adata, draft, source)
     say(_summary(adata, arguments.key_added))
-    say(f"wrote {arguments.out}")
+    say(f"wrote {draft.target}")
 
 
 def _rank(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
-    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
-        adata = _read_fitted(arguments.data, arguments.key)
+        adata, source = read_source(arguments, values=False)
+        _check_fitted(adata, arguments.data, arguments.key)
         reference = None if arguments.reference == "average" else arguments.reference
         _run(lfm.tl.rank_genes, arguments, adata, mask_obs=arguments.mask, reference=reference)
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
-        _write_results(adata, table, drafts)
-    _say_written(arguments)
+        _write_results(adata, table, drafts, source)
+    _say_written(drafts)
     if table["logfoldchanges"].isna().all():
         say("log2 fold changes are NaN: the fit read values that are not log1p")
     if arguments.n_top:
@@ -69,14 +69,14 @@ def _rank(arguments: argparse.Namespace) -> None:
 
 def _anomalies(arguments: argparse.Namespace) -> None:
     _check_n_top(arguments.n_top)
-    _check_inputs_stay(arguments, arguments.data)
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
-        adata = _read_fitted(arguments.data, arguments.key)
+        adata, source = read_source(arguments)
+        _check_fitted(adata, arguments.data, arguments.key)
         _run(lfm.tl.anomalies, arguments, adata)
         table = lfm.get.anomalies_df(adata, key=arguments.key_added)
-        _write_results(adata, table, drafts)
-    _say_written(arguments)
+        _write_results(adata, table, drafts, source)
+    _say_written(drafts)
     params = adata.uns[arguments.key_added][PARAMS]
     say(
         f"of {adata.n_obs * adata.n_vars:,} values, {params['n_by_ratio']:,} look as if they came from other cells "
@@ -93,24 +93,29 @@ def _anomalies(arguments: argparse.Namespace) -> None:
 
 
 def _project(arguments: argparse.Namespace) -> None:
-    _check_inputs_stay(arguments, arguments.data, arguments.reference)
-    with new_file(arguments.out, DATA) as draft:
-        reference = _read_fitted(arguments.reference, arguments.key)
-        adata = read_data(arguments.data)
-        layer = arguments.layer
-        fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
-        if arguments.normalize and fitted.likelihood in COUNTS:
-            msg = f"{arguments.reference} was fitted to counts, so new cells bring counts: leave --normalize out"
-            raise CommandError(msg)
+    with _output(arguments, arguments.data, arguments.reference) as draft:
+        reference = read_data(arguments.reference, values=False)
+        _check_fitted(reference, arguments.reference, arguments.key)
         if arguments.normalize:
-            layer = log_normalise(adata, layer)
-        elif layer is None and fitted.layer == LOGNORM not in adata.layers:
-            msg = f"{arguments.data} has no layer {LOGNORM!r}, which the reference was fitted to; --normalize makes it"
-            raise CommandError(msg)
-        _run(lfm.tl.project, arguments, adata, reference=reference, layer=layer)
-        write_data(adata, draft)
+            _check_normalized(arguments, reference)
+        adata, source = read_source(arguments)
+        check_space(adata, draft, source)
+        _run(lfm.tl.project, arguments, adata, reference=reference)
+        write_data(adata, draft, source)
     say(f"placed {adata.n_obs:,} cells among the {reference.n_obs:,} of {arguments.reference}")
-    say(f"wrote {arguments.out}")
+    say(f"wrote {draft.target}")
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    paths = (arguments.data, arguments.results)
+    with _output(arguments, *paths) as draft:
+        adata, source = read_source(arguments, values=False)
+        check_space(adata, draft, source)
+        results = read_data(arguments.results, values=False)
+        fields = put_back(adata, results, paths)
+        write_data(adata, draft, source)
+    say(f"put {len(fields)} fields of {arguments.results} back into {arguments.data}")
+    say(f"wrote {draft.target}")
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -119,6 +124,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "rank": _rank,
     "anomalies": _anomalies,
     "project": _project,
+    "merge": _merge,
 }
 
 
@@ -128,18 +134,31 @@ def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.A
     tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
 
 
-def _likelihood(arguments: argparse.Namespace) -> str:
-    """The likelihood to ask for; log-normalised values have the Normal unless another is named."""
-    if not arguments.normalize:
-        return str(arguments.likelihood)
+def _check_normalize(arguments: argparse.Namespace) -> None:
+    """Raise if counts are to be log-normalised, and fitted as counts."""
+    if arguments.normalize is None:
+        return
     for option, given in (
-        (f"--likelihood {arguments.likelihood}", arguments.likelihood not in {"auto", *CONTINUOUS}),
+        (f"--likelihood {arguments.likelihood}", arguments.likelihood not in {AUTO, *CONTINUOUS}),
         ("--size-factors", arguments.size_factors is not None),
     ):
         if given:
             msg = f"{option} is for counts, and --normalize fits their logarithms: leave one of them out"
             raise CommandError(msg)
-    return "normal" if arguments.likelihood == "auto" else str(arguments.likelihood)
+
+
+def _check_normalized(arguments: argparse.Namespace, reference: ad.AnnData) -> None:
+    """Raise if the reference was not log-normalised by its fit: new cells are read as its were."""
+    fitted = arguments_of(entry(reference.uns[arguments.key], PARAMS, arguments.key), arguments.key)
+    if fitted.normalize is not None:
+        return
+    told = (
+        "counts, so new cells bring counts"
+        if fitted.likelihood in COUNTS
+        else ("values as they were, so new cells bring values normalised like those")
+    )
+    msg = f"{arguments.reference} was fitted to {told}: leave --normalize out, or fit it with --normalize"
+    raise CommandError(msg)
 
 
 def _summary(adata: ad.AnnData, key: str) -> str:
@@ -156,14 +175,25 @@ def _summary(adata: ad.AnnData, key: str) -> str:
     )
 
 
-def _read_fitted(path: Path, key: str) -> ad.AnnData:
-    adata = read_data(path)
+def _check_fitted(adata: ad.AnnData, path: Path, key: str) -> None:
     if key not in adata.uns:
         fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and PRIOR_GENE_COV in value]
         advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
         msg = f"{path} holds no fit {key!r}. {advice}"
         raise CommandError(msg)
-    return adata
+
+
+@contextmanager
+def _output(arguments: argparse.Namespace, *inputs: Path) -> Iterator[Draft]:
+    """A place to write the data to, which is checked on entry."""
+    target = target_of(arguments)
+    if target is None:
+        more = f"scvi-lfm {arguments.command} --help"
+        msg = f"name a file to write to, or pass --in-place to write into a zarr store (see {more})"
+        raise CommandError(msg)
+    _check_inputs_stay(arguments, *inputs)
+    with new_file(target, DATA) as draft:
+        yield draft
 
 
 def _check_inputs_stay(arguments: argparse.Namespace, *inputs: Path) -> None:
@@ -180,7 +210,12 @@ def _check_n_top(n_top: int) -> None:
 
 
 def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Draft]:
-    wanted = {"csv": (arguments.csv, TABLE), "out": (arguments.out, DATA)}
+    target = target_of(arguments)
+    _check_inputs_stay(arguments, arguments.data)
+    if arguments.results_only and target is None:
+        msg = "--results-only says what --out holds: name a file with --out"
+        raise CommandError(msg)
+    wanted = {"csv": (arguments.csv, TABLE), "out": (target, DATA)}
     return {
         name: files.enter_context(new_file(path, suffixes))
         for name, (path, suffixes) in wanted.items()
@@ -188,14 +223,13 @@ def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Draft]
     }
 
 
-def _write_results(adata: ad.AnnData, table: pd.DataFrame, drafts: dict[str, Draft]) -> None:
+def _write_results(adata: ad.AnnData, table: pd.DataFrame, drafts: dict[str, Draft], source: Source) -> None:
     if "csv" in drafts:
         write_table(table, drafts["csv"])
     if "out" in drafts:
-        write_data(adata, drafts["out"])
+        write_data(adata, drafts["out"], source)
 
 
-def _say_written(arguments: argparse.Namespace) -> None:
-    for path in (arguments.csv, arguments.out):
-        if path is not None:
-            say(f"wrote {path}")
+def _say_written(drafts: dict[str, Draft]) -> None:
+    for draft in drafts.values():
+        say(f"wrote {draft.target}")

@@ -11,7 +11,7 @@ from ._drafts import new_file, writing
 from ._files import DATA
 from ._messages import CommandError, say
 from ._tables import as_text
-from ._writing import write_data
+from ._writing import write_new
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +79,7 @@ def run_demo(folder: Path) -> None:
         say("scoring every value ...")
         lfm.tl.anomalies(adata, direction="up", max_entries=MAX_ENTRIES)
         _print_anomalies(adata)
-        write_data(adata, draft)
+        write_new(adata, draft)
     say("drawing ...")
     figures = _draw(adata, folder)
     print(f"\nWritten into {folder}:")

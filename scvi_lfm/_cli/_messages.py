@@ -48,6 +48,7 @@ def package_warnings() -> Iterator[None]:
 _ADVICE = {
     "counts": "Leave --likelihood out to fit counts as such, or pass --normalize.",
     "unlogged": "Pass --normalize if these are no logs, or --layer NAME for a layer of log values or whole counts.",
+    "logged": "Leave --normalize out if they are, or pass --layer NAME for a layer of counts.",
     "scaled": "Pass --layer NAME for a layer of log-normalised values from before they were scaled.",
 }
 

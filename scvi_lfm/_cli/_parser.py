@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from .._fit_arguments import ARGUMENTS, DEFAULTS
 from ._messages import PROGRAM, CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
@@ -18,7 +21,8 @@ _DESCRIPTION = """\
 A Bayesian factor model for single-cell data: embeddings of cells and genes,
 gene ranking and anomalies, all with their uncertainty.
 
-Data are read from .h5ad or .zarr and written to .h5ad or .zarr, by suffix.
+Data are read from .h5ad or .zarr and written to .h5ad or .zarr, by suffix. An
+output in the format of the input is a copy of it with the new fields in it.
 Results go to standard output, messages to standard error."""
 
 _EXAMPLES = """\
@@ -28,6 +32,7 @@ examples:
   scvi-lfm rank fitted.h5ad --groupby leiden --csv genes.csv
   scvi-lfm anomalies fitted.h5ad --direction up
   scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
+  scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad
 
 scvi-lfm COMMAND --help says more about each."""
 
@@ -35,13 +40,15 @@ _FIT = """\
 Fit the model and write the data with the embeddings of cells and genes in it.
 
 Whole numbers are fitted as the counts that they are (negative binomial), other
-values with a Normal. --normalize log-normalises counts first and fits a Normal,
-which is faster."""
+values with a Normal. --normalize log-normalises counts as they are read and fits
+a Normal, which is faster."""
 
 _FIT_EXAMPLES = """\
 examples:
   scvi-lfm fit counts.h5ad fitted.h5ad
   scvi-lfm fit data.zarr fitted.zarr --layer counts --n-factors 50
+  scvi-lfm fit data.zarr --in-place
+  scvi-lfm fit counts.h5ad results.h5ad --results-only
   scvi-lfm fit peaks.h5ad fitted.h5ad --likelihood bernoulli
   scvi-lfm fit counts.h5ad fitted.h5ad --normalize --noise gene --seed 1"""
 
@@ -74,12 +81,24 @@ _PROJECT = """\
 Place new cells in the embedding of a fitted reference, without a refit.
 
 Genes are matched by name. The values must be of the reference's kind: counts for
-a reference fitted to counts, else normalised as those were."""
+a reference fitted to counts, with --normalize or without, else normalised as those
+were."""
 
 _PROJECT_EXAMPLES = """\
 examples:
   scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
-  scvi-lfm project new_counts.h5ad normal.h5ad placed.h5ad --normalize"""
+  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --layer counts"""
+
+_MERGE = """\
+Put results that were written with --results-only back into their data.
+
+Cells and genes are matched by name. Earlier results of the same names are
+replaced, and nothing else."""
+
+_MERGE_EXAMPLES = """\
+examples:
+  scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad
+  scvi-lfm merge data.zarr results.h5ad --in-place"""
 
 _DEMO = """\
 Run everything on 1,200 sorted blood cells that ship with the package: fit their
@@ -107,6 +126,26 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return super()._get_help_string(action)
 
 
+def with_values(argv: Sequence[str]) -> list[str]:
+    """The arguments with a value behind each option of `fit` that may do without: argparse would take IN for one."""
+    alone = {f"--{known.option or name}": known.alone for name, known in ARGUMENTS.items() if known.alone is not None}
+    given = list(argv)
+    if given[:1] != ["fit"]:
+        return given
+    return [
+        f"{text}={alone[text]:g}" if text in alone and not _is_number(after) else text
+        for text, after in zip(given, [*given[1:], ""], strict=True)
+    ]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Formatter)
@@ -125,6 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rank(add("rank", "rank genes for groups of cells", _RANK, _RANK_EXAMPLES))
     _add_anomalies(add("anomalies", "list values that should not be there", _ANOMALIES, _ANOMALIES_EXAMPLES))
     _add_project(add("project", "place new cells in a fitted embedding", _PROJECT, _PROJECT_EXAMPLES))
+    _add_merge(add("merge", "put results back into their data", _MERGE, _MERGE_EXAMPLES))
     return parser
 
 
@@ -134,12 +174,11 @@ def _add_demo(command: argparse.ArgumentParser) -> None:
 
 def _add_fit(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", type=Path, metavar="IN", help="data to fit (.h5ad or .zarr)")
-    command.add_argument("out", type=Path, metavar="OUT", help="where to write them with the fit (.h5ad or .zarr)")
+    _add_out(command, "where to write them with the fit (.h5ad or .zarr)")
     for name, known in ARGUMENTS.items():
         if known.help:
             _add_argument_of_fit(command, name)
-    _add_normalize(command)
-    _add_force(command)
+    _add_ways(command)
 
 
 def _add_argument_of_fit(command: argparse.ArgumentParser, name: str) -> None:
@@ -154,6 +193,8 @@ def _add_argument_of_fit(command: argparse.ArgumentParser, name: str) -> None:
         kind["type"] = _number_or_auto if known.words else int
     elif known.positive:
         kind["type"] = float
+    if known.alone is not None:
+        kind |= {"nargs": "?", "const": known.alone}
     command.add_argument(f"--{option}", dest=name, default=DEFAULTS[name], help=known.help, **kind)
 
 
@@ -197,9 +238,13 @@ def _add_anomalies(command: argparse.ArgumentParser) -> None:
 def _add_project(command: argparse.ArgumentParser) -> None:
     command.add_argument("data", type=Path, metavar="IN", help="new cells (.h5ad or .zarr)")
     command.add_argument("reference", type=Path, metavar="REFERENCE", help="fitted data (.h5ad or .zarr)")
-    command.add_argument("out", type=Path, metavar="OUT", help="where to write the new cells (.h5ad or .zarr)")
+    _add_out(command, "where to write the new cells (.h5ad or .zarr)")
     _add_layer(command, "layer of IN to read (default: the one that was fitted)")
-    _add_normalize(command)
+    command.add_argument(
+        "--normalize",
+        action="store_true",
+        help="may be left out: new counts are log-normalised where the reference was fitted so",
+    )
     command.add_argument(
         "--size-factors",
         metavar="COLUMN",
@@ -208,7 +253,19 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     _add_argument_of_fit(command, "device")
     command.add_argument("--key", default="lfm", help="name of the reference's fit")
     command.add_argument("--key-added", default="lfm", help="stem of the names to store under")
+    _add_ways(command)
+
+
+def _add_merge(command: argparse.ArgumentParser) -> None:
+    command.add_argument("data", type=Path, metavar="DATA", help="the data (.h5ad or .zarr)")
+    command.add_argument("results", type=Path, metavar="RESULTS", help="results of them (.h5ad or .zarr)")
+    _add_out(command, "where to write the data with the results (.h5ad or .zarr)")
+    _add_in_place(command)
     _add_force(command)
+
+
+def _add_out(command: argparse.ArgumentParser, meaning: str) -> None:
+    command.add_argument("out", type=Path, metavar="OUT", nargs="?", help=meaning)
 
 
 def _add_fitted(command: argparse.ArgumentParser) -> None:
@@ -220,20 +277,26 @@ def _add_layer(command: argparse.ArgumentParser, meaning: str) -> None:
     command.add_argument("--layer", metavar="NAME", help=meaning)
 
 
-def _add_normalize(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--normalize",
-        action="store_true",
-        help="write log1p of counts per 10,000 into the layer 'lognorm', and read that instead of the counts",
-    )
-
-
 def _add_results(command: argparse.ArgumentParser, n_top: str, key_added: str) -> None:
     command.add_argument("--n-top", type=int, default=10, metavar="N", help=n_top)
     command.add_argument("--csv", type=Path, metavar="FILE", help="write the table (.csv)")
     command.add_argument("--out", type=Path, metavar="FILE", help="write the data with the result (.h5ad or .zarr)")
     command.add_argument("--key-added", default=key_added, metavar="KEY", help="key of the result in --out")
+    _add_ways(command)
+
+
+def _add_ways(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--results-only",
+        action="store_true",
+        help="write a small file without X and layers; scvi-lfm merge puts it back",
+    )
+    _add_in_place(command)
     _add_force(command)
+
+
+def _add_in_place(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--in-place", action="store_true", help="write into the zarr store that is read")
 
 
 def _add_force(command: argparse.ArgumentParser) -> None:

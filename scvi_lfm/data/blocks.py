@@ -29,6 +29,8 @@ CELLS_PER_BLOCK = 1024
 CELLS_PER_GPU_BLOCK = 2**15
 # the rule: what the values of a block take where they are dense; what is computed of them takes several times as much
 BLOCK_BYTES = 2**24
+# on a GPU each operation has a cost of its own
+GPU_BLOCK_BYTES = 2**28
 
 
 class Blocks:
@@ -107,6 +109,8 @@ def blocks(
     matrix: CellMatrix, device: torch.device, dtype: torch.dtype = torch.float32, *, size: int | None = None
 ) -> Iterator[tuple[slice, Batch]]:
     """Every cell once, in order: positions and block, of `size` cells each, or as many as the rule says."""
+    if size is None and device.type != "cpu":
+        size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
     return blocks_of(matrix, slices(*matrix.shape, dtype, size=size), device, dtype)
 
 

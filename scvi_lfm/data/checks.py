@@ -70,6 +70,18 @@ def check_finite(source: CellSource, where: str, cells: pd.Index, genes: pd.Inde
     raise ValueError(msg)
 
 
+def check_not_negative(source: CellSource, where: str, cells: pd.Index, genes: pd.Index, *, asked: str) -> None:
+    """Raise if a value is negative, naming the first; `asked` is the argument that is for counts."""
+    if source.summary.stored_minimum >= 0:
+        return
+    number, first = _first_bad(source, lambda stored: stored < 0, cells, genes)
+    msg = (
+        f"{asked} takes logarithms of counts, but {where} holds {number:,} value(s) that are negative; the first is "
+        f"{first}. Pass the layer that holds counts."
+    )
+    raise ValueError(msg)
+
+
 def check_counts(
     source: CellSource,
     where: str,

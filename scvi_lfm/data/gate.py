@@ -13,14 +13,23 @@ from .checks import check_dtype, check_finite, check_names
 from .kind import kind_of
 from .matrix import CellMatrix
 from .memory import MemorySource
+from .normalised import log_normalised
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from .source import CellSource
+
 
 @naming_memory("read the values")
 def read_matrix(
-    adata: AnnData, layer: str | None = None, *, genes: np.ndarray | None = None, stored_only: bool = False
+    adata: AnnData,
+    layer: str | None = None,
+    *,
+    genes: np.ndarray | None = None,
+    normalize: float | None = None,
+    totals: np.ndarray | None = None,
+    stored_only: bool = False,
 ) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
@@ -32,6 +41,11 @@ def read_matrix(
         Name of the layer to read; None reads `X`.
     genes
         Boolean mask of the genes to keep, (m,); None keeps all.
+    normalize
+        Sum over all genes, kept or not, that each cell is scaled to before log1p is taken; None takes values as they
+        are.
+    totals
+        Instead of the sums over all genes, to normalise by: those of a fit, (n,).
     stored_only
         Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
 
@@ -46,19 +60,21 @@ def read_matrix(
     TypeError
         The values are not real numbers, or not in memory.
     ValueError
-        There is no `X`, names repeat, or a value is NaN or infinite.
+        There is no `X`, names repeat, or a value is NaN, infinite or, where they are to be normalised, negative.
     """
     check_names(adata)
     values = _select(adata, layer)
     where = place_of(layer)
     check_dtype(values, where)
     values = canonical(values) if sp.issparse(values) else _computable(np.asarray(values))
+    source: CellSource = MemorySource(values)
+    names, normalised = adata.var_names, None
+    if normalize is not None:
+        source, normalised = log_normalised(source, normalize, where, adata.obs_names, names, totals)
     if genes is not None and not genes.all():
-        values = values[:, np.flatnonzero(genes)]
-    names = adata.var_names if genes is None else adata.var_names[genes]
-    source = MemorySource(values)
+        source, names = source.at_genes(np.flatnonzero(genes)), names[genes]
     check_finite(source, where, adata.obs_names, names)
-    return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only))
+    return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
 
 
 def _select(adata: AnnData, layer: str | None) -> object:

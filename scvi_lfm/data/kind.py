@@ -32,6 +32,8 @@ SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
 # in expression, about as many of a cell's values are the least one; of a user's ratings, few are
 LIKE_EXPRESSION = 0.4
 RECORDED = ("whole", "minimum", "maximum", "mean_total")
+# before the names of what was read, where the fit log-normalised it
+AS_READ = "read_"
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,14 @@ class ValueKind:
     mean_present: float = 0.0  # their mean
 
     @classmethod
-    def of_record(cls, record: Mapping[str, Any]) -> ValueKind:
+    def of_record(cls, record: Mapping[str, Any], prefix: str = "") -> ValueKind:
         """Take up what a fit stored."""
-        whole, minimum, maximum, mean_total = (float(record[name]) for name in RECORDED)
+        whole, minimum, maximum, mean_total = (float(record[prefix + name]) for name in RECORDED)
         return cls(whole, minimum, maximum, mean_total)
 
-    def record(self) -> dict[str, float]:
+    def record(self, prefix: str = "") -> dict[str, float]:
         """What a fit stores."""
-        return {name: getattr(self, name) for name in RECORDED}
+        return {prefix + name: getattr(self, name) for name in RECORDED}
 
     @property
     def is_whole(self) -> bool:
@@ -77,7 +79,7 @@ class ValuesWarning(UserWarning):
     Attributes
     ----------
     looks
-        What they look like, as :func:`looks_like` says.
+        What they look like, as :func:`looks_like` says, or `"logged"`.
     seen
         A sentence with what was found.
     mend
@@ -157,6 +159,11 @@ def looks_like(source: CellSource, kind: ValueKind) -> str | None:
         return "scaled"
     above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
     return "unlogged" if kind.minimum >= 0 and above else None
+
+
+def looks_logged(kind: ValueKind) -> bool:
+    """Whether values that are to be normalised look like logarithms already: no larger, and hardly any whole."""
+    return kind.minimum >= 0 and kind.maximum <= HIGHEST_LOG and kind.whole <= HARDLY_ANY
 
 
 def share_scaled(source: CellSource) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from .entries import HeldOut, Observed
     from .kind import ValueKind
+    from .normalised import Normalised
     from .source import CellSource, Summary
 
 
@@ -29,7 +30,8 @@ class CellMatrix:
     observed: Observed | None = None  # which entries are data; None: all. The source has no others
     held_out: HeldOut | None = None
     covariates: np.ndarray | None = None  # (n, p) float64: what is known of each cell, coded
-    kind: ValueKind | None = None  # of all values that were read
+    kind: ValueKind | None = None  # of all values
+    normalised: Normalised | None = None  # what they were before they were log-normalised; None: they were not
     level: float = 0.0  # taken off the data of every block; the source has it still
 
     @classmethod
@@ -76,7 +78,7 @@ class CellMatrix:
         observed = self.observed and replace(self.observed, pattern=self.observed.pattern[rows])
         known = None if self.covariates is None else self.covariates[rows]
         source = MemorySource(self.source.rows(rows))
-        return replace(self, source=source, observed=observed, held_out=None, covariates=known)
+        return replace(self, source=source, observed=observed, held_out=None, covariates=known, normalised=None)
 
     def less(self, constant: float) -> CellMatrix:
         """The data, those held out too, less a constant."""

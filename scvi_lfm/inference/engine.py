@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 
+from .course import WHOLE, Draws
 from .minibatches import Minibatches
 from .moves import best_move
 from .noise import noise_is_lost
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ..model import PriorScales
     from ..posterior.gauge import Move
     from ..posterior.held_out import Score
+    from .course import Pass
     from .options import FitOptions, FitResult
     from .progress import Progress
     from .ranks import RankCurve
@@ -68,6 +70,18 @@ class Engine(ABC, Generic[S]):
             state, rank0 = self._first_state()
         return state, rank0
 
+    @property
+    def draws(self) -> Draws:
+        """What the next epoch depends on besides the state."""
+        return Draws(self._dtype == torch.float64, dict(self._rng.bit_generator.state))
+
+    def restore(self, draws: Draws) -> None:
+        """Go on as it was when these were read."""
+        dtype = torch.float64 if draws.double else torch.float32
+        if dtype != self._dtype:
+            self._prepare(dtype)
+        self._rng.bit_generator.state = draws.generator
+
     def _best_move(self, g: Globals, cell_moment: Tensor) -> tuple[Move, PriorScales]:
         rotates = self._problem.rotates and g.n_factors > 0
         return best_move(g, cell_moment, self._problem.n_cells, rotates=rotates)
@@ -82,9 +96,17 @@ class Engine(ABC, Generic[S]):
 
     @abstractmethod
     def epoch(
-        self, state: S, number: int, bar: Progress, has_settled: Callable[[list[float]], bool] | None = None
+        self,
+        state: S,
+        number: int,
+        bar: Progress,
+        has_settled: Callable[[list[float]], bool] | None = None,
+        pass_: Pass[S] = WHOLE,
     ) -> tuple[S, list[float]]:
-        """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way."""
+        """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way.
+
+        `pass_` tells what of it is done already, and is told of its steps where an engine can be stopped between them.
+        """
 
     def n_estimates(self, number: int) -> int:
         """Estimates of the ELBO in a whole epoch."""

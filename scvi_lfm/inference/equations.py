@@ -75,7 +75,7 @@ def solve_rows(
             h = h * weight[rows]
         return system.solve(H, h, current[rows].T)
 
-    parts = in_order(solve, blocks(*target.shape))
+    parts = in_order(solve, blocks(len(target), target.shape[1], target.device))
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

@@ -7,11 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..model.likelihoods import LIKELIHOODS
 from ..posterior.held_out import score_held_out
+from .checkpoint import keeper
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
+from .course import Course, Pass, Place
 from .normal.engine import NormalEngine
 from .observed.engine import ObservedEngine
 from .options import HeldOutTrace
@@ -19,9 +22,10 @@ from .progress import show_progress
 from .trace import Trace, noise_of, windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ..data import CellMatrix
+    from .checkpoint import Keeper
     from .engine import Engine
     from .options import FitOptions, FitResult
     from .progress import Progress
@@ -36,21 +40,28 @@ FIRST_SHARE = 4
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
     engine = _engine(matrix, options)
-    ranks: RankCurve | None = None
-    with show_progress(options.max_epochs, shown=options.progress) as bar:
-        state, rank0 = engine.start()
-        trace = Trace([], rank0, converged=False)
-        climb = partial(_climb, engine, options, matrix, bar)
+    with keeper(matrix, options) as kept, show_progress(options.max_epochs, shown=options.progress) as bar:
+        course = kept.read() or _begun(engine)
+        engine.restore(course.draws)
+        climb = partial(_climb, engine, options, matrix, bar, kept)
+        ranks: RankCurve | None = None
         if options.choose_rank:
-            state, trace, ranks = _choose_rank(engine, climb, state, trace, options.max_epochs)
+            state, trace, ranks = _choose_rank(engine, climb, course, options.max_epochs)
         else:
-            state, trace = climb(state, trace, options.max_epochs)
+            course, trace = climb(course, options.max_epochs)
+            state = course.place.state
+        kept.end()  # from here on, what is in memory is written over
         bar.end(_reason(trace, options.tol))
         result = replace(engine.finish(state, trace), ranks=ranks)
     if matrix.held_out is None:
         return result
     last = (trace.held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means)
     return replace(result, held_out=HeldOutTrace([*trace.held_out, last], trace.stopped))
+
+
+def _begun(engine: Engine[Any]) -> Course:
+    state, rank0 = engine.start()
+    return Course(Place(state), engine.draws, Trace([], rank0, converged=False))
 
 
 def _engine(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
@@ -60,56 +71,61 @@ def _engine(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
 
 
 def _choose_rank(
-    engine: Engine[Any],
-    climb: Callable[[Any, Trace, int], tuple[Any, Trace]],
-    state: Any,
-    trace: Trace,
-    max_epochs: int,
+    engine: Engine[Any], climb: Callable[[Course, int], tuple[Course, Trace]], course: Course, max_epochs: int
 ) -> tuple[Any, Trace, RankCurve]:
     """Epochs, then down to the number of factors of highest ELBO, until none is dropped any more."""
-    # surplus factors creep on; with the few that stay, the bound soon settles
-    state, trace = climb(state, trace, -(-max_epochs // FIRST_SHARE))
-    ranks = engine.ranks(state)
     while True:
+        # surplus factors creep on; with the few that stay, the bound soon settles
+        course, trace = climb(course, max_epochs if course.ranks else -(-max_epochs // FIRST_SHARE))
+        state = course.place.state
+        ranks = engine.ranks(state)
+        ranks = ranks.followed_by(course.ranks) if course.ranks else ranks
         settled = ranks.best >= state.globals.n_factors
         if not settled:
             state = engine.leading(state, ranks.best)
         if (settled and trace.converged) or trace.epochs == max_epochs:
             return state, trace, ranks
-        state, trace = climb(state, trace, max_epochs)
-        ranks = engine.ranks(state).followed_by(ranks)
+        course = Course(Place(state), course.draws, trace, ranks=ranks)
 
 
 def _climb(
-    engine: Engine[Any], options: FitOptions, matrix: CellMatrix, bar: Progress, state: Any, trace: Trace, last: int
-) -> tuple[Any, Trace]:
+    engine: Engine[Any],
+    options: FitOptions,
+    matrix: CellMatrix,
+    bar: Progress,
+    kept: Keeper,
+    course: Course,
+    last: int,
+) -> tuple[Course, Trace]:
     """Epochs until the ELBO of this number of factors has settled or held-out entries fall, up to the epoch `last`."""
     # a factor is worth having if its n + m latents gain about a nat each
-    one_nat_each = max(state.globals.n_factors, 1) * sum(matrix.shape) / matrix.n_observed
-    values: list[tuple[float, float]] = []
-    held_out: list[tuple[float, float, float]] = []
-    settled, falls, ahead = False, False, engine.epochs_to_finish
-    for epoch in range(trace.epochs + 1, last + 1):
+    one_nat_each = max(course.place.state.globals.n_factors, 1) * sum(matrix.shape) / matrix.n_observed
+    rank0, ahead = course.before.rank0, engine.epochs_to_finish
+    while True:
+        course = kept.keep(course)
+        elbos = [value for _, value in course.values]
+        gap = remaining_gap(elbos, rank0, one_nat_each, ahead)
+        settled, falls = gap < options.tol, _falls(course.held_out)
+        done = course.epochs
+        if elbos:
+            # with a number of factors to choose, this one's epochs are not the last
+            left = np.inf if options.choose_rank else values_left(elbos, rank0, options.tol, one_nat_each, ahead)
+            an_epoch = sum(end > done - 1 for end, _ in course.values)
+            bar.epoch(done, elbos[-1], gap, min(left / an_epoch, last - done))
+        if settled or falls or done >= last:
+            return course, course.trace(converged=settled or falls, stopped=falls and not settled)
+        epoch, place = done + 1, course.place
         n_steps = engine.n_estimates(epoch)
-
-        has_settled = partial(_has_settled, tuple(values), trace.rank0, one_nat_each, options.tol, epoch, n_steps)
-        state, estimates = engine.epoch(state, epoch, bar, has_settled)
+        has_settled = partial(_has_settled, course.values, rank0, one_nat_each, options.tol, epoch, n_steps)
+        pass_ = Pass(place.n_seen, place.sums, kept.within(course))
+        state, estimates = engine.epoch(place.state, epoch, bar, has_settled, pass_)
         new = windows(epoch, estimates, n_steps)
-        values += new
-        elbos = [value for _, value in values]
-        gap = remaining_gap(elbos, trace.rank0, one_nat_each, ahead)
-        settled = gap < options.tol
-        # with a number of factors to choose, this one's epochs are not the last
-        left = np.inf if options.choose_rank else values_left(elbos, trace.rank0, options.tol, one_nat_each, ahead)
-        bar.epoch(epoch, elbos[-1], gap, min(left / len(new), last - epoch))
+        if np.isnan(new[-1][1]):  # a GPU does not wait to be told of a matrix that is not positive definite
+            msg = "the lower bound is not a number"
+            raise torch.linalg.LinAlgError(msg)
         score = engine.held_out(state)
-        if score is not None:
-            held_out.append((float(epoch), *score.means))
-            falls = _falls(held_out)
-        if settled or falls:
-            break
-    stopped = falls and not settled
-    return state, Trace(trace.values + values, trace.rank0, settled or falls, trace.held_out + held_out, stopped)
+        held_out = None if score is None else (float(epoch), *score.means)
+        course = course.after(state, engine.draws, new, held_out)
 
 
 def _has_settled(
@@ -134,7 +150,7 @@ def _reason(trace: Trace, tol: float) -> str:
     return f"converged to tol={tol:g}" if trace.converged else "stopped by max_epochs"
 
 
-def _falls(held_out: list[tuple[float, float, float]]) -> bool:
+def _falls(held_out: Sequence[tuple[float, float, float]]) -> bool:
     """Whether the log density has fallen twice in a row: from here on, the fit learns noise."""
     last = [log_density for _, log_density, _ in held_out[-1 - FALLS :]]
     return len(last) > FALLS and all(after < before for before, after in zip(last[:-1], last[1:], strict=True))

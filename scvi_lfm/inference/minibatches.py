@@ -75,17 +75,26 @@ class Minibatches:
         """All cells, in the order of the matrix."""
         return self._all_kept or self._blocks(None)
 
-    def epoch(self, number: int) -> Iterator[Blocks]:
-        """Every cell once, in random order; the first epoch leaves out the cells that inference started from."""
-        if self._all_kept is not None:
-            return iter([self._all_kept])
-        order = self._first_order[1:] if number == 1 else self._draw()
-        return (self._blocks(part, keep=True) for part in order)
+    def epoch(self, number: int, n_seen: int = 0) -> Iterator[Blocks]:
+        """Every cell once, in random order; the first epoch leaves out the cells that inference started from.
 
-    def numbered_epoch(self) -> Iterator[tuple[Tensor, Batch]]:
-        """Every cell once, in random order, each block with the positions of its cells."""
+        The first `n_seen` minibatches are left out.
+        """
+        if self._all_kept is not None:
+            return iter([self._all_kept][n_seen:])
+        order = self._first_order[1:] if number == 1 else self._draw()
+        return (self._blocks(part, keep=True) for part in order[n_seen:])
+
+    def read_epoch(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Every cell once, in random order, each block with the positions of its cells; without the first `n_seen`."""
         order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
-        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self._read(order))
+        return self._read(order[n_seen:])
+
+    def numbered_epoch(self, n_seen: int = 0) -> Iterator[tuple[Tensor, Batch]]:
+        """The same with positions on the device."""
+        if self._whole is not None:
+            return iter([(torch.arange(self.matrix.shape[0], device=self._device), self._whole)][n_seen:])
+        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self.read_epoch(n_seen))
 
     def in_order(self) -> Iterator[Batch]:
         """Every cell once, in the order of the matrix."""

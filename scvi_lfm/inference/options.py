@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from os import PathLike
 
     import numpy as np
     import torch
@@ -36,6 +37,7 @@ class FitOptions:
     log_size: np.ndarray | None = None  # (n,): log size factors, for counts
     levels: tuple[float, float] | None = None  # the lowest and the highest, of ordinal values
     choose_rank: bool = False  # `n_factors` is then the most to choose from
+    checkpoint: str | PathLike[str] | None = None  # file that keeps the state
 
 
 @dataclass(frozen=True)

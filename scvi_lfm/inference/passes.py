@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -25,3 +27,10 @@ def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
         msg = "There are no blocks of cells."
         raise ValueError(msg)
     return total
+
+
+def added(total: A | None, part: A, share: float) -> A:
+    """The total of the blocks before and a share of one more, in the memory of that one; the total stays."""
+    if total is None:
+        return part.scaled(share)
+    return total.joined(part, lambda mine, more: torch.add(mine, more, alpha=share, out=more))

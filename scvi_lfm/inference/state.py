@@ -50,21 +50,22 @@ class Averages:
 
     def blend(self, new: Self, rate: float) -> Self:
         """Running average: `(1 - rate) old + rate new`."""
-        return new if rate == 1 else self._with(new, lambda mine, other: torch.lerp(mine, other, rate))
+        return new if rate == 1 else self.joined(new, lambda mine, other: torch.lerp(mine, other, rate))
 
     def plus(self, other: Self, share: float = 1.0) -> Self:
         """These and `share` of others."""
-        return self._with(other, lambda mine, more: torch.add(mine, more, alpha=share))
+        return self.joined(other, lambda mine, more: torch.add(mine, more, alpha=share))
 
     def add_(self, other: Self, share: float) -> None:
         """Add `share` of others in place."""
-        self._with(other, lambda mine, more: mine.add_(more, alpha=share))
+        self.joined(other, lambda mine, more: mine.add_(more, alpha=share))
 
     def scaled(self, share: float) -> Self:
         """All averages times `share`."""
-        return self if share == 1 else self._with(self, lambda mine, _: mine * share)
+        return self if share == 1 else self.joined(self, lambda mine, _: mine * share)
 
-    def _with(self, other: Self, join: Callable[[Tensor, Tensor], Tensor]) -> Self:
+    def joined(self, other: Self, join: Callable[[Tensor, Tensor], Tensor]) -> Self:
+        """What a function makes of each average and that of others."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return type(self)(*(None if mine is None else join(mine, more) for mine, more in pairs))
 

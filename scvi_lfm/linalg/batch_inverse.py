@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 # few enough to stay in a processor's cache, many enough to be worth an operation
 VALUES_PER_BLOCK = 2**19
 LEAST_ROWS = 64
+# on a GPU each operation has a cost of its own, and few large blocks are best
+VALUES_PER_GPU_BLOCK = 2**25
 
 
-def blocks(n_rows: int, k: int) -> Iterator[slice]:
+def blocks(n_rows: int, k: int, device: torch.device) -> Iterator[slice]:
     """Blocks of rows of a size that suits (k, k) matrices."""
-    size = max(LEAST_ROWS, VALUES_PER_BLOCK // k**2)
+    n_values = VALUES_PER_BLOCK if device.type == "cpu" else VALUES_PER_GPU_BLOCK
+    size = max(LEAST_ROWS, n_values // k**2)
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
@@ -51,10 +54,12 @@ def invert(matrices: Tensor) -> tuple[Tensor, Tensor]:
         M_{jj} \gets 1 / d, \quad M_{j\cdot} \gets M_{j\cdot} / d, \quad M_{\cdot j} \gets -M_{\cdot j} / d, \quad
         M_{kl} \gets M_{kl} - M_{kj} M_{jl} / d, \qquad d = M_{jj}
 
+    On a GPU a matrix that is not positive definite gets NaN, pivots too: it would wait for the answer.
+
     Raises
     ------
     torch.linalg.LinAlgError
-        If a pivot is not positive.
+        If a pivot is not positive, on the CPU.
 
     References
     ----------
@@ -69,6 +74,9 @@ def invert(matrices: Tensor) -> tuple[Tensor, Tensor]:
         matrices[j] = row
         matrices[:, j] = column.mul_(-one_over)
         matrices[j, j] = one_over
+    if matrices.device.type != "cpu":
+        fine = torch.where((pivots > 0).all(0), 1.0, torch.nan).to(pivots)
+        return matrices.mul_(fine), pivots.mul_(fine)
     if not bool((pivots > 0).all()):
         msg = "a matrix is not positive definite"
         raise torch.linalg.LinAlgError(msg)

@@ -26,6 +26,10 @@ class NormalNoise:
         """That of some genes."""
         return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
+    def at_cells(self, rows: Tensor) -> NormalNoise:
+        """That of some cells."""
+        return self if self.cell is None else replace(self, cell=self.cell[rows])
+
     @property
     def likelihood(self) -> str:
         """Name of the likelihood."""
@@ -95,6 +99,10 @@ class CountNoise:
     def at_genes(self, rows: Tensor) -> CountNoise:
         """That of some genes."""
         return replace(self, dispersion=self.dispersion[rows])
+
+    def at_cells(self, rows: Tensor) -> CountNoise:
+        """That of some cells."""
+        return replace(self, log_size=self.log_size[rows])
 
     def rounded(self) -> CountNoise:
         """With values as float32 storage holds them."""

@@ -86,15 +86,15 @@ class SharedResiduals:
     """
 
     n_cells: int
-    total: Tensor  # (g,)
-    product: Tensor  # (g, g)
+    total: Tensor  # (g,) float64
+    product: Tensor  # (g, g) float64
 
     @classmethod
     def of(cls, transform: Tensor) -> SharedResiduals:
         """Of the transforms of some cells, (cells, g)."""
-        inside = transform.double().clamp(NEAR_ZERO, 1 - NEAR_ZERO)
-        score = torch.special.ndtri(inside)
-        return cls(len(score), score.sum(0), score.T @ score)
+        least = max(NEAR_ZERO, torch.finfo(transform.dtype).eps / 2)
+        score = torch.special.ndtri(transform.clamp(least, 1 - least))
+        return cls(len(score), score.sum(0, dtype=torch.float64), (score.T @ score).double())
 
     def plus(self, other: SharedResiduals) -> SharedResiduals:
         """Of the cells of both."""

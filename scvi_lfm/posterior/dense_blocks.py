@@ -12,7 +12,6 @@ from ..data.blocks import blocks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import scipy.sparse as sp
     from torch import Tensor
 
     from ..data import CellMatrix
@@ -32,27 +31,27 @@ class DenseBlock:
     def values(self) -> Tensor:
         """All values, (cells, m)."""
         values = self.batch.values
-        return values if isinstance(values, torch.Tensor) else _dense(values, self.batch.device)
+        if isinstance(values, torch.Tensor) or self.batch.device.type != "cpu":
+            return self.batch.dense()
+        return torch.from_numpy(values.toarray())
 
     def observed(self) -> Tensor | None:
         """Which entries are data, a boolean (cells, m) tensor; None: all."""
         observed = self.batch.observed
         if observed is None:
             return None
-        inside = _dense(observed.pattern.astype(bool), self.batch.device)
+        if self.batch.device.type != "cpu":
+            return self.batch.is_observed()
+        inside = torch.from_numpy(observed.pattern.astype(bool).toarray())
         return inside if observed.only else ~inside
 
 
 def dense_blocks(matrix: CellMatrix, device: torch.device) -> Iterator[DenseBlock]:
     """Every cell once, in order, each block read when it is asked for."""
-    size = None if device.type == "cuda" else block_size(matrix.shape[1])
+    size = block_size(matrix.shape[1]) if device.type == "cpu" else None
     return (DenseBlock(cells, batch) for cells, batch in blocks(matrix, device, size=size))
 
 
 def block_size(n_genes: int) -> int:
     """Number of cells that are worked on at a time."""
     return max(1, ENTRIES_PER_BLOCK // max(n_genes, 1))
-
-
-def _dense(values: sp.csr_array, device: torch.device) -> Tensor:
-    return torch.from_numpy(values.toarray()).to(device)

@@ -118,6 +118,12 @@ class Posterior:
             self, gene_mean=self.gene_mean[rows], gene_cov=self.gene_cov.at(rows), noise=self.noise.at_genes(rows)
         )
 
+    def at_cells(self, rows: Tensor) -> Self:
+        """The posterior of some cells alone, with all genes."""
+        return replace(
+            self, cell_mean=self.cell_mean[rows], cell_cov=self.cell_cov.at(rows), noise=self.noise.at_cells(rows)
+        )
+
 
 @dataclass(frozen=True)
 class NormalPosterior(Posterior):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # entries worked on at a time: few enough to stay in a core's own cache, many enough to be worth an operation
 ENTRIES_PER_BLOCK = 2**19
+# on a GPU: few enough for several arrays of them
+ENTRIES_PER_GPU_BLOCK = 2**27
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class GeneFeatures:
     def blocks(self, n_cells: int) -> Iterator[slice]:
         """Blocks of genes of a size that suits so many cells."""
         m = len(self.mean)
-        width = m if self.mean.is_cuda else max(256, ENTRIES_PER_BLOCK // max(n_cells, 1))
+        n_entries = ENTRIES_PER_BLOCK if self.mean.device.type == "cpu" else ENTRIES_PER_GPU_BLOCK
+        width = max(256, n_entries // max(n_cells, 1))
         for start in range(0, m, width):
             yield slice(start, min(start + width, m))
 

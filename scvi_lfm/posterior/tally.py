@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def tally(places: Tensor, n_bins: int) -> Tensor:
     """How many `places` are 0, 1, ..., (bins,) in int64; they are whole numbers below `n_bins`, of any dtype."""
     places = places.to(torch.int32).flatten()
-    if places.is_cuda:
+    if places.device.type != "cpu":
         return torch.bincount(places, minlength=n_bins)
     # several times as fast as torch's
     return torch.from_numpy(np.bincount(places.numpy(), minlength=n_bins))

@@ -25,25 +25,42 @@ from ..posterior.leave_one_out import LeaveOneOut
 from ._check_words import ENOUGH, OVERALL, STRATUM, edge_names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..data import CellMatrix
-    from ..posterior import StoredFit
+    from ..posterior import CountPosterior, NormalPosterior, StoredFit
     from ..posterior.dense_blocks import DenseBlock
 
 COUNT_EDGES = (0.01, 0.1, 1.0, 10.0)
 N_STRATA, N_DEPTHS = 5, 4
 
 
+# at the most, entries whose transforms are counted, but no fewer cells than so many
+MOST_ENTRIES, LEAST_CELLS = 2**20, 500
+# at the most, cells whose residuals are correlated, and entries of theirs that are held
+MOST_CELLS, MOST_HELD = 4096, 2**26
+
+
 @dataclass(frozen=True)
-class _Counted:
-    """What calibration asks of some cells."""
+class _Looked:
+    """Cells that are looked at: all, or some at random that stand for all."""
 
-    transforms: Tensor  # (depths, strata, BINS): numbers of entries
-    shared: SharedResiduals
+    cells: np.ndarray  # positions, increasing
+    matrix: CellMatrix
+    posterior: NormalPosterior | CountPosterior
 
-    def plus(self, other: _Counted) -> _Counted:
-        return _Counted(self.transforms + other.transforms, self.shared.plus(other.shared))
+    def at(self, cells: np.ndarray) -> _Looked:
+        """Some of them, by position among them."""
+        if len(cells) == len(self.cells):
+            return self
+        rows = torch.from_numpy(cells).to(self.posterior.cell_mean.device)
+        return _Looked(self.cells[cells], self.matrix.at_cells(cells), self.posterior.at_cells(rows))
+
+    def at_genes(self, genes: Tensor) -> _Looked:
+        """Their values of some genes."""
+        return _Looked(self.cells, self.matrix.at_genes(genes.cpu().numpy()), self.posterior.at_genes(genes))
 
 
 @naming_memory("check the fit")
@@ -51,43 +68,78 @@ def calibrate(
     matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int
 ) -> tuple[pd.DataFrame, np.ndarray, float]:
     """The report's `calibration`, `histogram` and `leftover`."""
-    transforms, edges, leftover = _transforms(matrix, stored, device, seed)
+    (n, m), rng, q = matrix.shape, np.random.default_rng(seed), stored.posterior
+    n_counted, n_correlated = how_many_cells(n, m)
+    looked = _Looked(np.arange(n), matrix, q).at(_some(n, max(n_counted, n_correlated), rng))
+    correlated = looked.at(_some(len(looked.cells), n_correlated, rng)).at_genes(most_abundant(q.gene_mean[:, 0]))
+    leftover = _leftover(correlated, device, seed)
+    counted = looked.at(_some(len(looked.cells), n_counted, rng))
+    transforms, edges = _transforms(counted, _depth_strata(matrix), device, seed)
     return *_tables(transforms.cpu(), edges, stored.level), leftover
 
 
-def _transforms(matrix: CellMatrix, stored: StoredFit, device: torch.device, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Numbers of entries by depth, expected value and transform, the edges of expected values, and what is left."""
-    loo, genes = LeaveOneOut(stored.posterior), most_abundant(stored.posterior.gene_mean[:, 0])
-    depth = torch.as_tensor(_depth_strata(matrix), device=device)
-    n_depths = int(depth.max()) + 1
+def how_many_cells(n_cells: int, n_genes: int) -> tuple[int, int]:
+    """Number of cells whose transforms are counted, and of those whose residuals are correlated."""
+    counted = max(MOST_ENTRIES // n_genes, LEAST_CELLS)
+    correlated = min(MOST_CELLS, max(MOST_HELD // n_genes, LEAST_CELLS))
+    return min(counted, n_cells), min(correlated, n_cells)
 
-    def transformed(block: DenseBlock) -> tuple[Tensor, Tensor, Tensor | None]:
+
+def _some(n_cells: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of cells at random, increasing."""
+    return np.sort(rng.permutation(n_cells)[:size])
+
+
+def _transform(looked: _Looked, seed: int) -> Callable[[DenseBlock], tuple[Tensor, Tensor, Tensor | None]]:
+    """What gives expected values and transforms of the entries of a block, and which of them are data."""
+    loo = LeaveOneOut(looked.posterior)
+
+    def of_block(block: DenseBlock) -> tuple[Tensor, Tensor, Tensor | None]:
         y = block.values()
         law = loo.law(y, block.cells)
         # a stream of its own for each block, whoever is at it
         draws = torch.Generator().manual_seed(seed + block.cells.start)
         return law.mean(), law.transform(y, draws), block.observed()
 
-    def counted(cells: slice, expected: Tensor, pit: Tensor, observed: Tensor | None) -> _Counted:
-        numbers = count_transforms(pit, expected, depth[cells], edges, n_depths, observed)
-        some = pit[:, genes]
-        if observed is not None:  # the middle of the scale says nothing about an entry that was not observed
-            some = some.masked_fill(~observed[:, genes], 0.5)
-        return _Counted(numbers, SharedResiduals.of(some))
+    return of_block
 
-    blocks = dense_blocks(matrix, device)
+
+def _leftover(looked: _Looked, device: torch.device, seed: int) -> float:
+    """How far residuals of genes go together, over what noise gives."""
+    transform = _transform(looked, seed)
+
+    def of_block(block: DenseBlock) -> SharedResiduals:
+        _, pit, observed = transform(block)
+        # the middle of the scale says nothing about an entry that was not observed
+        return SharedResiduals.of(pit if observed is None else pit.masked_fill(~observed, 0.5))
+
+    blocks = dense_blocks(looked.matrix, device)
+    return functools.reduce(SharedResiduals.plus, in_order(of_block, blocks)).excess()
+
+
+def _transforms(looked: _Looked, depth: np.ndarray, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
+    """Numbers of entries by depth of the cell, expected value and transform, and the edges of expected values.
+
+    `depth` is the stratum of every cell, those that are not looked at among them, (n,).
+    """
+    transform, n_depths = _transform(looked, seed), int(depth.max()) + 1
+    strata = torch.as_tensor(depth[looked.cells], device=device)
+
+    def counted(cells: slice, expected: Tensor, pit: Tensor, observed: Tensor | None) -> Tensor:
+        return count_transforms(pit, expected, strata[cells], edges, n_depths, observed)
+
+    blocks = dense_blocks(looked.matrix, device)
     first = next(blocks)
-    expected, pit, observed = transformed(first)
-    edges = _edges(expected if observed is None else expected[observed], stored)
-    others = in_order(lambda block: counted(block.cells, *transformed(block)), blocks)
-    total = functools.reduce(_Counted.plus, others, counted(first.cells, expected, pit, observed))
-    return total.transforms, edges, total.shared.excess()
+    expected, pit, observed = transform(first)
+    edges = _edges(expected if observed is None else expected[observed], looked.posterior)
+    others = in_order(lambda block: counted(block.cells, *transform(block)), blocks)
+    return sum(others, counted(first.cells, expected, pit, observed)), edges
 
 
-def _edges(expected: Tensor, stored: StoredFit) -> Tensor:
-    if stored.posterior.likelihood.has_rate:
+def _edges(expected: Tensor, q: NormalPosterior | CountPosterior) -> Tensor:
+    if q.likelihood.has_rate:
         return torch.tensor(COUNT_EDGES, dtype=torch.float32, device=expected.device)
-    some = expected.flatten()[:: max(1, expected.numel() // 1_000_000)]
+    some = expected.flatten()[:: max(1, expected.numel() // 100_000)]
     return torch.quantile(some, torch.arange(1, N_STRATA, dtype=some.dtype, device=some.device) / N_STRATA)
 
 

@@ -69,18 +69,18 @@ def how_it_ended(uns: Mapping[str, Any], key: str) -> str:
 
 
 def on_convergence(table: pd.DataFrame, ended: str, tol: float) -> list[str]:
-    """What the fit's own estimate and the comparison with other fits say, and which of them counts."""
+    """What the fit's own estimate and the comparison with another fit say, and which of them counts."""
     words = [_ENDED[ended].format(tol=tol)]
     if table["gap"].dropna().empty:
         return words
     mine, difference = table["gap"].iloc[0], table["eta_difference"].max()
+    other = "another seed" + (" and smaller batches" if table["batch_size"].nunique() > 1 else "")
     differs = f"eta differs between them by up to {difference:.2f} posterior standard deviations (root mean square)"
     if mine <= tol:
-        words.append(f"Fits with another seed and with smaller batches end at most {mine:.2%} of that gain above it;")
+        words.append(f"A fit with {other} ends at most {mine:.2%} of that gain above it;")
     else:
-        best = _OTHERS[table.loc[table["elbo"].idxmax(), "fit"]]
         hopeful = "the estimate was too hopeful, and " if ended == "tol" else ""
-        words.append(f"A fit with {best} ends {mine:.2%} of that gain above it: {hopeful}this figure counts;")
+        words.append(f"A fit with {other} ends {mine:.2%} of that gain above it: {hopeful}this figure counts;")
     if difference > CLOSE:
         words.append(f"{differs}, which is far apart: pass tol={tol / 5:g}, and a larger max_epochs if it needs one.")
     elif mine > tol:
@@ -95,4 +95,3 @@ _ENDED = {
     "held_out": "The fit stopped because held-out entries were predicted worse.",
     "max_epochs": "The fit stopped at max_epochs, before its tolerance: pass a larger max_epochs.",
 }
-_OTHERS = {"other seed": "another seed", "half the batch": "smaller batches"}

@@ -20,6 +20,7 @@ from ._tool import tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
 
     import numpy as np
     import scipy.sparse as sp
@@ -34,6 +35,7 @@ def fit(
     n_factors: int | str = 30,
     *,
     layer: str | None = None,
+    normalize: float | None = None,
     likelihood: str = "auto",
     noise: str = "shared",
     observed: str = "all",
@@ -50,6 +52,7 @@ def fit(
     max_epochs: int | None = None,
     tol: float = 0.005,
     device: str = "auto",
+    checkpoint: str | PathLike[str] | None = None,
     rng: int | np.random.Generator = 0,
     progress: bool = True,
     key_added: str = "lfm",
@@ -64,9 +67,8 @@ def fit(
         \eta_{ij} = \mu + a_i + b_j + A_i \cdot B_j, \qquad y_{ij} \sim \mathrm{Normal}(\eta_{ij}, \sigma_j^2)
         \quad \text{or, for counts,} \quad y_{ij} \sim p(\lambda_{ij}), \; \lambda_{ij} = s_i e^{\eta_{ij}}
 
-    with Normal priors on all latents and their scales learned. Run it on raw counts or, which is faster, on
-    log-normalised values (:func:`scanpy.pp.normalize_total`, then :func:`scanpy.pp.log1p`), and on all genes: there is
-    no need to select or to scale any.
+    with Normal priors on all latents and their scales learned. Run it on raw counts, as they are or, which is faster,
+    log-normalised (`normalize=1e4`), and on all genes: there is no need to select or to scale any.
 
     Parameters
     ----------
@@ -80,6 +82,12 @@ def fit(
         `engine="natural_gradient"` only, and without `prior_scales` of `"B"` or of single factors.
     layer
         Layer to read; None reads `X`.
+    normalize
+        None takes values as they are. A number takes them for counts and fits :math:`\log(1 + t y_{ij} / n_i)`, with t
+        that number and :math:`n_i` the cell's total over all genes, also where `mask_var` selects some: what
+        :func:`scanpy.pp.normalize_total` with `target_sum=t` and :func:`scanpy.pp.log1p` leave, made as cells are read,
+        without a second matrix. For `likelihood="normal"`, which `"auto"` then means, and `"student_t"`. Every tool
+        that reads values of this fit does the same.
     likelihood
         `"normal"`: log-normalised values. `"student_t"`: such values with outliers, noise of scale sigma with heavy
         tails, whose degrees of freedom are learned between 2.1 and 100; with `engine="pyro"` only.
@@ -139,6 +147,12 @@ def fit(
         Stop when the share of the factors' gain in ELBO that is estimated to be missing falls below `tol`.
     device
         `"auto"` (`settings.device`), `"cpu"`, or a CUDA device such as `"cuda"`.
+    checkpoint
+        File that keeps the state of the fit, written anew every minute or more of work and at Ctrl-C, and never left
+        half written. A fit that was stopped, by whatever, and is called again with the same data and arguments goes on
+        from it and ends with the same bits. It stays when the fit is done: called again, the fit ends at once, or goes
+        on if `max_epochs` is larger (not with `n_factors="auto"`). It is of one fit alone; other data or arguments are
+        refused, and who wants to begin anew deletes it. With `engine="natural_gradient"` only.
     rng
         Seed, or a generator to draw one from. The same seed gives the same bits on the CPU.
     progress
@@ -170,6 +184,8 @@ def fit(
         Negative binomial: dispersion of each gene.
     `.obs['lfm_size_factor']` : (n,)
         Counts: size factors.
+    `.obs['lfm_total']` : (n,)
+        With `normalize`: the cell's total, by which tools normalise it when some of its genes are gone.
     `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts, levels, and the Normal where not all entries are data: lower triangles of the covariance of each (a, A),
         (b, B). For counts, those of cells are left out where they would pass `settings.max_cov_bytes`, and are then
@@ -191,7 +207,9 @@ def fit(
         and `rmse` per entry held out after each epoch and at the end, and `stopped`, whether the log density fell twice
         in a row, which ends the fit. `values`, with which tools compare what they read: `whole` (share of whole numbers
         other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of counts, `log_base` of log1p
-        values. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and the thresholds.
+        values; with `normalize` also `read_whole`, `read_minimum`, `read_maximum` and `read_mean_total`, of all genes
+        as they were read. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and
+        the thresholds.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -248,7 +266,9 @@ def fit(
     adata = itself_or_copy(adata, copy=copy)
     seconds = time.perf_counter() - started
     record, n_factors = record_of(plan, result, seconds), n_factors_of(plan, result)
-    write_fit(adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record)
+    write_fit(
+        adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record, totals=plan.totals
+    )
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

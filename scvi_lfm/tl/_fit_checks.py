@@ -12,7 +12,6 @@ from .._fit_arguments import ARGUMENTS, DEFAULTS, FAMILIES, Argument, FitArgumen
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
 from ..data.checks import check_counts
-from ..data.kind import ValueKind, ValuesWarning
 from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..data import CellMatrix
+    from ..data.kind import ValueKind
 
 WHOLE_BATCH, BATCH = 4096, 2048
 COUNT_BATCH = 512
@@ -48,13 +48,12 @@ def _checked(name: str, value: Any, known: Argument) -> Any:
 
 
 def check_engine_options(given: FitArguments) -> None:
-    """Raise unless the options of the Pyro engine fit it, and come with it."""
+    """Raise unless options of one engine come with it, and a guide is one."""
     for name, known in ARGUMENTS.items():
         of_engine = known.only is not None and known.only[0] == "engine"
         if of_engine and not known.belongs(given) and getattr(given, name) is not None:
-            msg = (
-                f"`{name}` belongs to engine='pyro', and engine is {given.engine!r}. Leave it out, or pass the engine."
-            )
+            engine = known.only[1][0] if known.only else ""
+            msg = f"`{name}` belongs to {engine=}, and engine is {given.engine!r}. Leave it out, or pass the engine."
             raise ValueError(msg)
     if given.guide is not None and not callable(given.guide):
         check_choice("guide", given.guide, GUIDES)
@@ -168,41 +167,14 @@ def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> in
     return 100 if n_batches == 1 else 20
 
 
-def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:
-    """Warn if values look like what a continuous likelihood is not made for."""
-    if looks is None:
-        return
-    place, also = ("adata.X", "") if layer is None else (f"adata.layers[{layer!r}]", f", layer={layer!r}")
-    seen, mend = {
-        "counts": (
-            f"holds whole numbers, and likelihood={likelihood!r} is made for log-normalised values.",
-            "If they are counts, pass likelihood='negative_binomial', or call sc.pp.normalize_total(adata) and "
-            "sc.pp.log1p(adata) first.",
-        ),
-        "unlogged": (
-            f"holds values that look unlogged: the largest is {kind.maximum:,.4g}, the mean of those above zero "
-            f"{kind.mean_present:,.3g}. Under likelihood={likelihood!r} a few abundant genes will rule the fit.",
-            f"If they are normalised counts, call sc.pp.log1p(adata{also}) first; if they are expected or corrected "
-            f"counts, pass likelihood='negative_binomial' after {place} = np.rint({place}).",
-        ),
-        "scaled": (
-            f"holds genes scaled to unit variance ({kind.span}), as sc.pp.scale leaves them: the noise of rare genes "
-            "then weighs as much as the expression of others.",
-            "Fit the log-normalised values, before sc.pp.scale, or from a layer (layer=) or adata.raw.to_adata() that "
-            "still holds them.",
-        ),
-    }[looks]
-    warn_user(ValuesWarning(looks, f"{place_of(layer)} {seen}", mend))
-
-
-def choose_likelihood(likelihood: str, kind: ValueKind, *, stored_only: bool = False) -> str:
+def choose_likelihood(likelihood: str, kind: ValueKind, *, never_counts: bool = False) -> str:
     """The likelihood asked for; where the choice is left open, the one that the values call for.
 
-    Where only stored entries are data, whole numbers are ratings.
+    Whole numbers are `never_counts` where only stored entries are data, as of ratings, or logarithms are.
     """
     if likelihood != "auto":
         return likelihood
-    if stored_only:
+    if never_counts:
         return "normal"
     counts = kind.n_present > 0 and kind.is_whole and kind.minimum >= 0
     return "negative_binomial" if counts else "normal"

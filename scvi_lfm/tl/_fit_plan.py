@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
@@ -13,11 +14,12 @@ from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
 from .._validate import check_count, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
-from ..data.kind import ValueKind, log_base, looks_like
+from ..data.kind import ValueKind, log_base
 from ..inference import FitOptions
 from ..model import likelihoods
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..model.priors import check_prior_scales
+from ._fit_checkpoint import check_checkpoint
 from ._fit_checks import (
     LEARNING_RATE,
     check_auto,
@@ -38,9 +40,9 @@ from ._fit_checks import (
     most_factors,
     warn_about_codes,
     warn_about_empty_genes,
-    warn_about_kind,
 )
 from ._fit_observed import check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
+from ._fit_values import check_normalize, looks_of, warn_about_kind
 from ._size_factors import resolve_size_factors
 
 if TYPE_CHECKING:
@@ -62,6 +64,11 @@ class FitPlan:
     log_base: float | None  # None where they are no logs
     coding: pd.DataFrame | None = None  # of the covariates
 
+    @property
+    def totals(self) -> np.ndarray | None:
+        """Those that the cells were normalised from, (n,)."""
+        return None if self.matrix.normalised is None else self.matrix.normalised.totals
+
 
 def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     """Check the arguments and the data, and choose what was left open.
@@ -77,21 +84,23 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     fitted = _genes_to_fit(adata, given)
     coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
     stored_only = given.observed == "stored"
-    matrix = read_matrix(adata, given.layer, genes=fitted, stored_only=stored_only)
+    matrix = read_matrix(adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only)
     kind = cast("ValueKind", matrix.kind)
+    normalised = matrix.normalised
     if coding is not None:
         warn_about_codes(adata.obs, coding)
         matrix = replace(matrix, covariates=code(adata.obs, coding))
-    likelihood = choose_likelihood(given.likelihood, kind, stored_only=stored_only)
+    never_counts = stored_only or normalised is not None
+    likelihood = choose_likelihood(given.likelihood, kind, never_counts=never_counts)
     like_logs = likelihood in CONTINUOUS and not stored_only
-    looks = looks_like(matrix.source, kind) if like_logs else None
+    looks = looks_of(matrix, kind) if like_logs else None
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
     levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
     matrix = observed_part(adata, given, likelihood, matrix, fitted)
     log_size = _check_data(adata, given, likelihood, matrix, fitted)
-    warn_about_kind(looks, kind, given.layer, likelihood)
+    warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, likelihood)
     if likelihood in CONTINUOUS:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
         if matrix.level:
@@ -126,7 +135,7 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         levels=levels,
         choose_rank=auto,
     )
-    base = log_base(adata.uns, kind) if like_logs and looks is None else None
+    base = (math.e if normalised else log_base(adata.uns, kind)) if like_logs and looks is None else None
     return FitPlan(matrix, made, options, fitted, kind, base, coding)
 
 
@@ -154,7 +163,9 @@ def _check_data(
 
 def _check_together(given: FitArguments) -> dict[str, object]:
     """Raise unless the arguments, each valid by itself, go together; the prior scales that are fixed."""
+    check_normalize(given)
     check_engine_options(given)
+    check_checkpoint(given.checkpoint)
     if given.n_factors == AUTO:
         check_auto(given.engine, given.prior_scales if isinstance(given.prior_scales, dict) else {})
     elif given.engine == "pyro":

@@ -57,7 +57,7 @@ def record_of(plan: FitPlan, result: FitResult, seconds: float) -> dict[str, Any
         SECONDS: seconds,
         VERSION: __version__,
         **_scale_of_sizes(plan, result.posterior),
-        VALUES: record_of_values(plan.kind, plan.log_base, result.posterior),
+        VALUES: record_of_values(matrix.normalised, plan.kind, plan.log_base, result.posterior),
         **({} if plan.coding is None else {COVARIATES: plan.coding}),
     }
 

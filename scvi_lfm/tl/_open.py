@@ -79,7 +79,7 @@ def open_values(
     genes, q = (stored.fitted, whole) if new is None else (new[0], whole.at_genes(new[1]))
     # new counts come with their own depth
     expected = q.expected_values() if new is None or not q.likelihood.has_rate else None
-    matrix, layer = read_as_fitted(adata, stored, layer, genes=genes, expected=expected)
+    matrix, layer = read_as_fitted(adata, stored, layer, genes=genes, expected=expected, new=new is not None)
     mask = _held_out_of(adata, stored) if new is None else None
     matrix = restrict(matrix, stored.arguments.observed, mask)
     if stored.level:

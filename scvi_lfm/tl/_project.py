@@ -57,8 +57,10 @@ def project(
     Parameters
     ----------
     adata
-        New cells: counts for a reference fitted to counts, else normalised as the reference was. Genes are matched by
-        name; those of the reference that are absent are taken as unobserved, which warns.
+        New cells: counts for a reference fitted to counts, else normalised as the reference was. Where the fit did that
+        itself (`normalize`), new cells are counts as well, and their totals are over all genes in `adata`, as when they
+        are normalised by themselves. Genes are matched by name; those of the reference that are absent are taken as
+        unobserved, which warns.
     reference
         Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
     layer
@@ -92,6 +94,8 @@ def project(
         Where the reference was fitted with covariates: its coefficients.
     `.obs['lfm_sigma']` : (n,)
         Where the reference was fitted with `noise="cell_gene"`: noise of the new cells.
+    `.obs['lfm_total']` : (n,)
+        Where the reference was fitted with `normalize`: totals of the new cells.
     `.obs['lfm_size_factor']`, `.obsm['lfm_cov']`, `.varm['lfm_cov']` : (n,), (n, (r+1)(r+2)/2), (m, (r+1)(r+2)/2)
         Counts: size factors and covariances of the new cells, and the reference's covariances of genes.
     `.uns['lfm']` : dict
@@ -152,7 +156,8 @@ def project(
     adata = itself_or_copy(adata, copy=copy)
     record = record_for_new_cells(reference.uns[key])
     record[PARAMS].pop(HELD_OUT, None)  # of the reference's cells
-    write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record)
+    totals = None if matrix.normalised is None else matrix.normalised.totals
+    write_fit(adata, key_added, q, n_factors=len(stored.active), fitted=shared, record=record, totals=totals)
     note_written(adata, "project", fit_places(key_added))
     return adata if copy else None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anndata as ad
 import pandas as pd
@@ -13,13 +14,16 @@ from .._calls import warn_user
 from .._validate import near_matches, place_of
 from ..data import read_matrix
 from ..data.checks import check_counts
-from ..data.kind import ValueKind, other_kind, other_scale
+from ..data.kind import AS_READ, ENOUGH_VALUES, ValueKind, looks_logged, other_kind, other_scale
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy as np
     from torch import Tensor
 
     from ..data import CellMatrix
+    from ..data.normalised import Normalised
     from ..model.likelihoods import Likelihood
     from ..posterior import CountPosterior, NormalPosterior, StoredFit
 
@@ -32,6 +36,8 @@ class _Fitted:
     """What values must be like to be of the fit's kind, and on its scale."""
 
     kind: ValueKind
+    as_read: ValueKind | None  # of what the fit log-normalised; None: nothing
+    normalize: float | None
     expected: np.ndarray | None  # (genes read,), the mean over the cells read; None: no scale is compared
     counts: bool
     ratings: bool
@@ -42,6 +48,8 @@ class _Fitted:
     def of(cls, stored: StoredFit, of_genes: Tensor | None) -> _Fitted:
         likelihood, only = stored.posterior.likelihood, stored.arguments.observed == "stored"
         kind, counts = ValueKind.of_record(stored.values), likelihood.has_rate
+        normalize = stored.arguments.normalize
+        as_read = None if normalize is None else ValueKind.of_record(stored.values, AS_READ)
         expected = None if of_genes is None else of_genes.cpu().numpy() + stored.level
         if counts and only:
             expected = None  # what is expected of the entries that are not stored, none of them says
@@ -51,22 +59,30 @@ class _Fitted:
         least, most, ratings = -math.inf, likelihood.maximum or math.inf, only and not counts
         if likelihood.has_levels:  # few in a row may all be low
             least, most, ratings = kind.minimum, kind.maximum, True
-        return cls(kind, expected, counts, ratings, least, most)
+        return cls(kind, as_read, normalize, expected, counts, ratings, least, most)
 
-    def other_kind(self, found: ValueKind) -> tuple[str, str] | None:
+    def other_kind(self, matrix: CellMatrix) -> tuple[str, str] | None:
+        found = _as_read(matrix)
+        if self.as_read is not None:  # counts on any scale are normalised to the same
+            logged = found.n_present >= ENOUGH_VALUES and looks_logged(found) and not looks_logged(self.as_read)
+            return ("values that look like logarithms", "counts, which it log-normalises itself") if logged else None
         if self.least > -math.inf and not self.least <= found.minimum <= found.maximum <= self.most:
             return "other levels", "levels"
         return other_kind(found, self.kind, ratings=self.ratings)
 
-    def other_scale(self, found: ValueKind) -> str | None:
+    def other_scale(self, matrix: CellMatrix) -> str | None:
         if self.expected is None:
             return None
-        return other_scale(found, self.kind, self.expected, counts=self.counts, ratings=self.ratings)
+        return other_scale(
+            cast("ValueKind", matrix.kind), self.kind, self.expected, counts=self.counts, ratings=self.ratings
+        )
 
 
-def record_of_values(kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior) -> dict[str, float]:
-    """What a fit stores of the values that it read."""
-    record = kind.record()
+def record_of_values(
+    normalised: Normalised | None, kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior
+) -> dict[str, float]:
+    """What a fit stores of the values that it was made of, and of those that they were normalised from."""
+    record = kind.record() | ({} if normalised is None else normalised.kind.record(AS_READ))
     if q.likelihood.has_rate:
         record[EXPECTED_TOTAL] = float(q.expected_values().sum())
     return record if log_base is None else record | {LOG_BASE: log_base}
@@ -100,6 +116,7 @@ def read_as_fitted(
     *,
     genes: np.ndarray,
     expected: Tensor | None,
+    new: bool = False,
 ) -> tuple[CellMatrix, str | None]:
     """Read the values of some genes, of the kind that the fit read, and say from which layer.
 
@@ -115,6 +132,8 @@ def read_as_fitted(
         Boolean mask of the genes to read, (m,).
     expected
         What the posterior expects of each of them (`expected_values`); None where no scale is to be compared.
+    new
+        Whether the cells are none of the fit, so that their totals are not stored.
 
     Raises
     ------
@@ -125,36 +144,25 @@ def read_as_fitted(
     """
     layer, of_fit = layer_of_fit(adata, stored, layer), stored.arguments.layer
     likelihood = stored.posterior.likelihood
-    matrix = read_matrix(adata, layer, genes=genes, stored_only=stored.arguments.observed == "stored")
     fitted = _Fitted.of(stored, expected) if stored.values else None
-    if not likelihood.linear:
-        _check_counts(adata, layer, genes, matrix, fitted, likelihood, of_fit)
-    if fitted is not None and matrix.kind is not None:
-        _compare(adata, layer, genes, matrix.kind, fitted, of_fit)
+    normalize, stored_only = stored.arguments.normalize, stored.arguments.observed == "stored"
+    totals = None if new or layer != of_fit else stored.totals
+    with _advising(adata, layer, genes, fitted, of_fit):
+        matrix = read_matrix(adata, layer, genes=genes, normalize=normalize, totals=totals, stored_only=stored_only)
+        if not likelihood.linear:
+            _check_counts(adata, layer, genes, matrix, likelihood)
+    if fitted is not None:
+        _compare(adata, layer, genes, matrix, fitted, of_fit)
     return matrix, layer
 
 
-def _check_counts(
-    adata: ad.AnnData,
-    layer: str | None,
-    genes: np.ndarray,
-    matrix: CellMatrix,
-    fitted: _Fitted | None,
-    likelihood: Likelihood,
-    of_fit: str | None,
-) -> None:
-    """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
+@contextmanager
+def _advising(
+    adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fitted | None, of_fit: str | None
+) -> Iterator[None]:
+    """Add to an error about values what to read instead."""
     try:
-        check_counts(
-            matrix.source,
-            place_of(layer),
-            adata.obs_names,
-            adata.var_names[genes],
-            asked=f"the fit's likelihood={likelihood.name!r}",
-            otherwise="the `key` of a fit by likelihood='normal'",
-            maximum=likelihood.maximum,
-            levels=likelihood.has_levels,
-        )
+        yield
     except ValueError as error:
         advice = None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)
         if advice is None:
@@ -163,17 +171,34 @@ def _check_counts(
         raise ValueError(msg) from None
 
 
+def _check_counts(
+    adata: ad.AnnData, layer: str | None, genes: np.ndarray, matrix: CellMatrix, likelihood: Likelihood
+) -> None:
+    """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
+    check_counts(
+        matrix.source,
+        place_of(layer),
+        adata.obs_names,
+        adata.var_names[genes],
+        asked=f"the fit's likelihood={likelihood.name!r}",
+        otherwise="the `key` of a fit by likelihood='normal'",
+        maximum=likelihood.maximum,
+        levels=likelihood.has_levels,
+    )
+
+
 def _compare(
-    adata: ad.AnnData, layer: str | None, genes: np.ndarray, found: ValueKind, fitted: _Fitted, of_fit: str | None
+    adata: ad.AnnData, layer: str | None, genes: np.ndarray, matrix: CellMatrix, fitted: _Fitted, of_fit: str | None
 ) -> None:
     """Raise if the values are of another kind, and warn if they are on another scale, with what to read instead."""
-    where, other, scale = place_of(layer), fitted.other_kind(found), fitted.other_scale(found)
+    where, other, scale = place_of(layer), fitted.other_kind(matrix), fitted.other_scale(matrix)
     if other is None and scale is None:
         return
     advice = _advice(adata, layer, genes, fitted, of_fit)
     if other is not None:
         msg = (
-            f"{where} holds {other[0]} ({found.span}), and the fit read {other[1]} ({fitted.kind.span}). "
+            f"{where} holds {other[0]} ({_as_read(matrix).span}), and the fit read {other[1]} "
+            f"({(fitted.as_read or fitted.kind).span}). "
             f"{advice or 'Pass values of the kind that was fitted, or run lfm.tl.fit again.'}"
         )
         raise ValueError(msg)
@@ -205,9 +230,15 @@ def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fi
 
 def _suits(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fitted) -> bool:
     try:
-        kind = read_matrix(adata, layer, genes=genes, stored_only=fitted.ratings).kind
+        matrix = read_matrix(adata, layer, genes=genes, normalize=fitted.normalize, stored_only=fitted.ratings)
     except (KeyError, TypeError, ValueError):
         return False
-    if kind is None or kind.maximum > fitted.most or kind.minimum < fitted.least:
+    kind = cast("ValueKind", matrix.kind)
+    if kind.maximum > fitted.most or kind.minimum < fitted.least:
         return False
-    return fitted.other_kind(kind) is None and fitted.other_scale(kind) is None
+    return fitted.other_kind(matrix) is None and fitted.other_scale(matrix) is None
+
+
+def _as_read(matrix: CellMatrix) -> ValueKind:
+    """The kind of the values as they were read."""
+    return matrix.normalised.kind if matrix.normalised else cast("ValueKind", matrix.kind)

@@ -13,7 +13,6 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-import scanpy as sc
 
 import scvi_lfm as lfm
 from scvi_lfm._cli import _commands as commands
@@ -105,11 +104,24 @@ def test_fit_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "whole numbers" not in capsys.readouterr().err
     counts, fitted = ad.read_h5ad(folder / "counts.h5ad"), ad.read_h5ad(tmp_path / "out.h5ad")
     assert (fitted.X != counts.X).nnz == 0
-    sc.pp.normalize_total(counts, target_sum=1e4)
-    sc.pp.log1p(counts)
-    assert abs(fitted.layers["lognorm"] - counts.X).max() < 1e-6
-    assert fitted.uns["lfm"]["params"]["layer"] == "lognorm"
-    assert fitted.uns["lfm"]["params"]["likelihood"] == "normal"
+    assert set(fitted.layers) == set(counts.layers)
+    params = fitted.uns["lfm"]["params"]
+    assert (params["normalize"], params["likelihood"]) == (1e4, "normal")
+    lfm.tl.fit(counts, 4, normalize=1e4, progress=False)
+    assert_same_fit(fitted, counts)
+
+
+def test_normalize_takes_a_total_or_none(folder: Path, tmp_path: Path) -> None:
+    """In front of the files too, which are none."""
+    counts, out = folder / "counts.h5ad", tmp_path / "out.h5ad"
+    for before, after, total in (
+        (["--normalize"], [], 1e4),
+        (["--normalize", 500], [], 500),
+        ([], ["--normalize=2e3"], 2e3),
+        ([], ["--normalize", "--noise", "gene"], 1e4),
+    ):
+        assert run("fit", *before, counts, out, "--force", "--n-factors", 0, *after) == 0
+        assert ad.read_h5ad(out).uns["lfm"]["params"]["normalize"] == total
 
 
 def test_fit_takes_counts_as_they_are(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,11 +247,17 @@ def test_project_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.
     counts, fitted, placed = folder / "counts.h5ad", tmp_path / "fitted.h5ad", tmp_path / "placed.h5ad"
     assert run("fit", counts, fitted, "--n-factors", 3, "--normalize") == 0
     capsys.readouterr()
-    assert run("project", counts, fitted, placed) == 2
-    assert "--normalize" in capsys.readouterr().err
-    assert run("project", counts, fitted, placed, "--normalize") == 0
-    one, other = ad.read_h5ad(fitted).obsm["X_lfm"], ad.read_h5ad(placed).obsm["X_lfm"]
-    np.testing.assert_allclose(one, other, atol=1e-3)
+    for option in ([], ["--normalize"]):
+        assert run("project", counts, fitted, placed, *option) == 0
+        assert "warning" not in capsys.readouterr().err
+        one, other = ad.read_h5ad(fitted).obsm["X_lfm"], ad.read_h5ad(placed).obsm["X_lfm"]
+        np.testing.assert_allclose(one, other, atol=1e-3)
+    assert run("anomalies", fitted, "--n-top", 0) == 0
+    assert "warning" not in capsys.readouterr().err
+    # not where the values were fitted as they were
+    data, fitted = folder / "data.h5ad", folder / "fitted.h5ad"
+    assert run("project", data, fitted, tmp_path / "new.h5ad", "--normalize") == 2
+    assert "was fitted to values as they were" in capsys.readouterr().err
 
 
 def test_project_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

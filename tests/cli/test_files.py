@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scvi_lfm._cli._drafts import Draft
+    from scvi_lfm._cli._sources import Source
 
 
 def run(*arguments: object) -> int:
@@ -35,8 +36,8 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     arguments = ("fit", folder / "data.h5ad", out, "--n-factors")
     assert run(*arguments, 2) == 0
 
-    def interrupted(adata: ad.AnnData, draft: Draft) -> None:
-        write_data(adata, draft)
+    def interrupted(adata: ad.AnnData, draft: Draft, source: Source) -> None:
+        write_data(adata, draft, source)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(commands, "write_data", interrupted)

@@ -44,7 +44,8 @@ MISTAKES = {
     "folder in the way": (f"fit {IN} {{folder}}/notes/notes.zarr", "a folder of that name that holds something else"),
     "layer": (f"fit {IN} {OUT} --layer counts", "no layer 'counts'"),
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
-    "no counts": (f"fit {IN} {OUT} --normalize", "X holds negative values"),
+    "no counts": (f"fit {IN} {OUT} --normalize", "value(s) that are negative; the first is"),
+    "total of nothing": (f"fit {COUNTS} {OUT} --normalize 0", "`normalize` must be above 0, found 0.0"),
     "likelihood": (f"fit {IN} {OUT} --likelihood nb", "invalid choice: 'nb'"),
     "counts wanted": (f"fit {IN} {OUT} --likelihood poisson", "likelihood='poisson' is for counts"),
     "logarithms of counts": (
@@ -125,7 +126,7 @@ def test_output_is_checked_before_the_work(
     folder: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out.h5ad").mkdir()
-    monkeypatch.setattr(commands, "read_data", lambda _: pytest.fail("data were read"))
+    monkeypatch.setattr(commands, "read_source", lambda _: pytest.fail("data were read"))
     assert run("fit", folder / "data.h5ad", tmp_path / target) == 2
 
 

@@ -17,6 +17,8 @@ from scvi_lfm._cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import h5py
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="files are tried in a process of their own on Linux")
 CRASHES = sorted(probe._CRASHES)
 NO_MEMORY = "scvi-lfm: error: There is not enough memory to read "
@@ -130,11 +132,11 @@ def test_the_script_walks_a_whole_file_in_silence(folder):
 
 @pytest.mark.parametrize("error", [KeyError, ValueError, RuntimeError])
 def test_memory_that_hdf5_lacks_is_named_whatever_h5py_raises(folder, tmp_path, error, monkeypatch, capsys):
-    def read(path: Path) -> None:
+    def read(part: h5py.Group) -> None:
         msg = "Unable to synchronously open object (memory allocation failed)"
         raise error(msg)
 
-    monkeypatch.setattr("anndata.read_h5ad", read)
+    monkeypatch.setattr("anndata.io.read_elem", read)
     monkeypatch.setattr(files, "check_survives", lambda path: None)
     status, line = outcome(folder, tmp_path / "out.h5ad", capsys)
     assert status == 1

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 
 CASES = {
+    "counts normalised": {"normalize": 1e4, "batch_size": 32, "held_out": "test"},
     "values": {"likelihood": "normal"},
     "minibatches": {"likelihood": "normal", "batch_size": 32, "held_out": "test"},
     "counts": {"likelihood": "negative_binomial", "batch_size": 32},
@@ -19,7 +20,7 @@ CASES = {
 }
 
 
-def data(likelihood, observed="all", **_):
+def data(likelihood="poisson", observed="all", **_):
     adata = lfm.datasets.simulate(90, 24, 2, likelihood=likelihood, mu=0.5)
     rng = np.random.default_rng(4)
     if observed == "stored":

@@ -53,6 +53,7 @@ KINDS = {
     "levels, stored entries": ("ordinal", {"observed": "stored"}, [*OWN, "levels"]),
     "number chosen": ("normal", {"n_factors": "auto"}, [*NORMAL, *ONE_BASIS, *ONE_COV, "rank"]),
     "level": ("normal", {"mu": 1000.0}, [*NORMAL, *ONE_BASIS, *ONE_COV, "level"]),
+    "normalised": ("normal", {"normalize": 1e4}, [*NORMAL, *ONE_BASIS, *ONE_COV, "obs lfm_total"]),
     "factors that are off": ("normal", {"n_factors": 6}, [*NORMAL, *ONE_BASIS, *ONE_COV]),
 }
 
@@ -64,9 +65,12 @@ def fit_of_kind(fit_of):
     @cache
     def made(kind):
         likelihood, options, _ = KINDS[kind]
-        if not {"engine", "n_factors", "mu", "size_factors"} & set(options):
+        if not {"engine", "n_factors", "mu", "normalize", "size_factors"} & set(options):
             return fit_of(likelihood, **options)
-        options, adata = dict(options), fit_of("poisson" if likelihood == "poisson" else "normal")
+        options, adata = (
+            dict(options),
+            fit_of("poisson" if likelihood == "poisson" or "normalize" in options else "normal"),
+        )
         without_fit(adata)
         adata.obs["depth"] = np.linspace(0.5, 1.5, N)
         adata.X = adata.X + options.pop("mu", 0.0) if "mu" in options else adata.X

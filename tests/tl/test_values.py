@@ -376,9 +376,11 @@ def test_unlogged_values_warn_with_figures_and_calls(pbmc, layer, likelihood):
     assert len(caught) == 1
     assert caught[0].filename == __file__
     assert f"the largest is {adata.X.max():,.4g}, the mean of those above zero {adata.X.data.mean():,.3g}" in words
+    assert "pass normalize=1e4" in words
     assert f"call sc.pp.log1p(adata{also}) first" in words
-    assert f"pass likelihood='negative_binomial' after {place} = np.rint({place})" in words
+    assert f"likelihood='negative_binomial' after {place} = np.rint({place})" in words
     # and the calls mend it
+    no_warning(margins, adata, layer=layer, normalize=1e4)
     sc.pp.log1p(adata, layer=layer)
     no_warning(margins, adata, layer=layer)
 

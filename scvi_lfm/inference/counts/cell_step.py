@@ -90,14 +90,15 @@ def expected_steps(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fisher weights and scores under q, and what the likelihood sees of eta, (cells, genes) each.
 
-    Both are taken at the expected rate, or averaged over eta by Gauss-Hermite quadrature, then of those entries alone
-    that are data, as `observed` (cells, genes) tells; the others get zeros.
+    Both are taken at the expected rate, or averaged over eta by Gauss-Hermite quadrature. On the CPU that is done of
+    those entries alone that are data, as `observed` (cells, genes) tells, and the others get zeros; a GPU would wait
+    until they are found.
     """
     if likelihood.has_rate:
         rate = rates(linear, half_variance, offset)
         return *likelihood.weight_and_score(y, rate, *parameters), rate
     seen = linear + offset[:, None]
-    if observed is None:
+    if observed is None or linear.device.type != "cpu":
         return *_averaged(likelihood, y, seen, half_variance, parameters), seen
     at, nothing = torch.nonzero(observed, as_tuple=True), torch.zeros_like(linear)
     weight, score = _averaged(likelihood, y[at], seen[at], half_variance[at], parameters)
@@ -119,4 +120,4 @@ def nodes_of(mean: Tensor, half_variance: Tensor) -> Iterator[tuple[float, Tenso
     """Nodes of eta and their shares: exact for polynomials of degree five."""
     sd = (2 * half_variance).clamp_min(0).sqrt()
     for at, share in NODES:
-        yield share, torch.addcmul(mean, sd, sd.new_tensor(at))
+        yield share, torch.addcmul(mean, sd, sd.new_full((), at))

@@ -69,7 +69,7 @@ class DispersionPrior:
         log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
         every = max(1, len(pairs) // ENOUGH_GENES)
         some = _evidence(pairs[::every], known[::every], log_phi)
-        centre, spread = known.new_tensor(START), known.new_tensor(START_SPREAD)
+        centre, spread = known.new_full((), START), known.new_full((), START_SPREAD)
         for _ in range(ROUNDS):
             share = torch.softmax(some - 0.5 * ((log_phi - centre) / spread).square(), dim=1)
             centre = (share @ log_phi).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +19,14 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
+from ..course import WHOLE, Pass, Place
 from ..engine import Engine
 from ..learning_rate import learning_rate
-from ..normal.finish import OFF, population
+from ..normal.finish import population
 from ..normal.start import first_factors
-from .frequent import Rare, frequent_genes
+from .frequent import Rare, Seen, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
-from .last_step import step_of_all
+from .last_step import step_of_all, without_unused
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
@@ -34,11 +35,12 @@ from .state import Cells, CountGlobals, CountProblem, CountStatistics
 from .sweep import sweep, visit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
-    from ..minibatches import Minibatches
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
 START_CELLS = 4096
 # steps at a visit where not all cells had a start, or where covariances are not kept; else one
 MORE_STEPS = 2
-# a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
-TOO_LITTLE = 1e-3
 # solves of the genes after a sweep, as their prior scales follow
 ROUNDS = 2
 # cells that tell about dispersions in a sweep, at the least
@@ -64,15 +64,7 @@ class State:
     statistics: CountStatistics
     cells: Cells
     steps: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """Genes of a fit, all or some, with all cells."""
-
-    problem: CountProblem
-    matrix: CellMatrix
-    batches: Minibatches
+    rare: Rare | None = None  # genes that are in none of these; None: all genes are
 
 
 class CountEngine(Engine["State"]):
@@ -93,10 +85,30 @@ class CountEngine(Engine["State"]):
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
         self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
-        self._whole = Part(problem, matrix, self._batches)
-        # epochs see all genes, unless most are rare: these add what they have without factors to the ELBO
-        self._rare: Rare | None = None
-        self._share, self._without_factors = 1.0, 0.0
+        self._places = torch.from_numpy(self._some).to(options.device)
+
+    @cached_property
+    def _all(self) -> Seen:
+        """All genes."""
+        rng = np.random.default_rng(self._options.seed)
+        sample = EntrySample.draw(self._those, self._options.device, rng)
+        return Seen(self._problem, self._matrix, self._batches, sample)
+
+    @cached_property
+    def _frequent(self) -> np.ndarray | None:
+        """Positions of the genes that epochs see; None: all."""
+        has_rare = self._problem.likelihood.has_rate and self._matrix.observed is None and self._options.n_factors
+        return frequent_genes(self._those) if has_rare else None
+
+    @cached_property
+    def _seen(self) -> Seen:
+        """What epochs see."""
+        return self._all if self._frequent is None else self._all.at(self._frequent)
+
+    @cached_property
+    def _those(self) -> CellMatrix:
+        """The cells that a fit starts from, in memory."""
+        return self._matrix.at_cells(self._some)
 
     def _noise(self, state: State) -> None:
         """None: a rate has a noise of its own."""
@@ -104,9 +116,7 @@ class CountEngine(Engine["State"]):
     def _first_state(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
-        rng = np.random.default_rng(options.seed)
-        those = self._matrix.at_cells(some)
-        self._sample = self._whole_sample = EntrySample.draw(those, options.device, rng)
+        those, rare = self._those, None
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
@@ -115,14 +125,13 @@ class CountEngine(Engine["State"]):
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
-        rank0 = self._elbo_of(g, activity)
+        rank0 = self._all.elbo(g, activity, options.seed)
         n, r = problem.n_cells, options.n_factors
-        frequent = None if r == 0 or self._matrix.observed is not None else frequent_genes(those)
-        if frequent is not None and problem.likelihood.has_rate:
-            g = self._without_rare(frequent, g)
-            problem, those = self._problem, those.at_genes(frequent)
-            self._without_factors = rank0 - self._elbo_of(g, activity)
-            blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
+        if self._frequent is not None:
+            rare = Rare.of(self._frequent, g)
+            problem, g, those = self._seen.problem, g.at(rare.others), those.at_genes(self._frequent)
+            rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
+            blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
         if r:
             if not problem.likelihood.has_rate:
@@ -141,30 +150,22 @@ class CountEngine(Engine["State"]):
         cov = begun.cov.mean(0, keepdim=True)
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
-        where = torch.from_numpy(some).to(mean.device)
-        cells = Cells(mean, cov, self._log_size).put(where, begun)
-        return State(g, statistics, cells, 1), rank0
+        cells = Cells(mean, cov, self._log_size).put(self._places, begun)
+        return State(g, statistics, cells, 1, rare), rank0
 
-    def _without_rare(self, frequent: np.ndarray, margins: CountGlobals) -> CountGlobals:
-        """The margins of the frequent genes, which are all that epochs see from now on."""
-        n_genes = self._problem.n_genes
-        self._rare = Rare.of(frequent, margins, self._matrix)
-        self._problem = replace(self._problem, n_genes=len(frequent))
-        self._matrix = self._matrix.at_genes(frequent)
-        self._batches = self._batches.of(self._matrix)
-        self._sample = self._sample.at_genes(self._rare.others, n_genes)
-        self._share = len(frequent) / n_genes
-        return margins.at(self._rare.others)
-
-    def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
+    def epoch(
+        self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
+    ) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
-        problem = self._problem
+        problem, batches = self._seen.problem, self._seen.batches
         if number > 1:
-            state = self._sweep(state, number, bar)
+            state = self._sweep(state, number, bar, pass_)
         else:
-            for rows, batch in self._batches.numbered_epoch():
-                state = self._visit(state, rows, batch, number)
+            at = Place(state, pass_.n_seen)
+            for rows, batch in batches.numbered_epoch(pass_.n_seen):
+                at = pass_.keep(self._visit(at, rows, batch, number))
                 bar.update()
+            state = at.state
         g = state.globals
         move, scales = self._best_move(g, state.statistics.xx)
         state = replace(
@@ -175,11 +176,12 @@ class CountEngine(Engine["State"]):
         )
         return state, [self._elbo(state)]
 
-    def _sweep(self, state: State, number: int, bar: Progress) -> State:
+    def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
-        problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
+        problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
-        cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar)
+        of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
+        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
         return replace(
             state,
             globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
@@ -187,14 +189,21 @@ class CountEngine(Engine["State"]):
             cells=cells,
         )
 
-    def _visit(self, state: State, rows: Tensor, batch: Batch, number: int) -> State:
-        """A stochastic step."""
-        problem, g, alone = self._problem, state.globals, self.n_batches == 1
+    def _visit(self, at: Place[State], rows: Tensor, batch: Batch, number: int) -> Callable[[], Place[State]]:
+        """A stochastic step: what makes the place after it."""
+        problem, state, alone = self._seen.problem, at.state, self.n_batches == 1
+        g = state.globals
         features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
         every = 1 if alone else DISPERSION_EVERY
         cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, number), every)
         statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
-        return State(gene_step(problem, g, statistics), statistics, state.cells.put(rows, cells), state.steps + 1)
+        g = gene_step(problem, g, statistics)
+
+        def after() -> Place[State]:
+            moved = replace(state, globals=g, statistics=statistics, cells=state.cells.put(rows, cells))
+            return Place(replace(moved, steps=state.steps + 1), at.n_seen + 1)
+
+        return after
 
     def _n_steps(self, state: State, number: int) -> int:
         cold = number == 1 and len(self._some) < self._problem.n_cells
@@ -208,18 +217,13 @@ class CountEngine(Engine["State"]):
         return score_held_out(q, self._matrix.held_out)
 
     def _elbo(self, state: State) -> float:
-        return self._elbo_of(state.globals, self._some_cells(state))
-
-    def _elbo_of(self, g: CountGlobals, cells: Cells) -> float:
-        priors = g.cell_prior, g.gene_prior
-        own = elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
-        return self._share * own + self._without_factors
+        elbo = self._seen.elbo(state.globals, self._some_cells(state), self._options.seed)
+        return elbo if state.rare is None else state.rare.of_all(elbo)
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
         g, cells = state.globals, state.cells
-        rows = torch.from_numpy(self._some).to(cells.mean.device)
-        some = cells.rows(rows)
+        some = cells.rows(self._places)
         if cells.keeps_cov:
             return some
         noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
@@ -233,27 +237,30 @@ class CountEngine(Engine["State"]):
         held_out, score = self._matrix.held_out, None
         if held_out is not None:
             score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
-        cells, sample, seed = self._some_cells(state), self._sample, self._options.seed
-        return count_curve(self._problem, state.globals, cells, state.statistics, sample, seed, score)
+        g, cells, seen, seed = state.globals, self._some_cells(state), self._seen, self._options.seed
+        curve = count_curve(seen.problem, g, cells, state.statistics, seen.sample, seed, score)
+        return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
     def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
         return score_held_out(self._posterior(g, cells, cell_moment), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
-        ordered = activity_last(self._problem, state.globals, state.cells, state.statistics)
-        g, cells, statistics = leading_factors(self._problem, *ordered, n_factors)
+        problem = self._seen.problem
+        ordered = activity_last(problem, state.globals, state.cells, state.statistics)
+        g, cells, statistics = leading_factors(problem, *ordered, n_factors)
         return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
-        options, g, whole = self._options, state.globals, self._whole
-        if self._rare is not None:
-            g = self._rare.joined(self._problem, g, state.cells, state.statistics)
-        g, cells, statistics = step_of_all(whole.problem, g, state.cells, whole.batches, share_in(trace.epochs + 1))
-        state = _drop_unused(State(g, statistics, cells, state.steps))
-        q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
-        q = project_counts(whole.matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
+        options, g, cells = self._options, state.globals, state.cells
+        if state.rare is not None:
+            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
+        share = share_in(trace.epochs + 1)
+        g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
+        g, cells = without_unused(g, cells, statistics)
+        q = to_stored_gauge(self._posterior(g, cells, statistics.xx)).rounded()
+        q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         return trace.result(q, self._stored_elbo(q), q.factor_shares)
 
     def _posterior(self, g: CountGlobals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
@@ -274,24 +281,11 @@ class CountEngine(Engine["State"]):
         return CountNoise(*parts) if g.levels is None else OrdinalNoise(*parts, g.levels[1:], float(g.levels[0]))
 
     def _stored_elbo(self, q: CountPosterior) -> float:
-        rows = torch.from_numpy(self._some).to(q.cell_mean.device)
+        rows = self._places
         cells = Cells(q.cell_mean[rows].float(), q.cell_cov.at(rows).packed(), self._log_size[rows])
         mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
         scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form
         dispersion, levels = q.noise.dispersion.float(), q.noise.levels
         g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), dispersion, levels)
         priors = q.cell_prior.given_known(q.n_known), q.gene_prior
-        return elbo_per_entry(self._whole.problem, g, cells, priors, self._whole_sample, self._options.seed)
-
-
-def _drop_unused(state: State) -> State:
-    """Without the factors that are off."""
-    g = state.globals
-    if g.n_factors == 0:
-        return state
-    first = 1 + g.n_known
-    squares = g.gene_squares()[first:]
-    weight = state.statistics.weighted[:, 0].double() * len(state.cells.mean)
-    gained = weight @ g.gene_mean[:, first:].double().square() / len(state.cells.mean)
-    on = torch.nonzero((squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)).flatten()
-    return replace(state, globals=g.at_factors(on), cells=state.cells.at_factors(on, g.n_known))
+        return elbo_per_entry(self._problem, g, cells, priors, self._all.sample, self._options.seed)

@@ -14,15 +14,19 @@ import torch
 
 from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
+from ...model.likelihoods import LIKELIHOODS
 from .dispersion import DispersionPrior
 from .gene_step import solve_genes
 from .groups import Groups
 from .last_step import settle, statistics_of_all
+from .objective import elbo_per_entry
 from .start import LOADING_VAR
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..minibatches import Minibatches
+    from .objective import EntrySample
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 # frequent genes hold this share of the entries that are not zero, and are at least so many
@@ -38,30 +42,57 @@ def frequent_genes(matrix: CellMatrix) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """The genes that epochs see, all of a fit or the frequent ones."""
+
+    problem: CountProblem
+    matrix: CellMatrix
+    batches: Minibatches
+    sample: EntrySample  # in which the ELBO is measured
+
+    def at(self, genes: np.ndarray) -> Seen:
+        """Some of the genes, by position."""
+        matrix, n_genes = self.matrix.at_genes(genes), self.problem.n_genes
+        sample = self.sample.at_genes(torch.from_numpy(genes).to(self.sample.gene.device), n_genes)
+        return Seen(replace(self.problem, n_genes=len(genes)), matrix, self.batches.of(matrix), sample)
+
+    def elbo(self, g: CountGlobals, cells: Cells, seed: int) -> float:
+        """The ELBO per entry of these genes, measured in some cells."""
+        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed)
+
+
+@dataclass(frozen=True)
 class Rare:
     """The genes that epochs do not see, at their margins."""
 
     genes: Tensor  # positions among all
     others: Tensor  # positions of the frequent ones
-    margins: CountGlobals  # q(b, beta) of the rare ones
-    matrix: CellMatrix  # their counts in all cells
+    margins: CountGlobals  # q(b, beta)
+    elbo: float = 0.0  # what they add to the ELBO per entry of all
 
     @classmethod
-    def of(cls, frequent: np.ndarray, margins: CountGlobals, matrix: CellMatrix) -> Rare:
-        """All but the frequent genes."""
-        device = margins.mu.device
-        rare = np.setdiff1d(np.arange(matrix.shape[1]), frequent)
-        genes = torch.from_numpy(rare).to(device)
-        return cls(genes, torch.from_numpy(frequent).to(device), margins.at(genes), matrix.at_genes(rare))
+    def of(cls, frequent: np.ndarray, margins: CountGlobals) -> Rare:
+        """All but the frequent genes, given the margins of all."""
+        others = torch.from_numpy(frequent).to(margins.mu.device)
+        is_rare = torch.ones(len(margins.gene_mean), dtype=torch.bool, device=others.device).index_fill(0, others, 0)
+        genes = torch.nonzero(is_rare).flatten()
+        return cls(genes, others, margins.at(genes))
 
-    def joined(self, problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics) -> CountGlobals:
-        """All genes: the frequent ones as they are, the rare ones fitted to groups of the cells."""
+    def of_all(self, elbo: float) -> float:
+        """The ELBO per entry of all genes, given that of the frequent ones."""
+        return elbo * len(self.others) / (len(self.others) + len(self.genes)) + self.elbo
+
+    def joined(
+        self, problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, matrix: CellMatrix
+    ) -> CountGlobals:
+        """All genes: the frequent ones in `g` as they are, the rare ones fitted to groups of the cells of `matrix`."""
         rare = self._beside(problem, g, statistics)
         groups = Groups.of(cells)
-        few = replace(problem, n_genes=len(self.genes), n_cells=groups.count)
-        # counts of several cells vary less
+        # counts of several cells are more than zeros and ones, and vary less
+        likelihood = problem.likelihood if problem.likelihood.learns_dispersion else LIKELIHOODS["poisson"]
+        few = replace(problem, n_genes=len(self.genes), n_cells=groups.count, likelihood=likelihood)
         some = replace(rare, dispersion=rare.dispersion * (groups.count / problem.n_cells))
-        matrix = CellMatrix.of(groups.sums(self.matrix))
+        matrix = CellMatrix.of(groups.sums(matrix.at_genes(self.genes.cpu().numpy())))
         solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix)).within(some.gene_mean)
         some = replace(some, gene_mean=solved.mean, gene_cov=solved.cov)
         some = settle(few, some, groups.cells, solved.missing, matrix)

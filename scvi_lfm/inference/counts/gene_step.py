@@ -15,7 +15,7 @@ import torch
 
 from ..._workers import in_order
 from ...linalg.packed import inner, outer, unpack
-from ...model.likelihoods.ordinal import threshold_statistics, update_thresholds
+from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
 from ...posterior.rates import cell_features
 from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
@@ -101,13 +101,20 @@ def _of_dispersion(pull: Tensor, weight: Tensor, half_variance: Tensor, phi: Ten
 
 def _of_levels(data: Tensor, eta: Tensor, half_variance: Tensor, levels: Tensor, observed: Tensor | None) -> Tensor:
     """Sums over some cells and all their genes, those that are data: what they say of the thresholds, (K-1, 3)."""
-    if observed is not None:
+    if observed is not None and eta.device.type == "cpu":
         at = torch.nonzero(observed, as_tuple=True)
         data, eta, half_variance = data[at], eta[at], half_variance[at]
+    elif observed is not None:
+        eta, half_variance = far_out(eta, half_variance, observed)
     shares = [
         share * threshold_statistics(data, node, levels[0], levels[1:]) for share, node in nodes_of(eta, half_variance)
     ]
     return torch.stack(shares).sum(0)
+
+
+def far_out(eta: Tensor, half_variance: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """With entries that are not data so far from all thresholds that they say nothing of them."""
+    return torch.where(observed, eta, FAR), half_variance * observed
 
 
 def gene_step(

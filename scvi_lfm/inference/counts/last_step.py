@@ -14,6 +14,7 @@ from ..._workers import in_order
 from ...data.blocks import blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
+from ..normal.finish import OFF
 from ..passes import average
 from .dispersion import DispersionPrior
 from .gene_step import HALF_WAY, cell_statistics, dispersions, solve_genes, with_genes
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 STEPS = 50
 # nats per gene: a step that was expected to gain less was the last
-ENOUGH = 0.5
+ENOUGH = 0.1
+# a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
+TOO_LITTLE = 1e-3
 
 
 def step_of_all(
@@ -93,3 +96,14 @@ def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matr
         return batch.n_cells, new
 
     return average(in_order(of_block, blocks(matrix, g.mu.device)), n)
+
+
+def without_unused(g: CountGlobals, cells: Cells, statistics: CountStatistics) -> tuple[CountGlobals, Cells]:
+    """Without the factors that are off."""
+    if g.n_factors == 0:
+        return g, cells
+    first = 1 + g.n_known
+    squares = g.gene_squares()[first:]
+    gained = statistics.weighted[:, 0].double() @ g.gene_mean[:, first:].double().square()
+    on = torch.nonzero((squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)).flatten()
+    return g.at_factors(on), cells.at_factors(on, g.n_known)

@@ -61,7 +61,9 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         cells = _converge(batch, cells, features, q, prior, family)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
-    means, covs = zip(*in_order(place, blocks(matrix, device, size=CELLS_PER_BLOCK)), strict=True)
+    means, covs = zip(
+        *in_order(place, blocks(matrix, device, size=CELLS_PER_BLOCK if device.type == "cpu" else None)), strict=True
+    )
     mean = torch.cat(means)
     if keep:
         return replace(q, cell_mean=mean, cell_cov=Packed(torch.cat(covs)))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...posterior.rates import GeneFeatures
-from ..passes import average
+from ..course import WHOLE, Pass, Place
+from ..passes import added
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from torch import Tensor
 
     from ...data import Batch
     from ..minibatches import Minibatches
@@ -28,23 +30,24 @@ def sweep(
     steps: int = 1,
     every: int = 1,
     bar: Progress | None = None,
+    pass_: Pass[Cells] = WHOLE,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
     What the dispersion needs is taken from one in `every` cells.
     """
-    features, after = GeneFeatures.of(g.gene_mean, g.gene_cov), [cells]
+    features, at = GeneFeatures.of(g.gene_mean, g.gene_cov), Place(cells, pass_.n_seen, pass_.sums)
+    for rows, batch in batches.numbered_epoch(pass_.n_seen):
+        some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, every)
+        sums = added(at.sums, new, batch.n_cells / problem.n_cells)
+        at = pass_.keep(partial(_after, at, rows, some, sums))
+        if bar is not None:
+            bar.update()
+    return at.state, at.sums
 
-    def blocks() -> Iterator[tuple[int, CountStatistics]]:
-        for rows, batch in batches.numbered_epoch():
-            some, new = visit(problem, g, features, batch, after[0].rows(rows), steps, every)
-            after[0] = after[0].put(rows, some)
-            if bar is not None:
-                bar.update()
-            yield batch.n_cells, new
 
-    statistics = average(blocks(), problem.n_cells)
-    return after[0], statistics
+def _after(at: Place[Cells], rows: Tensor, some: Cells, sums: CountStatistics) -> Place[Cells]:
+    return Place(at.state.put(rows, some), at.n_seen + 1, sums)
 
 
 def visit(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...model.priors import kl_of_mu, rotation_is_free
+from ..course import WHOLE, Pass, Place
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..state import Problem
@@ -32,6 +35,19 @@ if TYPE_CHECKING:
     from .sweep import Step
 
 
+# a GPU waits for each answer, which is worth a few steps too many
+STEPS_UNASKED = 16
+
+
+@dataclass(frozen=True)
+class NormalSums:
+    """What a pass over minibatches keeps from step to step."""
+
+    start: NormalGlobals  # the genes that it began with
+    baseline: tuple[Tensor, ...]  # () each: ELBO per cell of each batch under these
+    gains: tuple[Tensor, ...]  # () each: what its step gained
+
+
 class NormalEngine(Engine["Step"]):
     """Closed forms for the Normal likelihood with all entries observed; the gauge is moved at every step."""
 
@@ -53,12 +69,19 @@ class NormalEngine(Engine["Step"]):
         return step, rank0
 
     def epoch(
-        self, state: Step, number: int, bar: Progress, has_settled: Callable[[list[float]], bool] | None = None
+        self,
+        state: Step,
+        number: int,
+        bar: Progress,
+        has_settled: Callable[[list[float]], bool] | None = None,
+        pass_: Pass[Step] = WHOLE,
     ) -> tuple[Step, list[float]]:
         """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way."""
         if self.n_batches > 1:
             every = steps_per_window(self.n_estimates(number))
-            return _pass_over_minibatches(self._problem, state, self._batches, number, bar, has_settled, every)
+            if self._options.device.type != "cpu":
+                every = max(every, STEPS_UNASKED)
+            return _pass_over_minibatches(self._problem, state, self._batches, number, bar, has_settled, every, pass_)
         step = sweep(self._problem, state.globals, self._batches.everyone)
         bar.update()
         return step, [elbo_per_entry(self._problem, step)]
@@ -91,16 +114,18 @@ def _pass_over_minibatches(
     bar: Progress,
     has_settled: Callable[[list[float]], bool] | None,
     every: int,
+    pass_: Pass[Step],
 ) -> tuple[Step, list[float]]:
     """An epoch of stochastic steps, and an estimate of the ELBO per entry at each; `every` few it may be the last.
 
     Cells differ more from batch to batch than the ELBO does from step to step, so each batch is also measured under
     the genes that the epoch began with: the estimate is their ELBO over the epoch, plus what this batch gained.
     """
-    at_start, start_kl = None, _global_kl(step.globals) / problem.n_cells
-    gains, baseline = [], []
-    for position, cells in enumerate(batches.epoch(epoch)):
-        at_start = at_start or LocalStep(problem, step.globals)
+    sums: NormalSums = pass_.sums or NormalSums(step.globals, (), ())
+    at_start, start_kl = None, _global_kl(sums.start) / problem.n_cells
+    gains, baseline = [*sums.gains], [*sums.baseline]
+    for position, cells in enumerate(batches.epoch(epoch, pass_.n_seen), pass_.n_seen):
+        at_start = at_start or LocalStep(problem, sums.start)
         reference = mean_local_elbo(at_start, cells) - start_kl
         before = _global_kl(step.globals) / problem.n_cells
         taken = (epoch - 1) * batches.count + position + 1
@@ -114,6 +139,9 @@ def _pass_over_minibatches(
             and has_settled(_estimates(problem, baseline, gains))
         ):
             break
+        # where the epoch goes on: it was asked whether it does
+        now = NormalSums(sums.start, tuple(baseline), tuple(gains))
+        pass_.keep(partial(Place, step, position + 1, now))
     return step, _estimates(problem, baseline, gains)
 
 

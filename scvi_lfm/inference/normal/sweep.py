@@ -72,7 +72,6 @@ class LocalStep:
     """
 
     def __init__(self, problem: Problem, g: NormalGlobals) -> None:
-        p = g.n_known
         self._g, self._prior = g, g.cell_prior
         self._noisy: NoisyCellStep | None = None
         if problem.noise == "cell_gene":
@@ -83,7 +82,6 @@ class LocalStep:
         columns = torch.cat([g.precision[:, None], g.gene_mean[:, 1:], g.gene_mean[:, :1]], dim=1)
         columns[:, 1:] *= g.precision[:, None]
         self._weighted = Scaled(columns)  # w_j (1, beta_j, B_j, b_j)
-        self._ends = [0, -1, *range(1, 1 + p)]  # (1, b_j, beta_j) of them
         self._moment = g.weighted_moment(g.precision)
         self._precision = cell_precision(self._moment, self._prior)
         self._cov = cell_covariance(self._precision, problem.family)
@@ -97,7 +95,8 @@ class LocalStep:
         known = batch.known
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior, known)
         square = self._g.precision @ batch.square_sums / batch.n_cells if square is None else square
-        ends = projected[:, self._ends]
+        p = known.shape[1]
+        ends = torch.cat([projected[:, :1], projected[:, -1:], projected[:, 1 : 1 + p]], dim=1)  # of (1, b_j, beta_j)
         local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov, known)
         return CellBlock(insert_known(mean, known), with_known(self._cov, known.shape[1]), local)
 

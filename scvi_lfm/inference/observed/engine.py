@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from ...data.blocks import Blocks, even_slices
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
+from ..course import WHOLE, Pass, Place
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, TOO_LITTLE
@@ -93,9 +95,11 @@ class ObservedEngine(Engine["State"]):
         g = replace(state.globals.moved(move), scales=scales)
         return replace(state, globals=g, statistics=state.statistics.moved(move))
 
-    def epoch(self, state: State, number: int, bar: Progress, _: object = None) -> tuple[State, list[float]]:
+    def epoch(
+        self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
+    ) -> tuple[State, list[float]]:
         """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
-        return self._sweep(state, bar) if self.n_batches == 1 else self._pass_over_minibatches(state, bar)
+        return self._sweep(state, bar) if self.n_batches == 1 else self._pass_over_minibatches(state, bar, pass_)
 
     def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
@@ -110,25 +114,27 @@ class ObservedEngine(Engine["State"]):
         score = NOTHING
         if held_out is not None:
             everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
-            score = score_held_out(as_posterior(g, everyone), held_out)
+            score = score_held_out(as_posterior(g, everyone, on_device=True), held_out)
         value = float(elbo(problem, g, statistics, squares)) / problem.n_entries
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
-    def _pass_over_minibatches(self, state: State, bar: Progress) -> tuple[State, list[float]]:
+    def _pass_over_minibatches(self, state: State, bar: Progress, pass_: Pass[State]) -> tuple[State, list[float]]:
         """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
-        total, score, held_out = torch.zeros_like(g.mu), NOTHING, self._matrix.held_out
-        for rows, batch in self._batches.numbered_epoch():
+        total, score = (pass_.sums, state.score) if pass_.n_seen else (torch.zeros_like(g.mu), NOTHING)
+        held_out = self._matrix.held_out
+        for position, (rows, batch) in enumerate(self._batches.read_epoch(pass_.n_seen), pass_.n_seen):
             cells = CellStep.of(g, problem.family)(batch)
             if held_out is not None:
-                score = score.plus(score_held_out(as_posterior(g, cells), held_out.rows(rows.cpu().numpy())))
+                score = score.plus(score_held_out(as_posterior(g, cells, on_device=True), held_out.rows(rows)))
             new = cell_statistics(batch, cells)
             total = total + self._estimate(g, new) * batch.n_cells / problem.n_cells
             statistics = statistics.blend(new, learning_rate(steps))
             g, _ = gene_step(problem, g, statistics)
             steps += 1
             bar.update()
+            pass_.keep(partial(Place, State(g, statistics, steps, score), position + 1, total))
         state = self._in_best_gauge(State(g, statistics, steps, score))
         return state, [float(total) * problem.n_cells / problem.n_entries]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -58,11 +58,14 @@ def explained_share(blocks: Blocks, q: NormalPosterior, statistics: ObservedStat
     return (explained / n / around.sum().clamp_min(1e-300)).tolist()
 
 
-def as_posterior(g: ObservedGlobals, cells: Rows) -> NormalPosterior:
-    """q in the gauge of the fit, under its own noise."""
+def as_posterior(g: ObservedGlobals, cells: Rows, *, on_device: bool = False) -> NormalPosterior:
+    """q in the gauge of the fit, under its own noise.
+
+    For predictions within an epoch mu stays `on_device`: to read it is to wait for all that was asked before.
+    """
     sigma, prior = g.precision.rsqrt(), g.gene_prior
     return NormalPosterior(
-        mu=float(g.mu),
+        mu=cast("float", g.mu) if on_device else float(g.mu),
         cell_mean=cells.mean,
         cell_cov=Packed(cells.cov),
         gene_mean=g.gene_mean,

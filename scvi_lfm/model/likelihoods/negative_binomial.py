@@ -75,12 +75,14 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
     dispersion by which they are judged.
     """
-    one, most = torch.ones_like(dispersion), y.amax(0)
+    one, waits = torch.ones_like(dispersion), y.device.type != "cpu"  # for whether there are large counts, and where
+    most = None if waits else y.amax(0)
     damping = torch.addcmul(one, rate, dispersion).reciprocal_()
-    score = _pairs(y, dispersion, int(most.max())).sub_(damping.log())
+    score = _pairs(y, dispersion, LOOKED_UP if most is None else int(most.max())).sub_(damping.log())
     score.addcmul_(damping.sub_(1), torch.addcmul(one, y, dispersion))
-    genes = torch.nonzero(most >= LOOKED_UP).flatten()
-    if len(genes):
+    if most is None:
+        score = torch.where(y >= LOOKED_UP, _of_large(y, rate, dispersion, slice(None)).to(score), score)
+    elif len(genes := torch.nonzero(most >= LOOKED_UP).flatten()):
         cell, at = torch.nonzero(y[:, genes] >= LOOKED_UP, as_tuple=True)
         score[cell, genes[at]] = _of_large(y[cell, genes[at]], rate[cell, genes[at]], dispersion[genes], at).to(score)
     # of counts, not of zeros
@@ -95,7 +97,7 @@ def _pairs(y: Tensor, phi: Tensor, most: int) -> Tensor:
     return table.gather(0, y.clamp(max=LOOKED_UP).long())
 
 
-def _of_large(y: Tensor, rate: Tensor, dispersion: Tensor, at: Tensor) -> Tensor:
+def _of_large(y: Tensor, rate: Tensor, dispersion: Tensor, at: Tensor | slice) -> Tensor:
     """Scores of some counts times phi^2, in float64: the terms are large, and cancel. `at` tells the gene of each."""
     theta = 1 / dispersion.double()
     y, x, phi = y.double(), rate.double() / theta[at], dispersion.double()[at]

@@ -23,7 +23,7 @@ from ..._keys import (
     VALUES,
 )
 from ...data.covariates import FIELDS as CODING
-from ...data.kind import RECORDED
+from ...data.kind import AS_READ, RECORDED
 from ...model.likelihoods import CONTINUOUS, LIKELIHOODS
 from .covariates import n_known
 from .lookup import ON_JOINING, entry
@@ -90,7 +90,8 @@ def _check_values(uns: Mapping[str, Any], key: str) -> None:
     values = uns.get(VALUES, {})
     if not isinstance(values, Mapping):
         raise _wrong(key, f"{VALUES} is a {type(values).__name__}")
-    lost = [name for name in RECORDED if name not in values]
+    prefixes = ("", AS_READ) if "normalize" in uns[PARAMS] else ("",)
+    lost = [prefix + name for prefix in prefixes for name in RECORDED if prefix + name not in values]
     if values and lost:
         msg = f"uns[{key!r}] has lost {', '.join(lost)} of {VALUES!r}, which lfm.tl.fit wrote. {ON_JOINING}"
         raise KeyError(msg)

@@ -53,6 +53,7 @@ class StoredFit:
     params: Mapping[str, Any]
     keys: FitKeys
     values: Mapping[str, Any]  # their kind; empty in fits stored before it was
+    totals: np.ndarray | None = None  # (n,) float32: that the fitted cells were normalised from
     level: float = 0.0  # of the values as they were read: the posterior, mu too, is that of values less this
 
     @property
@@ -110,4 +111,5 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
     check_genes_fit_record(stored, posterior.gene_cov, gene_mean)
     if cells:
         check_cells_fit_record(stored, posterior.cell_cov)
-    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}), level)
+    totals = stored.array("cell_total").astype(np.float32) if cells and kind.normalised else None
+    return StoredFit(posterior, active, fitted, params, keys, uns.get(VALUES, {}), totals, level)

@@ -41,6 +41,7 @@ class FitKind:
     held_out: bool
     ranks: bool  # every number of factors was tried
     level: bool  # something was taken off all values
+    normalised: bool  # counts were, as they were read
     sizes_from_totals: bool  # size factors are total counts over their mean
     always: bool = True
 
@@ -69,6 +70,7 @@ class FitKind:
             held_out=_keys.HELD_OUT in params,
             ranks="max_factors" in params,
             level=bool(record.get(_keys.LEVEL, 0.0)),
+            normalised="normalize" in params,
             sizes_from_totals=counts and "size_factors" not in params,
         )
 
@@ -101,6 +103,7 @@ FIELDS = (
     Field("obs", "cell_activity", ("n",), F32, "cells", "mean of the activity a"),
     Field("obs", "cell_activity_sd", ("n",), F32, "cells", "standard deviation of a"),
     Field("obs", "size_factor", ("n",), F32, "cells", "size factor", "counts"),
+    Field("obs", "cell_total", ("n",), F32, "cells", "total that values were normalised from", "normalised"),
     Field("obs", "cell_sigma", ("n",), F32, "cells", "noise, by which that of genes is multiplied", "noise_by_cell"),
     Field("obsm", "cell_cov_packed", ("n", "cell_packed"), F32, "cells", "covariance of (a, A)", "own_cell_cov"),
     Field("varm", "gene_factors", ("m", "r"), F32, "genes", "mean of B"),

@@ -33,6 +33,7 @@ class _Parts:
     gene_sd: Tensor  # (m, k)
     first: int  # of the factors among the k coordinates
     level: float
+    totals: np.ndarray | None
 
 
 _VALUES: dict[str, Callable[[_Parts], Any]] = {
@@ -41,6 +42,7 @@ _VALUES: dict[str, Callable[[_Parts], Any]] = {
     "cell_activity": lambda it: it.q.cell_mean[:, 0],
     "cell_activity_sd": lambda it: it.cell_sd[:, 0],
     "size_factor": lambda it: it.q.noise.log_size.exp(),
+    "cell_total": lambda it: it.totals,
     "cell_sigma": lambda it: it.q.noise.cell,
     "cell_cov_packed": lambda it: packed_of_free(it.q.cell_cov.values, it.q.n_known),
     "gene_factors": lambda it: it.q.gene_factors,
@@ -78,10 +80,12 @@ def write_fit(
     n_factors: int,
     fitted: np.ndarray,
     record: Mapping[str, Any],
+    totals: np.ndarray | None = None,
 ) -> None:
     """Write a fit under `key`, and remove what an earlier one left there that this one does not have.
 
-    `record` is what the schema has in uns besides the posterior: `params`, and how the fit went.
+    `record` is what the schema has in uns besides the posterior: `params`, and how the fit went. `totals` are those
+    that values were normalised from, (n,).
 
     Raises
     ------
@@ -102,6 +106,7 @@ def write_fit(
         gene_sd=posterior.gene_cov.diagonals().sqrt(),
         first=1 + posterior.n_known,
         level=float(record.get(_keys.LEVEL, 0.0)),
+        totals=totals,
     )
 
     def stored(name: str, shape: tuple[str, ...], dtype: str | type) -> Any:

@@ -18,6 +18,7 @@ from scvi_lfm.inference.counts.engine import CountEngine
 from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_entry, expected_log_density
 from scvi_lfm.inference.counts.start import add_factors
 from scvi_lfm.inference.counts.state import Cells, CountGlobals
+from scvi_lfm.inference.course import Place
 from scvi_lfm.inference.progress import show_progress
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model import PriorScales
@@ -200,7 +201,7 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     rows, batch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
     before = state.cells.mean.clone(), state.cells.cov.clone()
-    after = engine._visit(state, rows, batch, 2)
+    after = engine._visit(Place(state), rows, batch, 2)().state
     for old, new in zip(before, (after.cells.mean, after.cells.cov), strict=True):
         assert torch.equal(new[others], old[others])
         assert not torch.equal(new[rows], old[rows])

@@ -1,0 +1,107 @@
+"""Counts that are log-normalised as they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .checks import check_finite, check_not_negative
+from .kind import kind_of
+from .memory import of_parts
+from .source import CellSource
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+    from .kind import ValueKind
+
+
+@dataclass(frozen=True, eq=False)
+class LogNormalised(CellSource):
+    """`log1p(factor_i y_ij)` of another source, in float32: zeros stay zeros, and indices are shared."""
+
+    counts: CellSource
+    factor: np.ndarray  # (n,) float32
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        return self.counts.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the logarithms."""
+        return self.factor.dtype
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out."""
+        return self.counts.is_sparse
+
+    @property
+    def n_stored(self) -> int:
+        """Number of entries that are stored."""
+        return self.counts.n_stored
+
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The logarithms of some cells."""
+        return _logs(self.counts.rows(which), self.factor[which])
+
+    def at_genes(self, genes: np.ndarray) -> LogNormalised:
+        """The columns of some genes; totals stay those over all."""
+        return replace(self, counts=self.counts.at_genes(genes))
+
+    def without(self, mask: sp.csr_array) -> LogNormalised:
+        """The same less the entries of a mask; totals stay those of all."""
+        return replace(self, counts=self.counts.without(mask))
+
+    def pattern(self) -> sp.csr_array:
+        """Ones at the entries that a sparse source stores."""
+        return self.counts.pattern()
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """What values were before they were log-normalised."""
+
+    kind: ValueKind  # at all genes
+    totals: np.ndarray  # (n,) float32, that each cell was scaled from
+
+
+def log_normalised(
+    counts: CellSource, target: float, where: str, cells: pd.Index, genes: pd.Index, totals: np.ndarray | None = None
+) -> tuple[LogNormalised, Normalised]:
+    """Counts scaled in each cell from its total to `target`, and their log1p; a cell without any stays so.
+
+    `totals` are those of a fit, from which genes may be lost since; None takes the sums over all genes.
+
+    Raises
+    ------
+    ValueError
+        A value is negative or not finite, or float32 cannot hold what scales them.
+    """
+    check_finite(counts, where, cells, genes)
+    check_not_negative(counts, where, cells, genes, asked=f"normalize={target:g}")
+    with np.errstate(over="ignore", under="ignore"):
+        totals = (counts.summary.cell_sums if totals is None else totals).astype(np.float32)
+        filled = totals > 0
+        factor = np.divide(target, totals, out=np.ones(len(totals)), where=filled).astype(np.float32)
+        all_fine = np.isfinite([*factor, np.float32(target)]).all() and (factor >= np.finfo(np.float32).tiny).all()
+    if not all_fine:
+        msg = (
+            f"`normalize`={target:g} is too {'large' if target > 1 else 'small'} for float32 to scale the cells of "
+            f"{where} to, whose totals go from {totals.min():.4g} to {totals.max():.4g}. Pass 1e4, for example."
+        )
+        raise ValueError(msg)
+    return LogNormalised(counts, factor), Normalised(kind_of(counts.summary), totals)
+
+
+def _logs(block: sp.csr_array | np.ndarray, factor: np.ndarray) -> sp.csr_array | np.ndarray:
+    if isinstance(block, np.ndarray):
+        scaled = np.multiply(block, factor[:, None], dtype=np.float32)
+        return np.log1p(scaled, out=scaled)
+    scaled = np.multiply(block.data, np.repeat(factor, np.diff(block.indptr)), dtype=np.float32)
+    return of_parts(type(block), block.shape, np.log1p(scaled, out=scaled), block.indices, block.indptr)

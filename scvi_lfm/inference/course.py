@@ -1,0 +1,109 @@
+"""A fit in its course: all from which it can go on, and how an epoch tells of its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .ranks import RankCurve
+
+S = TypeVar("S")
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Place(Generic[S]):
+    """Between two epochs, or between two minibatches of one."""
+
+    state: S
+    n_seen: int = 0  # minibatches of the epoch that is under way
+    sums: Any = None  # what the engine has added up over them
+
+
+def _make(make: Callable[[], Place[Any]]) -> Place[Any]:
+    return make()
+
+
+@dataclass(frozen=True)
+class Pass(Generic[S]):
+    """An epoch to go through, from its beginning or from where it was left.
+
+    `keep` makes the place after each minibatch and may note it down. It may make it twice, when the fit is interrupted
+    in between: what is written in place must be written here, and be the same when it is written again.
+    """
+
+    n_seen: int = 0
+    sums: Any = None
+    keep: Callable[[Callable[[], Place[S]]], Place[S]] = _make
+
+    def over(self, part: Callable[[S], Part], whole: Callable[[Part], S]) -> Pass[Part]:
+        """The same pass for a function that knows a part of the state alone."""
+
+        def keep(make: Callable[[], Place[Part]]) -> Place[Part]:
+            def place() -> Place[S]:
+                made = make()
+                return Place(whole(made.state), made.n_seen, made.sums)
+
+            kept = self.keep(place)
+            return Place(part(kept.state), kept.n_seen, kept.sums)
+
+        return Pass(self.n_seen, self.sums, keep)
+
+
+WHOLE: Pass[Any] = Pass()
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What steps depend on besides the state."""
+
+    double: bool  # whether values are read in float64
+    generator: dict[str, Any]  # state of the random numbers, at the beginning of the epoch
+
+
+@dataclass(frozen=True)
+class Course:
+    """All from which a fit goes on."""
+
+    place: Place[Any]
+    draws: Draws
+    before: Trace  # of earlier numbers of factors
+    values: tuple[tuple[float, float], ...] = ()  # of this one: epoch, ELBO per entry
+    held_out: tuple[tuple[float, float, float], ...] = field(default=())
+    ranks: RankCurve | None = None  # what is known of numbers of factors so far
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are over."""
+        return self.trace(converged=False).epochs
+
+    def trace(self, *, converged: bool, stopped: bool = False) -> Trace:
+        """How the fit went so far."""
+        before, values = self.before, [*self.before.values, *self.values]
+        return Trace(values, before.rank0, converged, [*before.held_out, *self.held_out], stopped)
+
+    def at(self, place: Place[Any]) -> Course:
+        """Inside the epoch that is under way."""
+        return replace(self, place=place)
+
+    def after(
+        self,
+        state: Any,
+        draws: Draws,
+        values: list[tuple[float, float]],
+        held_out: tuple[float, float, float] | None,
+    ) -> Course:
+        """After an epoch."""
+        more = () if held_out is None else (held_out,)
+        return replace(
+            self,
+            place=Place(state),
+            draws=draws,
+            values=(*self.values, *values),
+            held_out=(*self.held_out, *more),
+        )
