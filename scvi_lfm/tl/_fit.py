@@ -235,7 +235,7 @@ def fit(
     """
     given, started = FitArguments.of(locals()), time.perf_counter()
     check_anndata(adata)
-    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
+    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates), copy=copy)
     plan = plan_fit(adata, given)
     matrix, options = plan.matrix, plan.options
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
