@@ -35,9 +35,9 @@ def check_names(adata: AnnData) -> None:
             raise TypeError(msg)
 
 
-def check_dtype(values: Any, where: str, *, elsewhere: bool = False) -> None:
-    """Raise unless `values` is a numeric matrix, in memory or `elsewhere`."""
-    if not (elsewhere or sp.issparse(values) or isinstance(values, np.ndarray)):
+def check_dtype(values: Any, where: str) -> None:
+    """Raise unless `values` is a numeric matrix in memory."""
+    if not (sp.issparse(values) or isinstance(values, np.ndarray)):
         msg = (
             f"{where} is a {type(values).__module__}.{type(values).__name__}; what is read are numpy arrays, scipy's "
             "sparse matrices, backed or lazily read files of anndata, and dask arrays of them. Convert it, with "

@@ -101,10 +101,11 @@ class DaskSource(SpanReader):
         return _Kept(self._compute)
 
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
-        with reading(self.where, self._borders[number], self._borders[number + 1]):
+        cells = slice(self._borders[number], self._borders[number + 1])
+        with reading(self.where, cells):
             # worked out here, whatever scheduler is set: workers of ours ask for several at a time
             chunk = self.array.blocks[number, 0].compute(scheduler="synchronous")
-            expected = self._borders[number + 1] - self._borders[number], self.shape[1]
+            expected = cells.stop - cells.start, self.shape[1]
             if chunk.shape != expected:
                 msg = f"a chunk has shape {chunk.shape}, where the dask array says {expected}"
                 raise ValueError(msg)

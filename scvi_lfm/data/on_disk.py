@@ -31,8 +31,8 @@ class SparseFile(SpanReader):
         OSError
             They cannot be read, or do not lie where the file says.
         """
-        group, (n_cells, n_genes) = dataset.group, dataset.shape
-        with reading(where, 0, n_cells):
+        with reading(where):
+            group, (n_cells, n_genes) = dataset.group, dataset.shape
             values, indices = group["data"], group["indices"]
             starts = np.asarray(group["indptr"][...]).astype(np.int64)
         n_stored = min(values.shape[0], indices.shape[0])
@@ -65,15 +65,10 @@ class SparseFile(SpanReader):
         """Number of entries that are stored."""
         return int(self.starts[-1])
 
-    @property
-    def values_per_cell(self) -> float:
-        """How many values a cell takes on average."""
-        return self.n_stored / max(self.shape[0], 1)
-
     def span(self, start: int, stop: int) -> sp.csr_array:
         """The values of consecutive cells."""
         first, last = int(self.starts[start]), int(self.starts[stop])
-        with reading(self.where, start, stop):
+        with reading(self.where, slice(start, stop)):
             values = np.asarray(self.values[first:last])
             genes = np.asarray(self.indices[first:last])
             if len(genes) and not 0 <= genes.min() <= genes.max() < self.n_genes:
@@ -114,12 +109,7 @@ class DenseFile(SpanReader):
         """Number of entries: all."""
         return self.shape[0] * self.shape[1]
 
-    @property
-    def values_per_cell(self) -> float:
-        """How many values a cell takes."""
-        return self.shape[1]
-
     def span(self, start: int, stop: int) -> np.ndarray:
         """The values of consecutive cells."""
-        with reading(self.where, start, stop):
+        with reading(self.where, slice(start, stop)):
             return computable(np.asarray(self.values[start:stop]))

@@ -14,6 +14,7 @@ from .checks import check_dtype
 from .dask_chunks import DaskSource
 from .memory import MemorySource
 from .on_disk import DenseFile, SparseFile
+from .reader import reading
 from .selected import Selected
 
 if TYPE_CHECKING:
@@ -53,9 +54,12 @@ def source_of(values: Any, where: str) -> CellSource:
     opens = _kind_of_file(values)
     if opens is None and _is_dask(values):
         opens = DaskSource.of
-    check_dtype(values, where, elsewhere=opens is not None)
     if opens is not None:
+        with reading(where):
+            dtype = values.dtype
+        check_dtype(np.empty(0, dtype), where)
         return opens(values, where)
+    check_dtype(values, where)
     return MemorySource(canonical(values) if sp.issparse(values) else computable(np.asarray(values)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._memory import is_out_of_memory
 from .memory import take
 from .selected import Selected, Without
-from .source import VALUES_PER_PART, CellSource, stacked
+from .source import CellSource, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +28,6 @@ class SpanReader(CellSource):
     @abstractmethod
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells, canonical and in memory."""
-
-    @property
-    @abstractmethod
-    def values_per_cell(self) -> float:
-        """About how many values a cell takes."""
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position, in any order."""
@@ -57,11 +52,6 @@ class SpanReader(CellSource):
         """The same less the entries of a mask."""
         return Without(self, mask)
 
-    @property
-    def cells_per_part(self) -> int:
-        """How many cells make a part."""
-        return max(1, int(VALUES_PER_PART / max(self.values_per_cell, 1)))
-
 
 def _within(cells: np.ndarray) -> slice | np.ndarray:
     """Positions of increasing cells in their span."""
@@ -75,16 +65,17 @@ def _spans(cells: np.ndarray, gap: int) -> list[np.ndarray]:
 
 
 @contextmanager
-def reading(where: str, start: int, stop: int) -> Iterator[None]:
-    """Say which cells could not be read, whatever the library below says."""
+def reading(where: str, cells: slice | None = None) -> Iterator[None]:
+    """Say what could not be read, whatever the library below says."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, LookupError) as error:
         if is_out_of_memory(error):
             raise
         detail = " ".join(str(error).split()) or type(error).__name__
+        place = "" if cells is None else f" at cells {cells.start} to {cells.stop - 1}"
         msg = (
-            f"The values of {where} could not be read at cells {start} to {stop - 1} ({detail}). Their file may be "
-            "closed, moved or damaged: open it again, and if that does not help, write it anew."
+            f"The values of {where} could not be read{place} ({detail}). Their file may be closed, moved or damaged: "
+            "open it again, and if that does not help, write it anew."
         )
         raise OSError(msg) from error

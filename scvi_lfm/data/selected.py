@@ -65,9 +65,9 @@ class Selected(CellSource):
         return Without(self, mask)
 
     @property
-    def cells_per_part(self) -> int:
-        """As many as of the whole source."""
-        return self.source.cells_per_part
+    def values_per_cell(self) -> float:
+        """As many as the whole source is read for."""
+        return self.source.values_per_cell
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,6 @@ class Without(CellSource):
         return Without(self, mask)
 
     @property
-    def cells_per_part(self) -> int:
-        """As many as of the whole source."""
-        return self.source.cells_per_part
+    def values_per_cell(self) -> float:
+        """As many as the whole source is read for."""
+        return self.source.values_per_cell

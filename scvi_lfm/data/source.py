@@ -99,9 +99,9 @@ class CellSource(ABC):
         """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
 
     @property
-    def cells_per_part(self) -> int:
-        """How many cells make a part; no result may depend on it."""
-        return max(1, VALUES_PER_PART * self.shape[0] // max(self.n_stored, 1))
+    def values_per_cell(self) -> float:
+        """About how many values are stored of a cell: how many cells are a part follows from it, and no result."""
+        return self.n_stored / max(self.shape[0], 1)
 
     def whole(self) -> sp.csr_array | np.ndarray:
         """All values as one array in memory."""
@@ -110,7 +110,7 @@ class CellSource(ABC):
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
         """Every cell once, in order, a few at a time, or `size` of them: positions and values."""
-        n_cells, step = self.shape[0], size or self.cells_per_part
+        n_cells, step = self.shape[0], size or max(1, int(VALUES_PER_PART / max(self.values_per_cell, 1)))
         for start in range(0, n_cells, step):
             cells = slice(start, min(start + step, n_cells))
             yield cells, self.rows(cells)
