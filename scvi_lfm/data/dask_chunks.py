@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -103,8 +104,7 @@ class DaskSource(SpanReader):
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
         cells = slice(self._borders[number], self._borders[number + 1])
         with reading(self.where, cells):
-            # worked out here, whatever scheduler is set: workers of ours ask for several at a time
-            chunk = self.array.blocks[number, 0].compute(scheduler="synchronous")
+            chunk = self.array.blocks[number, 0].compute(scheduler=_scheduler())
             expected = cells.stop - cells.start, self.shape[1]
             if chunk.shape != expected:
                 msg = f"a chunk has shape {chunk.shape}, where the dask array says {expected}"
@@ -117,6 +117,21 @@ class DaskSource(SpanReader):
     def _empty(self) -> sp.csr_array | np.ndarray:
         shape = 0, self.shape[1]
         return sp.csr_array(shape, dtype=self.dtype) if self.is_sparse else np.empty(shape, self.dtype)
+
+
+def _scheduler() -> str | None:
+    """The client of a cluster where there is one, which may hold the chunks; or else the thread that asks.
+
+    Several workers ask at a time, so that threads of dask's own would only be in their way.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return "synchronous"
+    try:
+        distributed.default_client()
+    except ValueError:  # there is none
+        return "synchronous"
+    return None
 
 
 def _check_form(chunk: object, where: str) -> None:

@@ -273,6 +273,19 @@ def test_dask_chunks_that_fail(adata):
         source_of(x, "X").rows(slice(10, 12))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore:Sending large graph")
+def test_chunks_that_a_cluster_holds(adata):
+    distributed = pytest.importorskip("distributed")
+    array = pytest.importorskip("dask.array")
+    whole = adata.copy()
+    with distributed.Client(processes=False, dashboard_address=None, n_workers=1):
+        adata.X = array.from_array(adata.X, chunks=(9, M), asarray=False).persist()
+        fit(adata)
+    fit(whole)
+    np.testing.assert_array_equal(adata.obsm["X_lfm"], whole.obsm["X_lfm"])
+
+
 def test_few_dask_chunks_are_kept_and_each_is_computed_once(adata):
     array = pytest.importorskip("dask.array")
     computed = []
