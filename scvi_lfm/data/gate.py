@@ -11,7 +11,12 @@ from .._validate import place_of
 from .checks import check_finite, check_names
 from .kind import kind_of
 from .matrix import CellMatrix
+from .memory import MemorySource
 from .opening import open_source
+
+# values elsewhere that take no more are read into memory once, rather than block by block again and again
+MOST_BYTES_READ_IN = 2**28
+BYTES_OF_PLACE = 4
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,7 +42,7 @@ def read_matrix(
     Returns
     -------
     The values, with the record of their kind. They share memory with the AnnData wherever its form allows it, and stay
-    in its file, or in its dask array, where they are there.
+    in its file, or in its dask array, where they are many.
 
     Raises
     ------
@@ -57,4 +62,6 @@ def read_matrix(
         source = source.at_genes(np.flatnonzero(genes))
     names = adata.var_names if genes is None else adata.var_names[genes]
     check_finite(source, where, adata.obs_names, names)
+    if source.summary.n_stored * (source.dtype.itemsize + BYTES_OF_PLACE) <= MOST_BYTES_READ_IN:
+        source = MemorySource(source.whole())
     return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only))

@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from scvi_lfm.data import MemorySource, read_matrix
 from scvi_lfm.data.on_disk import SparseFile
 from scvi_lfm.data.opening import open_source, source_of
 from scvi_lfm.data.selected import Selected
@@ -26,6 +27,12 @@ def adata():
     x = sp.random(N, M, 0.5, format="csr", dtype=np.float32, random_state=0)
     obs = pd.DataFrame({"half": pd.Categorical(np.where(np.arange(N) < N // 2, "a", "b"))})
     return ad.AnnData(x, obs=obs.set_axis(map(str, obs.index)), var=pd.DataFrame(index=[f"g{j}" for j in range(M)]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_read_in(monkeypatch):
+    """However few values are, they are read where they lie."""
+    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
 
 
 @pytest.fixture
@@ -149,6 +156,15 @@ def test_only_what_is_asked_for_is_read(adata, path):
     block = spied.rows(slice(10, 20))
     assert set(read) == {(whole.indptr[10], whole.indptr[20])}
     np.testing.assert_array_equal(block.toarray(), whole[10:20].toarray())
+
+
+@pytest.mark.parametrize("limit", [-1, 0])
+def test_few_values_are_read_in_at_once(adata, path, monkeypatch, limit):
+    bytes_read = adata.X.nnz * 8
+    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", bytes_read + limit)
+    source = read_matrix(backed(adata, path)).source
+    assert isinstance(source, SparseFile if limit else MemorySource)
+    np.testing.assert_array_equal(source.whole().toarray(), adata.X.toarray())
 
 
 def test_distant_cells_are_read_by_themselves(adata, path, monkeypatch):
