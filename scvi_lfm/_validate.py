@@ -25,6 +25,24 @@ def check_anndata(adata: object, name: str = "adata") -> None:
         raise TypeError(msg)
 
 
+def check_writable(adata: AnnData, *, copy: bool = False) -> None:
+    """Raise where results cannot be written into an AnnData, or into a copy of it."""
+    if not adata.isbacked:
+        return
+    if adata.is_view:
+        msg = (
+            "`adata` is a view of a backed AnnData, into which nothing can be written. Call adata = adata.to_memory() "
+            "first, or adata = adata.copy(filename) with the name of a new file."
+        )
+        raise ValueError(msg)
+    if copy:
+        msg = (
+            "`copy`: a backed AnnData is copied into a new file only. Leave `copy` out, so that results are written "
+            "into `adata` (its file stays as it is), or pass adata.to_memory()."
+        )
+        raise ValueError(msg)
+
+
 def itself_or_copy(adata: AnnData, *, copy: bool) -> AnnData:
     """The AnnData, or a copy; raise where it holds what cannot be copied."""
     if not copy:
@@ -122,13 +140,18 @@ def check_key(name: str, value: object) -> str:
     return value
 
 
+def in_memory(frame: Any) -> pd.DataFrame:
+    """Obs or var as a data frame: what anndata reads lazily is read."""
+    return frame if isinstance(frame, pd.DataFrame) else frame.to_memory()
+
+
 def one_column(frame: pd.DataFrame, name: object, axis: str, argument: str | None = None) -> pd.Series:
     """The column `name` of obs or var (`axis`), asked for by `argument`; one that is missing or repeated raises."""
     asked = "" if argument is None else f"`{argument}`: "
     if name not in frame.columns:
         msg = f"{asked}{axis} has no column {name!r}. {near_matches(name, frame.columns)}"
         raise KeyError(msg)
-    column = frame[name]
+    column = frame[name] if isinstance(frame, pd.DataFrame) else in_memory(frame[[name]])[name]
     if isinstance(column, pd.DataFrame):
         msg = f"{asked}{axis} has {column.shape[1]} columns called {name!r}. Rename or drop all but one."
         raise ValueError(msg)
@@ -144,10 +167,12 @@ def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
     if values.dtype != bool:
         msg = f"`{name}` must be boolean, without missing values, found dtype {values.dtype}."
         raise TypeError(msg)
-    if values.shape != (len(frame),):
-        msg = f"`{name}` must have one entry for each of the {len(frame)} rows of {axis}, found shape {values.shape}."
+    if values.shape != frame.shape[:1]:
+        msg = (
+            f"`{name}` must have one entry for each of the {frame.shape[0]} rows of {axis}, found shape {values.shape}."
+        )
         raise ValueError(msg)
-    if isinstance(mask, pd.Series) and not mask.index.equals(frame.index):
+    if isinstance(mask, pd.Series) and not mask.index.equals(in_memory(frame).index):
         msg = f"`{name}` is a Series whose index is not {axis}_names. Reorder it, or pass its .to_numpy() if it fits."
         raise ValueError(msg)
     return values

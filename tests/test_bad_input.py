@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
+from scvi_lfm.data.checks import check_dtype
 from scvi_lfm.inference.normal import engine as normal_engine
 from scvi_lfm.tl import _predict
 
@@ -277,30 +278,9 @@ def test_categorical_names_are_fine(clean):
     assert len(lfm.tl.similar_genes(clean, "gene_1")) == M - 1
 
 
-def test_backed(clean, tmp_path):
-    clean.write_h5ad(tmp_path / "cells.h5ad")
-    adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(TypeError, match=r"this version reads matrices in memory\. Call adata = adata\.to_memory\(\) f"):
-        fit(adata)
-    assert "lfm" not in adata.uns
-    fit(adata.to_memory())
-
-
-def test_backed_sparse(clean, tmp_path):
-    clean.X = sp.csr_matrix(clean.X)
-    clean.write_h5ad(tmp_path / "cells.h5ad")
-    adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(TypeError, match=r"Call adata = adata\.to_memory\(\) first"):
-        fit(adata)
-
-
-def test_dask(clean):
-    dask_array = pytest.importorskip("dask.array")
-    clean.X = dask_array.from_array(clean.X, chunks=(10, M))
-    with pytest.raises(TypeError, match=r"X is a dask.*Call adata = adata\.to_memory\(\) first"):
-        fit(clean)
-    assert "lfm" not in clean.uns
-    fit(clean.to_memory())
+def test_forms_that_are_not_read():
+    with pytest.raises(TypeError, match=r"X is a builtins.*what is read are numpy arrays.*csr_array\(values\)"):
+        check_dtype([[1.0]], "X")
 
 
 # arguments of fit

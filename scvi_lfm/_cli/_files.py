@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DATA = (".h5ad", ".zarr")
 TABLE = (".csv",)
 # "stored" leaves X and layers in the file, to be read piece by piece; "memory" reads them
-VALUES = "memory"
+VALUES = "stored"
 _PIECE = 10_000_000  # indices, 80 MB at most
 _LESS = "Close other programs, or look whether the file is whole: a damaged one may ask for any amount"
 

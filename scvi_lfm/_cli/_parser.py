@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import __version__
 from .._fit_arguments import ARGUMENTS, DEFAULTS
+from . import _texts as texts
 from ._messages import PROGRAM, CommandError
 
 if TYPE_CHECKING:
@@ -16,93 +17,6 @@ if TYPE_CHECKING:
 # as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
-
-_DESCRIPTION = """\
-A Bayesian factor model for single-cell data: embeddings of cells and genes,
-gene ranking and anomalies, all with their uncertainty.
-
-Data are read from .h5ad or .zarr and written to .h5ad or .zarr, by suffix. An
-output in the format of the input is a copy of it with the new fields in it.
-Results go to standard output, messages to standard error."""
-
-_EXAMPLES = """\
-examples:
-  scvi-lfm demo
-  scvi-lfm fit counts.h5ad fitted.h5ad
-  scvi-lfm rank fitted.h5ad --groupby leiden --csv genes.csv
-  scvi-lfm anomalies fitted.h5ad --direction up
-  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
-  scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad
-
-scvi-lfm COMMAND --help says more about each."""
-
-_FIT = """\
-Fit the model and write the data with the embeddings of cells and genes in it.
-
-Whole numbers are fitted as the counts that they are (negative binomial), other
-values with a Normal. --normalize log-normalises counts as they are read and fits
-a Normal, which is faster."""
-
-_FIT_EXAMPLES = """\
-examples:
-  scvi-lfm fit counts.h5ad fitted.h5ad
-  scvi-lfm fit data.zarr fitted.zarr --layer counts --n-factors 50
-  scvi-lfm fit data.zarr --in-place
-  scvi-lfm fit counts.h5ad results.h5ad --results-only
-  scvi-lfm fit peaks.h5ad fitted.h5ad --likelihood bernoulli
-  scvi-lfm fit counts.h5ad fitted.h5ad --normalize --noise gene --seed 1"""
-
-_RANK = """\
-Rank genes by how well they align with groups of cells, from a stored fit.
-
-Prints the top genes of each group: score (difference of expected values, for
-counts of log rates), sd (its posterior standard deviation), lfsr (local false
-sign rate) and log2 fold change (approximate for log-normalised values)."""
-
-_RANK_EXAMPLES = """\
-examples:
-  scvi-lfm rank fitted.h5ad --groupby leiden
-  scvi-lfm rank fitted.h5ad --groupby leiden --groups 3 7 --reference 1
-  scvi-lfm rank fitted.h5ad --mask is_stimulated --csv genes.csv"""
-
-_ANOMALIES = """\
-List cell-gene values that the model did not expect, from a stored fit.
-
-Prints the observed and the expected value, q (adjusted tail probability),
-log_ratio (log likelihood of "from other cells" over "from this cell"), lfdr
-(local false discovery rate) and the direction."""
-
-_ANOMALIES_EXAMPLES = """\
-examples:
-  scvi-lfm anomalies fitted.h5ad --direction up
-  scvi-lfm anomalies fitted.h5ad --fdr 0.01 --csv entries.csv --out scored.h5ad"""
-
-_PROJECT = """\
-Place new cells in the embedding of a fitted reference, without a refit.
-
-Genes are matched by name. The values must be of the reference's kind: counts for
-a reference fitted to counts, with --normalize or without, else normalised as those
-were."""
-
-_PROJECT_EXAMPLES = """\
-examples:
-  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad
-  scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --layer counts"""
-
-_MERGE = """\
-Put results that were written with --results-only back into their data.
-
-Cells and genes are matched by name. Earlier results of the same names are
-replaced, and nothing else."""
-
-_MERGE_EXAMPLES = """\
-examples:
-  scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad
-  scvi-lfm merge data.zarr results.h5ad --in-place"""
-
-_DEMO = """\
-Run everything on 1,200 sorted blood cells that ship with the package: fit their
-counts, rank the genes of each type, find anomalies, write the data and figures."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,7 +62,7 @@ def _is_number(text: str) -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EXAMPLES, formatter_class=_Formatter)
+    parser = Parser(prog=PROGRAM, description=texts.DESCRIPTION, epilog=texts.EXAMPLES, formatter_class=_Formatter)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
@@ -159,12 +73,12 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--traceback", action="store_true", help="show where in Python an error arose")
         return command
 
-    _add_demo(add("demo", "run everything on data that ship with the package", _DEMO))
-    _add_fit(add("fit", "fit the model to counts, or to log-normalised values", _FIT, _FIT_EXAMPLES))
-    _add_rank(add("rank", "rank genes for groups of cells", _RANK, _RANK_EXAMPLES))
-    _add_anomalies(add("anomalies", "list values that should not be there", _ANOMALIES, _ANOMALIES_EXAMPLES))
-    _add_project(add("project", "place new cells in a fitted embedding", _PROJECT, _PROJECT_EXAMPLES))
-    _add_merge(add("merge", "put results back into their data", _MERGE, _MERGE_EXAMPLES))
+    _add_demo(add("demo", "run everything on data that ship with the package", texts.DEMO))
+    _add_fit(add("fit", "fit the model to counts, or to log-normalised values", texts.FIT, texts.FIT_EXAMPLES))
+    _add_rank(add("rank", "rank genes for groups of cells", texts.RANK, texts.RANK_EXAMPLES))
+    _add_anomalies(add("anomalies", "list values that should not be there", texts.ANOMALIES, texts.ANOMALIES_EXAMPLES))
+    _add_project(add("project", "place new cells in a fitted embedding", texts.PROJECT, texts.PROJECT_EXAMPLES))
+    _add_merge(add("merge", "put results back into their data", texts.MERGE, texts.MERGE_EXAMPLES))
     return parser
 
 

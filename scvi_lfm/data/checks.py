@@ -39,8 +39,9 @@ def check_dtype(values: Any, where: str) -> None:
     """Raise unless `values` is a numeric matrix in memory."""
     if not (sp.issparse(values) or isinstance(values, np.ndarray)):
         msg = (
-            f"{where} is a {type(values).__module__}.{type(values).__name__}; this version reads matrices in memory. "
-            "Call adata = adata.to_memory() first."
+            f"{where} is a {type(values).__module__}.{type(values).__name__}; what is read are numpy arrays, scipy's "
+            "sparse matrices, backed or lazily read files of anndata, and dask arrays of them. Convert it, with "
+            f"adata.{where} = scipy.sparse.csr_array(values) for example."
         )
         raise TypeError(msg)
     if isinstance(values, np.ma.MaskedArray):

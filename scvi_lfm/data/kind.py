@@ -29,6 +29,8 @@ HIGHEST_LOG = 20.0
 UNLOGGED = ((HIGHEST_LOG, 20.0), (100.0, 10.0))
 # scaling to unit variance is exact but for rounding; scanpy's clipping at 10 takes a part of it from rare genes
 SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
+# at a time, wherever the values lie, so that sums are the same to the bit
+CELLS_LOOKED_AT = 1024
 # in expression, about as many of a cell's values are the least one; of a user's ratings, few are
 LIKE_EXPRESSION = 0.4
 RECORDED = ("whole", "minimum", "maximum", "mean_total")
@@ -171,7 +173,7 @@ def share_scaled(source: CellSource) -> float:
     n_cells, n_genes = source.shape
     genes = np.unique(np.linspace(0, n_genes - 1, min(n_genes, GENES_LOOKED_AT)).astype(int))
     sums, squares = np.zeros(len(genes)), np.zeros(len(genes))
-    for _, block in source.parts():
+    for _, block in source.parts(CELLS_LOOKED_AT):
         part = block[:, genes]
         part = (part if isinstance(part, np.ndarray) else part.toarray()).astype(np.float64)
         sums += part.sum(0)

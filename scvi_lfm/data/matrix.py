@@ -98,7 +98,7 @@ class CellMatrix:
 
     def stored(self) -> sp.csr_array | np.ndarray:
         """All values as one array in memory, the level in them."""
-        return self.source.rows(slice(None))
+        return self.source.whole()
 
     def mapped(self, function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> CellMatrix:
         """The matrix, in memory, of what `function` makes of stored values, in float32, of their cells and their genes.

@@ -43,6 +43,10 @@ class MemorySource(CellSource):
         """The values of some cells; consecutive ones are no copy."""
         return take(self.values, which)
 
+    def whole(self) -> sp.csr_array | np.ndarray:
+        """All values: no copy."""
+        return self.values
+
     def at_genes(self, genes: np.ndarray) -> MemorySource:
         """The columns of some genes, by position or mask."""
         return MemorySource(self.values[:, genes])

@@ -9,9 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._validate import near_matches
+from .canonical import canonical
 from .entries import HeldOut, Observed
-from .gate import canonical
 from .memory import is_among, select
+from .opening import is_elsewhere, source_of
 from .source import ones_at
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def read_held_out(adata: AnnData, held_out: object, *, genes: np.ndarray | None 
             msg = f"`held_out`: there is no layer {held_out!r}. {near_matches(held_out, adata.layers)}"
             raise KeyError(msg)
         where, held_out = f"`held_out`={held_out!r}", adata.layers[held_out]
+    if is_elsewhere(held_out):
+        held_out = source_of(held_out, where).whole()
     if not isinstance(held_out, sp.spmatrix | sp.sparray):
         msg = (
             f"{where} must be the name of a layer or a sparse boolean matrix, found {type(held_out).__name__}. "

@@ -98,10 +98,19 @@ class CellSource(ABC):
     def without(self, mask: sp.csr_array) -> CellSource:
         """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
 
-    def parts(self) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
-        """Every cell once, in order, a few at a time: positions and values."""
-        n_cells = self.shape[0]
-        step = max(1, VALUES_PER_PART * n_cells // max(self.n_stored, 1))
+    @property
+    def values_per_cell(self) -> float:
+        """About how many values are stored of a cell: how many cells are a part follows from it, and no result."""
+        return self.n_stored / max(self.shape[0], 1)
+
+    def whole(self) -> sp.csr_array | np.ndarray:
+        """All values as one array in memory."""
+        blocks = [block for _, block in self.parts()]
+        return stacked(blocks) if blocks else self.rows(slice(None))
+
+    def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
+        """Every cell once, in order, a few at a time, or `size` of them: positions and values."""
+        n_cells, step = self.shape[0], size or max(1, int(VALUES_PER_PART / max(self.values_per_cell, 1)))
         for start in range(0, n_cells, step):
             cells = slice(start, min(start + step, n_cells))
             yield cells, self.rows(cells)
@@ -132,6 +141,13 @@ def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
     return block if isinstance(block, np.ndarray) else block.data
 
 
+def stacked(blocks: list[sp.csr_array | np.ndarray]) -> sp.csr_array | np.ndarray:
+    """Blocks of cells one below the other."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if isinstance(blocks[0], np.ndarray) else sp.vstack(blocks, format="csr")
+
+
 def ones_at(block: sp.csr_array) -> sp.csr_array:
     """Ones where entries are stored; indices are shared."""
     ones = np.ones(block.nnz, dtype=np.float32)
@@ -143,6 +159,7 @@ class _Part:
     """What some cells add to a summary."""
 
     cells: slice
+    n_stored: int
     extremes: tuple[Any, Any] | None  # of stored values; None where there are none
     n_present: int
     n_whole: int
@@ -153,27 +170,28 @@ class _Part:
 
 def _summarise(source: CellSource) -> Summary:
     n_cells, n_genes = source.shape
-    lows, highs, n_present, n_whole = [], [], 0, 0
+    lows, highs, n_stored, n_present, n_whole = [], [], 0, 0, 0
     sums, of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
     of_genes = np.zeros(n_genes, dtype=bool)
     # workers look up which genes are known to be filled already: most of them are, after a few cells
     for part in in_order(lambda found: _part(*found, of_genes), source.parts()):
         sums[part.cells], of_cells[part.cells] = part.sums, part.filled_cells
         of_genes[part.filled_genes] = True
+        n_stored += part.n_stored
         n_present, n_whole = n_present + part.n_present, n_whole + part.n_whole
         if part.extremes is not None:
             lows.append(part.extremes[0])
             highs.append(part.extremes[1])
     with np.errstate(all="ignore"):
         least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
-    return Summary(source.n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
+    return Summary(n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
 
 
 def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:
     stored = stored_values(block)
     if stored.size == 0:
         nothing = np.zeros(block.shape[0])
-        return _Part(cells, None, 0, 0, nothing, nothing.astype(bool), np.zeros(block.shape[1], dtype=bool))
+        return _Part(cells, 0, None, 0, 0, nothing, nothing.astype(bool), np.zeros(block.shape[1], dtype=bool))
     with np.errstate(all="ignore"):
         extremes, present = (stored.min(), stored.max()), stored != 0
         n = int(np.count_nonzero(present))
@@ -182,7 +200,7 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         n_whole = n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
         if isinstance(block, np.ndarray):
             sums = block.sum(1, dtype=np.float64)
-            return _Part(cells, extremes, n, n_whole, sums, present.any(1), present.any(0))
+            return _Part(cells, stored.size, extremes, n, n_whole, sums, present.any(1), present.any(0))
         sums, of_cells = np.zeros(block.shape[0]), np.zeros(block.shape[0], dtype=bool)
         filled = np.flatnonzero(np.diff(block.indptr))
         starts = block.indptr[filled]
@@ -190,4 +208,4 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         of_cells[filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
         genes = block.indices if n == stored.size else block.indices[present]
         of_genes = genes[~known_genes[genes]]
-        return _Part(cells, extremes, n, n_whole, sums, of_cells, of_genes)
+        return _Part(cells, stored.size, extremes, n, n_whole, sums, of_cells, of_genes)

@@ -30,7 +30,8 @@ class Minibatches:
         self.matrix, self._device, self._dtype, self._rng = matrix, device, dtype, rng
         n_cells = matrix.shape[0]
         self.count = -(-n_cells // batch_size)
-        self._first_order = self._draw()
+        # the first block is for the start, and for figures of all
+        self._first_order = random_parts(n_cells, self.count, rng, first_alone=True)
 
     def of(self, matrix: CellMatrix) -> Minibatches:
         """The same blocks of another matrix of these cells."""

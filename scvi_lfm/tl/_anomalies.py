@@ -145,7 +145,7 @@ def anomalies(
     check_choice("by", by, LISTED_BY)
     fdr = check_fraction("fdr", fdr)
     max_entries = check_count("max_entries", max_entries)
-    check_free(adata, "anomalies", key_added, _places)
+    check_free(adata, "anomalies", key_added, _places, copy=copy)
     check_not_empty(adata)
     stored = open_fit(adata, key, device, closed_form_for="anomalies")
     values, where = open_values(adata, stored, layer), stored.device

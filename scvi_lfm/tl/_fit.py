@@ -73,7 +73,9 @@ def fit(
     Parameters
     ----------
     adata
-        Annotated data, cells by genes. Sparse matrices stay sparse; nothing in it is altered.
+        Annotated data, cells by genes: in memory, backed (`anndata.read_h5ad(path, backed="r")`), read lazily
+        (`anndata.experimental.read_lazy`) or holding dask arrays. Results are the same to the bit. Sparse matrices stay
+        sparse; nothing in it is altered.
     n_factors
         Number of factors r, at most the number of cells and of genes. Those that the data do not need are switched
         off. With 0 the margins alone are fitted (not by Pyro). `"auto"` chooses r, which may be 0: from a fit with 50
@@ -221,6 +223,8 @@ def fit(
     TypeError, ValueError, KeyError
         An argument or the data cannot be used, or their dtype has lost the digits behind a level that they share.
         `adata` is then as it was.
+    OSError
+        The file of the values cannot be read.
     FloatingPointError
         The values differ by too many orders of magnitude to be fitted.
 
@@ -253,7 +257,7 @@ def fit(
     """
     given, started = FitArguments.of(locals()), time.perf_counter()
     check_anndata(adata)
-    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates))
+    check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates), copy=copy)
     plan = plan_fit(adata, given)
     matrix, options = plan.matrix, plan.options
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)

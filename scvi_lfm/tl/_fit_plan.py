@@ -12,7 +12,7 @@ import torch
 from .._context import prepare_threads, resolve_device, resolve_rng
 from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
-from .._validate import check_count, place_of, resolve_mask
+from .._validate import check_count, in_memory, place_of, resolve_mask
 from ..data import at_level, code, common_level, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base
 from ..inference import FitOptions
@@ -82,14 +82,15 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     scales = _check_together(given)
     prepare_threads()
     fitted = _genes_to_fit(adata, given)
-    coding = None if given.covariates is None else learn_coding(adata.obs, given.covariates)
+    obs = None if given.covariates is None else in_memory(adata.obs)
+    coding = None if obs is None else learn_coding(obs, given.covariates)
     stored_only = given.observed == "stored"
     matrix = read_matrix(adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only)
     kind = cast("ValueKind", matrix.kind)
     normalised = matrix.normalised
-    if coding is not None:
-        warn_about_codes(adata.obs, coding)
-        matrix = replace(matrix, covariates=code(adata.obs, coding))
+    if obs is not None and coding is not None:
+        warn_about_codes(obs, coding)
+        matrix = replace(matrix, covariates=code(obs, coding))
     never_counts = stored_only or normalised is not None
     likelihood = choose_likelihood(given.likelihood, kind, never_counts=never_counts)
     like_logs = likelihood in CONTINUOUS and not stored_only

@@ -158,7 +158,7 @@ def _write(adata: AnnData, key: str, container: str, values: dict[str, Any], *, 
     fields = getattr(adata, container)
     changed = [name for name in values if not (name in fields and _same(fields[name], values[name]))]
     ends = [name.removeprefix(key) for name in changed]
-    check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends])
+    check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends], copy=copy)
     adata = itself_or_copy(adata, copy=copy)
     with all_or_nothing(adata):
         for name, part in values.items():

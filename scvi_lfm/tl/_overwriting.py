@@ -14,7 +14,7 @@ import numpy as np
 
 from .._fit_arguments import ARGUMENTS
 from .._keys import PARAMS, PRIOR_GENE_COV, WRITTEN
-from .._validate import check_key, one_column
+from .._validate import check_key, check_writable, one_column
 from ..posterior.store.schema import ALONG_CELLS, fit_places
 
 if TYPE_CHECKING:
@@ -50,11 +50,13 @@ def check_free(
     *,
     argument: str = "key_added",
     reads: Sequence[Place] = (),
+    copy: bool = False,
 ) -> None:
     """Raise unless the fields that `places` makes of `key` are free, or hold an earlier result of the same tool.
 
-    `reads` are fields that the call itself reads, and leaves as they are.
+    `reads` are fields that the call itself reads, and leaves as they are. With `copy`, a copy is written to.
     """
+    check_writable(adata, copy=copy)
     name = check_key(argument, key)
     wanted, noted = places(name), _noted(adata)
     earlier = _is_earlier(adata, tool, name, wanted, noted)

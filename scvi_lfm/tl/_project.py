@@ -125,7 +125,7 @@ def project(
     check_anndata(adata)
     check_anndata(reference, "reference")
     check_not_empty(adata)
-    check_free(adata, "project", key_added, fit_places)
+    check_free(adata, "project", key_added, fit_places, copy=copy)
     stored = open_fit(reference, key, device, closed_form_for="project", cells=False)
     known = reference.var_names[stored.fitted]
     check_unique(known, "var")

@@ -77,7 +77,7 @@ def rank_cells(
     >>> lfm.tl.rank_cells(adata, ["gene_0", "gene_1"])
     """
     check_anndata(adata)
-    check_free(adata, "rank_cells", key_added, _places)
+    check_free(adata, "rank_cells", key_added, _places, copy=copy)
     stored = open_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))

@@ -124,7 +124,7 @@ def rank_genes(
     (50,)
     """
     check_anndata(adata)
-    check_free(adata, "rank_genes", key_added, _places)
+    check_free(adata, "rank_genes", key_added, _places, copy=copy)
     stored = open_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
+import anndata as ad
+import h5py
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from scvi_lfm.data import CellSource, MemorySource
+from scvi_lfm.data.opening import source_of as source_of_array
+from scvi_lfm.data.selected import Selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,48 @@ def alone(values):
     return RowsAlone(MemorySource(values))
 
 
-SOURCES = {"memory": MemorySource, "rows alone": alone}
+def in_hdf5(values, path):
+    file = h5py.File(path / f"{len(list(path.iterdir()))}.h5", "w")
+    return opened(file, values, compression="gzip", chunks=(2,) * (1 if sp.issparse(values) else 2))
+
+
+def in_zarr(values, path):
+    import zarr
+
+    return opened(zarr.open_group(path / f"{len(list(path.iterdir()))}.zarr", zarr_format=3), values)
+
+
+def opened(file, values, **options):
+    small = 0 in (values.data if sp.issparse(values) else values).shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's, of its own format
+        ad.io.write_elem(file, "X", values, dataset_kwargs={} if small else options)
+    return source_of_array(ad.io.sparse_dataset(file["X"]) if sp.issparse(values) else file["X"], "X")
+
+
+def in_dask(values, _):
+    array = pytest.importorskip("dask.array").from_array(values, chunks=(4, values.shape[1]), asarray=False)
+    return source_of_array(array, "X")
+
+
+def selected(values, _):
+    """A part of a larger source, its cells and genes in another order."""
+    n, m = values.shape
+    cells, genes = np.random.default_rng(0).permutation(n), np.random.default_rng(1).permutation(m)
+    more = sp.csr_array if sp.issparse(values) else np.asarray
+    stack = (sp.vstack, sp.hstack) if sp.issparse(values) else (np.vstack, np.hstack)
+    larger = stack[1]([stack[0]([values[cells], values[cells[:1]]]).astype(values.dtype)[:, genes]] * 2)
+    return Selected(MemorySource(more(larger)), np.argsort(cells), np.argsort(genes))
+
+
+SOURCES = {
+    "memory": lambda values, _: MemorySource(values),
+    "rows alone": lambda values, _: alone(values),
+    "HDF5": in_hdf5,
+    "zarr": in_zarr,
+    "dask": in_dask,
+    "selected": selected,
+}
 FORMS = {
     "dense": np.asarray,
     "by columns": np.asfortranarray,
@@ -57,9 +103,9 @@ FORMS = {
 
 
 @pytest.fixture(params=SOURCES)
-def source_of(request):
+def source_of(request, tmp_path):
     """A source, of each kind there is, of an array."""
-    return SOURCES[request.param]
+    return lambda values: SOURCES[request.param](values, tmp_path)
 
 
 @pytest.fixture

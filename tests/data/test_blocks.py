@@ -41,6 +41,39 @@ def test_even_and_random_parts_differ_in_size_by_one_at_the_most(n, count):
         assert all((np.diff(part) > 0).all() for part in parts)
 
 
+@given(n=st.integers(20, 400), count=st.integers(1, 6), seed=st.integers(0, 5), first_alone=st.booleans())
+def test_many_cells_are_drawn_in_runs(n, count, seed, first_alone):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST_ONE_BY_ONE", 19)
+        patch.setattr(module, "RUNS_PER_PART", 4)
+        parts = random_parts(n, count, np.random.default_rng(seed), first_alone=first_alone)
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
+    assert len(parts) == count
+    assert np.ptp([len(part) for part in parts]) <= 1
+    alone = first_alone and count > 1
+    holes = len(parts[0]) if alone else 0
+    for part in parts[alone:]:
+        # runs of a quarter of a part: four whole ones, or more where some are cut
+        assert (np.diff(part) > 1).sum() <= 6 + holes
+
+
+def test_runs_hold_each_cell_and_each_pair_of_neighbours_as_often(monkeypatch):
+    """Every cell is in a part with the same probability, wherever in the file it lies; so is every run's beginning."""
+    monkeypatch.setattr(module, "MOST_ONE_BY_ONE", 10)
+    monkeypatch.setattr(module, "RUNS_PER_PART", 2)
+    rng, n, count, trials = np.random.default_rng(0), 60, 6, 4000
+    inside, together = np.zeros(n), np.zeros(n - 1)
+    for _ in range(trials):
+        part = np.isin(np.arange(n), random_parts(n, count, rng)[2])
+        inside += part
+        together += part[:-1] & part[1:]
+    # five standard deviations of a binomial: with 119 of them, one in 10,000 tests would go beyond
+    assert np.abs(inside / trials - 1 / count).max() < 5 * np.sqrt(1 / count * (1 - 1 / count) / trials)
+    middle = together[5:-5] / trials
+    p = middle.mean()
+    assert np.abs(middle - p).max() < 5 * np.sqrt(p * (1 - p) / trials)
+
+
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
 def test_blocks_hold_the_values_of_their_cells(form, monkeypatch):
     monkeypatch.setattr(module, "BLOCK_BYTES", 3 * 5 * 4)

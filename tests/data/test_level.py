@@ -139,7 +139,7 @@ def test_nothing_is_copied_and_nothing_changed_without_a_level():
     assert at_level(matrix, common_level(matrix), "X") is matrix
     x = values(1e6)
     lowered = at_level(CellMatrix.of(x), 1e6, "X")
-    assert lowered.stored().base is x
+    assert lowered.stored() is x
     for part in (lowered.at_cells(np.arange(5)), lowered.at_genes(np.arange(5))):
         assert part.level == 1e6
 

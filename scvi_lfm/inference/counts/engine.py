@@ -120,7 +120,7 @@ class CountEngine(Engine["State"]):
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
-        blocks = [partial(self._matrix.batch, some[part], options.device) for part in parts]
+        blocks = [partial(those.batch, part, options.device) for part in parts]
         sizes = [self._log_size[torch.from_numpy(some[part])] for part in parts]
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)

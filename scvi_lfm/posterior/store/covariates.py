@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..._keys import COVARIATES
+from ..._validate import in_memory
 from ...data import code
 
 if TYPE_CHECKING:
@@ -33,4 +34,4 @@ def n_known(uns: Mapping[str, Any]) -> int:
 def known_of_cells(adata: AnnData, uns: Mapping[str, Any]) -> np.ndarray:
     """Covariates of the cells of `adata`, (n, p), coded as the fit did."""
     coding = stored_coding(uns)
-    return np.empty((adata.n_obs, 0)) if coding is None else code(adata.obs, coding)
+    return np.empty((adata.n_obs, 0)) if coding is None else code(in_memory(adata.obs), coding)

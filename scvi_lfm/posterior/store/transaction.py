@@ -33,6 +33,15 @@ def all_or_nothing(adata: AnnData) -> Iterator[None]:
         raise
 
 
+def remove(adata: AnnData, container: str, name: str) -> None:
+    """Remove a field."""
+    fields = getattr(adata, container)
+    if hasattr(fields, "__delitem__"):
+        del fields[name]
+    else:  # obs and var that are read lazily
+        setattr(adata, container, fields.ds.drop_vars(name))
+
+
 def _make_actual(adata: AnnData) -> None:
     from anndata import ImplicitModificationWarning
 

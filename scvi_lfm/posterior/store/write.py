@@ -14,7 +14,7 @@ from ..._settings import settings
 from ...linalg.covariances import Packed
 from .layout import Layout, packed_of_free, stored_bytes
 from .schema import FIELDS, FitKind
-from .transaction import all_or_nothing
+from .transaction import all_or_nothing, remove
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -124,7 +124,7 @@ def write_fit(
             if field in values:
                 frame[name] = values[field]
             elif name in frame:
-                del frame[name]
+                remove(adata, field.frame, name)
         adata.uns[key] = dict(record) | {field.name: value for field, value in values.items() if field.frame == "uns"}
 
 

@@ -1,0 +1,168 @@
+"""A source that is a dask array: chunks of cells are computed when cells of theirs are asked for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .canonical import canonical, computable, computable_dtype
+from .memory import take
+from .reader import SpanReader, reading
+from .source import stacked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# chunks in memory at a time, besides those that are being worked on
+CHUNKS_KEPT = 3
+# of a sparse array, whose chunks do not say how much they store; for the size of parts alone
+SHARE_STORED = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class DaskSource(SpanReader):
+    """Chunks of cells, sparse or dense, each computed by the thread that asks for it."""
+
+    array: Any  # dask array (n, m), in chunks of whole rows
+    where: str  # in words
+
+    @classmethod
+    def of(cls, array: Any, where: str) -> DaskSource:
+        """A dask array; chunks that hold some of the genes are joined as they are read.
+
+        Raises
+        ------
+        TypeError
+            Chunks are no numpy arrays or scipy matrices.
+        ValueError
+            The sizes of chunks are not known.
+        """
+        if np.isnan(np.concatenate([np.asarray(sizes, float) for sizes in array.chunks])).any():
+            place = "X" if where == "X" else where
+            msg = (
+                f"{where} is a dask array with chunks of unknown size. Call adata.{place}.compute_chunk_sizes() first."
+            )
+            raise ValueError(msg)
+        if array.numblocks[1] > 1:
+            array = array.rechunk({1: -1})
+        source = cls(array, where)
+        _check_form(array._meta, where)
+        return source
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        n_cells, n_genes = self.array.shape
+        return n_cells, n_genes
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return computable_dtype(self.array.dtype)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out."""
+        return sp.issparse(self.array._meta)
+
+    @property
+    def n_stored(self) -> int:
+        """Number of entries that are stored: of a sparse array, known when it was read."""
+        return self.summary.n_stored if self.is_sparse else self.shape[0] * self.shape[1]
+
+    @property
+    def values_per_cell(self) -> float:
+        """About how many values a cell takes."""
+        return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)
+
+    def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
+        """The values of consecutive cells."""
+        first = int(np.searchsorted(self._borders, start, side="right")) - 1
+        parts = []
+        for number in range(first, len(self._borders) - 1):
+            before, after = self._borders[number], self._borders[number + 1]
+            if before >= stop:
+                break
+            inside = slice(max(start, before) - before, min(stop, after) - before)
+            parts.append(take(self._chunks.get(number), inside))
+        return stacked(parts) if parts else self._empty()
+
+    @cached_property
+    def _borders(self) -> list[int]:
+        return [0, *np.cumsum(self.array.chunks[0]).tolist()]
+
+    @cached_property
+    def _chunks(self) -> _Kept:
+        return _Kept(self._compute)
+
+    def _compute(self, number: int) -> sp.csr_array | np.ndarray:
+        cells = slice(self._borders[number], self._borders[number + 1])
+        with reading(self.where, cells):
+            chunk = self.array.blocks[number, 0].compute(scheduler=_scheduler())
+            expected = cells.stop - cells.start, self.shape[1]
+            if chunk.shape != expected:
+                msg = f"a chunk has shape {chunk.shape}, where the dask array says {expected}"
+                raise ValueError(msg)
+        _check_form(chunk, f"A chunk of {self.where}")
+        if self.is_sparse:
+            return canonical(chunk if sp.issparse(chunk) else sp.csr_array(chunk))
+        return computable(chunk.toarray() if sp.issparse(chunk) else np.asarray(chunk))
+
+    def _empty(self) -> sp.csr_array | np.ndarray:
+        shape = 0, self.shape[1]
+        return sp.csr_array(shape, dtype=self.dtype) if self.is_sparse else np.empty(shape, self.dtype)
+
+
+def _scheduler() -> str | None:
+    """The client of a cluster where there is one, which may hold the chunks; or else the thread that asks.
+
+    Several workers ask at a time, so that threads of dask's own would only be in their way.
+    """
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return "synchronous"
+    try:
+        distributed.default_client()
+    except ValueError:  # there is none
+        return "synchronous"
+    return None
+
+
+def _check_form(chunk: object, where: str) -> None:
+    if isinstance(chunk, np.ma.MaskedArray) or not (isinstance(chunk, np.ndarray) or sp.issparse(chunk)):
+        msg = (
+            f"{where} is a {type(chunk).__module__}.{type(chunk).__name__}; chunks must be numpy arrays or scipy's "
+            "sparse matrices. Convert them, with adata.X.map_blocks(function) for example."
+        )
+        raise TypeError(msg)
+
+
+class _Kept:
+    """The last few chunks, each computed once by the first of those who ask for it at the same time."""
+
+    def __init__(self, compute: Callable[[int], Any]) -> None:
+        self._compute, self._guard = compute, threading.Lock()
+        self._entries: dict[int, _Entry] = {}  # the latest last
+
+    def get(self, number: int) -> Any:
+        """A chunk."""
+        with self._guard:
+            entry = self._entries.pop(number, None) or _Entry()
+            self._entries[number] = entry
+            for oldest in list(self._entries)[:-CHUNKS_KEPT]:
+                del self._entries[oldest]
+        with entry.guard:
+            if entry.chunk is None:
+                entry.chunk = self._compute(number)
+        return entry.chunk
+
+
+class _Entry:
+    def __init__(self) -> None:
+        self.guard, self.chunk = threading.Lock(), None

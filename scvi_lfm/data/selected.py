@@ -1,0 +1,120 @@
+"""A part of another source: some cells, some genes, or all but some entries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .canonical import canonical
+from .memory import is_among, select, take
+from .source import CellSource
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+
+@dataclass(frozen=True, eq=False)
+class Selected(CellSource):
+    """Some cells and genes of a source, by position, taken as they are read."""
+
+    source: CellSource
+    cells: np.ndarray | None = None  # None: all, in order
+    genes: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        n_cells, n_genes = self.source.shape
+        return (
+            n_cells if self.cells is None else len(self.cells),
+            n_genes if self.genes is None else len(self.genes),
+        )
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.source.dtype
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out."""
+        return self.source.is_sparse
+
+    @property
+    def n_stored(self) -> int:
+        """Number of entries that are stored."""
+        return self.summary.n_stored
+
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The values of some cells, by position."""
+        block = self.source.rows(which if self.cells is None else self.cells[which])
+        if self.genes is None:
+            return block
+        part = block[:, self.genes]
+        return part if isinstance(part, np.ndarray) else canonical(part)
+
+    def at_genes(self, genes: np.ndarray) -> Selected:
+        """The columns of some genes, by position or mask."""
+        own = np.arange(self.source.shape[1]) if self.genes is None else self.genes
+        return Selected(self.source, self.cells, own[genes])
+
+    def without(self, mask: sp.csr_array) -> Without:
+        """The same less the entries of a mask."""
+        return Without(self, mask)
+
+    @property
+    def values_per_cell(self) -> float:
+        """As many as the whole source is read for."""
+        return self.source.values_per_cell
+
+
+@dataclass(frozen=True, eq=False)
+class Without(CellSource):
+    """A source less the entries of a mask, taken out as they are read: not stored, or zero in a dense source."""
+
+    source: CellSource
+    mask: sp.csr_array  # (n, m)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the values."""
+        return self.source.dtype
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out."""
+        return self.source.is_sparse
+
+    @property
+    def n_stored(self) -> int:
+        """Number of entries that are stored."""
+        return self.summary.n_stored
+
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The values of some cells, by position."""
+        block, mask = self.source.rows(which), take(self.mask, which)
+        if isinstance(block, np.ndarray):
+            kept = block.copy()
+            kept[mask.nonzero()] = 0
+            return kept
+        return select(block, ~is_among(block, mask))
+
+    def at_genes(self, genes: np.ndarray) -> Without:
+        """The columns of some genes, by position or mask."""
+        return Without(self.source.at_genes(genes), canonical(self.mask[:, genes]))
+
+    def without(self, mask: sp.csr_array) -> Without:
+        """The same less the entries of another mask too."""
+        return Without(self, mask)
+
+    @property
+    def values_per_cell(self) -> float:
+        """As many as the whole source is read for."""
+        return self.source.values_per_cell
