@@ -30,15 +30,17 @@ if TYPE_CHECKING:
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 # frequent genes hold this share of the entries that are not zero, and are at least so many
-SHARE, LEAST = 0.9, 2000
+SHARE, LEAST = 0.98, 2000
+# where more of the genes are frequent, it is not worth while to tell them apart
+WORTHWHILE = 0.9
 
 
 def frequent_genes(matrix: CellMatrix) -> np.ndarray | None:
     """Positions of the genes that are seen most, in some cells in memory; None where they are nearly all."""
-    seen = np.asarray((matrix.stored() != 0).sum(0))
+    seen = np.asarray((matrix.stored() != 0).sum(0)).ravel()
     order = np.argsort(-seen, kind="stable")
     enough = max(int(np.searchsorted(np.cumsum(seen[order]), SHARE * seen.sum())) + 1, LEAST)
-    return None if enough > SHARE * len(seen) else np.sort(order[:enough])
+    return None if enough > WORTHWHILE * len(seen) else np.sort(order[:enough])
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ def counts():
 
 @pytest.fixture
 def leaves_out(monkeypatch):
+    monkeypatch.setattr(frequent, "SHARE", 0.9)
     monkeypatch.setattr(frequent, "LEAST", LEAST)
 
 
