@@ -42,7 +42,7 @@ def eta(adata):
 
 
 def test_frequent_genes_hold_most_of_what_is_seen():
-    y = np.zeros((10, 4000), dtype=np.float32)
+    y = np.zeros((200, 4000), dtype=np.float32)
     y[:, ::2], y[0, 1::2] = 3, 1
     found = frequent.frequent_genes(CellMatrix.of(sp.csr_array(y)))
     np.testing.assert_array_equal(found, frequent.frequent_genes(CellMatrix.of(y)))
