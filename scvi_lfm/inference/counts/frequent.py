@@ -14,7 +14,6 @@ import torch
 
 from ...data import CellMatrix
 from ...linalg.packed import diagonal, pack
-from ...model.likelihoods import LIKELIHOODS
 from .dispersion import DispersionPrior
 from .gene_step import solve_genes
 from .groups import Groups
@@ -90,9 +89,9 @@ class Rare:
         """All genes: the frequent ones in `g` as they are, the rare ones fitted to groups of the cells of `matrix`."""
         rare = self._beside(problem, g, statistics)
         groups = Groups.of(cells)
-        # counts of several cells are more than zeros and ones, and vary less
-        likelihood = problem.likelihood if problem.likelihood.learns_dispersion else LIKELIHOODS["poisson"]
+        likelihood = problem.likelihood.summed or problem.likelihood
         few = replace(problem, n_genes=len(self.genes), n_cells=groups.count, likelihood=likelihood)
+        # counts of several cells vary less
         some = replace(rare, dispersion=rare.dispersion * (groups.count / problem.n_cells))
         matrix = CellMatrix.of(groups.sums(matrix.at_genes(self.genes.cpu().numpy())))
         solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix)).within(some.gene_mean)
