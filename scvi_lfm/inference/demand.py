@@ -142,8 +142,8 @@ def _observed(size: Size) -> dict[str, float]:
     packed = packed_size(size.latents + 1) * SINGLE
     return {
         "genes": size.n_genes * packed * (12 + 2 * size.n_workers),
-        "cells": size.n_cells * (6.5 * packed + 3 * size.latents * DOUBLE),
-        "blocks of cells": _blocks(size, start=2.0, step=1.0) + 2 * size.own_pattern * VALUE,
+        "cells": size.n_cells * (5.5 * packed + 3 * size.latents * DOUBLE),
+        "blocks of cells": _blocks(size, start=3.0, step=1.0) + 3 * size.own_pattern * VALUE,
     }
 
 

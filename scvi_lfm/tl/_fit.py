@@ -272,15 +272,8 @@ def fit(
     adata = itself_or_copy(adata, copy=copy)
     seconds = time.perf_counter() - started
     record, n_factors = record_of(prepared, result, seconds), n_factors_of(prepared, result)
-    write_fit(
-        adata,
-        key_added,
-        result.posterior,
-        n_factors=n_factors,
-        fitted=prepared.fitted,
-        record=record,
-        totals=prepared.totals,
-    )
+    q, fitted, totals = result.posterior, prepared.fitted, prepared.totals
+    write_fit(adata, key_added, q, n_factors=n_factors, fitted=fitted, record=record, totals=totals)
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

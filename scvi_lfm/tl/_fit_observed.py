@@ -58,13 +58,15 @@ def observed_part(
 
 
 def _part(matrix: CellMatrix, observed: str, mask: sp.csr_array | None, some: Sample | None) -> CellMatrix:
-    """The values that are data; of some cells too, among which no entry may be held out."""
-    if some is None:
+    """The values that are data; where they are those of some cells, none or all of these may be held out."""
+    if some is None or mask is None:
         return restrict(matrix, observed, mask)
-    if mask is None or observed == "stored":
-        return restrict(matrix, observed, None)
     mask = mask[some.cells]
-    return replace(restrict(matrix, observed, mask), observed=Observed(ones_at(mask), only=False))
+    try:
+        part = restrict(matrix, observed, mask)
+    except ValueError:
+        part = restrict(matrix, observed, None)
+    return part if part.observed else replace(part, observed=Observed(ones_at(mask), only=False))
 
 
 def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:

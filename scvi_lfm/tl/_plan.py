@@ -62,9 +62,11 @@ def plan(
     ----------
     adata
         Annotated data, as :func:`scvi_lfm.tl.fit` takes them; nothing in it is altered.
-    n_factors, layer, normalize, likelihood, noise, observed, held_out, covariates, size_factors, mask_var, family, \
-    engine, guide, learning_rate, prior_scales, batch_size, max_epochs, tol, device, checkpoint, rng, progress, \
-    key_added, copy
+    n_factors, layer, normalize, likelihood, noise, observed, held_out, covariates, size_factors, mask_var
+        See :func:`scvi_lfm.tl.fit`.
+    family, engine, guide, learning_rate, prior_scales, batch_size, max_epochs, tol, device, checkpoint, rng
+        See :func:`scvi_lfm.tl.fit`.
+    progress, key_added, copy
         See :func:`scvi_lfm.tl.fit`.
 
     Returns

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._memory import available_bytes
-from ..data import MemorySource
 from ..data.counted import Sample
-from ..data.dask_chunks import DaskSource
 from ..data.gate import is_read_in
-from ..data.on_disk import SparseFile
+from ..data.kind import looks_like_expression
 from ..data.opening import open_source
-from ..data.selected import Selected
+from ..data.places import knows_n_stored, place
 from ..inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, START_OF_COUNTS, demand
 from ..inference.rehearsal import Phase, rehearse
 from ._fit_memory import size_of
@@ -28,14 +26,17 @@ if TYPE_CHECKING:
 
     from .._fit_arguments import FitArguments
     from ..inference.demand import Size
+    from ..inference.rehearsal import Rehearsal
     from ._fit_prepare import PreparedFit
 
 # cells that are read, in a few runs from all over the data, which may be sorted
 CELLS, RUNS = 4096, 4
-# of these, cells of counts that are fitted, whose time goes by genes rather than by values
-CELLS_OF_COUNTS = 512
+# of these, cells that are fitted where a covariance of each makes them slow
+CELLS_OF_COUNTS, CELLS_OBSERVED = 256, 1024
+# times of a quarter of them tell what grows with their number, which is this share at the least: times are noisy
+FEWER, LEAST_SLOPE = 4, 0.1
 # epochs that fits took: Normals in one batch; minibatches, in steps; with observed entries alone; counts
-EPOCHS, STEPS, LEAST_EPOCHS, EPOCHS_OBSERVED, EPOCHS_OF_COUNTS = 12, 30, 0.1, 12, 3
+EPOCHS, STEPS, LEAST_EPOCHS, EPOCHS_OBSERVED, EPOCHS_OF_COUNTS = 6, 30, 0.1, 6, 3
 # with a number of factors to choose, several are fitted
 TIMES_TO_CHOOSE = 2
 
@@ -47,6 +48,8 @@ def make_plan(adata: AnnData, given: FitArguments) -> Plan:
     n, begun = adata.n_obs, time.perf_counter()
     some = Sample(evenly(n, CELLS))
     prepared = prepare_fit(adata, given, some)
+    if prepared.arguments.observed == "stored":
+        looks_like_expression(prepared.matrix.source)  # as the fit does, which warns
     checked = Phase(time.perf_counter() - begun - some.seconds, some.tally.n_cells)
     observed, share = prepared.matrix.observed, n / max(len(some.cells), 1)
     where, n_stored, read_in = _values(adata, prepared, share)
@@ -103,18 +106,11 @@ def evenly(n_cells: int, count: int) -> np.ndarray:
 def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, float, bool]:
     """Where the values lie, how many are stored at the genes to fit, and whether they are read in."""
     source = open_source(adata, prepared.arguments.layer)
-    n_sampled = prepared.matrix.source.n_stored * share
-    lies = source.source if isinstance(source, Selected) else source
-    known = isinstance(source, MemorySource | SparseFile) or not source.is_sparse
-    n_stored = (
-        source.n_stored * prepared.matrix.shape[1] / max(source.shape[1], 1) if not source.is_sparse else n_sampled
-    )
-    if known and prepared.fitted.all() and prepared.matrix.observed is None:
-        n_stored = source.n_stored
-    if isinstance(source, MemorySource):
-        return "memory", n_stored, False
-    everything = source.n_stored if known else n_sampled
-    return "dask" if isinstance(lies, DaskSource) else "file", n_stored, is_read_in(everything, source.dtype)
+    n_sampled, where = prepared.matrix.source.n_stored * share, place(source)
+    everything = source.n_stored if knows_n_stored(source) else n_sampled
+    all_of_it = prepared.fitted.all() and prepared.matrix.observed is None
+    read_in = where != "memory" and is_read_in(everything, source.dtype)
+    return where, everything if all_of_it else n_sampled, read_in
 
 
 def _epochs(prepared: PreparedFit, size: Size) -> float:
@@ -128,27 +124,44 @@ def _epochs(prepared: PreparedFit, size: Size) -> float:
 
 
 def _phases(prepared: PreparedFit, size: Size) -> dict[str, Phase]:
-    """Start, epoch and finish of a fit of all cells, from those of some."""
-    matrix, options, n = prepared.matrix, prepared.options, size.n_cells
-    counts = size.engine == COUNTS
-    most = max(CELLS_OF_COUNTS, 2 * options.n_factors) if counts else CELLS
-    sample = evenly(matrix.shape[0], most)
-    if len(sample) < matrix.shape[0]:
-        log_size = options.log_size
+    """Start, an epoch and finish of a fit of all cells, from those of some."""
+    most = {COUNTS: max(CELLS_OF_COUNTS, 2 * size.n_factors), OBSERVED: CELLS_OBSERVED}.get(size.engine, CELLS)
+    n, n_some = size.n_cells, min(most, prepared.matrix.shape[0])
+    if size.engine == COUNTS:
+        begins, began = min(START_OF_COUNTS, n), min(START_OF_COUNTS, n_some)
+    else:
+        begins, began = size.batch_size, min(size.batch_size, n_some if size.n_batches == 1 else -(-n_some // 2))
+    found, n_few = _rehearsed(prepared, n_some, size), max(n_some // FEWER, size.n_factors + 2)
+    if n_few >= n_some or n_some == n or (size.engine == NORMAL and size.n_batches > 1):
+        shares = {"start": begins / began, "epoch": n / n_some, "finish": n / n_some}
+        return {name: _times(getattr(found, name), share) for name, share in shares.items()}
+    # what does not grow with the number of cells shows where they are fewer
+    few = _rehearsed(prepared, n_few, size)
+    return {
+        "start": _of_all(begins, began, found.start, few.start, n_few),
+        "epoch": _of_all(n, n_some, found.epoch, few.epoch, n_few),
+        "finish": _of_all(n, n_some, found.finish, few.finish, n_few),
+    }
+
+
+def _rehearsed(prepared: PreparedFit, n_some: int, size: Size) -> Rehearsal:
+    """A short fit of some of the cells that were read; with minibatches where one of all cells has them."""
+    matrix, options = prepared.matrix, prepared.options
+    if n_some < matrix.shape[0]:
+        sample, log_size = evenly(matrix.shape[0], n_some), options.log_size
         options = replace(options, log_size=None if log_size is None else log_size[sample])
         matrix = matrix.at_cells(sample)
-    n_some = len(sample)
     batch = min(options.batch_size, n_some)
-    if size.n_batches > 1 and n_some < n:
+    if size.engine == NORMAL and size.n_batches > 1:
         batch = min(batch, -(-n_some // 2))
-    found = rehearse(matrix, replace(options, batch_size=batch))
-    begins, began = (min(START_OF_COUNTS, n), min(START_OF_COUNTS, n_some)) if counts else (size.batch_size, batch)
-    return {
-        "start": _times(found.start, begins / began),
-        "epoch": _times(found.epoch, n / n_some),
-        "finish": _times(found.finish, n / n_some),
-    }
+    return rehearse(matrix, replace(options, batch_size=batch))
 
 
 def _times(phase: Phase, share: float) -> Phase:
     return Phase(phase.seconds * share, round(phase.cells_read * share))
+
+
+def _of_all(n_cells: int, n_some: int, some: Phase, few: Phase, n_few: int) -> Phase:
+    """A phase of all cells, on the line through that of some and of fewer."""
+    slope = max((some.seconds - few.seconds) / (n_some - n_few), LEAST_SLOPE * some.seconds / n_some)
+    return Phase(some.seconds + slope * (n_cells - n_some), round(some.cells_read * n_cells / n_some))
