@@ -91,7 +91,7 @@ def plan(
     >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
     >>> plan = lfm.plan(adata, n_factors=3)
     >>> plan.likelihood, plan.batch_size
-    ('negative_binomial', 200)
+    ('normal', 200)
     """
     given = FitArguments.of(locals())
     check_anndata(adata)

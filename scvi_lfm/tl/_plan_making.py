@@ -36,7 +36,7 @@ CELLS_OF_COUNTS, CELLS_OBSERVED = 256, 1024
 # times of a quarter of them tell what grows with their number, which is this share at the least: times are noisy
 FEWER, LEAST_SLOPE = 4, 0.1
 # epochs that fits took: Normals in one batch; minibatches, in steps; with observed entries alone; counts
-EPOCHS, STEPS, LEAST_EPOCHS, EPOCHS_OBSERVED, EPOCHS_OF_COUNTS = 6, 30, 0.1, 6, 3
+EPOCHS, STEPS, LEAST_EPOCHS, EPOCHS_OBSERVED, EPOCHS_OF_COUNTS = 4, 20, 0.1, 6, 3
 # with a number of factors to choose, several are fitted
 TIMES_TO_CHOOSE = 2
 
