@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # cells that are read, in a few runs from all over the data, which may be sorted
 CELLS, RUNS = 4096, 4
 # of these, cells that are fitted where a covariance of each makes them slow
-CELLS_OF_COUNTS, CELLS_OBSERVED = 256, 1024
-# times of a quarter of them tell what grows with their number, which is this share at the least: times are noisy
+CELLS_OF_COUNTS, CELLS_OBSERVED = 512, 2048
+# times of a quarter of them tell what grows with their number, which is this share at the least
 FEWER, LEAST_SLOPE = 4, 0.1
 # epochs that fits took: Normals in one batch; minibatches, in steps; with observed entries alone; counts
 EPOCHS, STEPS, LEAST_EPOCHS, EPOCHS_OBSERVED, EPOCHS_OF_COUNTS = 4, 20, 0.1, 6, 3
@@ -131,12 +131,13 @@ def _phases(prepared: PreparedFit, size: Size) -> dict[str, Phase]:
         begins, began = min(START_OF_COUNTS, n), min(START_OF_COUNTS, n_some)
     else:
         begins, began = size.batch_size, min(size.batch_size, n_some if size.n_batches == 1 else -(-n_some // 2))
-    found, n_few = _rehearsed(prepared, n_some, size), max(n_some // FEWER, size.n_factors + 2)
+    n_few = max(n_some // FEWER, size.n_factors + 2)
     if n_few >= n_some or n_some == n or (size.engine == NORMAL and size.n_batches > 1):
+        found = _rehearsed(prepared, n_some, size)
         shares = {"start": begins / began, "epoch": n / n_some, "finish": n / n_some}
         return {name: _times(getattr(found, name), share) for name, share in shares.items()}
     # what does not grow with the number of cells shows where they are fewer
-    few = _rehearsed(prepared, n_few, size)
+    few, found = _rehearsed(prepared, n_few, size), _rehearsed(prepared, n_some, size)
     return {
         "start": _of_all(begins, began, found.start, few.start, n_few),
         "epoch": _of_all(n, n_some, found.epoch, few.epoch, n_few),
