@@ -153,7 +153,7 @@ def _counts(size: Size) -> dict[str, float]:
     dense = min(size.batch_size, size.n_cells) * size.n_genes * SINGLE
     return {
         "genes": size.n_genes * packed * 11,
-        "cells": with_cov * 6 * packed + size.n_cells * 3 * size.latents * DOUBLE,
+        "cells": with_cov * 11 * packed + size.n_cells * 3 * size.latents * DOUBLE,
         "blocks of cells": 2.5 * dense + n_start * size.bytes_per_cell,
         "entries of the objective": 20 * 2**20,
     }
