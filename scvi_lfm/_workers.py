@@ -70,6 +70,12 @@ def workers() -> Iterator[None]:
         torch.set_num_threads(n_threads)
 
 
+def n_workers() -> int:
+    """How many work at a time."""
+    crew = _crew.get()
+    return 1 if crew is None else crew.size
+
+
 def with_workers(function: Callable[P, Result]) -> Callable[P, Result]:
     """Run a function with :func:`workers`, unless its `device` is a GPU, which has one stream of its own."""
 

@@ -47,7 +47,8 @@ def test_the_docstring_names_every_choice_in_the_words_of_the_record():
 def test_a_shell_may_ask_for_all_that_has_a_line_of_help():
     options = vars(build_parser().parse_args(["fit", "in", "out"]))
     asked = {name for name, known in ARGUMENTS.items() if known.help}
-    assert asked == set(options) - {"command", "traceback", "data", "out", "force", "in_place", "results_only"}
+    others = {"command", "traceback", "data", "out", "force", "in_place", "results_only", "plan"}
+    assert asked == set(options) - others
     assert {name: options[name] for name in asked} == {name: DEFAULTS[name] for name in asked}
 
 

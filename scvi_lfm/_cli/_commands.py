@@ -41,6 +41,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     _check_normalize(arguments)
+    if arguments.plan:
+        adata, _ = read_source(arguments)
+        print(_run(lfm.plan, arguments, adata))
+        return
     with _output(arguments, arguments.data) as draft:
         adata, source = read_source(arguments)
         check_space(adata, draft, source)
@@ -128,10 +132,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.AnnData, **others: object) -> None:
+def _run(tool: Callable[..., object], arguments: argparse.Namespace, adata: ad.AnnData, **others: object) -> object:
     """Call a tool with the options that have the names of its arguments, and `others`, which come before them."""
     asked = vars(arguments)
-    tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
+    return tool(adata, **{name: asked[name] for name in inspect.signature(tool).parameters if name in asked} | others)
 
 
 def _check_normalize(arguments: argparse.Namespace) -> None:

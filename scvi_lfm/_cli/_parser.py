@@ -92,6 +92,9 @@ def _add_fit(command: argparse.ArgumentParser) -> None:
     for name, known in ARGUMENTS.items():
         if known.help:
             _add_argument_of_fit(command, name)
+    command.add_argument(
+        "--plan", action="store_true", help="print what the fit would read, hold and take, and do nothing else"
+    )
     _add_ways(command)
 
 

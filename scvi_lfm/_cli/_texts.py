@@ -28,6 +28,7 @@ a Normal, which is faster."""
 
 FIT_EXAMPLES = """\
 examples:
+  scvi-lfm fit counts.h5ad --plan
   scvi-lfm fit counts.h5ad fitted.h5ad
   scvi-lfm fit data.zarr fitted.zarr --layer counts --n-factors 50
   scvi-lfm fit data.zarr --in-place

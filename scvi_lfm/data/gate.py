@@ -22,6 +22,7 @@ BYTES_OF_PLACE = 4
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from .counted import Sample
     from .source import CellSource
 
 
@@ -34,6 +35,7 @@ def read_matrix(
     normalize: float | None = None,
     totals: np.ndarray | None = None,
     stored_only: bool = False,
+    some: Sample | None = None,
 ) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
@@ -52,6 +54,8 @@ def read_matrix(
         Instead of the sums over all genes, to normalise by: those of a fit, (n,).
     stored_only
         Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
+    some
+        Cells to read alone, into memory; None reads all.
 
     Returns
     -------
@@ -71,17 +75,24 @@ def read_matrix(
     """
     check_names(adata)
     where = place_of(layer)
-    source, names, normalised = _open(adata, layer), adata.var_names, None
+    source, names, normalised = _open(adata, layer, some), adata.var_names, None
+    cells = adata.obs_names if some is None else adata.obs_names[some.cells]
     if normalize is not None:
-        source, normalised = log_normalised(source, normalize, where, adata.obs_names, names, totals)
+        source, normalised = log_normalised(source, normalize, where, cells, names, totals)
     if genes is not None and not genes.all():
         source, names = source.at_genes(np.flatnonzero(genes)), names[genes]
-    check_finite(source, where, adata.obs_names, names)
+    check_finite(source, where, cells, names)
     return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
 
 
-def _open(adata: AnnData, layer: str | None) -> CellSource:
-    """The values where they lie, or in memory if they take little."""
+def _open(adata: AnnData, layer: str | None, some: Sample | None) -> CellSource:
+    """The values where they lie, or in memory if they take little, or are those of some cells."""
     source = open_source(adata, layer)
-    n_bytes = source.n_stored * (source.dtype.itemsize + BYTES_OF_PLACE)
-    return MemorySource(source.whole()) if n_bytes <= MOST_BYTES_READ_IN else source
+    if some is not None:
+        return some.take(source)
+    return MemorySource(source.whole()) if is_read_in(source.n_stored, source.dtype) else source
+
+
+def is_read_in(n_stored: float, dtype: np.dtype) -> bool:
+    """Whether values that are not in memory are read in once."""
+    return n_stored * (dtype.itemsize + BYTES_OF_PLACE) <= MOST_BYTES_READ_IN

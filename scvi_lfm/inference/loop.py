@@ -39,7 +39,7 @@ FIRST_SHARE = 4
 
 def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
-    engine = _engine(matrix, options)
+    engine = engine_for(matrix, options)
     with keeper(matrix, options) as kept, show_progress(options.max_epochs, shown=options.progress) as bar:
         course = kept.read() or _begun(engine)
         engine.restore(course.draws)
@@ -64,7 +64,8 @@ def _begun(engine: Engine[Any]) -> Course:
     return Course(Place(state), engine.draws, Trace([], rank0, converged=False))
 
 
-def _engine(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
+def engine_for(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
+    """The closed forms for a likelihood and what is data."""
     if not LIKELIHOODS[options.likelihood].linear:
         return CountEngine(matrix, options)
     return NormalEngine(matrix, options) if matrix.observed is None else ObservedEngine(matrix, options)

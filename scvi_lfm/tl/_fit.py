@@ -13,7 +13,8 @@ from .._settings import logger
 from .._validate import check_anndata, itself_or_copy
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
-from ._fit_plan import plan_fit
+from ._fit_memory import check_memory, size_of
+from ._fit_prepare import prepare_fit
 from ._fit_result import check_finite, n_factors_of, record_of, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, note_written, obs_places
 from ._tool import tool
@@ -258,21 +259,21 @@ def fit(
     given, started = FitArguments.of(locals()), time.perf_counter()
     check_anndata(adata)
     check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates), copy=copy)
-    plan = plan_fit(adata, given)
-    matrix, options = plan.matrix, plan.options
+    prepared = prepare_fit(adata, given)
+    matrix, options = prepared.matrix, prepared.options
+    check_memory(size_of(prepared), options.device)
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
     result = _run(engine, matrix, options)
-    check_finite(result.posterior, adata.obs_names, adata.var_names[plan.fitted])
+    check_finite(result.posterior, adata.obs_names, adata.var_names[prepared.fitted])
     if not result.converged:
         warn_not_converged(result, options)
     if options.choose_rank:
         warn_at_bound(result, options)
     adata = itself_or_copy(adata, copy=copy)
     seconds = time.perf_counter() - started
-    record, n_factors = record_of(plan, result, seconds), n_factors_of(plan, result)
-    write_fit(
-        adata, key_added, result.posterior, n_factors=n_factors, fitted=plan.fitted, record=record, totals=plan.totals
-    )
+    record, n_factors = record_of(prepared, result, seconds), n_factors_of(prepared, result)
+    q, fitted, totals = result.posterior, prepared.fitted, prepared.totals
+    write_fit(adata, key_added, q, n_factors=n_factors, fitted=fitted, record=record, totals=totals)
     note_written(adata, "fit", fit_places(key_added))
     logger.info("fitted in %.1f s", seconds)
     return adata if copy else None

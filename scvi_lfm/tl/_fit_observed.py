@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,22 +10,30 @@ import numpy as np
 from .._calls import warn_user
 from .._settings import settings
 from .._validate import place_of
-from ..data import read_held_out, restrict
+from ..data import Observed, read_held_out, restrict
 from ..data.kind import looks_like_expression
+from ..data.source import ones_at
 from ..posterior.store.layout import stored_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
+    import scipy.sparse as sp
     from anndata import AnnData
 
     from .._fit_arguments import FitArguments
     from ..data import CellMatrix
+    from ..data.counted import Sample
 
 
 def observed_part(
-    adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray
+    adata: AnnData,
+    given: FitArguments,
+    likelihood: str,
+    matrix: CellMatrix,
+    fitted: np.ndarray,
+    some: Sample | None = None,
 ) -> CellMatrix:
-    """The values that are data, those held out kept aside.
+    """The values that are data, those held out kept aside; `some` are the cells of the matrix, if not all.
 
     Raises
     ------
@@ -32,7 +41,7 @@ def observed_part(
         The choice cannot be used with these data, or with other arguments.
     """
     mask = read_held_out(adata, given.held_out, genes=fitted)
-    part = restrict(matrix, given.observed, mask)
+    part = _part(matrix, given.observed, mask, some)
     if part.observed is None:
         return part
     asked = "`held_out`" if given.observed == "all" else "`observed`='stored'"
@@ -46,6 +55,18 @@ def observed_part(
         msg = f"{asked} does not go with `covariates` under likelihood='normal'. Leave one of the two out."
         raise ValueError(msg)
     return part
+
+
+def _part(matrix: CellMatrix, observed: str, mask: sp.csr_array | None, some: Sample | None) -> CellMatrix:
+    """The values that are data; where they are those of some cells, none or all of these may be held out."""
+    if some is None or mask is None:
+        return restrict(matrix, observed, mask)
+    mask = mask[some.cells]
+    try:
+        part = restrict(matrix, observed, mask)
+    except ValueError:
+        part = restrict(matrix, observed, None)
+    return part if part.observed else replace(part, observed=Observed(ones_at(mask), only=False))
 
 
 def check_cov_bytes(n_factors: int, n_rows: int, when: str) -> None:

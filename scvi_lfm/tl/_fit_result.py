@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
-    from ._fit_plan import FitPlan
+    from ._fit_prepare import PreparedFit
 
 
-def record_of(plan: FitPlan, result: FitResult, seconds: float) -> dict[str, Any]:
+def record_of(prepared: PreparedFit, result: FitResult, seconds: float) -> dict[str, Any]:
     """What goes into uns besides the posterior."""
     from .. import __version__
 
-    matrix, n_factors = plan.matrix, n_factors_of(plan, result)
-    params = params_of(replace(plan.arguments, n_factors=n_factors))
+    matrix, n_factors = prepared.matrix, n_factors_of(prepared, result)
+    params = params_of(replace(prepared.arguments, n_factors=n_factors))
     epochs, values = zip(*result.elbo, strict=True)
     ratio = np.zeros(n_factors)
     ratio[: len(result.variance_ratio)] = result.variance_ratio
@@ -56,15 +56,15 @@ def record_of(plan: FitPlan, result: FitResult, seconds: float) -> dict[str, Any
         CONVERGED: result.converged,
         SECONDS: seconds,
         VERSION: __version__,
-        **_scale_of_sizes(plan, result.posterior),
-        VALUES: record_of_values(matrix.normalised, plan.kind, plan.log_base, result.posterior),
-        **({} if plan.coding is None else {COVARIATES: plan.coding}),
+        **_scale_of_sizes(prepared, result.posterior),
+        VALUES: record_of_values(matrix.normalised, prepared.kind, prepared.log_base, result.posterior),
+        **({} if prepared.coding is None else {COVARIATES: prepared.coding}),
     }
 
 
-def n_factors_of(plan: FitPlan, result: FitResult) -> int:
+def n_factors_of(prepared: PreparedFit, result: FitResult) -> int:
     """The number of factors that was asked for, or chosen."""
-    return result.posterior.n_factors if plan.options.choose_rank else plan.options.n_factors
+    return result.posterior.n_factors if prepared.options.choose_rank else prepared.options.n_factors
 
 
 def _held_out_of(result: FitResult) -> dict[str, Any]:
@@ -86,11 +86,11 @@ def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
     return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries} | held_out}
 
 
-def _scale_of_sizes(plan: FitPlan, q: NormalPosterior | CountPosterior) -> dict[str, float]:
+def _scale_of_sizes(prepared: PreparedFit, q: NormalPosterior | CountPosterior) -> dict[str, float]:
     """The total count of a cell with size factor one, in fact and as expected, where size factors are totals."""
-    if not q.likelihood.has_rate or plan.arguments.size_factors is not None:
+    if not q.likelihood.has_rate or prepared.arguments.size_factors is not None:
         return {}
-    total = plan.matrix.summary.total / plan.matrix.shape[0]
+    total = prepared.matrix.summary.total / prepared.matrix.shape[0]
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 

@@ -361,7 +361,7 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
 
 def test_a_path_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatch):
     adata = CASES["normal"].data()
-    monkeypatch.setattr("scvi_lfm.tl._fit_plan.read_matrix", None)
+    monkeypatch.setattr("scvi_lfm.tl._fit_prepare.read_matrix", None)
     for path, error, message in (
         (3, TypeError, "`checkpoint` must be a path such as 'fit.ckpt', found int"),
         (tmp_path, ValueError, "is a folder"),

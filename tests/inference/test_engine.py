@@ -13,7 +13,7 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix, Observed
-from scvi_lfm.inference.loop import _engine
+from scvi_lfm.inference.loop import engine_for
 from scvi_lfm.inference.progress import Silence
 from scvi_lfm.inference.trace import Trace
 
@@ -70,7 +70,7 @@ def started(request, fit_options):
     options = fit_options(
         likelihood=case.likelihood, n_factors=R, batch_size=BATCHES[size], dtype=dtype, **case.options
     )
-    engine = _engine(case.matrix(), options)
+    engine = engine_for(case.matrix(), options)
     state, rank0 = engine.start()
     states, bounds = [state], [rank0]
     for number in range(1, 7):

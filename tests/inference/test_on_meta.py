@@ -18,7 +18,7 @@ from on_meta import META, watched
 from scvi_lfm.data import CellMatrix, restrict
 from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.engine import Engine
-from scvi_lfm.inference.loop import _engine
+from scvi_lfm.inference.loop import engine_for
 from scvi_lfm.inference.normal import engine as normal_engine
 from scvi_lfm.inference.progress import Silence
 from scvi_lfm.inference.project import place_cells
@@ -104,7 +104,7 @@ class Case:
             levels=levels,
             **chosen,
         )
-        return _engine(self.matrix(), options)
+        return engine_for(self.matrix(), options)
 
 
 CASES = [

@@ -94,7 +94,7 @@ def test_what_is_not_an_earlier_result_is_refused(adata, monkeypatch, tool, key,
         raise AssertionError
 
     if not tool.startswith("hold_out"):  # where the same values may be written again
-        for name in ("_fit.plan_fit", "_open.read_fit"):
+        for name in ("_fit.prepare_fit", "_open.read_fit"):
             monkeypatch.setattr(f"scvi_lfm.tl.{name}", no_work)
     before = adata.copy()
     with pytest.raises(ValueError, match=re.escape(message)) as caught:

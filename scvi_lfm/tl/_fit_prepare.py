@@ -1,4 +1,4 @@
-"""What `tl.fit` was asked for, and the plan that follows from it: every argument checked before any work is done."""
+"""What `tl.fit` was asked for and all that follows from it: every argument checked before any work is done."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
+    from ..data.counted import Sample
 
 
 @dataclass(frozen=True)
-class FitPlan:
+class PreparedFit:
     """Checked values, and every choice made."""
 
     matrix: CellMatrix
@@ -70,8 +71,10 @@ class FitPlan:
         return None if self.matrix.normalised is None else self.matrix.normalised.totals
 
 
-def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
+def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None) -> PreparedFit:
     """Check the arguments and the data, and choose what was left open.
+
+    With a sample, values of its cells alone are read and judged, without a warning; choices are those for all.
 
     Raises
     ------
@@ -85,12 +88,16 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     obs = None if given.covariates is None else in_memory(adata.obs)
     coding = None if obs is None else learn_coding(obs, given.covariates)
     stored_only = given.observed == "stored"
-    matrix = read_matrix(adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only)
+    matrix = read_matrix(
+        adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only, some=some
+    )
     kind = cast("ValueKind", matrix.kind)
     normalised = matrix.normalised
     if obs is not None and coding is not None:
-        warn_about_codes(obs, coding)
-        matrix = replace(matrix, covariates=code(obs, coding))
+        known = code(obs, coding)
+        if some is None:
+            warn_about_codes(obs, coding)
+        matrix = replace(matrix, covariates=known if some is None else known[some.cells])
     never_counts = stored_only or normalised is not None
     likelihood = choose_likelihood(given.likelihood, kind, never_counts=never_counts)
     like_logs = likelihood in CONTINUOUS and not stored_only
@@ -99,9 +106,16 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
         check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
     levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
-    matrix = observed_part(adata, given, likelihood, matrix, fitted)
-    log_size = _check_data(adata, given, likelihood, matrix, fitted)
-    warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, likelihood)
+    matrix = observed_part(adata, given, likelihood, matrix, fitted, some)
+    if likelihood in CONTINUOUS:
+        check_guide_of_normal(given.guide, likelihood)
+    if some is None:
+        _check_data(adata, given, likelihood, matrix, fitted)
+        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, likelihood)
+    log_size = None
+    if likelihood in COUNTS:
+        log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
+        log_size = log_size if some is None or len(log_size) == len(some.cells) else log_size[some.cells]
     if likelihood in CONTINUOUS:
         matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
         if matrix.level:
@@ -111,10 +125,11 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
     if asked is None and not counts and matrix.observed is not None:
         asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
     size = choose_batch_size(asked, adata.n_obs, at_least, counts=counts)
-    n_factors = most_factors(*matrix.shape, size, counts=counts) if auto else at_least
+    shape = adata.n_obs, matrix.shape[1]
+    n_factors = most_factors(*shape, size, counts=counts) if auto else at_least
     if matrix.observed is not None or levels is not None:
         when = "Where some entries are not data," if levels is None else "Under likelihood='ordinal'"
-        check_cov_bytes(n_factors + matrix.n_covariates, max(matrix.shape), when)
+        check_cov_bytes(n_factors + matrix.n_covariates, max(shape), when)
     device = resolve_device(given.device)
     made = replace(
         given,
@@ -137,29 +152,23 @@ def plan_fit(adata: AnnData, given: FitArguments) -> FitPlan:
         choose_rank=auto,
     )
     base = (math.e if normalised else log_base(adata.uns, kind)) if like_logs and looks is None else None
-    return FitPlan(matrix, made, options, fitted, kind, base, coding)
+    return PreparedFit(matrix, made, options, fitted, kind, base, coding)
 
 
-def _check_data(
-    adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray
-) -> np.ndarray | None:
-    """Raise unless the likelihood can be fitted to the values; log size factors (n,) of counts."""
+def _check_data(adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray) -> None:
+    """Raise unless the likelihood can be fitted to the values."""
     cells, genes = adata.obs_names, adata.var_names[fitted]
     stored_only = given.observed == "stored"
     if stored_only:
         check_stored_variation(matrix, given.layer)
     warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood)
+    if stored_only:
+        return
     if likelihood in CONTINUOUS:
-        check_guide_of_normal(given.guide, likelihood)
-        if not stored_only:
-            check_values(matrix, given.layer)
-        return None
-    if not stored_only:
-        check_variation(matrix, given.layer)
-        warn_about_empty_genes(matrix, given.layer)
-    if likelihood not in COUNTS:
-        return None
-    return np.log(resolve_size_factors(adata, given.size_factors, matrix))
+        check_values(matrix, given.layer)
+        return
+    check_variation(matrix, given.layer)
+    warn_about_empty_genes(matrix, given.layer)
 
 
 def _check_together(given: FitArguments) -> dict[str, object]:
