@@ -99,13 +99,28 @@ class CellSource(ABC):
         """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
 
     @property
+    def leaf(self) -> CellSource:
+        """What the values are read from in the end, cell by cell."""
+        return self
+
+    @property
+    def cluster(self) -> Any:
+        """The :class:`~.cluster.Cluster` that works on the cells; None: they are worked on here."""
+        return None if self.leaf is self else self.leaf.cluster
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> CellSource:
+        """The same of some cells, whose values `leaf` has."""
+        return leaf
+
+    @property
     def values_per_cell(self) -> float:
         """About how many values are stored of a cell: how many cells are a part follows from it, and no result."""
         return self.n_stored / max(self.shape[0], 1)
 
     def whole(self) -> sp.csr_array | np.ndarray:
         """All values as one array in memory."""
-        blocks = [block for _, block in self.parts()]
+        cluster = self.cluster
+        blocks = [block for _, block in self.parts()] if cluster is None else list(cluster.each_task(_whole, self))
         return stacked(blocks) if blocks else self.rows(slice(None))
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
@@ -118,12 +133,16 @@ class CellSource(ABC):
     @cached_property
     def summary(self) -> Summary:
         """Figures of all values, read once. NaN and infinities show in the extremes."""
-        return _summarise(self)
+        cluster = self.cluster
+        return _summarise(self) if cluster is None else _joined(list(cluster.each_task(_summarise, self)))
 
     def entries(self, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
         """The values at some positions, in any order."""
-        order = np.argsort(cell, kind="stable")
+        order, cluster = np.argsort(cell, kind="stable"), self.cluster
         found = np.empty(len(cell), self.dtype)
+        if cluster is not None:
+            found[order] = cluster.entries(self, cell[order], gene[order])
+            return found
         for cells, block in self.parts():
             first, last = np.searchsorted(cell, (cells.start, cells.stop), sorter=order)
             at = order[first:last]
@@ -133,6 +152,9 @@ class CellSource(ABC):
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
+        cluster = self.cluster
+        if cluster is not None:
+            return sp.vstack(list(cluster.each_task(_pattern, self)), format="csr")
         return sp.vstack([ones_at(sp.csr_array(block)) for _, block in self.parts()], format="csr")
 
 
@@ -185,6 +207,28 @@ def _summarise(source: CellSource) -> Summary:
     with np.errstate(all="ignore"):
         least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
     return Summary(n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
+
+
+def _joined(found: list[Summary]) -> Summary:
+    """The summary of all cells from those of some after others."""
+    filled = [part for part in found if part.n_stored]
+    with np.errstate(all="ignore"):
+        least = np.min([part.stored_minimum for part in filled]).item() if filled else 0
+        most = np.max([part.stored_maximum for part in filled]).item() if filled else 0
+    n_stored, n_present, n_whole = (
+        sum(getattr(part, name) for part in found) for name in ("n_stored", "n_present", "n_whole")
+    )
+    sums, of_cells = (np.concatenate([getattr(part, name) for part in found]) for name in ("cell_sums", "empty_cells"))
+    of_genes = np.logical_and.reduce([part.empty_genes for part in found])
+    return Summary(n_stored, least, most, n_present, n_whole, sums, of_cells, of_genes)
+
+
+def _whole(source: CellSource) -> sp.csr_array | np.ndarray:
+    return source.whole()
+
+
+def _pattern(source: CellSource) -> sp.csr_array:
+    return source.pattern()
 
 
 def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:
