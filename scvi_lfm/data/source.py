@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +14,9 @@ import scipy.sparse as sp
 from .._workers import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
 
 # parts stay in a processor's cache, so that several questions cost one reading
 VALUES_PER_PART = 2**17
@@ -119,8 +122,7 @@ class CellSource(ABC):
 
     def whole(self) -> sp.csr_array | np.ndarray:
         """All values as one array in memory."""
-        cluster = self.cluster
-        blocks = [block for _, block in self.parts()] if cluster is None else list(cluster.each_task(_whole, self))
+        blocks = list(self.each_part(_itself))
         return stacked(blocks) if blocks else self.rows(slice(None))
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
@@ -129,6 +131,15 @@ class CellSource(ABC):
         for start in range(0, n_cells, step):
             cells = slice(start, min(start + step, n_cells))
             yield cells, self.rows(cells)
+
+    def each_part(
+        self, function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None = None
+    ) -> Iterator[Result]:
+        """`function` of the values of every cell once, in order, a few cells at a time, or `size` of them."""
+        cluster = self.cluster
+        if cluster is None:
+            return (function(block) for _, block in self.parts(size))
+        return chain.from_iterable(cluster.each_task(partial(_of_parts, function, size), self))
 
     @cached_property
     def summary(self) -> Summary:
@@ -152,10 +163,7 @@ class CellSource(ABC):
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
-        cluster = self.cluster
-        if cluster is not None:
-            return sp.vstack(list(cluster.each_task(_pattern, self)), format="csr")
-        return sp.vstack([ones_at(sp.csr_array(block)) for _, block in self.parts()], format="csr")
+        return sp.vstack(list(self.each_part(_pattern)), format="csr")
 
 
 def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
@@ -223,12 +231,18 @@ def _joined(found: list[Summary]) -> Summary:
     return Summary(n_stored, least, most, n_present, n_whole, sums, of_cells, of_genes)
 
 
-def _whole(source: CellSource) -> sp.csr_array | np.ndarray:
-    return source.whole()
+def _of_parts(
+    function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None, source: CellSource
+) -> list[Result]:
+    return list(source.each_part(function, size))
 
 
-def _pattern(source: CellSource) -> sp.csr_array:
-    return source.pattern()
+def _itself(block: sp.csr_array | np.ndarray) -> sp.csr_array | np.ndarray:
+    return block
+
+
+def _pattern(block: sp.csr_array | np.ndarray) -> sp.csr_array:
+    return ones_at(sp.csr_array(block))
 
 
 def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:

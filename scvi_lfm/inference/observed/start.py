@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from ...data import CellMatrix
+from ...data.less_margins import LessMargins
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread, sums
@@ -19,9 +20,10 @@ from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     from torch import Tensor
 
-    from ...data import Batch, CellMatrix
+    from ...data import Batch
     from ...data.blocks import Blocks
     from ..state import Problem
     from .state import ObservedStatistics
@@ -96,7 +98,8 @@ def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> C
     if not matrix.only_stored:
         return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
-    return matrix.mapped(lambda y, cell, gene: y - (activity[cell] + abundance[gene]).astype(np.float32))
+    left = LessMargins(matrix.source, matrix.level, activity, abundance)
+    return CellMatrix(left, covariates=matrix.covariates)
 
 
 def add_factors(
