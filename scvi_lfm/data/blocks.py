@@ -83,10 +83,26 @@ class Blocks:
             parts = [cells[part] for part in parts]
         return cls(matrix, parts, device, dtype, **kept)
 
+    @classmethod
+    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
+        """All cells, in blocks of a size, or of the size that the rule says."""
+        return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
+
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return sum(self._sizes)
+
+    @property
+    def places(self) -> list[slice]:
+        """Where the cells of each block are among the cells."""
+        ends = np.cumsum([0, *self._sizes]).tolist()
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether blocks are worked on elsewhere, all cells at a time best."""
+        return self._cluster is not None
 
     @cached_property
     def known(self) -> Tensor:
@@ -193,9 +209,13 @@ def blocks(
     matrix: CellMatrix, device: torch.device, dtype: torch.dtype = torch.float32, *, size: int | None = None
 ) -> Iterator[tuple[slice, Batch]]:
     """Every cell once, in order: positions and block, of `size` cells each, or as many as the rule says."""
+    return blocks_of(matrix, _slices(matrix, device, dtype, size), device, dtype)
+
+
+def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:
     if size is None and device.type != "cpu":
         size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
-    return blocks_of(matrix, slices(*matrix.shape, dtype, size=size), device, dtype)
+    return slices(*matrix.shape, dtype, size=size)
 
 
 def blocks_of(
