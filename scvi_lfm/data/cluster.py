@@ -120,7 +120,12 @@ class Cluster:
             each, future = waiting.pop()
             with naming_cells(self.where, each.first, each.last, each.chunks):
                 found = future.result()
-            yield pickle.loads(found)
+            yield self._unpacked(found)
+
+    @staticmethod
+    def _unpacked(found: bytes) -> Any:
+        """What a task made, as it comes here."""
+        return pickle.loads(found)
 
     def each_task(self, function: Callable[[Any], Result], whole: OfCells) -> Iterator[Result]:
         """`function` of the cells of each task, in order."""

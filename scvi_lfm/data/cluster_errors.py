@@ -51,9 +51,9 @@ def naming_cells(where: str, first: int, last: int, chunks: Mapping[str, slice])
         msg = (
             f"The values of {where} at cells {of_chunk.start} to {of_chunk.stop - 1} could not be worked on: "
             f"{error.allowed_failures + 1} workers died of them, one after the other, the last at "
-            f"{error.last_worker.address}. Mostly a worker runs out of memory: give each more (memory_limit=) or fewer "
-            "threads, or make chunks smaller, with adata.X = adata.X.rechunk((1000, -1)) for example; the log of the "
-            "worker may tell."
+            f"{error.last_worker.address}. Mostly a worker takes more memory than it has: give each more "
+            "(memory_limit=) or fewer threads, or make chunks smaller, with adata.X = adata.X.rechunk((1000, -1)) for "
+            "example; the log of the worker may tell."
         )
         raise RuntimeError(msg) from error
     except CancelledError as error:
