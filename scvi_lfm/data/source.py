@@ -141,11 +141,16 @@ class CellSource(ABC):
             return (function(block) for _, block in self.parts(size))
         return chain.from_iterable(cluster.each_task(partial(_of_parts, function, size), self))
 
-    @cached_property
+    @property
     def summary(self) -> Summary:
         """Figures of all values, read once. NaN and infinities show in the extremes."""
-        cluster = self.cluster
-        return _summarise(self) if cluster is None else _joined(list(cluster.each_task(_summarise, self)))
+        # Python 3.11 locks a cached property of all sources together, and workers may be threads that ask for theirs
+        found: Summary | None = vars(self).get("_summary")
+        if found is None:
+            cluster = self.cluster
+            found = _summarise(self) if cluster is None else _joined(list(cluster.each_task(_summarise, self)))
+            vars(self)["_summary"] = found
+        return found
 
     def entries(self, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
         """The values at some positions, in any order."""
