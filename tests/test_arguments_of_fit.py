@@ -131,7 +131,7 @@ def test_an_argument_that_every_fit_has_is_missed(name):
 @pytest.mark.parametrize(("likelihood", "options"), FITS, ids=str)
 def test_the_refit_has_the_options_and_values_of_the_fit(fit_of, monkeypatch, likelihood, options):
     """But for the seed, and for what lets it go on for longer."""
-    asked = []
+    adata, asked = fit_of(likelihood, **options), []
 
     def fit(matrix, options):
         asked.append((matrix, options))
@@ -139,7 +139,6 @@ def test_the_refit_has_the_options_and_values_of_the_fit(fit_of, monkeypatch, li
 
     monkeypatch.setattr("scvi_lfm.tl._fit.fit_natural_gradient", fit)
     monkeypatch.setattr("scvi_lfm.tl._check_convergence.fit_natural_gradient", fit)
-    adata = fit_of(likelihood, **options)
     lfm.tl.fit(adata, 2, likelihood=likelihood, progress=False, **options)
     report = lfm.tl.check(adata)
     (values, first), (again, second) = asked

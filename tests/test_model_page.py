@@ -46,3 +46,8 @@ def test_every_formula_says_where_it_is_computed():
 def test_the_walk_sees_what_is_missing():
     assert letters(r"$a + \mathrm{sd}_i$ and $\mathcal H, \hat\sigma$") == {"a", "i", "\\mathcalH", "\\sigma"}
     assert unexplained("$$\na = b\n$$\n\n*`f.py`: `g`*\n\n$$\nc = d\n$$\n\n## Next\n\n*`f.py`: `h`*\n") == ["c = d"]
+
+
+def test_no_heading_stands_twice():
+    headings = re.findall(r"^##+ .*$", PAGE, flags=re.MULTILINE)
+    assert len(headings) == len(set(headings))

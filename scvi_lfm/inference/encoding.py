@@ -10,6 +10,7 @@ import torch
 from ..model import PriorScales
 from ..posterior.held_out import Score
 from .counts.engine import State as CountState
+from .counts.frequent import Rare
 from .counts.state import Cells, CountGlobals, CountStatistics
 from .course import Course, Draws, Place
 from .normal.engine import NormalSums
@@ -42,6 +43,7 @@ RECORDS: dict[str, type] = {
     "Place": Place,
     "PriorScales": PriorScales,
     "RankCurve": RankCurve,
+    "Rare": Rare,
     "Score": Score,
     "Trace": Trace,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +32,12 @@ class Minibatches:
         self.count = -(-n_cells // batch_size)
         # the first block is for the start, and for figures of all
         self._first_order = random_parts(n_cells, self.count, rng, first_alone=True)
+
+    def of(self, matrix: CellMatrix) -> Minibatches:
+        """The same blocks of another matrix of these cells."""
+        other = copy(self)
+        other.matrix = matrix
+        return other
 
     @cached_property
     def _whole(self) -> Batch | None:

@@ -15,7 +15,6 @@ from .._context import resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
 from ..inference import FitOptions, FitResult, fit_natural_gradient
-from ..model.noise import NormalNoise
 from ..model.priors import check_prior_scales
 from ..posterior.predictive import eta_of_pairs, mean_of_pairs
 from ..posterior.store.lookup import entry
@@ -24,9 +23,10 @@ from ._fit_result import check_finite
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from torch import Tensor
 
     from ..data import CellMatrix
-    from ..model.noise import CountNoise
+    from ..model.noise import OrdinalNoise
     from ..posterior import StoredFit
     from ..posterior.posterior import Posterior
 
@@ -84,7 +84,7 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         dtype=torch.float32,
         seed=int(resolve_rng(seed).integers(2**31)),  # as the fit makes it of `rng`
         log_size=noise.offset(slice(None)).cpu().numpy() if likelihood.has_rate else None,
-        levels=_extremes(noise),
+        levels=_extremes(cast("OrdinalNoise", noise).levels) if likelihood.has_levels else None,
     )
 
 
@@ -93,11 +93,8 @@ def _half(size: int, n_cells: int, n_factors: int) -> int:
     return -(-n_cells // max(1, min(2 * -(-n_cells // size), n_cells // max(n_factors, 2))))
 
 
-def _extremes(noise: NormalNoise | CountNoise) -> tuple[float, float] | None:
-    """The lowest and the highest of ordinal values."""
-    levels = None if isinstance(noise, NormalNoise) else noise.levels
-    if levels is None:
-        return None
+def _extremes(levels: Tensor) -> tuple[float, float]:
+    """The lowest and the highest of ordinal values, given the lowest and the thresholds (K,)."""
     lowest = float(levels[0])
     return lowest, lowest + len(levels) - 1
 

@@ -257,7 +257,7 @@ def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
 
 # of what comes after the last epoch, what has to know values with an axis of cells or genes, and why
 AFTER = {
-    "inference/counts/last_step.py: _settle": "genes that still move are solved for alone, from values at the host",
+    "inference/counts/last_step.py: settle": "genes that still move are solved for alone, from values at the host",
     "inference/counts/projection.py: _converge": "cells that still move are solved for alone",
     "linalg/covariances.py: PackedUnderNoise.under": "whether the noise is the same",
 }

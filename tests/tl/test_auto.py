@@ -137,5 +137,5 @@ def test_margins_alone_can_be_checked():
     adata = factors(np.zeros(0), seed=0, n=100, m=60)
     lfm.tl.fit(adata, 0, progress=False)
     convergence = lfm.tl.check(adata).convergence
-    assert len(convergence) == 3
+    assert len(convergence) == 2
     assert convergence["eta_difference"].max() < 0.3

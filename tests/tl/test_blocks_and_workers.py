@@ -106,7 +106,7 @@ def test_scores_of_held_out_entries_do_not_depend_on_threads(fit_of, with_thread
     ("tool", "number"),
     [
         (functools.partial(lfm.tl.anomalies, by="either"), 3),
-        (functools.partial(lfm.tl.check, refit=False), 2),
+        (functools.partial(lfm.tl.check, refit=False), 3),
         (functools.partial(lfm.tl.predict, layer_added="expected"), 0),
     ],
     ids=["anomalies", "check", "predict"],

@@ -22,10 +22,11 @@ from ...posterior.recomputed import Recomputed
 from ..course import WHOLE, Pass, Place
 from ..engine import Engine
 from ..learning_rate import learning_rate
-from ..normal.finish import OFF, population
+from ..normal.finish import population
 from ..normal.start import first_factors
+from .frequent import Rare, Seen, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
-from .last_step import step_of_all
+from .last_step import step_of_all, without_unused
 from .objective import EntrySample, elbo_per_entry
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 START_CELLS = 4096
 # steps at a visit where not all cells had a start, or where covariances are not kept; else one
 MORE_STEPS = 2
-# a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
-TOO_LITTLE = 1e-3
 # solves of the genes after a sweep, as their prior scales follow
 ROUNDS = 2
 # cells that tell about dispersions in a sweep, at the least
@@ -65,6 +64,7 @@ class State:
     statistics: CountStatistics
     cells: Cells
     steps: int
+    rare: Rare | None = None  # genes that are in none of these; None: all genes are
 
 
 class CountEngine(Engine["State"]):
@@ -88,10 +88,27 @@ class CountEngine(Engine["State"]):
         self._places = torch.from_numpy(self._some).to(options.device)
 
     @cached_property
-    def _sample(self) -> EntrySample:
-        """Entries to measure the ELBO in, from the cells that a fit starts from."""
+    def _all(self) -> Seen:
+        """All genes."""
         rng = np.random.default_rng(self._options.seed)
-        return EntrySample.draw(self._matrix.at_cells(self._some), self._options.device, rng)
+        sample = EntrySample.draw(self._those, self._options.device, rng)
+        return Seen(self._problem, self._matrix, self._batches, sample)
+
+    @cached_property
+    def _frequent(self) -> np.ndarray | None:
+        """Positions of the genes that epochs see; None: all."""
+        has_rare = self._problem.likelihood.has_rate and self._matrix.observed is None and self._options.n_factors
+        return frequent_genes(self._those) if has_rare else None
+
+    @cached_property
+    def _seen(self) -> Seen:
+        """What epochs see."""
+        return self._all if self._frequent is None else self._all.at(self._frequent)
+
+    @cached_property
+    def _those(self) -> CellMatrix:
+        """The cells that a fit starts from, in memory."""
+        return self._matrix.at_cells(self._some)
 
     def _noise(self, state: State) -> None:
         """None: a rate has a noise of its own."""
@@ -99,9 +116,7 @@ class CountEngine(Engine["State"]):
     def _first_state(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
-        rng = np.random.default_rng(options.seed)
-        those = self._matrix.at_cells(some)
-        self._sample = EntrySample.draw(those, options.device, rng)
+        those, rare = self._those, None
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
@@ -110,8 +125,13 @@ class CountEngine(Engine["State"]):
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
-        rank0 = elbo_per_entry(problem, g, activity, (g.cell_prior, g.gene_prior), self._sample, options.seed)
+        rank0 = self._all.elbo(g, activity, options.seed)
         n, r = problem.n_cells, options.n_factors
+        if self._frequent is not None:
+            rare = Rare.of(self._frequent, g)
+            problem, g, those = self._seen.problem, g.at(rare.others), those.at_genes(self._frequent)
+            rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
+            blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
         if r:
             if not problem.likelihood.has_rate:
@@ -131,18 +151,18 @@ class CountEngine(Engine["State"]):
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
-        return State(g, statistics, cells, 1), rank0
+        return State(g, statistics, cells, 1, rare), rank0
 
     def epoch(
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
         """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
-        problem = self._problem
+        problem, batches = self._seen.problem, self._seen.batches
         if number > 1:
             state = self._sweep(state, number, bar, pass_)
         else:
             at = Place(state, pass_.n_seen)
-            for rows, batch in self._batches.numbered_epoch(pass_.n_seen):
+            for rows, batch in batches.numbered_epoch(pass_.n_seen):
                 at = pass_.keep(self._visit(at, rows, batch, number))
                 bar.update()
             state = at.state
@@ -158,10 +178,10 @@ class CountEngine(Engine["State"]):
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
-        problem, g, steps = self._problem, state.globals, self._n_steps(state, number)
+        problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
-        cells, statistics = sweep(problem, g, state.cells, self._batches, steps, every, bar, of_cells)
+        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
         return replace(
             state,
             globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
@@ -171,7 +191,7 @@ class CountEngine(Engine["State"]):
 
     def _visit(self, at: Place[State], rows: Tensor, batch: Batch, number: int) -> Callable[[], Place[State]]:
         """A stochastic step: what makes the place after it."""
-        problem, state, alone = self._problem, at.state, self.n_batches == 1
+        problem, state, alone = self._seen.problem, at.state, self.n_batches == 1
         g = state.globals
         features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
         every = 1 if alone else DISPERSION_EVERY
@@ -180,7 +200,8 @@ class CountEngine(Engine["State"]):
         g = gene_step(problem, g, statistics)
 
         def after() -> Place[State]:
-            return Place(State(g, statistics, state.cells.put(rows, cells), state.steps + 1), at.n_seen + 1)
+            moved = replace(state, globals=g, statistics=statistics, cells=state.cells.put(rows, cells))
+            return Place(replace(moved, steps=state.steps + 1), at.n_seen + 1)
 
         return after
 
@@ -196,10 +217,8 @@ class CountEngine(Engine["State"]):
         return score_held_out(q, self._matrix.held_out)
 
     def _elbo(self, state: State) -> float:
-        g = state.globals
-        return elbo_per_entry(
-            self._problem, g, self._some_cells(state), (g.cell_prior, g.gene_prior), self._sample, self._options.seed
-        )
+        elbo = self._seen.elbo(state.globals, self._some_cells(state), self._options.seed)
+        return elbo if state.rare is None else state.rare.of_all(elbo)
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
@@ -218,26 +237,29 @@ class CountEngine(Engine["State"]):
         held_out, score = self._matrix.held_out, None
         if held_out is not None:
             score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
-        cells, sample, seed = self._some_cells(state), self._sample, self._options.seed
-        return count_curve(self._problem, state.globals, cells, state.statistics, sample, seed, score)
+        g, cells, seen, seed = state.globals, self._some_cells(state), self._seen, self._options.seed
+        curve = count_curve(seen.problem, g, cells, state.statistics, seen.sample, seed, score)
+        return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
     def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
         return score_held_out(self._posterior(g, cells, cell_moment), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
-        ordered = activity_last(self._problem, state.globals, state.cells, state.statistics)
-        g, cells, statistics = leading_factors(self._problem, *ordered, n_factors)
+        problem = self._seen.problem
+        ordered = activity_last(problem, state.globals, state.cells, state.statistics)
+        g, cells, statistics = leading_factors(problem, *ordered, n_factors)
         return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
-        options = self._options
-        g, cells, statistics = step_of_all(
-            self._problem, state.globals, state.cells, self._batches, share_in(trace.epochs + 1)
-        )
-        state = _drop_unused(State(g, statistics, cells, state.steps))
-        q = to_stored_gauge(self._posterior(state.globals, state.cells, state.statistics.xx)).rounded()
+        options, g, cells = self._options, state.globals, state.cells
+        if state.rare is not None:
+            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
+        share = share_in(trace.epochs + 1)
+        g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
+        g, cells = without_unused(g, cells, statistics)
+        q = to_stored_gauge(self._posterior(g, cells, statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
         return trace.result(q, self._stored_elbo(q), q.factor_shares)
 
@@ -266,17 +288,4 @@ class CountEngine(Engine["State"]):
         dispersion, levels = q.noise.dispersion.float(), q.noise.levels
         g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), dispersion, levels)
         priors = q.cell_prior.given_known(q.n_known), q.gene_prior
-        return elbo_per_entry(self._problem, g, cells, priors, self._sample, self._options.seed)
-
-
-def _drop_unused(state: State) -> State:
-    """Without the factors that are off."""
-    g = state.globals
-    if g.n_factors == 0:
-        return state
-    first = 1 + g.n_known
-    squares = g.gene_squares()[first:]
-    weight = state.statistics.weighted[:, 0].double() * len(state.cells.mean)
-    gained = weight @ g.gene_mean[:, first:].double().square() / len(state.cells.mean)
-    on = torch.nonzero((squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)).flatten()
-    return replace(state, globals=g.at_factors(on), cells=state.cells.at_factors(on, g.n_known))
+        return elbo_per_entry(self._problem, g, cells, priors, self._all.sample, self._options.seed)

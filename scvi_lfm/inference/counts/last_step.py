@@ -13,6 +13,7 @@ import torch
 from ...data.blocks import Blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
+from ..normal.finish import OFF
 from ..passes import average, pooled
 from .dispersion import DispersionPrior
 from .gene_step import HALF_WAY, cell_statistics, dispersions, solve_genes, with_genes
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 STEPS = 50
 # nats per gene: a step that was expected to gain less was the last
 ENOUGH = 0.1
+# a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
+TOO_LITTLE = 1e-3
 
 
 def step_of_all(
@@ -37,26 +40,26 @@ def step_of_all(
     cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved, share)
-    return _settle(problem, g, cells, statistics, solved.missing, batches, share), cells, statistics
+    # a few genes tell little of all
+    prior = DispersionPrior.learned(statistics, problem.n_cells) if problem.likelihood.learns_dispersion else None
+    return settle(problem, g, cells, solved.missing, batches.matrix, prior, share), cells, statistics
 
 
-def _settle(
+def settle(
     problem: CountProblem,
     g: CountGlobals,
     cells: Cells,
-    statistics: CountStatistics,
     missing: Tensor,
-    batches: Minibatches,
-    share: float,
+    matrix: CellMatrix,
+    prior: DispersionPrior | None = None,
+    share: float = HALF_WAY,
 ) -> CountGlobals:
-    """Steps of the genes that are still on their way, cells and scales held.
+    """Steps of the genes that are still on their way, as `missing` (m,) nats tell, cells and scales held.
 
-    Where steps do not bring a gene closer they swing around its optimum, and are made shorter.
+    So are dispersions without a prior. Where steps do not bring a gene closer they swing around its optimum, and are
+    made shorter.
     """
-    learns = problem.likelihood.learns_dispersion
-    # a few genes tell little of all
-    prior = DispersionPrior.learned(statistics, problem.n_cells) if learns else None
-    genes, matrix = torch.arange(problem.n_genes, device=missing.device), batches.matrix
+    genes = torch.arange(problem.n_genes, device=missing.device)
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
         open_ = missing > ENOUGH
@@ -66,13 +69,13 @@ def _settle(
         # what is left of the last selection, so that later steps do not read all of the data again
         matrix = matrix.at_genes(open_.cpu().numpy())
         few, some = replace(problem, n_genes=len(genes)), g.at(genes)
-        fresh = _statistics(few, some, cells, matrix)
+        fresh = statistics_of_all(few, some, cells, matrix)
         solved = solve_genes(few, some, fresh)
         missing = solved.missing
         trust = shortened(trust, missing, before)
         solved = solved.within(some.gene_mean, trust)
         dispersion = some.dispersion
-        if learns:
+        if prior is not None:
             # of all genes, as each is shrunk towards the others
             dispersion = dispersions(few, some, fresh, share, prior)
             # where loadings and dispersions swing against each other, the steps of both are shorter
@@ -81,7 +84,7 @@ def _settle(
     return g
 
 
-def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
+def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
 
@@ -93,3 +96,14 @@ def _statistics(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: Ce
     blocks = Blocks.of_size(matrix, g.mu.device)
     parts = [cells.part(place) for place in blocks.places]
     return average(blocks.each(of_block, parts, pool=pooled), n)
+
+
+def without_unused(g: CountGlobals, cells: Cells, statistics: CountStatistics) -> tuple[CountGlobals, Cells]:
+    """Without the factors that are off."""
+    if g.n_factors == 0:
+        return g, cells
+    first = 1 + g.n_known
+    squares = g.gene_squares()[first:]
+    gained = statistics.weighted[:, 0].double() @ g.gene_mean[:, first:].double().square()
+    on = torch.nonzero((squares > OFF * squares.amax()) & (gained * g.scales.A.square() > TOO_LITTLE)).flatten()
+    return g.at_factors(on), cells.at_factors(on, g.n_known)

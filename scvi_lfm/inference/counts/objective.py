@@ -60,6 +60,16 @@ class EntrySample:
             n_entries=matrix.n_observed,
         )
 
+    def at_genes(self, genes: Tensor, n_genes: int) -> EntrySample:
+        """Those of some of the genes, by position among `n_genes`, which stand for all entries of these."""
+        place = torch.full((n_genes,), -1, dtype=torch.int64, device=genes.device)
+        place[genes] = torch.arange(len(genes), dtype=torch.int64, device=genes.device)
+        gene = place[self.gene]
+        kept = gene >= 0
+        weight = self.weight[kept]
+        n_entries = self.n_entries * len(genes) // n_genes
+        return EntrySample(self.cell[kept], gene[kept], self.y[kept], weight / weight.sum(), n_entries)
+
 
 def expected_log_density(
     problem: CountProblem, g: CountGlobals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor

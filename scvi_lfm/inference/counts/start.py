@@ -37,7 +37,7 @@ SPREAD, FACTOR_SPREAD, ACTIVITY_SPREAD = 1.0, 0.2, 0.3
 START_DISPERSION = 0.1
 ABUNDANCE_SPREAD = 0.5  # of levels
 TINY = 1e-6
-START_VAR = 0.05
+START_VAR, LOADING_VAR = 0.05, 0.01
 
 
 def fit_margins(
@@ -204,7 +204,7 @@ def add_factors(
     scales = initial_scales(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
     scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
     gene_mean = torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1)
-    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), START_VAR / 5)], dim=1)
+    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), LOADING_VAR)], dim=1)
     g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
     cells = with_factors(activity, factors * scales.A.float())
     y, observed = batch.dense(), batch.is_observed()

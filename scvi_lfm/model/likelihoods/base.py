@@ -59,6 +59,7 @@ class Likelihood:
     law: Callable[..., Law]  # of (mean, var, *parameters): of values whose eta is Normal with these moments
     log_zero: Callable[..., Tensor] = never_zero  # of (seen, *parameters): log P(Y = 0)
     maximum: int | None = None  # the largest value; None: there is none
+    summed: Likelihood | None = None  # of several values together; None: the same
     # of (y, seen, *parameters): derivatives of the log density, by name of the parameter that is learned from them
     parameter_scores: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
 

@@ -26,6 +26,7 @@ import torch
 
 from .base import MAX_LOG_RATE, OfCounts, on_arrays
 from .negative_binomial import LEAST_DISPERSION, MAX_VARIANCE, NEGATIVE_BINOMIAL, log_zero
+from .poisson import POISSON
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,6 +116,7 @@ BERNOULLI = replace(
     name="bernoulli",
     values="zeros and ones",
     maximum=1,
+    summed=POISSON,
     log_density=log_density,
     weight_and_score=weight_and_score,
     fisher_weight=fisher_weight,

@@ -70,7 +70,7 @@ def noise_of_the_elbo(engine, state):
     g, cells, priors = state.globals, state.cells, (state.globals.cell_prior, state.globals.gene_prior)
     sizes = engine._some
     some = cells.rows(torch.from_numpy(sizes))
-    return np.std([elbo_per_entry(engine._problem, g, some, priors, engine._sample, seed) for seed in range(6)])
+    return np.std([elbo_per_entry(engine._problem, g, some, priors, engine._all.sample, seed) for seed in range(6)])
 
 
 @pytest.mark.usefixtures("fewer_entries")
@@ -142,7 +142,7 @@ def test_the_last_elbo_is_that_of_the_stored_posterior(count_options, likelihood
     # the same random numbers, and the divergences written out anew
     generator = torch.Generator().manual_seed(options.seed)
     draws = [draws_and_log_dets(cov, generator)[0] for cov in (cells.cov, g.gene_cov)]
-    data = float(expected_log_density(engine._problem, g, cells, engine._sample, *draws))
+    data = float(expected_log_density(engine._problem, g, cells, engine._all.sample, *draws))
     assert result.elbo[-1][1] == pytest.approx(data - divergence / values.size, rel=1e-5)
 
 

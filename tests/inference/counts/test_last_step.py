@@ -55,16 +55,16 @@ def expected_gains(counts, g, q, dense):
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_a_gene_with_counts_in_few_cells_arrives(counts, dense, monkeypatch):
     """From no loadings at all, given cells that are held: what the cells do is another question."""
-    odd, settle, gains = list(ODD), last_step._settle, []
+    odd, settle, gains = list(ODD), last_step.settle, []
 
-    def from_nothing(problem, g, cells, statistics, missing, *rest):
+    def from_nothing(problem, g, cells, missing, *rest):
         g, missing = replace(g, gene_mean=g.gene_mean.clone()), missing.clone()
         g.gene_mean[odd], missing[odd] = 0, 1
-        settled = settle(problem, g, cells, statistics, missing, *rest)
+        settled = settle(problem, g, cells, missing, *rest)
         gains.extend(expected_gains(counts, genes, cells, dense)[odd] for genes in (g, settled))
         return settled
 
-    monkeypatch.setattr(last_step, "_settle", from_nothing)
+    monkeypatch.setattr(last_step, "settle", from_nothing)
     lfm.tl.fit(counts.copy(), 3, batch_size=100, max_epochs=1, progress=False)
     before, after = gains
     # measured over seeds: 1 to 9 nats, and then 0.01 to 0.03, as a step that promised less than `ENOUGH` was the last

@@ -1,0 +1,160 @@
+"""Epochs on frequent genes alone: the same model at the end, whatever the order of genes and the number of threads."""
+
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import scvi_lfm as lfm
+from scvi_lfm.data import CellMatrix
+from scvi_lfm.inference.counts import engine, frequent
+from scvi_lfm.inference.counts.groups import Groups
+from scvi_lfm.inference.counts.objective import EntrySample
+from scvi_lfm.inference.counts.state import Cells
+from scvi_lfm.linalg.packed import outer, pack
+
+LEAST = 60
+
+
+@pytest.fixture(scope="module")
+def counts():
+    """Most genes are rare: 300 of which some 60 hold nine tenths of the counts."""
+    return lfm.datasets.simulate(400, 300, 3, likelihood="negative_binomial", mu=-2.5, rng=4)
+
+
+@pytest.fixture
+def leaves_out(monkeypatch):
+    monkeypatch.setattr(frequent, "SHARE", 0.9)
+    monkeypatch.setattr(frequent, "LEAST", LEAST)
+
+
+def fitted(counts, **arguments):
+    adata = counts.copy()
+    lfm.tl.fit(adata, 3, batch_size=200, progress=False, **arguments)
+    return adata
+
+
+def eta(adata):
+    q = adata.uns["lfm"]["mu"] + adata.obs["lfm_a"].to_numpy()[:, None] + adata.var["lfm_b"].to_numpy()
+    return q + adata.obsm["X_lfm"] @ adata.varm["lfm"].T
+
+
+def test_frequent_genes_hold_most_of_what_is_seen():
+    y = np.zeros((200, 4000), dtype=np.float32)
+    y[:, ::2], y[0, 1::2] = 3, 1
+    found = frequent.frequent_genes(CellMatrix.of(sp.csr_array(y)))
+    np.testing.assert_array_equal(found, frequent.frequent_genes(CellMatrix.of(y)))
+    assert len(found) == frequent.LEAST
+    assert set(range(0, 4000, 2)) <= set(found)
+
+
+def test_all_genes_are_seen_where_few_are_rare(counts):
+    assert frequent.frequent_genes(CellMatrix.of(sp.csr_array(counts.X))) is None
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "bernoulli"])
+def test_rare_genes_end_where_they_would(counts, leaves_out, monkeypatch, likelihood):
+    data = counts.copy()
+    if likelihood == "bernoulli":
+        data.X = (data.X > 0).astype(np.float32)
+    some = fitted(data, likelihood=likelihood, tol=1e-3)
+    monkeypatch.setattr(frequent, "LEAST", data.n_vars)
+    whole = fitted(data, likelihood=likelihood, tol=1e-3)
+    elbo, gain = some.uns["lfm"]["elbo"], whole.uns["lfm"]["elbo"]["value"][-1] - whole.uns["lfm"]["elbo"]["rank0"]
+    assert elbo["rank0"] == whole.uns["lfm"]["elbo"]["rank0"]
+    # 0.1 to 2.4 % of the gain, as likelihoods differ
+    assert abs(elbo["value"][-1] - whole.uns["lfm"]["elbo"]["value"][-1]) < 0.1 * gain
+    assert np.corrcoef(eta(some).ravel(), eta(whole).ravel())[0, 1] > 0.99
+
+
+def test_the_trace_is_of_all_entries(counts, leaves_out, monkeypatch):
+    elbo = fitted(counts).uns["lfm"]["elbo"]
+    monkeypatch.setattr(frequent, "LEAST", counts.n_vars)
+    whole = fitted(counts).uns["lfm"]["elbo"]
+    assert elbo["rank0"] == whole["rank0"] < elbo["value"][0]
+    # what rare genes gain comes at the end, and is little
+    assert abs(elbo["value"][0] - whole["value"][0]) < 0.2 * (whole["value"][0] - whole["rank0"])
+
+
+def test_the_order_of_genes_does_not_matter(counts, leaves_out):
+    order = np.random.default_rng(0).permutation(counts.n_vars)
+    first, second = fitted(counts), fitted(counts[:, order].copy())
+    # other random entries tell when to stop, so that fits may end an epoch apart
+    assert np.corrcoef(eta(first)[:, order].ravel(), eta(second).ravel())[0, 1] > 0.99
+    np.testing.assert_allclose(first.var["lfm_b"].to_numpy()[order], second.var["lfm_b"], atol=0.2)
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_the_number_of_threads_does_not_matter(counts, leaves_out, threads):
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for number in (1, threads):
+            torch.set_num_threads(number)
+            found.append(fitted(counts))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0].obsm["X_lfm"], found[1].obsm["X_lfm"])
+    np.testing.assert_array_equal(found[0].varm["lfm_cov"], found[1].varm["lfm_cov"])
+
+
+@pytest.mark.parametrize("arguments", [{"held_out": "mask"}, {"observed": "stored"}, {"likelihood": "ordinal"}])
+def test_where_entries_are_no_data_all_genes_are_seen(counts, leaves_out, monkeypatch, arguments):
+    data = counts.copy()
+    data.X = sp.csr_matrix(np.minimum(data.X.toarray(), 4))
+    data.layers["mask"] = sp.csr_matrix(([True], ([3], [5])), shape=data.shape)
+    monkeypatch.setattr(engine, "frequent_genes", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted(data, **arguments, max_epochs=1)
+
+
+def test_groups_have_the_rates_of_their_cells():
+    """Exactly, for genes that no factor moves; nearly, for those that factors move little."""
+    rng = np.random.default_rng(1)
+    mean = torch.from_numpy(rng.normal(size=(640, 3))).float()
+    cov = pack(torch.eye(3) * 0.02).repeat(640, 1)
+    cells = Cells(mean, cov, torch.from_numpy(rng.normal(size=640)).float() / 3)
+    groups = Groups.of(cells)
+    sizes = np.bincount(groups.of_cell)
+    assert groups.count == 64
+    assert sizes.min() == sizes.max() == 10
+
+    def rates(of, loading):
+        v = torch.tensor([1.0, loading, -loading])
+        return torch.exp(of.log_size + of.mean @ v + 0.5 * (of.cov * doubled(outer(v[None]))).sum(1)).numpy()
+
+    def doubled(packed):
+        return packed * torch.tensor([1.0, 2, 1, 2, 2, 1])
+
+    total = np.bincount(groups.of_cell, weights=rates(cells, 0.0))
+    np.testing.assert_allclose(rates(groups.cells, 0.0), total, rtol=1e-5)
+    total = np.bincount(groups.of_cell, weights=rates(cells, 0.3))
+    np.testing.assert_allclose(rates(groups.cells, 0.3), total, rtol=0.02)
+
+
+def test_groups_sum_counts():
+    rng = np.random.default_rng(2)
+    y = rng.poisson(1.0, size=(100, 7)).astype(np.float32)
+    groups = Groups.of(
+        Cells(torch.randn(100, 2, generator=torch.Generator().manual_seed(0)), torch.zeros(100, 3), torch.zeros(100))
+    )
+    expected = np.zeros((groups.count, 7))
+    np.add.at(expected, groups.of_cell, y)
+    for values in (y, sp.csr_array(y)):
+        np.testing.assert_array_equal(groups.sums(CellMatrix.of(values)), expected)
+
+
+def test_a_sample_of_some_genes_stands_for_their_entries():
+    y = np.random.default_rng(3).poisson(0.7, size=(200, 40)).astype(np.float32)
+    sample = EntrySample.draw(CellMatrix.of(sp.csr_array(y)), torch.device("cpu"), np.random.default_rng(0))
+    genes = torch.tensor([1, 5, 30, 31])
+    some = sample.at_genes(genes, 40)
+    assert some.n_entries == 800
+    assert float(some.weight.sum()) == pytest.approx(1)
+    np.testing.assert_array_equal(some.y.numpy(), y[some.cell, genes[some.gene]])
+    # some thousand entries: within four standard errors of the mean of their values
+    error = float(y.std()) / len(some.y) ** 0.5
+    assert float(some.y.double() @ some.weight) == pytest.approx(float(y[:, genes].mean()), abs=4 * error)
