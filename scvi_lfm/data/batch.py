@@ -41,6 +41,9 @@ class Scaled:
         self._values: dict[torch.dtype, Tensor] = {}
         self._making = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[Scaled], tuple[Tensor]]:
+        return Scaled, (self._weights,)
+
     def values(self, dtype: torch.dtype) -> Tensor:
         """The weights over the largest, made once."""
         with self._making:

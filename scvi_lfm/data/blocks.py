@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from itertools import pairwise
+from functools import cached_property, partial
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .batch import Batch
+    from .cluster import Cluster, Placed
     from .matrix import CellMatrix
 
     Cells = TypeVar("Cells", bound=np.ndarray | slice)
@@ -54,10 +56,15 @@ class Blocks:
         keep: bool = False,
         last: bool = False,
     ) -> None:
-        self._matrix, self._parts, self.device, self.dtype = matrix, parts, device, dtype
+        self._matrix, self.device, self.dtype = matrix, device, dtype
         self._last, self._keep = last, keep or last
         self._kept: dict[int, Batch] = {}
-        self._sizes = [part.stop - part.start if isinstance(part, slice) else len(part) for part in parts]
+        self._cluster: Any = matrix.source.cluster if device.type == "cpu" else None
+        if self._cluster is not None:
+            # no block has cells of two tasks
+            parts, self._tasks = by_task(self._cluster, parts)
+        self._parts = parts
+        self._sizes = [size_of(part) for part in parts]
 
     @classmethod
     def of_cells(
@@ -76,28 +83,76 @@ class Blocks:
             parts = [cells[part] for part in parts]
         return cls(matrix, parts, device, dtype, **kept)
 
+    @classmethod
+    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
+        """All cells, in blocks of a size, or of the size that the rule says."""
+        return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
+
     @property
     def n_cells(self) -> int:
         """Number of cells."""
         return sum(self._sizes)
 
+    @property
+    def places(self) -> list[slice]:
+        """Where the cells of each block are among the cells."""
+        ends = np.cumsum([0, *self._sizes]).tolist()
+        return [slice(first, last) for first, last in pairwise(ends)]
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether blocks are worked on elsewhere, all cells at a time best."""
+        return self._cluster is not None
+
     @cached_property
     def known(self) -> Tensor:
         """Covariates of the cells, (cells, p) in float64."""
-        return torch.cat(list(self.each(lambda batch: batch.known)))
+        of_all = self._matrix.covariates
+        known = np.empty((self.n_cells, 0)) if of_all is None else np.concatenate([of_all[at] for at in self._parts])
+        return torch.as_tensor(known, dtype=torch.float64, device=self.device)
 
     def split(self, of_cells: Tensor) -> Sequence[Tensor]:
         """The part of each block in a tensor that has a row for each cell."""
         return of_cells.split(self._sizes)
 
-    def each(self, function: Callable[..., Result], *parts: Sequence[Any]) -> Iterator[Result]:
-        """`function` of each block, in order, with its part of what has one for each block."""
+    def each(
+        self,
+        function: Callable[..., Result],
+        *parts: Sequence[Any],
+        pool: Callable[[Iterable[Result], int], Result] | None = None,
+    ) -> Iterator[Result]:
+        """`function` of each block, in order, with its part of what has one for each block.
+
+        On a cluster `pool` makes one result of those of the blocks of a task, in all of so many cells, so that only
+        that travels. A function that is to travel may hold no values.
+        """
 
         def run(number: int) -> Result:
             return function(self._block(number), *(of_blocks[number] for of_blocks in parts))
 
+        if self._cluster is not None:
+            return self._each_task(function, parts, pool)
         numbers = range(len(self._parts))
-        return in_order(run, numbers) if self.device.type == "cpu" else map(run, numbers)
+        # what is alone may use all workers
+        return in_order(run, numbers) if self.device.type == "cpu" and len(numbers) > 1 else map(run, numbers)
+
+    def _each_task(
+        self,
+        function: Callable[..., Result],
+        parts: Sequence[Sequence[Any]],
+        pool: Callable[[Iterable[Result], int], Result] | None,
+    ) -> Iterator[Result]:
+        bounds = [0, *np.cumsum([len(blocks) for blocks in self._tasks]).tolist()]
+        more = [[of_blocks[first:last] for of_blocks in parts] for first, last in pairwise(bounds)]
+        visit = partial(_visit_blocks, function, pool, self.dtype)
+        for found in self._cluster.each(visit, self._placed, self._tasks, more):
+            yield from found
+
+    @cached_property
+    def _placed(self) -> list[Placed]:
+        sizes = iter(self._parts)
+        whole = [joined_cells([next(sizes) for _ in blocks]) for blocks in self._tasks]
+        return [self._cluster.place(self._matrix, cells, keep=self._keep) for cells in whole]
 
     def _block(self, number: int) -> Batch:
         kept = self._kept.get(number)
@@ -109,13 +164,58 @@ class Blocks:
         return batch
 
 
+def by_task(
+    cluster: Cluster, parts: Sequence[slice | np.ndarray]
+) -> tuple[list[slice | np.ndarray], list[list[slice]]]:
+    """Increasing cells, cut where a task ends; and the blocks of each task as parts of the cells of that task."""
+    cut = [piece for part in parts for piece in cluster.cut(part)]
+    tasks: list[list[slice]] = []
+    for _, pieces in groupby(cut, key=itemgetter(0)):
+        ends = np.cumsum([0, *(size_of(cells) for _, cells in pieces)]).tolist()
+        tasks.append([slice(first, last) for first, last in pairwise(ends)])
+    return [cells for _, cells in cut], tasks
+
+
+def size_of(cells: slice | np.ndarray) -> int:
+    """How many cells are at some positions."""
+    return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
+
+
+def joined_cells(parts: Sequence[slice | np.ndarray]) -> slice | np.ndarray:
+    """Positions of neighbouring blocks."""
+    ends = parts[0], parts[-1]
+    if isinstance(ends[0], slice) and isinstance(ends[1], slice):
+        return slice(ends[0].start, ends[1].stop)
+    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
+
+
+def _visit_blocks(
+    function: Callable[..., Result],
+    pool: Callable[[Iterable[Result], int], Result] | None,
+    dtype: torch.dtype,
+    matrix: CellMatrix,
+    cells: Sequence[slice],
+    parts: Sequence[Sequence[Any]],
+) -> list[Result]:
+    """`function` of some blocks of a matrix, with their parts of what has one for each; on a worker of a cluster."""
+    found = (
+        function(matrix.batch(some, torch.device("cpu"), dtype), *more)
+        for some, *more in zip(cells, *parts, strict=True)
+    )
+    return list(found) if pool is None else [pool(found, cells[-1].stop)]
+
+
 def blocks(
     matrix: CellMatrix, device: torch.device, dtype: torch.dtype = torch.float32, *, size: int | None = None
 ) -> Iterator[tuple[slice, Batch]]:
     """Every cell once, in order: positions and block, of `size` cells each, or as many as the rule says."""
+    return blocks_of(matrix, _slices(matrix, device, dtype, size), device, dtype)
+
+
+def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:
     if size is None and device.type != "cpu":
         size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
-    return blocks_of(matrix, slices(*matrix.shape, dtype, size=size), device, dtype)
+    return slices(*matrix.shape, dtype, size=size)
 
 
 def blocks_of(

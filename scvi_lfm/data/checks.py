@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,15 +131,23 @@ def _first_bad(
     source: CellSource, is_bad: Callable[[np.ndarray], np.ndarray], cells: pd.Index, genes: pd.Index
 ) -> tuple[int, str]:
     """How many stored values are bad, and words for the first of them: found by another reading, for errors alone."""
-    number, first = 0, ""
-    for rows, block in source.parts():
-        stored = stored_values(block)
-        bad = np.flatnonzero(is_bad(stored).ravel())
-        if len(bad) and not number:
-            cell, gene = _place(block, int(bad[0]))
-            first = f"{stored.ravel()[bad[0]]} in cell {cells[rows.start + cell]!r}, gene {genes[gene]!r}"
-        number += len(bad)
+    number, first, start = 0, "", 0
+    for size, count, bad in source.each_part(partial(_bad_in, is_bad)):
+        if bad is not None and not number:
+            value, cell, gene = bad
+            first = f"{value} in cell {cells[start + cell]!r}, gene {genes[gene]!r}"
+        number, start = number + count, start + size
     return number, first
+
+
+def _bad_in(
+    is_bad: Callable[[np.ndarray], np.ndarray], block: sp.csr_array | np.ndarray
+) -> tuple[int, int, tuple[object, int, int] | None]:
+    """How many cells a block has, how many bad values, and the first of them: the value, its cell and its gene."""
+    stored = stored_values(block)
+    bad = np.flatnonzero(is_bad(stored).ravel())
+    first = (stored.ravel()[bad[0]], *_place(block, int(bad[0]))) if len(bad) else None
+    return block.shape[0], len(bad), first
 
 
 def _place(values: sp.csr_array | np.ndarray, position: int) -> tuple[int, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from .canonical import canonical, computable, computable_dtype
+from .cluster import Cluster
 from .memory import take
 from .reader import SpanReader, reading
 from .source import stacked
@@ -27,7 +28,7 @@ SHARE_STORED = 0.1
 
 @dataclass(frozen=True, eq=False)
 class DaskSource(SpanReader):
-    """Chunks of cells, sparse or dense, each computed by the thread that asks for it."""
+    """Chunks of cells, sparse or dense, each computed by the thread that asks for it, or on a cluster."""
 
     array: Any  # dask array (n, m), in chunks of whole rows
     where: str  # in words
@@ -103,35 +104,69 @@ class DaskSource(SpanReader):
 
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
         cells = slice(self._borders[number], self._borders[number + 1])
+        cluster = self.cluster
+        if cluster is not None:
+            return cluster.gather(self, cells)
         with reading(self.where, cells):
-            chunk = self.array.blocks[number, 0].compute(scheduler=_scheduler())
-            expected = cells.stop - cells.start, self.shape[1]
-            if chunk.shape != expected:
-                msg = f"a chunk has shape {chunk.shape}, where the dask array says {expected}"
-                raise ValueError(msg)
-        _check_form(chunk, f"A chunk of {self.where}")
-        if self.is_sparse:
-            return canonical(chunk if sp.issparse(chunk) else sp.csr_array(chunk))
-        return computable(chunk.toarray() if sp.issparse(chunk) else np.asarray(chunk))
+            # several workers ask at a time, so that threads of dask's own would only be in their way
+            chunk = self.array.blocks[number, 0].compute(scheduler="synchronous")
+        return self._form(chunk, cells)
+
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The values of some cells, by position, in any order; on a cluster no others travel."""
+        if isinstance(which, slice) or len(which) == 0:
+            return super().rows(which)
+        cluster = self.cluster
+        if cluster is None:
+            return super().rows(which)
+        wanted, place = np.unique(which, return_inverse=True)
+        block = cluster.gather(self, wanted)
+        return block if np.array_equal(wanted, which) else block[place]
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Where chunks are worked on: by the workers of the active client of dask; None: there is none."""
+        client = _active_client()
+        if client is None or 0 in self.shape:
+            return None
+        return Cluster(client, self.where, self.shape[1], self._delayed, np.array(self._borders), self._form)
+
+    @cached_property
+    def _delayed(self) -> list[Any]:
+        return self.array.to_delayed()[:, 0].tolist()
+
+    @property
+    def _form(self) -> Callable[[Any, slice], sp.csr_array | np.ndarray]:
+        return partial(_in_form, where=self.where, n_genes=self.shape[1], is_sparse=self.is_sparse)
 
     def _empty(self) -> sp.csr_array | np.ndarray:
         shape = 0, self.shape[1]
         return sp.csr_array(shape, dtype=self.dtype) if self.is_sparse else np.empty(shape, self.dtype)
 
 
-def _scheduler() -> str | None:
-    """The client of a cluster where there is one, which may hold the chunks; or else the thread that asks.
+def _in_form(chunk: Any, cells: slice, *, where: str, n_genes: int, is_sparse: bool) -> sp.csr_array | np.ndarray:
+    """A chunk, as it was computed, in the form that sources give values in."""
+    with reading(where, cells):
+        expected = cells.stop - cells.start, n_genes
+        if chunk.shape != expected:
+            msg = f"a chunk has shape {chunk.shape}, where the dask array says {expected}"
+            raise ValueError(msg)
+    _check_form(chunk, f"A chunk of {where}")
+    if is_sparse:
+        return canonical(chunk if sp.issparse(chunk) else sp.csr_array(chunk))
+    return computable(chunk.toarray() if sp.issparse(chunk) else np.asarray(chunk))
 
-    Several workers ask at a time, so that threads of dask's own would only be in their way.
-    """
+
+def _active_client() -> Any:
+    """The client of a cluster, where there is one that may be waited for."""
     distributed = sys.modules.get("distributed")
     if distributed is None:
-        return "synchronous"
+        return None
     try:
-        distributed.default_client()
+        client = distributed.default_client()
     except ValueError:  # there is none
-        return "synchronous"
-    return None
+        return None
+    return None if client.asynchronous else client
 
 
 def _check_form(chunk: object, where: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -173,11 +174,9 @@ def share_scaled(source: CellSource) -> float:
     n_cells, n_genes = source.shape
     genes = np.unique(np.linspace(0, n_genes - 1, min(n_genes, GENES_LOOKED_AT)).astype(int))
     sums, squares = np.zeros(len(genes)), np.zeros(len(genes))
-    for _, block in source.parts(CELLS_LOOKED_AT):
-        part = block[:, genes]
-        part = (part if isinstance(part, np.ndarray) else part.toarray()).astype(np.float64)
-        sums += part.sum(0)
-        squares += np.square(part).sum(0)
+    for part_sums, part_squares in source.each_part(partial(_sums, genes), CELLS_LOOKED_AT):
+        sums += part_sums
+        squares += part_squares
     variance = squares / n_cells - np.square(sums / n_cells)
     varies = variance > ROUNDING
     # divided by the number of cells, or by one less
@@ -185,17 +184,24 @@ def share_scaled(source: CellSource) -> float:
     return float(near[varies].mean()) if varies.any() else 0.0
 
 
+def _sums(genes: np.ndarray, block: sp.csr_array | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over cells of the values of some genes, and of their squares."""
+    part = block[:, genes]
+    part = (part if isinstance(part, np.ndarray) else part.toarray()).astype(np.float64)
+    return part.sum(0), np.square(part).sum(0)
+
+
 def looks_like_expression(source: CellSource) -> bool:
     """Whether, in the median cell with enough stored values, many of them are the least one."""
     if not source.is_sparse or source.summary.stored_minimum <= 0:
         return False
-    shares = [_shares_of_least(cast("sp.csr_array", block)) for _, block in source.parts()]
-    share = np.concatenate(shares)
+    share = np.concatenate(list(source.each_part(_shares_of_least)))
     return len(share) > 0 and bool(np.median(share) > LIKE_EXPRESSION)
 
 
-def _shares_of_least(block: sp.csr_array) -> np.ndarray:
+def _shares_of_least(block: sp.csr_array | np.ndarray) -> np.ndarray:
     """Of each cell with enough stored values, the share of them that are the least one."""
+    block = cast("sp.csr_array", block)
     sizes = np.diff(block.indptr)
     filled, enough = np.flatnonzero(sizes), sizes >= ENOUGH_VALUES
     if not enough.any():

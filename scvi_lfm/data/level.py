@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .._calls import warn_user
-from .blocks import blocks
+from .blocks import Blocks, slices
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from .batch import Batch
     from .matrix import CellMatrix
 
 # a mean beyond so many standard deviations of the values is a level: below, sums of float32 squares tell the variance
@@ -101,19 +101,20 @@ def _moments(matrix: CellMatrix, level: float) -> tuple[float, float, float]:
     """Mean and standard deviation of the data less `level`; where that is not 0, the share of them that are zero."""
     total = square = 0.0
     zeros = 0
-    for values in _blocks(matrix, level):
-        total += float(values.sum())
-        square += float(np.vdot(values, values))
-        zeros += int(np.count_nonzero(values == -level)) if level else 0
+    bare = replace(matrix, level=level, held_out=None)
+    everyone = Blocks(bare, list(slices(*matrix.shape, torch.float64)), torch.device("cpu"), torch.float64)
+    for some in everyone.each(partial(_sums, level)):
+        total, square, zeros = total + some[0], square + some[1], zeros + some[2]
     n = max(matrix.n_observed, 1)
     mean = total / n
     return mean, math.sqrt(max(square / n - mean**2, 0.0)), zeros / n
 
 
-def _blocks(matrix: CellMatrix, level: float) -> Iterator[np.ndarray]:
-    """The data less `level` in float64, by blocks of cells; entries that are no data are left out, or zero."""
-    for _, batch in blocks(replace(matrix, level=level, held_out=None), torch.device("cpu"), torch.float64):
-        yield batch.values.numpy().ravel() if isinstance(batch.values, torch.Tensor) else batch.values.data
+def _sums(level: float, batch: Batch) -> tuple[float, float, int]:
+    """Sum and sum of squares of a block of the data less `level`, and how many are zero where that is not."""
+    # entries that are no data are left out, or zero
+    values = batch.values.numpy().ravel() if isinstance(batch.values, torch.Tensor) else batch.values.data
+    return float(values.sum()), float(np.vdot(values, values)), int(np.count_nonzero(values == -level)) if level else 0
 
 
 def _check_digits(matrix: CellMatrix, level: float, spread: float, where: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from .batch import Batch
-from .memory import MemorySource
+from .memory import MemorySource, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +79,16 @@ class CellMatrix:
         known = None if self.covariates is None else self.covariates[rows]
         source = MemorySource(self.source.rows(rows))
         return replace(self, source=source, observed=observed, held_out=None, covariates=known, normalised=None)
+
+    def over(self, leaf: CellSource, cells: np.ndarray | slice = slice(None)) -> CellMatrix:
+        """The same of some cells, whose values `leaf` has; what only all cells tell is left behind."""
+        source, observed = self.source.over(leaf, cells), self.observed
+        if observed is not None:
+            # what a source stores is asked of it, where its values are
+            pattern = source.pattern() if self.only_stored else cast("sp.csr_array", take(observed.pattern, cells))
+            observed = replace(observed, pattern=pattern)
+        known = None if self.covariates is None else self.covariates[cells]
+        return CellMatrix(source, observed, covariates=known, level=self.level)
 
     def less(self, constant: float) -> CellMatrix:
         """The data, those held out too, less a constant."""

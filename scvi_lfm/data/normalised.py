@@ -46,6 +46,15 @@ class LogNormalised(CellSource):
         """Number of entries that are stored."""
         return self.counts.n_stored
 
+    @property
+    def leaf(self) -> CellSource:
+        """That of the counts."""
+        return self.counts.leaf
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LogNormalised:
+        """The same of some cells, whose counts `leaf` has."""
+        return LogNormalised(self.counts.over(leaf, cells), self.factor[cells])
+
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The logarithms of some cells."""
         return _logs(self.counts.rows(which), self.factor[which])

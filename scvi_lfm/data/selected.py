@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -46,6 +46,15 @@ class Selected(CellSource):
     def n_stored(self) -> int:
         """Number of entries that are stored."""
         return self.summary.n_stored
+
+    @property
+    def leaf(self) -> CellSource:
+        """That of the whole source, unless cells are others."""
+        return self.source.leaf if self.cells is None else self
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Selected:
+        """The same of some cells, whose values `leaf` has."""
+        return replace(self, source=self.source.over(leaf, cells))
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position."""
@@ -96,6 +105,15 @@ class Without(CellSource):
     def n_stored(self) -> int:
         """Number of entries that are stored."""
         return self.summary.n_stored
+
+    @property
+    def leaf(self) -> CellSource:
+        """That of the whole source."""
+        return self.source.leaf
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Without:
+        """The same of some cells, whose values `leaf` has."""
+        return Without(self.source.over(leaf, cells), cast("sp.csr_array", take(self.mask, cells)))
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,7 +14,9 @@ import scipy.sparse as sp
 from .._workers import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+Result = TypeVar("Result")
 
 # parts stay in a processor's cache, so that several questions cost one reading
 VALUES_PER_PART = 2**17
@@ -99,13 +102,27 @@ class CellSource(ABC):
         """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
 
     @property
+    def leaf(self) -> CellSource:
+        """What the values are read from in the end, cell by cell."""
+        return self
+
+    @property
+    def cluster(self) -> Any:
+        """The :class:`~.cluster.Cluster` that works on the cells; None: they are worked on here."""
+        return None if self.leaf is self else self.leaf.cluster
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> CellSource:
+        """The same of some cells, whose values `leaf` has."""
+        return leaf
+
+    @property
     def values_per_cell(self) -> float:
         """About how many values are stored of a cell: how many cells are a part follows from it, and no result."""
         return self.n_stored / max(self.shape[0], 1)
 
     def whole(self) -> sp.csr_array | np.ndarray:
         """All values as one array in memory."""
-        blocks = [block for _, block in self.parts()]
+        blocks = list(self.each_part(_itself))
         return stacked(blocks) if blocks else self.rows(slice(None))
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
@@ -115,15 +132,33 @@ class CellSource(ABC):
             cells = slice(start, min(start + step, n_cells))
             yield cells, self.rows(cells)
 
-    @cached_property
+    def each_part(
+        self, function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None = None
+    ) -> Iterator[Result]:
+        """`function` of the values of every cell once, in order, a few cells at a time, or `size` of them."""
+        cluster = self.cluster
+        if cluster is None:
+            return (function(block) for _, block in self.parts(size))
+        return chain.from_iterable(cluster.each_task(partial(_of_parts, function, size), self))
+
+    @property
     def summary(self) -> Summary:
         """Figures of all values, read once. NaN and infinities show in the extremes."""
-        return _summarise(self)
+        # Python 3.11 locks a cached property of all sources together, and workers may be threads that ask for theirs
+        found: Summary | None = vars(self).get("_summary")
+        if found is None:
+            cluster = self.cluster
+            found = _summarise(self) if cluster is None else _joined(list(cluster.each_task(_summarise, self)))
+            vars(self)["_summary"] = found
+        return found
 
     def entries(self, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
         """The values at some positions, in any order."""
-        order = np.argsort(cell, kind="stable")
+        order, cluster = np.argsort(cell, kind="stable"), self.cluster
         found = np.empty(len(cell), self.dtype)
+        if cluster is not None:
+            found[order] = cluster.entries(self, cell[order], gene[order])
+            return found
         for cells, block in self.parts():
             first, last = np.searchsorted(cell, (cells.start, cells.stop), sorter=order)
             at = order[first:last]
@@ -133,7 +168,7 @@ class CellSource(ABC):
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
-        return sp.vstack([ones_at(sp.csr_array(block)) for _, block in self.parts()], format="csr")
+        return sp.vstack(list(self.each_part(_pattern)), format="csr")
 
 
 def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
@@ -185,6 +220,34 @@ def _summarise(source: CellSource) -> Summary:
     with np.errstate(all="ignore"):
         least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
     return Summary(n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
+
+
+def _joined(found: list[Summary]) -> Summary:
+    """The summary of all cells from those of some after others."""
+    filled = [part for part in found if part.n_stored]
+    with np.errstate(all="ignore"):
+        least = np.min([part.stored_minimum for part in filled]).item() if filled else 0
+        most = np.max([part.stored_maximum for part in filled]).item() if filled else 0
+    n_stored, n_present, n_whole = (
+        sum(getattr(part, name) for part in found) for name in ("n_stored", "n_present", "n_whole")
+    )
+    sums, of_cells = (np.concatenate([getattr(part, name) for part in found]) for name in ("cell_sums", "empty_cells"))
+    of_genes = np.logical_and.reduce([part.empty_genes for part in found])
+    return Summary(n_stored, least, most, n_present, n_whole, sums, of_cells, of_genes)
+
+
+def _of_parts(
+    function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None, source: CellSource
+) -> list[Result]:
+    return list(source.each_part(function, size))
+
+
+def _itself(block: sp.csr_array | np.ndarray) -> sp.csr_array | np.ndarray:
+    return block
+
+
+def _pattern(block: sp.csr_array | np.ndarray) -> sp.csr_array:
+    return ones_at(sp.csr_array(block))
 
 
 def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:

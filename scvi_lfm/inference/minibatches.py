@@ -91,6 +91,11 @@ class Minibatches:
         order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
         return self._read(order[n_seen:])
 
+    def visits(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Blocks]]:
+        """The same minibatches, each one block where it is not on a cluster."""
+        order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
+        return ((part, Blocks(self.matrix, [part], self._device, self._dtype)) for part in order[n_seen:])
+
     def numbered_epoch(self, n_seen: int = 0) -> Iterator[tuple[Tensor, Batch]]:
         """The same with positions on the device."""
         if self._whole is not None:

@@ -29,6 +29,11 @@ def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
     return total
 
 
+def pooled(blocks: Iterable[tuple[int, A]], n_cells: int) -> tuple[int, A]:
+    """Averages over the cells of some blocks, with their number, as if they were one block."""
+    return n_cells, average(blocks, n_cells)
+
+
 def added(total: A | None, part: A, share: float) -> A:
     """The total of the blocks before and a share of one more, in the memory of that one; the total stays."""
     if total is None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from ..._workers import in_order
+from ...data.blocks import Blocks
 from ...linalg.packed import outer
 from .state import Cells
 
 if TYPE_CHECKING:
-    from ...data import CellMatrix
+    from ...data import Batch, CellMatrix
 
 # cells of a group on average, at the least, and groups at the most
 CELLS, MOST = 8, 256
@@ -53,16 +54,19 @@ class Groups:
     def sums(self, matrix: CellMatrix) -> np.ndarray:
         """Counts of the cells of each group together, (groups, m)."""
         total = np.zeros((self.count, matrix.shape[1]), dtype=np.float32)
-        for part in in_order(lambda found: self._sum(*found), matrix.source.parts()):
+        blocks = Blocks.of_size(matrix, torch.device("cpu"))
+        parts = [self.of_cell[place] for place in blocks.places]
+        for part in blocks.each(partial(_sums, self.count), parts, pool=lambda found, _: reduce(np.add, found)):
             total += part
         return total
 
-    def _sum(self, cells: slice, block: sp.csr_array | np.ndarray) -> np.ndarray:
-        of_cell = self.of_cell[cells]
-        ones = np.ones(len(of_cell), dtype=np.float32)
-        members = sp.csr_array((ones, (of_cell, np.arange(len(of_cell)))), shape=(self.count, len(of_cell)))
-        found = members @ block
-        return found if isinstance(found, np.ndarray) else found.toarray()
+
+def _sums(count: int, batch: Batch, of_cell: np.ndarray) -> np.ndarray:
+    """Counts of the cells of each group together, of a block, (groups, m)."""
+    ones = np.ones(len(of_cell), dtype=np.float32)
+    members = sp.csr_array((ones, (of_cell, np.arange(len(of_cell)))), shape=(count, len(of_cell)))
+    found = members @ (batch.values.numpy() if isinstance(batch.values, torch.Tensor) else batch.values)
+    return found if isinstance(found, np.ndarray) else found.toarray()
 
 
 def _halved(points: np.ndarray, halvings: int) -> np.ndarray:

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
-from ...data.blocks import blocks
+from ...data.blocks import Blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
 from ..normal.finish import OFF
-from ..passes import average
+from ..passes import average, pooled
 from .dispersion import DispersionPrior
 from .gene_step import HALF_WAY, cell_statistics, dispersions, solve_genes, with_genes
 from .sweep import sweep
@@ -89,13 +88,14 @@ def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matr
     """Averages over all cells for the genes of `matrix`."""
     features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
 
-    def of_block(block: tuple[slice, Batch]) -> tuple[int, CountStatistics]:
-        rows, batch = block
-        some = cells.rows(torch.arange(rows.start, rows.stop, device=g.mu.device))
-        new = cell_statistics(problem, g, features, batch.dense(), some, observed=batch.is_observed())
+    def of_block(batch: Batch, some: Cells) -> tuple[int, CountStatistics]:
+        own = some.with_own_cov()
+        new = cell_statistics(problem, g, features, batch.dense(), own, observed=batch.is_observed())
         return batch.n_cells, new
 
-    return average(in_order(of_block, blocks(matrix, g.mu.device)), n)
+    blocks = Blocks.of_size(matrix, g.mu.device)
+    parts = [cells.part(place) for place in blocks.places]
+    return average(blocks.each(of_block, parts, pool=pooled), n)
 
 
 def without_unused(g: CountGlobals, cells: Cells, statistics: CountStatistics) -> tuple[CountGlobals, Cells]:

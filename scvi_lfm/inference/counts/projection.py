@@ -10,8 +10,7 @@ import torch
 
 from ..._memory import naming_memory
 from ..._settings import settings
-from ..._workers import in_order
-from ...data.blocks import blocks
+from ...data.blocks import Blocks
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
 from ...model.priors import free_coordinates, with_known
@@ -50,20 +49,20 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         known = torch.as_tensor(covariates, dtype=q.gene_mean.dtype, device=device)
         cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
         start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
-    begun = start
+    begun = replace(start, log_size=q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
+    mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
+    parameters, likelihood = q.noise.of_cells(None, torch.float32), q.likelihood
 
-    def place(block: tuple[slice, Batch]) -> tuple[Tensor, Tensor | None]:
-        rows, batch = block
-        cells = begun.rows(torch.arange(rows.start, rows.stop, device=device))
-        cells = Cells(cells.mean.float(), cells.cov, q.noise.log_size[rows].float())
-        cells = _converge(batch, cells, features, q, prior, family)
+    def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
+        cells = Cells(cells.mean.float(), cells.with_own_cov().cov, cells.log_size.float())
+        problem = CountProblem(batch.n_cells, len(features.mean), family, likelihood=likelihood)
+        cells = _converge(problem, batch, cells, features, mu, parameters, prior)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
-    means, covs = zip(
-        *in_order(place, blocks(matrix, device, size=CELLS_PER_BLOCK if device.type == "cpu" else None)), strict=True
-    )
+    blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
+    means, covs = zip(*blocks.each(place, [begun.part(cells) for cells in blocks.places]), strict=True)
     mean = torch.cat(means)
     if keep:
         return replace(q, cell_mean=mean, cell_cov=Packed(torch.cat(covs)))
@@ -72,13 +71,16 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
 
 
 def _converge(
-    batch: Batch, cells: Cells, features: GeneFeatures, q: CountPosterior, prior: Gaussian, family: str
+    problem: CountProblem,
+    batch: Batch,
+    cells: Cells,
+    features: GeneFeatures,
+    mu: Tensor,
+    parameters: tuple[Tensor, ...],
+    prior: Gaussian,
 ) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
-    mu = torch.as_tensor(q.mu, dtype=torch.float64, device=y.device)
-    parameters = q.noise.of_cells(None, torch.float32)
-    problem = CountProblem(len(y), y.shape[1], family, likelihood=q.likelihood)
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)

@@ -15,6 +15,7 @@ from ...model.noise import level_parameters
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns, packed_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from torch import Tensor
@@ -43,6 +44,14 @@ class Cells:
         cov = self.cov[index] if self.keeps_cov else self.cov.expand(len(index), -1)
         return Cells(self.mean[index], cov, self.log_size[index])
 
+    def part(self, cells: slice) -> Cells:
+        """Consecutive cells: no copy; with one covariance in place of all where there is no more."""
+        return Cells(self.mean[cells], self.cov[cells] if self.keeps_cov else self.cov, self.log_size[cells])
+
+    def with_own_cov(self) -> Cells:
+        """With a covariance for each of the cells."""
+        return self if self.keeps_cov else replace(self, cov=self.cov.expand(len(self.mean), -1))
+
     @property
     def keeps_cov(self) -> bool:
         """Whether each cell's covariance is held, or one average in place of all."""
@@ -55,6 +64,15 @@ class Cells:
             self.cov[index] = new.cov
             return self
         return replace(self, cov=new.cov.mean(0, keepdim=True))
+
+    def put_all(self, parts: Sequence[Cells]) -> Cells:
+        """With other q for all cells, block by block; written in place."""
+        torch.cat([some.mean for some in parts], out=self.mean)
+        covs = torch.cat([some.cov for some in parts])
+        if self.keeps_cov:
+            self.cov[:] = covs
+            return self
+        return replace(self, cov=covs.mean(0, keepdim=True))
 
     def at_factors(self, kept: Tensor, n_known: int) -> Cells:
         """Those with the factors at positions `kept` alone."""

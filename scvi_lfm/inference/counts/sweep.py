@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,14 +10,17 @@ import torch
 
 from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
-from ..passes import added
+from ..passes import added, average
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from torch import Tensor
 
     from ...data import Batch
+    from ...data.blocks import Blocks
     from ..minibatches import Minibatches
     from ..progress import Progress
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
@@ -34,9 +38,17 @@ def sweep(
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells.
+    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once.
     """
     features, at = GeneFeatures.of(g.gene_mean, g.gene_cov), Place(cells, pass_.n_seen, pass_.sums)
+    everyone = batches.everyone
+    if everyone.on_cluster and at.n_seen == 0:
+        found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
+        at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))
+        if bar is not None:
+            for _ in range(batches.count):
+                bar.update()
+        return at.state, at.sums
     for rows, batch in batches.numbered_epoch(pass_.n_seen):
         some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, every)
         sums = added(at.sums, new, batch.n_cells / problem.n_cells)
@@ -44,6 +56,42 @@ def sweep(
         if bar is not None:
             bar.update()
     return at.state, at.sums
+
+
+_Visited = tuple[int, list["Cells"], "CountStatistics"]
+
+
+def _visit_all(
+    problem: CountProblem,
+    g: CountGlobals,
+    features: GeneFeatures,
+    blocks: Blocks,
+    cells: Cells,
+    steps: int,
+    every: int,
+) -> tuple[list[Cells], CountStatistics]:
+    """q of the cells of each block after some steps, and averages over all."""
+    keep = cells.keeps_cov
+
+    def of_block(batch: Batch, some: Cells) -> _Visited:
+        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every)
+        return batch.n_cells, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))], statistics
+
+    parts = [cells.part(place) for place in blocks.places]
+    _, found, statistics = _pooled(blocks.each(of_block, parts, pool=_pooled), problem.n_cells)
+    return found, statistics
+
+
+def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
+    cells: list[Cells] = []
+
+    def averages() -> Iterator[tuple[int, CountStatistics]]:
+        for n, some, statistics in blocks:
+            cells.extend(some)
+            yield n, statistics
+
+    total = average(averages(), n_cells)
+    return n_cells, cells, total
 
 
 def _after(at: Place[Cells], rows: Tensor, some: Cells, sums: CountStatistics) -> Place[Cells]:

@@ -9,7 +9,7 @@ import torch
 
 from ...data.blocks import Blocks
 from ...model.priors import initial_scales
-from ..passes import average
+from ..passes import average, pooled
 from ..state import Problem
 from .natural_gradient import cell_statistics
 from .state import NormalGlobals
@@ -98,7 +98,9 @@ def add_random_factors(
         scales=scales,
     )
     mean = torch.cat([first, factors * scales.A], dim=1)
-    drawn = cells.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows, cov)), cells.split(mean))
+    drawn = cells.each(
+        lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows, cov)), cells.split(mean), pool=pooled
+    )
     g, _, _ = gene_step(problem, g, average(drawn, cells.n_cells), cov + 1e-6 * eye)
     for number in range(FACTOR_SWEEPS):
         step = sweep(problem, g, cells)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ from .natural_gradient import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
 
@@ -121,34 +122,44 @@ def gene_step(
 
 @dataclass(frozen=True)
 class Visited:
-    """What the cells say under the same genes."""
+    """What some cells say under the same genes."""
 
+    n_cells: int
     statistics: NormalStatistics
     cov: Tensor  # S, or a matrix with the mean of log |S_i|
     local_elbo: Tensor  # (): mean over the cells
+    noisy: Eigenbasis | None = None  # S_i where noise differs by cell
 
 
 def visit(local_step: LocalStep, cells: Blocks) -> Visited:
     """Every cell once, and averages over them."""
+    return _together(cells.each(partial(_visit_block, local_step), pool=_together), cells.n_cells)
+
+
+def _visit_block(local_step: LocalStep, batch: Batch) -> Visited:
+    block = local_step(batch)
+    noisy = None if block.noisy is None else block.noisy.cov
+    return Visited(batch.n_cells, block.statistics(batch), block.cov, block.local_elbo, noisy)
+
+
+def _together(blocks: Iterable[Visited], n_cells: int) -> Visited:
+    """What blocks say that have so many cells."""
     elbo: list[Tensor] = []
     covs: list[Tensor] = []
     noisy: list[Eigenbasis] = []
 
     def averages() -> Iterator[tuple[int, NormalStatistics]]:
-        for n, block, statistics in cells.each(lambda batch: _visit_block(local_step, batch)):
-            elbo.append(block.local_elbo * (n / cells.n_cells))
+        for block in blocks:
+            elbo.append(block.local_elbo * (block.n_cells / n_cells))
             covs.append(block.cov)
             if block.noisy is not None:
-                noisy.append(block.noisy.cov)
-            yield n, statistics
+                noisy.append(block.noisy)
+            yield block.n_cells, block.statistics
 
-    statistics = average(averages(), cells.n_cells)
-    return Visited(statistics, joined(noisy).log_mean() if noisy else covs[0], torch.stack(elbo).sum())
-
-
-def _visit_block(local_step: LocalStep, batch: Batch) -> tuple[int, CellBlock, NormalStatistics]:
-    block = local_step(batch)
-    return batch.n_cells, block, block.statistics(batch)
+    statistics = average(averages(), n_cells)
+    of_all = joined(noisy) if noisy else None
+    cov = covs[0] if of_all is None else of_all.log_mean()
+    return Visited(n_cells, statistics, cov, torch.stack(elbo).sum(), of_all)
 
 
 def joined(covs: list[Eigenbasis]) -> Eigenbasis:
@@ -158,7 +169,8 @@ def joined(covs: list[Eigenbasis]) -> Eigenbasis:
 
 def mean_local_elbo(local_step: LocalStep, cells: Blocks) -> Tensor:
     """Mean over the cells of the ELBO terms that belong to one, ()."""
-    parts = cells.each(lambda batch: local_step(batch).local_elbo * (batch.n_cells / cells.n_cells))
+    n = cells.n_cells
+    parts = cells.each(lambda batch: local_step(batch).local_elbo * (batch.n_cells / n))
     return torch.stack(list(parts)).sum()
 
 

@@ -22,7 +22,7 @@ from .finish import as_posterior, finish
 from .ranks import leading_factors, observed_curve
 from .start import add_factors, average_of, fit_margins, left_over, statistics_of
 from .state import Rows
-from .steps import CellStep, cell_statistics, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
+from .steps import CellStep, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,8 +113,7 @@ class ObservedEngine(Engine["State"]):
         g, squares = gene_step(problem, g, statistics)
         score = NOTHING
         if held_out is not None:
-            everyone = Rows(torch.cat([c.mean for c in cells]), torch.cat([c.cov for c in cells]), statistics.log_det)
-            score = score_held_out(as_posterior(g, everyone, on_device=True), held_out)
+            score = score_held_out(as_posterior(g, Rows.joined(cells), on_device=True), held_out)
         value = float(elbo(problem, g, statistics, squares)) / problem.n_entries
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
@@ -124,12 +123,12 @@ class ObservedEngine(Engine["State"]):
         problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
         total, score = (pass_.sums, state.score) if pass_.n_seen else (torch.zeros_like(g.mu), NOTHING)
         held_out = self._matrix.held_out
-        for position, (rows, batch) in enumerate(self._batches.read_epoch(pass_.n_seen), pass_.n_seen):
-            cells = CellStep.of(g, problem.family)(batch)
+        for position, (rows, blocks) in enumerate(self._batches.visits(pass_.n_seen), pass_.n_seen):
+            new, cells = statistics_of(CellStep.of(g, problem.family), blocks)
             if held_out is not None:
-                score = score.plus(score_held_out(as_posterior(g, cells, on_device=True), held_out.rows(rows)))
-            new = cell_statistics(batch, cells)
-            total = total + self._estimate(g, new) * batch.n_cells / problem.n_cells
+                q = as_posterior(g, Rows.joined(cells), on_device=True)
+                score = score.plus(score_held_out(q, held_out.rows(rows)))
+            total = total + self._estimate(g, new) * len(rows) / problem.n_cells
             statistics = statistics.blend(new, learning_rate(steps))
             g, _ = gene_step(problem, g, statistics)
             steps += 1

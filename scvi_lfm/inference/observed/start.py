@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from ...data import CellMatrix
+from ...data.less_margins import LessMargins
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread, sums
-from ..passes import average
+from ..passes import average, pooled
 from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import numpy as np
     from torch import Tensor
 
-    from ...data import Batch, CellMatrix
+    from ...data import Batch
     from ...data.blocks import Blocks
     from ..state import Problem
     from .state import ObservedStatistics
+
+    _Visited = tuple[int, list[Rows], ObservedStatistics]
 
 MARGIN_SWEEPS = 6
 # variance of the factors of a cell, whose prior is 1, before its own values are looked at
@@ -33,23 +38,33 @@ TINY = 1e-8
 
 def statistics_of(step: CellStep, blocks: Blocks) -> tuple[ObservedStatistics, list[Rows]]:
     """Averages over some cells, and q of each block of them."""
+    return _together(blocks.each(partial(_visit, step), pool=_pooled), blocks.n_cells)
+
+
+def _visit(step: CellStep, batch: Batch) -> _Visited:
+    rows = step(batch)
+    return batch.n_cells, [rows], cell_statistics(batch, rows)
+
+
+def _together(blocks: Iterable[_Visited], n_cells: int) -> tuple[ObservedStatistics, list[Rows]]:
     cells: list[Rows] = []
 
-    def visit(batch: Batch) -> tuple[int, Rows, ObservedStatistics]:
-        rows = step(batch)
-        return batch.n_cells, rows, cell_statistics(batch, rows)
-
     def averages() -> Iterator[tuple[int, ObservedStatistics]]:
-        for n, rows, statistics in blocks.each(visit):
-            cells.append(rows)
+        for n, rows, statistics in blocks:
+            cells.extend(rows)
             yield n, statistics
 
-    return average(averages(), blocks.n_cells), cells
+    return average(averages(), n_cells), cells
+
+
+def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
+    statistics, cells = _together(blocks, n_cells)
+    return n_cells, cells, statistics
 
 
 def average_of(blocks: Blocks, cells: Sequence[Rows]) -> ObservedStatistics:
     """Averages over some cells, given q of each block."""
-    parts = blocks.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows)), cells)
+    parts = blocks.each(lambda batch, rows: (batch.n_cells, cell_statistics(batch, rows)), cells, pool=pooled)
     return average(parts, blocks.n_cells)
 
 
@@ -83,7 +98,8 @@ def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> C
     if not matrix.only_stored:
         return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()
-    return matrix.mapped(lambda y, cell, gene: y - (activity[cell] + abundance[gene]).astype(np.float32))
+    left = LessMargins(matrix.source, matrix.level, activity, abundance)
+    return CellMatrix(left, covariates=matrix.covariates)
 
 
 def add_factors(

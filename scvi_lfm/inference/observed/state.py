@@ -16,6 +16,7 @@ from ..packed_statistics import margins
 from ..state import PackedAverages, PackedGlobals
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from torch import Tensor
@@ -36,6 +37,15 @@ class Rows:
     def of(cls, solved: Solved) -> Rows:
         """From the solution of their equations."""
         return cls(solved.mean, solved.cov, solved.log_det.sum())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Those of some blocks after others."""
+        return cls(
+            torch.cat([rows.mean for rows in parts]),
+            torch.cat([rows.cov for rows in parts]),
+            torch.stack([rows.log_det for rows in parts]).sum(),
+        )
 
     def moved(self, move: Move) -> Rows:
         """Cells after a gauge move."""

@@ -1,0 +1,220 @@
+"""The chunks of a dask array on a cluster: the worker that holds or reads them works on their cells.
+
+What travels are the function, what it needs to know, and what it makes of the cells; values stay where they are.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from .cluster_errors import naming_cells, raised_by_function
+from .memory import MemorySource, take
+from .source import CellSource, stacked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    Cells = slice | np.ndarray
+
+# a task has the cells of some chunks: of so many that there are enough tasks for the workers, and that what a task
+# makes of its cells, (genes, k) for the most part, is little beside their values. It depends on the data alone.
+TASKS = 32
+LEAST_CELLS, MOST_CELLS = 2**10, 2**14
+
+Result = TypeVar("Result")
+
+
+class OfCells(Protocol):
+    """What has values of cells: a source, or a matrix."""
+
+    def over(self, leaf: CellSource, cells: Cells = slice(None)) -> Any:
+        """The same of some cells, whose values `leaf` has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Cells of neighbouring chunks, on the cluster."""
+
+    first: int
+    last: int
+    chunks: dict[str, slice]  # cells of each chunk, by the key of what computes it
+    held: Any  # Delayed: what has their values
+
+
+@dataclass(frozen=True, eq=False)
+class Cluster:
+    """The active client, and the chunks of an array that its workers compute."""
+
+    client: Any  # distributed.Client
+    where: str  # the array, in words
+    n_genes: int
+    chunks: Sequence[Any]  # Delayed
+    borders: np.ndarray  # (chunks + 1,): positions of cells
+    form: Callable[[Any, slice], sp.csr_array | np.ndarray]  # of a chunk and its cells: checked
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Borders of the cells of tasks."""
+        n_cells = int(self.borders[-1])
+        size = min(max(n_cells // TASKS, LEAST_CELLS), MOST_CELLS)
+        found = [0]
+        for border in self.borders[1:].tolist():
+            if border - found[-1] >= size or border == n_cells:
+                found.append(border)
+        return np.unique(found)
+
+    def cut(self, cells: Cells) -> list[tuple[int, Cells]]:
+        """Increasing cells, by the task to which they belong."""
+        groups = self.groups
+        if isinstance(cells, slice):
+            inside = ((max(cells.start, a), min(cells.stop, b)) for a, b in pairwise(groups.tolist()))
+            return [(number, slice(a, b)) for number, (a, b) in enumerate(inside) if a < b]
+        parts = np.split(cells, np.searchsorted(cells, groups[1:-1]))
+        return [(number, part) for number, part in enumerate(parts) if len(part)]
+
+    def place(self, whole: OfCells, cells: Cells, *, keep: bool = False) -> Placed:
+        """Some cells of one task; their values stay on the cluster where they are to be kept."""
+        import dask
+
+        first, last = (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
+        touched = range(int(np.searchsorted(self.borders, first, side="right")) - 1, len(self.chunks))
+        spans = {
+            number: slice(*self.borders[number : number + 2].tolist())
+            for number in touched
+            if self.borders[number] <= last
+        }
+        taken = [_within(cells, span) for span in spans.values()]
+        n_cells = cells.stop - cells.start if isinstance(cells, slice) else len(cells)
+        hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
+        packed = pack((hollow, self.form, list(spans.values()), taken))
+        held = dask.delayed(hold_cells, pure=False)(packed, *(self.chunks[number] for number in spans))
+        if keep:
+            held = self.client.persist(held)
+        return Placed(first, last, {str(self.chunks[number].key): span for number, span in spans.items()}, held)
+
+    def each(
+        self, function: Callable[..., Result], placed: Sequence[Placed], *parts: Sequence[Any]
+    ) -> Iterator[Result]:
+        """`function` of what has the values of each, in order, with its part of what has one for each."""
+        import dask
+
+        known = dask.delayed(hold_function, pure=False)(pack(function))
+        tasks = [
+            dask.delayed(work, pure=False)(known, each.held, pack(of_each))
+            for each, *of_each in zip(placed, *parts, strict=True)
+        ]
+        # a step has a few megabytes to tell every worker, and dask warns of them
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
+            futures = self.client.compute(tasks)
+        waiting = list(zip(placed, futures, strict=True))[::-1]
+        del futures
+        while waiting:
+            each, future = waiting.pop()
+            with naming_cells(self.where, each.first, each.last, each.chunks):
+                found = future.result()
+            yield self._unpacked(found)
+
+    @staticmethod
+    def _unpacked(found: bytes) -> Any:
+        """What a task made, as it comes here."""
+        return pickle.loads(found)
+
+    def each_task(self, function: Callable[[Any], Result], whole: OfCells) -> Iterator[Result]:
+        """`function` of the cells of each task, in order."""
+        cells = [slice(first, last) for first, last in pairwise(self.groups.tolist())]
+        return self.each(function, [self.place(whole, some) for some in cells])
+
+    def entries(self, source: CellSource, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
+        """The values at some positions, in the order of cells."""
+        groups = self.groups
+        edges = np.searchsorted(cell, groups)
+        asked = [
+            (slice(*groups[number : number + 2].tolist()), slice(first, last))
+            for number, (first, last) in enumerate(pairwise(edges.tolist()))
+            if first < last
+        ]
+        placed = [self.place(source, cells) for cells, _ in asked]
+        cells, genes = [cell[at] - some.start for some, at in asked], [gene[at] for _, at in asked]
+        return np.concatenate([cell[:0].astype(source.dtype), *self.each(_entries, placed, cells, genes)])
+
+    def gather(self, source: CellSource, cells: Cells) -> sp.csr_array | np.ndarray:
+        """The values of some increasing cells, which travel."""
+        placed = [self.place(source, part) for _, part in self.cut(cells)]
+        return stacked(list(self.each(_whole, placed)))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a worker holds, with its size, by which the scheduler decides where to work."""
+
+    what: Any
+    n_bytes: int
+
+    def __sizeof__(self) -> int:
+        return self.n_bytes
+
+
+def hold_cells(packed: bytes, *chunks: Any) -> Held:
+    """What has the values of some cells of a few chunks."""
+    with raised_by_function():
+        hollow, form, spans, taken = pickle.loads(packed)
+        parts = [take(form(*of_chunk), which) for *of_chunk, which in zip(chunks, spans, taken, strict=True)]
+        values = stacked(parts)
+        n_bytes = values.nbytes if isinstance(values, np.ndarray) else values.data.nbytes + values.indices.nbytes
+        return Held(hollow.over(MemorySource(values)), n_bytes + len(packed))
+
+
+def hold_function(packed: bytes) -> Held:
+    """A function that many tasks call."""
+    return Held(pickle.loads(packed), len(packed))
+
+
+def work(function: Held, cells: Held, packed: bytes) -> bytes:
+    """What a function makes of some cells, on one thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with raised_by_function():
+            return pack(function.what(cells.what, *pickle.loads(packed)))
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+def _whole(source: CellSource) -> sp.csr_array | np.ndarray:
+    return source.whole()
+
+
+def _entries(source: CellSource, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
+    return source.entries(cell, gene)
+
+
+def _within(cells: Cells, span: slice) -> Cells:
+    """Positions in a span of those of increasing cells that are there."""
+    if isinstance(cells, slice):
+        return slice(max(cells.start, span.start) - span.start, min(cells.stop, span.stop) - span.start)
+    first, last = np.searchsorted(cells, (span.start, span.stop))
+    return cells[first:last] - span.start
+
+
+def pack(what: Any) -> bytes:
+    """Bytes of anything, functions inside functions too."""
+    import cloudpickle
+
+    class Packer(cloudpickle.Pickler):
+        def reducer_override(self, thing: Any) -> Any:
+            if type(thing) is torch.Tensor and thing.layout == torch.strided:
+                # as torch has it, a row of a tensor would bring the whole tensor along
+                return torch.from_numpy, (np.array(thing.detach().numpy(), order="C"),)
+            return super().reducer_override(thing)
+
+    with io.BytesIO() as file:
+        Packer(file, protocol=5).dump(what)
+        return file.getvalue()

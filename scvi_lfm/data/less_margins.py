@@ -1,0 +1,72 @@
+"""Values less what margins say of them, as they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .memory import of_parts
+from .source import CellSource
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+
+@dataclass(frozen=True, eq=False)
+class LessMargins(CellSource):
+    """`y_ij - level - (a_i + b_j)` of what a sparse source stores, in float32; what is not stored stays so."""
+
+    source: CellSource
+    level: float
+    of_cells: np.ndarray  # (n,) float64
+    of_genes: np.ndarray  # (m,) float64
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of cells and genes."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the differences."""
+        return np.dtype(np.float32)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether zeros may be left out."""
+        return True
+
+    @property
+    def n_stored(self) -> int:
+        """Number of entries that are stored."""
+        return self.source.n_stored
+
+    @property
+    def leaf(self) -> CellSource:
+        """That of the values."""
+        return self.source.leaf
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LessMargins:
+        """The same of some cells, whose values `leaf` has."""
+        return replace(self, source=self.source.over(leaf, cells), of_cells=self.of_cells[cells])
+
+    def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
+        """The differences of some cells."""
+        block = self.source.rows(which)
+        if isinstance(block, np.ndarray):
+            msg = "values of a dense source are all data"
+            raise TypeError(msg)
+        cell = np.repeat(self.of_cells[which], np.diff(block.indptr))
+        data = np.subtract(block.data, self.level, dtype=np.float64) if self.level else block.data
+        data = data.astype(np.float32) - (cell + self.of_genes[block.indices]).astype(np.float32)
+        return of_parts(type(block), block.shape, data, block.indices, block.indptr)
+
+    def at_genes(self, genes: np.ndarray) -> LessMargins:
+        """The columns of some genes, by position or mask."""
+        return replace(self, source=self.source.at_genes(genes), of_genes=self.of_genes[genes])
+
+    def without(self, mask: sp.csr_array) -> LessMargins:
+        """The same less the entries of a mask."""
+        return replace(self, source=self.source.without(mask))

@@ -1,0 +1,140 @@
+"""Chunks that the workers of a cluster work on: here threads of this process."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+from scvi_lfm.data import CellMatrix, MemorySource, Scaled
+from scvi_lfm.data.blocks import Blocks
+from scvi_lfm.data.cluster import Cluster, pack
+from scvi_lfm.data.less_margins import LessMargins
+from scvi_lfm.data.normalised import LogNormalised
+from scvi_lfm.data.opening import source_of
+
+distributed = pytest.importorskip("distributed")
+da = pytest.importorskip("dask.array")
+
+N, M = 120, 9
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def client():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": ":0"}
+        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+            yield client
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(client, monkeypatch):
+    monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", 20)
+    monkeypatch.setattr("scvi_lfm.data.blocks.CELLS_PER_BLOCK", 7)
+
+
+@pytest.fixture(params=["sparse", "dense"])
+def values(request):
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random((N, M)) < 0.4, rng.poisson(3, (N, M)), 0).astype(np.float32)
+    return sp.csr_array(y) if request.param == "sparse" else y
+
+
+def on_cluster(values):
+    source = source_of(da.from_array(values, chunks=((13,) * 9 + (3,), M), asarray=False), "X")
+    assert source.cluster is not None
+    return source
+
+
+def dense(block):
+    return block if isinstance(block, np.ndarray) else block.toarray()
+
+
+def forms(source):
+    """The source, and what is made of it as it is read."""
+    mask = sp.csr_array(np.arange(N * M).reshape(N, M) % 7 == 0)
+    yield source
+    yield source.at_genes(np.array([1, 4, 5]))
+    yield source.without(mask)
+    yield LogNormalised(source.without(mask), np.linspace(1, 2, N).astype(np.float32)).at_genes(np.arange(5))
+    if source.is_sparse:
+        yield LessMargins(source, 0.5, np.linspace(0, 1, N), np.linspace(0, 1, M))
+
+
+def test_what_is_asked_of_sources_is_that_from_memory(values):
+    cells, genes = np.array([100, 3, 50, 3]), np.array([0, 1, 2, 0])
+    for found, expected in zip(forms(on_cluster(values)), forms(MemorySource(values)), strict=True):
+        np.testing.assert_array_equal(dense(found.rows(cells)), dense(expected.rows(cells)))
+        np.testing.assert_array_equal(dense(found.whole()), dense(expected.whole()))
+        np.testing.assert_array_equal(found.entries(cells, genes), expected.entries(cells, genes))
+        for name, value in vars(expected.summary).items():
+            np.testing.assert_array_equal(getattr(found.summary, name), value, err_msg=name)
+        if expected.is_sparse:
+            np.testing.assert_array_equal(found.pattern().toarray(), expected.pattern().toarray())
+
+
+@pytest.mark.parametrize("cells", [None, np.arange(1, N, 3)])
+@pytest.mark.parametrize("keep", [True, False])
+def test_blocks_are_worked_on_in_order_with_their_parts(values, cells, keep):
+    known = np.arange(N, dtype=float)[:, None]
+    matrix = CellMatrix(on_cluster(values), covariates=known, level=0.5)
+    blocks = Blocks.of_cells(matrix, cells, CPU, keep=keep)
+    y = dense(values)[slice(None) if cells is None else cells] - np.float32(0.5)
+    weights = torch.arange(len(y), dtype=torch.float64)[:, None]
+    for _ in range(2):
+        found = list(blocks.each(lambda batch, part: (batch.dense(), batch.known, part), blocks.split(weights)))
+        assert max(len(part) for part, *_ in found) <= 7
+        for column, expected in zip(zip(*found, strict=True), (y, blocks.known, weights), strict=True):
+            np.testing.assert_array_equal(torch.cat(column), expected)
+    pooled = list(blocks.each(lambda batch: batch.dense().sum(), pool=lambda parts, n: (sum(parts), n)))
+    assert len(pooled) == len(matrix.source.cluster.groups) - 1
+    assert sum(n for _, n in pooled) == len(y)
+    np.testing.assert_allclose(sum(total for total, _ in pooled), y.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(blocks.known, known[slice(None) if cells is None else cells])
+
+
+def test_tasks_have_whole_chunks_and_enough_cells(values):
+    groups = on_cluster(values).cluster.groups
+    np.testing.assert_array_equal(groups, [0, 26, 52, 78, 104, 120])
+
+
+def test_only_a_row_of_a_tensor_is_packed():
+    large = torch.zeros(10_000, 100)
+    row = pickle.loads(pack(large[3]))
+    assert len(pack(large[3])) < 1000
+    assert row.shape == (100,)
+    assert pickle.loads(pack(torch.tensor(2.0))).shape == ()
+    weights = pickle.loads(pack(Scaled(torch.ones(3, 2))))
+    assert weights.values(torch.float32).shape == (3, 2)
+
+
+def test_errors_of_functions_come_as_they_are(values):
+    def fail(batch):
+        raise KeyError("of ours")  # noqa: EM101
+
+    with pytest.raises(KeyError, match="of ours"):
+        list(Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU).each(fail))
+
+
+def test_workers_compute_on_one_thread_and_have_theirs_back(client, values):
+    threads = torch.get_num_threads()
+    blocks = Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU)
+    assert set(blocks.each(lambda batch: torch.get_num_threads())) == {1}
+    assert set(client.run(torch.get_num_threads).values()) == {threads}
+
+
+def test_without_a_client_there_is_no_cluster(values, monkeypatch):
+    source = on_cluster(values)
+    assert isinstance(source.cluster, Cluster)
+    monkeypatch.setattr("distributed.default_client", _none)
+    assert source.cluster is None
+
+
+def _none():
+    raise ValueError

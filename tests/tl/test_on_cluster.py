@@ -1,0 +1,274 @@
+"""Fits to dask arrays on a cluster of processes: the values stay there, and results are those from memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+import scvi_lfm as lfm
+from scvi_lfm.data.cluster import Cluster
+from scvi_lfm.data.dask_chunks import DaskSource
+
+distributed = pytest.importorskip("distributed")
+da = pytest.importorskip("dask.array")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning"),
+    # what distributed leaves to its end
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+N, M, PER_CHUNK = 1200, 40, 200
+FITS = {
+    "values": {"likelihood": "normal", "layer": "logs", "covariates": "batch"},
+    "values held out": {"likelihood": "normal", "layer": "logs", "held_out": "test", "noise": "gene"},
+    "values by minibatches": {"likelihood": "normal", "layer": "logs", "batch_size": 400},
+    "noise by cell": {"likelihood": "normal", "layer": "logs", "noise": "cell_gene", "mask_var": "some"},
+    "normalised": {"likelihood": "normal", "normalize": 1e4},
+    "ratings": {"likelihood": "normal", "layer": "logs", "observed": "stored", "held_out": "test"},
+    "ratings by minibatches": {"likelihood": "normal", "layer": "logs", "observed": "stored", "batch_size": 400},
+    "counts": {"likelihood": "negative_binomial", "batch_size": 300},
+    "counts held out": {"likelihood": "poisson", "batch_size": 300, "held_out": "test"},
+}
+# sums of float64 that round otherwise now and then turn a weight to its neighbour in float32, 6e-8 away, and the steps
+# of a fit make that some ten times more
+TOLERANCE = 2e-5
+# where cells are drawn at random, blocks end where tasks do, and sums of float32 round otherwise too
+TOLERANCES = dict.fromkeys(["values by minibatches", "ratings by minibatches", "counts", "counts held out"], 1e-4)
+
+
+@cache
+def made() -> ad.AnnData:
+    adata = lfm.datasets.simulate(N, M, 2, likelihood="poisson", mu=0.5)
+    rng = np.random.default_rng(4)
+    x = sp.csr_matrix(adata.X, dtype=np.float32)
+    adata = ad.AnnData(x, obs=adata.obs[[]], var=adata.var[[]])
+    adata.layers["logs"] = x._with_data(np.log1p(x.data) + rng.normal(0, 0.1, x.nnz).astype(np.float32))
+    adata.layers["test"] = sp.csr_matrix(rng.random(adata.shape) < 0.05)
+    adata.obs["batch"] = pd.Categorical(np.array(["a", "b", "c"])[np.arange(N) % 3])
+    adata.var["some"] = np.arange(M) % 4 != 1
+    return adata
+
+
+def in_chunks(adata: ad.AnnData) -> ad.AnnData:
+    adata = adata.copy()
+    adata.X = da.from_array(adata.X, chunks=(PER_CHUNK, -1), asarray=False)
+    adata.layers["logs"] = da.from_array(adata.layers["logs"], chunks=(PER_CHUNK, -1), asarray=False)
+    return adata
+
+
+def fitted(adata: ad.AnnData, name: str) -> dict[str, np.ndarray]:
+    """Everything that a fit writes, as arrays."""
+    lfm.tl.fit(adata, 2, max_epochs=4, progress=False, **FITS[name])
+    found = {f"obsm {key}": np.asarray(values) for key, values in adata.obsm.items()}
+    found |= {f"varm {key}": np.asarray(values) for key, values in adata.varm.items()}
+    found |= {f"obs {key}": adata.obs[key].to_numpy() for key in adata.obs if key.startswith("lfm")}
+    found |= {f"var {key}": adata.var[key].to_numpy() for key in adata.var if key.startswith("lfm")}
+    return found | {"elbo": np.asarray(adata.uns["lfm"]["elbo"]["value"])}
+
+
+@contextmanager
+def cluster_of(n_workers):
+    with (
+        distributed.LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster_of(4) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Small data are worked on as large ones are: not read in, in many tasks of several blocks each."""
+    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
+    monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", PER_CHUNK)
+    monkeypatch.setattr("scvi_lfm.data.blocks.CELLS_PER_BLOCK", PER_CHUNK // 2)
+    monkeypatch.setattr("scvi_lfm.inference.observed.engine.CELLS_PER_BLOCK", PER_CHUNK // 2)
+
+
+@pytest.fixture
+def no_chunks_here(monkeypatch):
+    """No chunk comes to this process, and of single cells no more than a fit starts from."""
+
+    def refuse(self, number):
+        pytest.fail(f"chunk {number} was computed for this process")
+
+    monkeypatch.setattr(DaskSource, "_compute", refuse)
+
+
+def distance(found, expected):
+    """Relative, of what is not missing in both."""
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
+    return np.linalg.norm(np.nan_to_num(found - expected)) / np.linalg.norm(np.nan_to_num(expected))
+
+
+def in_memory(name):
+    return fitted(made().copy(), name)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_fits_are_those_from_memory_and_chunks_stay_away(client, no_chunks_here, name):
+    found, expected = fitted(in_chunks(made()), name), in_memory(name)
+    assert found.keys() == expected.keys()
+    errors = {key: distance(found[key], values) for key, values in expected.items()}
+    assert max(errors.values()) < TOLERANCES.get(name, TOLERANCE), errors
+    assert errors["elbo"] < 1e-6
+
+
+@pytest.mark.parametrize("name", ["values by minibatches", "counts"])
+def test_bits_do_not_depend_on_the_number_of_workers_or_on_their_deaths(client, monkeypatch, name):
+    """Workers are killed five times, while tasks of theirs are under way or hold what others need."""
+    expected = fitted(in_chunks(made()), name)
+    with cluster_of(2) as fewer:
+        adata = in_chunks(made())
+        # what a worker holds is lost with it
+        adata.X, adata.layers["logs"] = fewer.persist([adata.X, adata.layers["logs"]])
+        rng, calls, killed = np.random.default_rng(0), [], []
+        compute = fewer.compute
+
+        def compute_and_kill(tasks, **options):
+            futures = compute(tasks, **options)
+            calls.append(len(calls))
+            if len(calls) % 2 == 1 and len(killed) < 5:
+                worker = rng.choice(sorted(fewer.cluster.workers))
+                pid = fewer.cluster.workers[worker].pid
+                if pid is not None:
+                    killed.append(pid)
+                    threading.Timer(0.02 * rng.random(), os.kill, (pid, signal.SIGKILL)).start()
+            return futures
+
+        monkeypatch.setattr(fewer, "compute", compute_and_kill)
+        found = fitted(adata, name)
+    assert len(killed) == 5
+    for key, values in expected.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key)
+
+
+def test_what_travels_is_small_beside_the_values(client, monkeypatch):
+    """Of a fit that reads all cells ten times: less than they take once."""
+    rng = np.random.default_rng(1)
+    n, m = 4000, 500
+    sent, values = [], rng.normal(size=(n, m)).astype(np.float32)
+    loads = Cluster._unpacked
+    monkeypatch.setattr(Cluster, "_unpacked", staticmethod(lambda found: sent.append(len(found)) or loads(found)))
+    monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", 1000)
+    monkeypatch.setattr("scvi_lfm.data.blocks.CELLS_PER_BLOCK", 500)
+    adata = ad.AnnData(da.from_array(values, chunks=(500, -1)))
+    lfm.tl.fit(adata, 2, max_epochs=5, batch_size=n, progress=False)
+    assert len(sent) > 10 * 4
+    assert sum(sent) < values.nbytes
+
+
+def dies(block, block_id=None):
+    if block_id[0] == 3:
+        os._exit(1)
+    return block
+
+
+def test_chunk_that_kills_its_workers_is_named(client):
+    adata = in_chunks(made())
+    adata.X = adata.X.map_blocks(dies, meta=adata.X._meta, dtype=adata.X.dtype)
+    before = list(adata.obsm), list(adata.uns)
+    with pytest.raises(RuntimeError, match=r"X at cells 600 to 799 .*4 workers died") as caught:
+        lfm.tl.fit(adata, 2, likelihood="poisson", progress=False)
+    assert "rechunk" in str(caught.value)
+    assert (list(adata.obsm), list(adata.uns)) == before
+
+
+def fails(block, block_id=None):
+    if block_id[0] == 2:
+        return np.empty(0).reshape(3, 5)
+    return block
+
+
+def test_chunk_that_cannot_be_computed_is_named(client):
+    adata = in_chunks(made())
+    adata.X = adata.X.map_blocks(fails, meta=adata.X._meta, dtype=adata.X.dtype)
+    with pytest.raises(OSError, match="X could not be read at cells 400 to 599 .*reshape"):
+        lfm.tl.fit(adata, 2, likelihood="poisson", progress=False)
+
+
+def test_bad_values_are_named_as_from_memory(client):
+    adata = made().copy()
+    adata.X[431, 7] = -1
+    with pytest.raises(ValueError, match="negative") as expected:
+        lfm.tl.fit(adata.copy(), 2, likelihood="poisson", progress=False)
+    with pytest.raises(ValueError, match="negative") as found:
+        lfm.tl.fit(in_chunks(adata), 2, likelihood="poisson", progress=False)
+    assert str(found.value) == str(expected.value)
+
+
+def test_client_that_is_closed_is_named():
+    with cluster_of(1) as client:
+        adata = in_chunks(made())
+        adata.X = adata.X.map_blocks(slow, meta=adata.X._meta, dtype=adata.X.dtype)
+        threading.Timer(1.0, client.close).start()
+        with pytest.raises(RuntimeError, match="client was closed"):
+            lfm.tl.fit(adata, 2, likelihood="poisson", progress=False)
+
+
+def slow(block):
+    time.sleep(1)
+    return block
+
+
+def test_files_are_opened_by_the_workers(client, no_chunks_here, tmp_path):
+    pytest.importorskip("xarray")
+    made().write_h5ad(tmp_path / "cells.h5ad")
+    adata = ad.experimental.read_lazy(tmp_path / "cells.h5ad")
+    adata.layers["logs"] = adata.layers["logs"].rechunk((PER_CHUNK, -1))
+    lfm.tl.fit(adata, 2, layer="logs", likelihood="normal", max_epochs=4, progress=False)
+    expected = made().copy()
+    lfm.tl.fit(expected, 2, layer="logs", likelihood="normal", max_epochs=4, progress=False)
+    found = np.asarray(adata.obsm["X_lfm"])
+    assert np.linalg.norm(found - expected.obsm["X_lfm"]) < TOLERANCE * np.linalg.norm(found)
+
+
+@pytest.mark.parametrize("name", ["values", "ratings", "counts"])
+def test_cells_are_projected_where_they_lie(client, no_chunks_here, name):
+    reference = made().copy()
+    fitted(reference, name)
+    new, expected = in_chunks(made()), made().copy()
+    lfm.tl.project(new, reference)
+    lfm.tl.project(expected, reference)
+    np.testing.assert_allclose(new.obsm["X_lfm"], expected.obsm["X_lfm"], rtol=1e-5, atol=1e-6)
+
+
+def test_every_tool_works_on_a_cluster(client):
+    """Tools that look at single entries read chunks as they do without a cluster."""
+    adata, expected = in_chunks(made()), made().copy()
+    for one in (adata, expected):
+        fitted(one, "counts held out")
+        lfm.tl.anomalies(one)
+        lfm.tl.check(one, refit=False)
+    np.testing.assert_allclose(adata.obs["lfm_anomaly"], expected.obs["lfm_anomaly"], rtol=1e-3, atol=1e-4)
+
+
+def test_example_of_the_page_runs(tmp_path):
+    page = (Path(lfm.__file__).parents[1] / "docs" / "dask.md").read_text()
+    (tmp_path / "example.py").write_text(page.split("```python\n")[1].split("```")[0])
+    run = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "(2000, 4)"
