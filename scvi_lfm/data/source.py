@@ -13,7 +13,9 @@ import scipy.sparse as sp
 from .._workers import in_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Make = Callable[[slice, sp.csr_array | np.ndarray, np.ndarray], sp.csr_array | np.ndarray]
 
 # parts stay in a processor's cache, so that several questions cost one reading
 VALUES_PER_PART = 2**17
@@ -110,15 +112,39 @@ class CellSource(ABC):
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
         """Every cell once, in order, a few at a time, or `size` of them: positions and values."""
+        return ((cells, self.rows(cells)) for cells in self._slices(size))
+
+    def _slices(self, size: int | None = None) -> Iterator[slice]:
         n_cells, step = self.shape[0], size or max(1, int(VALUES_PER_PART / max(self.values_per_cell, 1)))
-        for start in range(0, n_cells, step):
-            cells = slice(start, min(start + step, n_cells))
-            yield cells, self.rows(cells)
+        return (slice(start, min(start + step, n_cells)) for start in range(0, n_cells, step))
 
     @cached_property
     def summary(self) -> Summary:
         """Figures of all values, read once. NaN and infinities show in the extremes."""
-        return _summarise(self)
+        return self._summarise(None, 0)[0]
+
+    def summarise_with(self, make: Make, n_genes: int) -> Summary:
+        """Figures of what is made of the values, and :attr:`summary`, both from one reading.
+
+        `make` is given the positions of some cells, their values and the sums of these, and returns `n_genes` columns.
+        """
+        vars(self)["summary"], made = self._summarise(make, n_genes)
+        return made
+
+    def _summarise(self, make: Make | None, n_made: int) -> tuple[Summary, Summary]:
+        n_cells, n_genes = self.shape
+        own, made = _Tally(n_cells, n_genes), _Tally(n_cells, n_made)
+
+        def parts(cells: slice) -> tuple[_Part, _Part | None]:
+            block = self.rows(cells)
+            part = own.part(cells, block)
+            return part, None if make is None else made.part(cells, make(cells, block, part.sums))
+
+        for part, of_made in in_order(parts, self._slices()):
+            own.add(part)
+            if of_made is not None:
+                made.add(of_made)
+        return own.summary(), made.summary()
 
     def entries(self, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
         """The values at some positions, in any order."""
@@ -168,23 +194,36 @@ class _Part:
     filled_genes: np.ndarray  # positions, those that are known left out, or a mask
 
 
-def _summarise(source: CellSource) -> Summary:
-    n_cells, n_genes = source.shape
-    lows, highs, n_stored, n_present, n_whole = [], [], 0, 0, 0
-    sums, of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
-    of_genes = np.zeros(n_genes, dtype=bool)
-    # workers look up which genes are known to be filled already: most of them are, after a few cells
-    for part in in_order(lambda found: _part(*found, of_genes), source.parts()):
-        sums[part.cells], of_cells[part.cells] = part.sums, part.filled_cells
-        of_genes[part.filled_genes] = True
-        n_stored += part.n_stored
-        n_present, n_whole = n_present + part.n_present, n_whole + part.n_whole
+class _Tally:
+    """The parts of a summary, added up in any order."""
+
+    def __init__(self, n_cells: int, n_genes: int) -> None:
+        self._sums, self._of_cells = np.zeros(n_cells), np.zeros(n_cells, dtype=bool)
+        # workers look up which genes are known to be filled already: most of them are, after a few cells
+        self._of_genes = np.zeros(n_genes, dtype=bool)
+        self._lows: list[Any] = []
+        self._highs: list[Any] = []
+        self._counts = np.zeros(3, dtype=np.int64)
+
+    def part(self, cells: slice, block: sp.csr_array | np.ndarray) -> _Part:
+        """What some cells add."""
+        return _part(cells, block, self._of_genes)
+
+    def add(self, part: _Part) -> None:
+        """Add it."""
+        self._sums[part.cells], self._of_cells[part.cells] = part.sums, part.filled_cells
+        self._of_genes[part.filled_genes] = True
+        self._counts += (part.n_stored, part.n_present, part.n_whole)
         if part.extremes is not None:
-            lows.append(part.extremes[0])
-            highs.append(part.extremes[1])
-    with np.errstate(all="ignore"):
-        least, most = (np.min(lows).item(), np.max(highs).item()) if lows else (0, 0)
-    return Summary(n_stored, least, most, n_present, n_whole, sums, ~of_cells, ~of_genes)
+            self._lows.append(part.extremes[0])
+            self._highs.append(part.extremes[1])
+
+    def summary(self) -> Summary:
+        """All of them."""
+        with np.errstate(all="ignore"):
+            least, most = (np.min(self._lows).item(), np.max(self._highs).item()) if self._lows else (0, 0)
+        n_stored, n_present, n_whole = self._counts.tolist()
+        return Summary(n_stored, least, most, n_present, n_whole, self._sums, ~self._of_cells, ~self._of_genes)
 
 
 def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarray) -> _Part:
@@ -193,19 +232,21 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         nothing = np.zeros(block.shape[0])
         return _Part(cells, 0, None, 0, 0, nothing, nothing.astype(bool), np.zeros(block.shape[1], dtype=bool))
     with np.errstate(all="ignore"):
-        extremes, present = (stored.min(), stored.max()), stored != 0
-        n = int(np.count_nonzero(present))
+        extremes = stored.min(), stored.max()
+        # of a sparse block, None: all
+        present = None if extremes[0] > 0 and stored is not block else stored != 0
+        n = stored.size if present is None else int(np.count_nonzero(present))
         # zeros are whole too
         exact = stored.dtype.kind != "f"
         n_whole = n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
         if isinstance(block, np.ndarray):
-            sums = block.sum(1, dtype=np.float64)
-            return _Part(cells, stored.size, extremes, n, n_whole, sums, present.any(1), present.any(0))
+            of_cells, of_genes = (np.logical_or.reduce(present, axis) for axis in (1, 0))
+            return _Part(cells, stored.size, extremes, n, n_whole, block.sum(1, dtype=np.float64), of_cells, of_genes)
         sums, of_cells = np.zeros(block.shape[0]), np.zeros(block.shape[0], dtype=bool)
-        filled = np.flatnonzero(np.diff(block.indptr))
-        starts = block.indptr[filled]
-        sums[filled] = np.add.reduceat(stored, starts, dtype=np.float64)
-        of_cells[filled] = True if n == stored.size else np.logical_or.reduceat(present, starts)
-        genes = block.indices if n == stored.size else block.indices[present]
+        of_row = np.flatnonzero(np.diff(block.indptr))
+        starts = block.indptr[of_row]
+        sums[of_row] = np.add.reduceat(stored, starts, dtype=np.float64)
+        of_cells[of_row] = True if present is None else np.logical_or.reduceat(present, starts)
+        genes = block.indices if present is None else block.indices[present]
         of_genes = genes[~known_genes[genes]]
         return _Part(cells, stored.size, extremes, n, n_whole, sums, of_cells, of_genes)

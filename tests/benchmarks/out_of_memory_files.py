@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 N_TYPES, N_FACTORS = 12, 15
 CELLS_AT_A_TIME = 2000
