@@ -233,14 +233,13 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         return _Part(cells, 0, None, 0, 0, nothing, nothing.astype(bool), np.zeros(block.shape[1], dtype=bool))
     with np.errstate(all="ignore"):
         extremes = stored.min(), stored.max()
-        # of a sparse block, None: all
-        present = None if extremes[0] > 0 and stored is not block else stored != 0
+        present = None if extremes[0] > 0 else stored != 0  # None: all
         n = stored.size if present is None else int(np.count_nonzero(present))
         # zeros are whole too
         exact = stored.dtype.kind != "f"
         n_whole = n if exact else int(np.count_nonzero(stored == np.rint(stored))) - stored.size + n
         if isinstance(block, np.ndarray):
-            of_cells, of_genes = (np.logical_or.reduce(present, axis) for axis in (1, 0))
+            of_cells, of_genes = (np.logical_or.reduce(block, axis) for axis in (1, 0))
             return _Part(cells, stored.size, extremes, n, n_whole, block.sum(1, dtype=np.float64), of_cells, of_genes)
         sums, of_cells = np.zeros(block.shape[0]), np.zeros(block.shape[0], dtype=bool)
         of_row = np.flatnonzero(np.diff(block.indptr))

@@ -64,9 +64,13 @@ def write_from(source: Path, path: Path, args: argparse.Namespace) -> dict[str, 
     from out_of_memory_files import opened, simulated, slices_of, write
 
     shape = args.cells, args.genes
-    blocks = slices_of(opened(source)) if source.exists() else simulated(*shape, args.density)
-    begun = time.perf_counter()
-    return {"stored": write(path, shape, blocks), "wall": time.perf_counter() - begun}
+    begun, n_values = time.perf_counter(), 0
+    if source.exists():
+        adata = opened(source)
+        blocks, n_values = slices_of(adata), adata.X.group["data"].shape[0]
+    else:
+        blocks = simulated(*shape, args.density)
+    return {"stored": write(path, shape, blocks, n_values), "wall": time.perf_counter() - begun}
 
 
 def peak() -> float:

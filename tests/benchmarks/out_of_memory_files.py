@@ -59,8 +59,8 @@ def _poisson(rate: np.ndarray, rng: np.random.Generator) -> sp.csr_array:
     return sp.csr_array((counts.astype(np.float32), gene.astype(np.int32), starts), shape=rate.shape)
 
 
-def write(path: Path, shape: tuple[int, int], blocks: Iterator[sp.csr_array]) -> int:
-    """Write a file of anndata, compressed or not as its name says; the number of values."""
+def write(path: Path, shape: tuple[int, int], blocks: Iterator[sp.csr_array], n_values: int) -> int:
+    """Write a file of anndata, compressed or not as its name says, of at least `n_values`; the number of values."""
     frame = ad.AnnData(obs=_names("cell", shape[0]), var=_names("gene", shape[1]))
     if path.suffix == ".zarr":
         import zarr
@@ -70,10 +70,13 @@ def write(path: Path, shape: tuple[int, int], blocks: Iterator[sp.csr_array]) ->
             ad.io.write_elem(store, name, getattr(frame, name))
         return _write_values(store, shape, blocks, _zarr_column)
     frame.write_h5ad(path)
-    gzip = {"compression": "gzip"} if "gzip" in path.name else {}
+    gzip = "gzip" in path.name
 
     def column(group: Any, name: str, dtype: str) -> Any:
-        return group.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(VALUES_PER_CHUNK,), **gzip)
+        if not gzip and n_values:  # in one piece, as anndata writes it
+            return group.create_dataset(name, (n_values,), dtype)
+        chunks = {"maxshape": (None,), "chunks": (VALUES_PER_CHUNK,)}
+        return group.create_dataset(name, (0,), dtype, **chunks, compression="gzip" if gzip else None)
 
     with h5py.File(path, "a") as file:
         return _write_values(file, shape, blocks, column)
@@ -95,14 +98,13 @@ def _write_values(store: Any, shape: tuple[int, int], blocks: Iterator[sp.csr_ar
     data, indices = column(group, "data", "f4"), column(group, "indices", "i4")
     starts, n = [np.zeros(1, dtype=np.int64)], 0
     for block in blocks:
-        data.resize((n + block.nnz,))
-        indices.resize((n + block.nnz,))
-        data[n:], indices[n:] = block.data, block.indices
+        for held, part in ((data, block.data), (indices, block.indices)):
+            if held.shape[0] < n + block.nnz:
+                held.resize((n + block.nnz,))
+            held[n : n + block.nnz] = part
         starts.append(n + block.indptr[1:].astype(np.int64))
         n += block.nnz
-    indptr = np.concatenate(starts)
-    column(group, "indptr", "i8").resize(indptr.shape)
-    group["indptr"][:] = indptr
+    ad.io.write_elem(group, "indptr", np.concatenate(starts))
     return n
 
 
