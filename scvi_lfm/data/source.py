@@ -247,5 +247,5 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         sums[of_row] = np.add.reduceat(stored, starts, dtype=np.float64)
         of_cells[of_row] = True if present is None else np.logical_or.reduceat(present, starts)
         genes = block.indices if present is None else block.indices[present]
-        of_genes = genes[~known_genes[genes]]
+        of_genes = genes[~known_genes.take(genes)]
         return _Part(cells, stored.size, extremes, n, n_whole, sums, of_cells, of_genes)
