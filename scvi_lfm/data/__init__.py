@@ -9,7 +9,8 @@ from .matrix import CellMatrix
 from .memory import MemorySource
 from .observed import read_held_out, restrict
 from .sample import draw_sample
-from .source import CellSource, Summary
+from .source import CellSource
+from .summary import Summary
 
 __all__ = [
     "Batch",

@@ -15,7 +15,8 @@ import scipy.sparse as sp
 import torch
 
 from .._workers import in_order
-from .memory import of_parts, take
+from .canonical import of_parts
+from .memory import take
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._validate import check_unique
-from .source import stored_values
+from .summary import stored_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import scipy.sparse as sp
 
 from .canonical import canonical, computable, computable_dtype
 from .cluster import Cluster
+from .kept import Kept
 from .memory import take
 from .reader import SpanReader, reading
 from .source import stacked
@@ -99,8 +99,8 @@ class DaskSource(SpanReader):
         return [0, *np.cumsum(self.array.chunks[0]).tolist()]
 
     @cached_property
-    def _chunks(self) -> _Kept:
-        return _Kept(self._compute)
+    def _chunks(self) -> Kept[sp.csr_array | np.ndarray]:
+        return Kept(self._compute, CHUNKS_KEPT)
 
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
         cells = slice(self._borders[number], self._borders[number + 1])
@@ -176,28 +176,3 @@ def _check_form(chunk: object, where: str) -> None:
             "sparse matrices. Convert them, with adata.X.map_blocks(function) for example."
         )
         raise TypeError(msg)
-
-
-class _Kept:
-    """The last few chunks, each computed once by the first of those who ask for it at the same time."""
-
-    def __init__(self, compute: Callable[[int], Any]) -> None:
-        self._compute, self._guard = compute, threading.Lock()
-        self._entries: dict[int, _Entry] = {}  # the latest last
-
-    def get(self, number: int) -> Any:
-        """A chunk."""
-        with self._guard:
-            entry = self._entries.pop(number, None) or _Entry()
-            self._entries[number] = entry
-            for oldest in list(self._entries)[:-CHUNKS_KEPT]:
-                del self._entries[oldest]
-        with entry.guard:
-            if entry.chunk is None:
-                entry.chunk = self._compute(number)
-        return entry.chunk
-
-
-class _Entry:
-    def __init__(self) -> None:
-        self.guard, self.chunk = threading.Lock(), None

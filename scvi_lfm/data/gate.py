@@ -77,10 +77,12 @@ def read_matrix(
     where = place_of(layer)
     source, names, normalised = _open(adata, layer, some), adata.var_names, None
     cells = adata.obs_names if some is None else adata.obs_names[some.cells]
+    chosen = None if genes is None or genes.all() else np.flatnonzero(genes)
     if normalize is not None:
-        source, normalised = log_normalised(source, normalize, where, cells, names, totals)
-    if genes is not None and not genes.all():
-        source, names = source.at_genes(np.flatnonzero(genes)), names[genes]
+        source, normalised = log_normalised(source, normalize, where, cells, names, totals, chosen)
+    elif chosen is not None:
+        source = source.at_genes(chosen)
+    names = names if chosen is None else names[chosen]
     check_finite(source, where, cells, names)
     return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
 

@@ -13,7 +13,8 @@ import numpy as np
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-    from .source import CellSource, Summary
+    from .source import CellSource
+    from .summary import Summary
 
 # of fewer values other than zero, or of fewer genes, chance makes what it likes
 ENOUGH_VALUES, ENOUGH_FOR_SIGNS, ENOUGH_GENES = 10, 100, 100

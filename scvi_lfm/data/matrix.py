@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .entries import HeldOut, Observed
     from .kind import ValueKind
     from .normalised import Normalised
-    from .source import CellSource, Summary
+    from .source import CellSource
+    from .summary import Summary
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
 
+from .canonical import canonical, of_parts
 from .source import CellSource, ones_at
-
-Compressed = TypeVar("Compressed", sp.csr_array, sp.csc_array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +74,10 @@ def take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_
     return of_parts(type(values), shape, values.data[first:last], values.indices[first:last], starts)
 
 
-def of_parts(
-    kind: type[Compressed], shape: tuple[int, int], data: np.ndarray, indices: np.ndarray, indptr: np.ndarray
-) -> Compressed:
-    """A compressed array of arrays that are not copied: the constructor copies what is a small part of a larger one."""
-    array = kind(shape, dtype=data.dtype)
-    array.data, array.indices, array.indptr = data, indices, indptr
-    return array
+def columns(block: sp.csr_array | np.ndarray, genes: np.ndarray) -> sp.csr_array | np.ndarray:
+    """Some columns of a block, by position."""
+    part = block[:, genes]
+    return part if isinstance(part, np.ndarray) else canonical(part)
 
 
 def is_among(entries: sp.csr_array, others: sp.csr_array) -> np.ndarray:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .canonical import of_parts
 from .checks import check_finite, check_not_negative
 from .kind import kind_of
-from .memory import of_parts
+from .memory import columns
 from .source import CellSource
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from .kind import ValueKind
+    from .summary import Summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class LogNormalised(CellSource):
 
     counts: CellSource
     factor: np.ndarray  # (n,) float32
+    known: Summary | None = None  # figures of the logarithms, where they are known already
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,15 +64,20 @@ class LogNormalised(CellSource):
 
     def at_genes(self, genes: np.ndarray) -> LogNormalised:
         """The columns of some genes; totals stay those over all."""
-        return replace(self, counts=self.counts.at_genes(genes))
+        return replace(self, counts=self.counts.at_genes(genes), known=None)
 
     def without(self, mask: sp.csr_array) -> LogNormalised:
         """The same less the entries of a mask; totals stay those of all."""
-        return replace(self, counts=self.counts.without(mask))
+        return replace(self, counts=self.counts.without(mask), known=None)
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
         return self.counts.pattern()
+
+    @property
+    def summary(self) -> Summary:
+        """Figures of the logarithms."""
+        return self.known or super().summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,31 +89,53 @@ class Normalised:
 
 
 def log_normalised(
-    counts: CellSource, target: float, where: str, cells: pd.Index, genes: pd.Index, totals: np.ndarray | None = None
+    counts: CellSource,
+    target: float,
+    where: str,
+    cells: pd.Index,
+    genes: pd.Index,
+    totals: np.ndarray | None = None,
+    chosen: np.ndarray | None = None,
 ) -> tuple[LogNormalised, Normalised]:
     """Counts scaled in each cell from its total to `target`, and their log1p; a cell without any stays so.
 
-    `totals` are those of a fit, from which genes may be lost since; None takes the sums over all genes.
+    `totals` are those of a fit, from which genes may be lost since; None takes the sums over all genes. Of the
+    logarithms, those of the genes at the positions `chosen` alone. Figures of both come from one reading.
 
     Raises
     ------
     ValueError
         A value is negative or not finite, or float32 cannot hold what scales them.
     """
+
+    def make(rows: slice, block: sp.csr_array | np.ndarray, sums: np.ndarray) -> sp.csr_array | np.ndarray:
+        with np.errstate(all="ignore"):  # what is wrong with the counts is said below
+            logs = _logs(block, _factors(target, sums if totals is None else totals[rows]))
+        return logs if chosen is None else columns(logs, chosen)
+
+    summary = counts.summarise_with(make, counts.shape[1] if chosen is None else len(chosen))
     check_finite(counts, where, cells, genes)
     check_not_negative(counts, where, cells, genes, asked=f"normalize={target:g}")
+    totals = counts.summary.cell_sums if totals is None else totals
+    factors = _factors(target, totals)
+    limits = np.finfo(np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        totals = (counts.summary.cell_sums if totals is None else totals).astype(np.float32)
-        filled = totals > 0
-        factor = np.divide(target, totals, out=np.ones(len(totals)), where=filled).astype(np.float32)
-        all_fine = np.isfinite([*factor, np.float32(target)]).all() and (factor >= np.finfo(np.float32).tiny).all()
-    if not all_fine:
+        totals = totals.astype(np.float32)
+    if target > float(limits.max) or not (np.isfinite(factors).all() and (factors >= limits.tiny).all()):
         msg = (
             f"`normalize`={target:g} is too {'large' if target > 1 else 'small'} for float32 to scale the cells of "
             f"{where} to, whose totals go from {totals.min():.4g} to {totals.max():.4g}. Pass 1e4, for example."
         )
         raise ValueError(msg)
-    return LogNormalised(counts, factor), Normalised(kind_of(counts.summary), totals)
+    kept = counts if chosen is None else counts.at_genes(chosen)
+    return LogNormalised(kept, factors, summary), Normalised(kind_of(counts.summary), totals)
+
+
+def _factors(target: float, totals: np.ndarray) -> np.ndarray:
+    """What the counts of cells are multiplied by, float32."""
+    with np.errstate(over="ignore", under="ignore"):
+        totals = totals.astype(np.float32)
+        return np.divide(target, totals, out=np.ones(len(totals)), where=totals > 0).astype(np.float32)
 
 
 def _logs(block: sp.csr_array | np.ndarray, factor: np.ndarray) -> sp.csr_array | np.ndarray:

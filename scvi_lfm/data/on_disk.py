@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .canonical import canonical, computable, computable_dtype
+from .canonical import computable, computable_dtype, in_order_of_genes, of_parts
+from .compressed import column_of
 from .reader import SpanReader, reading
 
 
@@ -33,7 +34,7 @@ class SparseFile(SpanReader):
         """
         with reading(where):
             group, (n_cells, n_genes) = dataset.group, dataset.shape
-            values, indices = group["data"], group["indices"]
+            values, indices = column_of(group["data"]), column_of(group["indices"])
             starts = np.asarray(group["indptr"][...]).astype(np.int64)
         n_stored = min(values.shape[0], indices.shape[0])
         whole = len(starts) == n_cells + 1 and starts[0] == 0 and (np.diff(starts) >= 0).all()
@@ -77,8 +78,8 @@ class SparseFile(SpanReader):
         fits = self.n_genes <= np.iinfo(np.int32).max and last - first <= np.iinfo(np.int32).max
         index = np.int32 if fits else np.int64
         starts = (self.starts[start : stop + 1] - first).astype(index)
-        parts = values, genes.astype(index, copy=False), starts
-        return canonical(sp.csr_array(parts, shape=(stop - start, self.n_genes), copy=False))
+        parts = computable(values), genes.astype(index, copy=False), starts
+        return in_order_of_genes(of_parts(sp.csr_array, (stop - start, self.n_genes), *parts))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from .canonical import canonical
-from .memory import is_among, select, take
+from .memory import columns, is_among, select, take
 from .source import CellSource
 
 if TYPE_CHECKING:
@@ -59,10 +59,7 @@ class Selected(CellSource):
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position."""
         block = self.source.rows(which if self.cells is None else self.cells[which])
-        if self.genes is None:
-            return block
-        part = block[:, self.genes]
-        return part if isinstance(part, np.ndarray) else canonical(part)
+        return block if self.genes is None else columns(block, self.genes)
 
     def at_genes(self, genes: np.ndarray) -> Selected:
         """The columns of some genes, by position or mask."""

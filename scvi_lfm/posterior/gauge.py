@@ -50,11 +50,11 @@ class Move:
 
     def cells(self, mean: Tensor) -> Tensor:
         """Rows (a, A) after the move."""
-        return mean @ self.cell_map.T.to(mean.dtype) + self.cell_shift.to(mean.dtype)
+        return (mean @ self.cell_map.T.to(mean.dtype)).add_(self.cell_shift.to(mean.dtype))
 
     def genes(self, mean: Tensor) -> Tensor:
         """Rows (b, B) after the move."""
-        return mean @ self.gene_map.T.to(mean.dtype) + self.gene_shift.to(mean.dtype)
+        return (mean @ self.gene_map.T.to(mean.dtype)).add_(self.gene_shift.to(mean.dtype))
 
     def cell_cov(self, cov: Tensor) -> Tensor:
         """Covariance of (a, A) after the move."""

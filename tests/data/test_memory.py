@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from scvi_lfm.data import MemorySource
-from scvi_lfm.data.source import stored_values
+from scvi_lfm.data.summary import stored_values
 
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_array, sp.csr_matrix])

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from scvi_lfm.data import MemorySource, read_matrix
 from scvi_lfm.data.normalised import log_normalised
-from scvi_lfm.data.source import stored_values
+from scvi_lfm.data.summary import stored_values
 
 N, M, TARGET = 30, 12, 100.0
 CELLS, GENES = pd.RangeIndex(N).astype(str), pd.RangeIndex(M).astype(str)
@@ -98,3 +98,30 @@ def test_a_value_that_is_not_finite_spoils_a_total():
 def test_what_float32_cannot_scale(target, word):
     with pytest.raises(ValueError, match=f"too {word} for float32 to scale the cells of X to, whose totals go from 0"):
         log_normalised(MemorySource(COUNTS), target, "X", CELLS, GENES)
+
+
+@pytest.mark.parametrize("genes", [None, np.array([1, 5, 6])], ids=["all", "some"])
+@pytest.mark.parametrize("totals", [None, np.full(N, 7, np.float32)], ids=["sums", "given"])
+def test_figures_of_counts_and_logs_come_from_one_reading(source_of, form, totals, genes, monkeypatch):
+    counts = source_of(form(COUNTS))
+    n_read, read = 0, type(counts).rows
+
+    def rows(source, which):
+        nonlocal n_read
+        block = read(source, which)
+        n_read += block.shape[0]
+        return block
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(counts), "rows", rows)
+        source, normalised = log_normalised(counts, TARGET, "X", CELLS, GENES, totals, genes)
+        found, _ = source.summary, counts.summary
+        assert n_read == N
+    alone = log_normalised(MemorySource(COUNTS), TARGET, "X", CELLS, GENES, totals)[0]
+    logs = (alone if genes is None else alone.at_genes(genes)).rows(slice(None))
+    expected = MemorySource(sp.csr_array(logs) if source.is_sparse else logs).summary
+    for name in ("n_present", "n_whole", "maximum"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("cell_sums", "empty_cells", "empty_genes"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    np.testing.assert_array_equal(normalised.totals, COUNTS.sum(1) if totals is None else totals)

@@ -12,6 +12,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from readings import readings
 
 N, M = 150, 60
 QUIET = "ignore:The fit did not converge:UserWarning"
@@ -282,3 +283,14 @@ def test_fits_stored_before_take_values_as_they_are(pair):
     assert "normalize" not in pair[1].uns["lfm"]["params"]
     assert "lfm_total" not in pair[1].obs
     no_warning(lfm.tl.anomalies, pair[1])
+
+
+@pytest.mark.parametrize("some", [False, True])
+def test_a_fit_reads_counts_three_times_besides_its_epochs(monkeypatch, some):
+    """For figures of counts and logarithms; for the exact step; for the cells."""
+    adata = counts_of()
+    adata.X = sp.csr_array(adata.X)
+    options = {"normalize": 1e4, "batch_size": 30, "max_epochs": 1, "mask_var": "some" if some else None}
+    found = readings(lambda it: fit(it, **options), adata, monkeypatch)
+    # a copy of some genes in memory is another source
+    assert found == pytest.approx(4)

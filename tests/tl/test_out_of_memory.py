@@ -86,6 +86,24 @@ def test_a_file_that_was_closed(adata, path):
     assert not adata.uns
 
 
+def test_a_compressed_chunk_that_is_damaged(adata, path):
+    adata.write_h5ad(path, compression="gzip")
+    with h5py.File(path, "a") as file:
+        file["X/data"].id.write_direct_chunk((0,), b"not what gzip makes")
+    adata = ad.read_h5ad(path, backed="r")
+    with pytest.raises(OSError, match=r"X could not be read at cells 0 to \d+ \(a chunk cannot be decompressed"):
+        fit(adata)
+    assert not adata.uns
+
+
+def test_a_compressed_file_that_was_closed(adata, path):
+    adata.write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        source = source_of(ad.io.sparse_dataset(file["X"]), "X")
+    with pytest.raises(OSError, match=r"values of X could not be read at cells 0 to 2 \(.*open it again"):
+        source.rows(slice(0, 3))
+
+
 def test_a_backed_file_that_was_closed_is_opened_again(adata, path):
     adata = backed(adata, path)
     adata.file.close()

@@ -79,16 +79,22 @@ def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Summary:
     local_step = LocalStep(problem, g)
     weighs = problem.noise == "cell_gene"  # the statistics have no margins then
     square = g.precision @ statistics.yy
-    found = list(cells.each(lambda batch: (local_step(batch, square), _margins(batch) if weighs else None)))
-    mean = torch.cat([block.mean for block, _ in found])
-    shares = torch.tensor([len(block.mean) for block, _ in found], dtype=torch.float64, device=mean.device)
-    local = torch.stack([block.local_elbo for block, _ in found]) @ shares / problem.n_cells
+    mean = g.gene_mean.new_empty(problem.n_cells, g.gene_mean.shape[1])
+    parts = cells.split(mean)
+    elbos, covs, noisy, margins = [], [], [], mean.new_zeros(2, problem.n_genes)
+    visits = cells.each(lambda batch: (local_step(batch, square), _margins(batch) if weighs else None))
+    for rows, (block, of_block) in zip(parts, visits, strict=True):
+        rows.copy_(block.mean)
+        elbos.append(block.local_elbo)
+        covs.append(block.cov)
+        if block.noisy is not None and of_block is not None:
+            noisy.append(block.noisy.cov)
+            margins += of_block
+    shares = torch.tensor([len(rows) for rows in parts], dtype=torch.float64, device=mean.device)
+    local = torch.stack(elbos) @ shares / problem.n_cells
     value = problem.n_cells * local - kl_of_mu(g.mu, g.mu_var) - kl_genes(g)
-    first, second = statistics.yx[:, 0], statistics.yy
-    cov: Common | Eigenbasis = Common(found[0][0].cov, problem.n_cells)
-    if weighs:
-        first, second = torch.stack([margins for _, margins in found if margins is not None]).sum(0) / problem.n_cells
-        cov = joined([block.noisy.cov for block, _ in found if block.noisy is not None])
+    first, second = margins / problem.n_cells if weighs else (statistics.yx[:, 0], statistics.yy)
+    cov = joined(noisy) if weighs else Common(covs[0], problem.n_cells)
     total = float(second.sum() - first.square().sum())
     posterior = _to_posterior(g, mean, cov, statistics, problem.noise)
     return Summary(posterior, float(value) / problem.n_entries, total)
