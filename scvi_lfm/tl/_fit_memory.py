@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ..inference.demand import Demand
     from ._fit_prepare import PreparedFit
 
+# what is told of a fit is right within a quarter: only what cannot fit is refused
+CERTAIN = 0.75
+
 
 def size_of(prepared: PreparedFit) -> Size:
     """The sizes of a fit of the cells that were read."""
@@ -46,7 +49,7 @@ def check_memory(size: Size, device: torch.device) -> None:
 
 
 def _check(n_bytes: int, available: int | None, where: str, size: Size, needed: Demand) -> None:
-    if available is None or n_bytes <= available:
+    if available is None or CERTAIN * n_bytes <= available:
         return
     msg = (
         f"There is not enough {where} to fit the model: it takes about {words_of_bytes(n_bytes)} more, and "
