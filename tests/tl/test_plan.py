@@ -240,10 +240,10 @@ def test_cells_are_taken_evenly():
 @pytest.mark.parametrize("kind", ["values", "counts", "ratings"])
 def test_a_fit_that_memory_cannot_hold_is_refused_before_it_begins(kind, monkeypatch):
     adata = made().copy()
-    monkeypatch.setattr("scvi_lfm.tl._fit_memory.available_bytes", lambda: 10_000_000)
+    monkeypatch.setattr("scvi_lfm.tl._fit_memory.available_bytes", lambda: 5_000_000)
     with pytest.raises(
         MemoryError,
-        match=r"not enough memory to fit the model: it takes about \d.* MB more, and 10.0 MB are left. .*Pass",
+        match=r"not enough memory to fit the model: it takes about \d.* MB more, and 5.0 MB are left. .*Pass",
     ):
         lfm.tl.fit(adata, **options_of(kind), progress=False)
     assert not adata.uns
