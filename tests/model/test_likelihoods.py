@@ -430,7 +430,7 @@ def test_no_other_file_knows_a_count_likelihood_by_name(room):
 def test_tools_ask_no_posterior_for_its_class(room):
     """Nor its likelihood for its group: the record says what there is to know. Reading, writing and planning know."""
     for file in (Path(lfm.__file__).parent / room).rglob("*.py"):
-        if "store" in file.parts or file.name.startswith("_fit"):
+        if "store" in file.parts or file.name.startswith(("_fit", "_plan")):
             continue
         nodes = tuple(ast.walk(ast.parse(file.read_text())))
         assert not {node.id for node in nodes if isinstance(node, ast.Name)} & {"CONTINUOUS", "COUNTS"}, file
