@@ -86,14 +86,15 @@ def test_the_order_of_genes_does_not_matter(counts, leaves_out):
     np.testing.assert_allclose(first.var["lfm_b"].to_numpy()[order], second.var["lfm_b"], atol=0.2)
 
 
-@pytest.mark.parametrize("threads", [2, 4])
-def test_the_number_of_threads_does_not_matter(counts, leaves_out, threads):
+def test_the_number_of_threads_does_not_matter(counts, leaves_out):
     before = torch.get_num_threads()
     found = []
     try:
-        for number in (1, threads):
+        for number in (1, 2):
             torch.set_num_threads(number)
-            found.append(fitted(counts))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found.append(fitted(counts, max_epochs=2))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(found[0].obsm["X_lfm"], found[1].obsm["X_lfm"])
