@@ -317,7 +317,8 @@ def test_chunks_that_a_cluster_holds(adata):
         adata.X = array.from_array(adata.X, chunks=(9, M), asarray=False).persist()
         fit(adata)
     fit(whole)
-    np.testing.assert_array_equal(adata.obsm["X_lfm"], whole.obsm["X_lfm"])
+    # sums over cells are made task by task
+    np.testing.assert_allclose(adata.obsm["X_lfm"], whole.obsm["X_lfm"], atol=1e-6)
 
 
 def test_few_dask_chunks_are_kept_and_each_is_computed_once(adata):
