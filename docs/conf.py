@@ -30,6 +30,8 @@ extensions = [
 exclude_patterns = ["_build", "_templates", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
 nitpicky = True
+# of the standard library, whose pages are not at hand
+nitpick_ignore = [("py:class", "os.PathLike")]
 
 # Docstrings: numpydoc without types, which come from the signature; single backticks are code.
 default_role = "literal"
