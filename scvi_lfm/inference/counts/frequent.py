@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 
 # frequent genes hold this share of the entries that are not zero, and are at least so many
 SHARE, LEAST = 0.98, 2000
+# the factors of fewer cells are those of the frequent genes too much: with 30 the bound would end below rank0
+LEAST_CELLS = 1000
 # where more of the genes are frequent, it is not worth while to tell them apart
 WORTHWHILE = 0.9
 
 
 def frequent_genes(matrix: CellMatrix) -> np.ndarray | None:
-    """Positions of the genes that are seen most, in some cells in memory; None where they are nearly all."""
+    """Positions of the genes that are seen most, in some cells in memory; None where nearly all are, or cells few."""
+    if matrix.shape[0] < LEAST_CELLS:
+        return None
     seen = np.asarray((matrix.stored() != 0).sum(0)).ravel()
     order = np.argsort(-seen, kind="stable")
     enough = max(int(np.searchsorted(np.cumsum(seen[order]), SHARE * seen.sum())) + 1, LEAST)

@@ -27,6 +27,7 @@ def counts():
 @pytest.fixture
 def leaves_out(monkeypatch):
     monkeypatch.setattr(frequent, "SHARE", 0.9)
+    monkeypatch.setattr(frequent, "LEAST_CELLS", 1)
     monkeypatch.setattr(frequent, "LEAST", LEAST)
 
 
@@ -42,7 +43,7 @@ def eta(adata):
 
 
 def test_frequent_genes_hold_most_of_what_is_seen():
-    y = np.zeros((200, 4000), dtype=np.float32)
+    y = np.zeros((frequent.LEAST_CELLS, 4000), dtype=np.float32)
     y[:, ::2], y[0, 1::2] = 3, 1
     found = frequent.frequent_genes(CellMatrix.of(sp.csr_array(y)))
     np.testing.assert_array_equal(found, frequent.frequent_genes(CellMatrix.of(y)))
@@ -51,7 +52,14 @@ def test_frequent_genes_hold_most_of_what_is_seen():
 
 
 def test_all_genes_are_seen_where_few_are_rare(counts):
-    assert frequent.frequent_genes(CellMatrix.of(sp.csr_array(counts.X))) is None
+    assert frequent.frequent_genes(CellMatrix.of(sp.vstack([sp.csr_array(counts.X)] * 3, format="csr"))) is None
+
+
+def test_few_cells_see_all_genes():
+    y = np.ones((frequent.LEAST_CELLS, 4000), dtype=np.float32)
+    y[1:, ::2] = 0
+    assert frequent.frequent_genes(CellMatrix.of(y)) is not None
+    assert frequent.frequent_genes(CellMatrix.of(y[1:])) is None
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "bernoulli"])
@@ -106,10 +114,14 @@ def test_where_entries_are_no_data_all_genes_are_seen(counts, leaves_out, monkey
     data = counts.copy()
     data.X = sp.csr_matrix(np.minimum(data.X.toarray(), 4))
     data.layers["mask"] = sp.csr_matrix(([True], ([3], [5])), shape=data.shape)
-    monkeypatch.setattr(engine, "frequent_genes", None)
+    asked = []
+    monkeypatch.setattr(engine, "frequent_genes", asked.append)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted(data, **arguments, max_epochs=1)
+        assert asked == []
+        fitted(counts, max_epochs=1)
+    assert len(asked) == 1
 
 
 def test_groups_have_the_rates_of_their_cells():
