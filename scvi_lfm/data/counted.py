@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .memory import MemorySource
-from .source import CellSource
+from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
     import numpy as np
     import scipy.sparse as sp
+
+    from .source import CellSource
 
 
 @dataclass(eq=False)
@@ -29,36 +31,15 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
-class Counted(CellSource):
+class Counted(WrappedSource):
     """Another source, every reading of which is counted, those of parts of it too."""
 
-    source: CellSource
     tally: Tally = field(default_factory=Tally)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """Number of cells and genes."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self.source.dtype
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return self.source.is_sparse
-
-    @property
-    def n_stored(self) -> int:
-        """Number of entries that are stored."""
-        return self.source.n_stored
-
-    @property
-    def values_per_cell(self) -> float:
-        """As many as the source says."""
-        return self.source.values_per_cell
+    def leaf(self) -> CellSource:
+        """Itself: it is read here, and not by the workers of a cluster."""
+        return self
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells."""

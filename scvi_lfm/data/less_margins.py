@@ -8,25 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .memory import of_parts
-from .source import CellSource
+from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+    from .source import CellSource
+
 
 @dataclass(frozen=True, eq=False)
-class LessMargins(CellSource):
+class LessMargins(WrappedSource):
     """`y_ij - level - (a_i + b_j)` of what a sparse source stores, in float32; what is not stored stays so."""
 
-    source: CellSource
     level: float
     of_cells: np.ndarray  # (n,) float64
     of_genes: np.ndarray  # (m,) float64
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of cells and genes."""
-        return self.source.shape
 
     @property
     def dtype(self) -> np.dtype:
@@ -37,16 +33,6 @@ class LessMargins(CellSource):
     def is_sparse(self) -> bool:
         """Whether zeros may be left out."""
         return True
-
-    @property
-    def n_stored(self) -> int:
-        """Number of entries that are stored."""
-        return self.source.n_stored
-
-    @property
-    def leaf(self) -> CellSource:
-        """That of the values."""
-        return self.source.leaf
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LessMargins:
         """The same of some cells, whose values `leaf` has."""

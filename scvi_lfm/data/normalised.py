@@ -11,68 +11,48 @@ from .canonical import of_parts
 from .checks import check_finite, check_not_negative
 from .kind import kind_of
 from .memory import columns
-from .source import CellSource
+from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
     from .kind import ValueKind
+    from .source import CellSource
     from .summary import Summary
 
 
 @dataclass(frozen=True, eq=False)
-class LogNormalised(CellSource):
+class LogNormalised(WrappedSource):
     """`log1p(factor_i y_ij)` of another source, in float32: zeros stay zeros, and indices are shared."""
 
-    counts: CellSource
     factor: np.ndarray  # (n,) float32
     known: Summary | None = None  # figures of the logarithms, where they are known already
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of cells and genes."""
-        return self.counts.shape
 
     @property
     def dtype(self) -> np.dtype:
         """Type of the logarithms."""
         return self.factor.dtype
 
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return self.counts.is_sparse
-
-    @property
-    def n_stored(self) -> int:
-        """Number of entries that are stored."""
-        return self.counts.n_stored
-
-    @property
-    def leaf(self) -> CellSource:
-        """That of the counts."""
-        return self.counts.leaf
-
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LogNormalised:
         """The same of some cells, whose counts `leaf` has."""
-        return LogNormalised(self.counts.over(leaf, cells), self.factor[cells])
+        return LogNormalised(self.source.over(leaf, cells), self.factor[cells])
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The logarithms of some cells."""
-        return _logs(self.counts.rows(which), self.factor[which])
+        return _logs(self.source.rows(which), self.factor[which])
 
     def at_genes(self, genes: np.ndarray) -> LogNormalised:
         """The columns of some genes; totals stay those over all."""
-        return replace(self, counts=self.counts.at_genes(genes), known=None)
+        return replace(self, source=self.source.at_genes(genes), known=None)
 
     def without(self, mask: sp.csr_array) -> LogNormalised:
         """The same less the entries of a mask; totals stay those of all."""
-        return replace(self, counts=self.counts.without(mask), known=None)
+        return replace(self, source=self.source.without(mask), known=None)
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
-        return self.counts.pattern()
+        return self.source.pattern()
 
     @property
     def summary(self) -> Summary:

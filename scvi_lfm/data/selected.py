@@ -9,17 +9,18 @@ import numpy as np
 
 from .canonical import canonical
 from .memory import columns, is_among, select, take
-from .source import CellSource
+from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
+    from .source import CellSource
+
 
 @dataclass(frozen=True, eq=False)
-class Selected(CellSource):
+class Selected(WrappedSource):
     """Some cells and genes of a source, by position, taken as they are read."""
 
-    source: CellSource
     cells: np.ndarray | None = None  # None: all, in order
     genes: np.ndarray | None = None
 
@@ -31,16 +32,6 @@ class Selected(CellSource):
             n_cells if self.cells is None else len(self.cells),
             n_genes if self.genes is None else len(self.genes),
         )
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self.source.dtype
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return self.source.is_sparse
 
     @property
     def n_stored(self) -> int:
@@ -70,43 +61,17 @@ class Selected(CellSource):
         """The same less the entries of a mask."""
         return Without(self, mask)
 
-    @property
-    def values_per_cell(self) -> float:
-        """As many as the whole source is read for."""
-        return self.source.values_per_cell
-
 
 @dataclass(frozen=True, eq=False)
-class Without(CellSource):
+class Without(WrappedSource):
     """A source less the entries of a mask, taken out as they are read: not stored, or zero in a dense source."""
 
-    source: CellSource
     mask: sp.csr_array  # (n, m)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of cells and genes."""
-        return self.source.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the values."""
-        return self.source.dtype
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return self.source.is_sparse
 
     @property
     def n_stored(self) -> int:
         """Number of entries that are stored."""
         return self.summary.n_stored
-
-    @property
-    def leaf(self) -> CellSource:
-        """That of the whole source."""
-        return self.source.leaf
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Without:
         """The same of some cells, whose values `leaf` has."""
@@ -128,8 +93,3 @@ class Without(CellSource):
     def without(self, mask: sp.csr_array) -> Without:
         """The same less the entries of another mask too."""
         return Without(self, mask)
-
-    @property
-    def values_per_cell(self) -> float:
-        """As many as the whole source is read for."""
-        return self.source.values_per_cell

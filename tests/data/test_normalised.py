@@ -46,7 +46,7 @@ def test_what_else_a_source_answers(source):
     found = source.summary
     np.testing.assert_allclose(found.cell_sums, LOGS.sum(1), **close)
     assert found.maximum == pytest.approx(LOGS.max(), rel=1e-6)
-    assert (found.n_present, found.n_stored) == ((COUNTS > 0).sum(), source.counts.n_stored)
+    assert (found.n_present, found.n_stored) == ((COUNTS > 0).sum(), source.source.n_stored)
     assert list(np.flatnonzero(found.empty_cells)) == [4]
     if source.is_sparse:
         np.testing.assert_array_equal(source.pattern().toarray(), COUNTS > 0)
