@@ -16,6 +16,9 @@ def check_checkpoint(path: object) -> None:
     if not str(path) or Path(path).is_dir():
         msg = f"`checkpoint` must be the path of a file, and {str(path)!r} is a folder. Pass a name in it."
         raise ValueError(msg)
+    if Path(path).exists() and not Path(path).is_file():
+        msg = f"`checkpoint`={str(path)!r} is no regular file. Pass the path of a file, there already or not."
+        raise ValueError(msg)
     folder = Path(path).resolve().parent
     if not folder.is_dir():
         msg = f"`checkpoint`={str(path)!r} lies in a folder that does not exist, {str(folder)!r}. Make it first."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -367,6 +368,7 @@ def test_a_path_that_cannot_be_is_refused_before_any_work(tmp_path, monkeypatch)
         (tmp_path, ValueError, "is a folder"),
         ("", ValueError, "is a folder"),
         (tmp_path / "none" / "fit", ValueError, "a folder that does not exist"),
+        (os.devnull, ValueError, "is no regular file"),
     ):
         with pytest.raises(error, match=message):
             lfm.tl.fit(adata, 3, checkpoint=path)
