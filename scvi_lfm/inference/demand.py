@@ -128,12 +128,12 @@ def _normal(size: Size) -> dict[str, float]:
     width = size.latents + 1
     per_gene, per_cell = width * DOUBLE, size.latents * DOUBLE
     oversampled = min(OVERSAMPLING, size.n_factors) * DOUBLE
-    blocks = _blocks(size, start=2.0, step=1.0) if size.is_sparse else _blocks(size, start=1.0, step=1.0)
+    blocks = _blocks(size, start=1.0, step=1.0)
     if size.n_batches == 1 and size.is_sparse:
         blocks = size.n_cells * size.bytes_per_cell * 1.25  # by gene, and squares of a block
     return {
-        "genes": size.n_genes * (15 + 5 * size.n_workers) * max(per_gene, oversampled),
-        "cells": 3 * size.n_cells * per_cell,
+        "genes": size.n_genes * (9 + 11 * size.n_workers) * max(per_gene, oversampled),
+        "cells": size.n_cells * per_cell,
         "blocks of cells": blocks,
     }
 
@@ -155,7 +155,7 @@ def _counts(size: Size) -> dict[str, float]:
         "genes": size.n_genes * packed * 11,
         "cells": with_cov * 11 * packed + size.n_cells * 3 * size.latents * DOUBLE,
         "blocks of cells": 2.5 * dense + n_start * size.bytes_per_cell,
-        "entries of the objective": 20 * 2**20,
+        "entries worked on": size.n_workers * 45 * 2**20,
     }
 
 
