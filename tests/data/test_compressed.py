@@ -119,7 +119,8 @@ def test_reads_what_zarr_reads(tmp_path, zarr_format, compressor, dtype):
     "options",
     [
         {"compressors": None},
-        {"shards": (3 * CHUNK,)},
+        {"shards": (3 * CHUNK,), "compressors": None},
+        {"shards": {"shape": (3 * CHUNK,), "index_location": "start"}},
         {"filters": [codecs.TransposeCodec(order=(0,))]},
         {"serializer": codecs.BytesCodec(endian="big")},
         {"zarr_format": 2, "compressors": [numcodecs.LZ4()]},
@@ -138,10 +139,20 @@ def test_leaves_what_is_in_no_folder_to_zarr():
     assert column_of(array) is array
 
 
-@pytest.mark.parametrize("zarr_format", [2, 3])
-def test_chunks_of_zarr_that_nobody_wrote(tmp_path, zarr_format):
+@pytest.mark.parametrize("compressor", [codecs.ZstdCodec(level=0), codecs.BloscCodec(cname="lz4")])
+@pytest.mark.parametrize("dtype", ["f4", "i8"])
+def test_reads_chunks_of_shards(tmp_path, dtype, compressor):
+    array = zarr_array(tmp_path, data=values(dtype), shards=(3 * CHUNK,), compressors=[compressor])
+    column = column_of(array)
+    assert isinstance(column, CompressedColumn)
+    for part in PARTS:
+        np.testing.assert_array_equal(column[part], array[part])
+
+
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (3 * CHUNK,))])
+def test_chunks_of_zarr_that_nobody_wrote(tmp_path, zarr_format, shards):
     store = zarr.open_group(tmp_path, mode="w", zarr_format=zarr_format)
-    array = store.create_array("x", shape=(N,), chunks=(CHUNK,), dtype="f4", fill_value=3)
+    array = store.create_array("x", shape=(N,), chunks=(CHUNK,), dtype="f4", fill_value=3, shards=shards)
     array[CHUNK : 2 * CHUNK] = 1
     np.testing.assert_array_equal(column_of(array)[0:N], array[:])
 
