@@ -82,6 +82,11 @@ class DaskSource(SpanReader):
         """About how many values a cell takes."""
         return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)
 
+    @property
+    def place(self) -> str:
+        """Chunks of a dask array, wherever these come from."""
+        return "dask"
+
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells."""
         first = int(np.searchsorted(self._borders, start, side="right")) - 1

@@ -37,6 +37,16 @@ class MemorySource(CellSource):
         """Number of entries that are stored."""
         return self.values.size if isinstance(self.values, np.ndarray) else self.values.nnz
 
+    @property
+    def place(self) -> str:
+        """Memory."""
+        return "memory"
+
+    @property
+    def knows_n_stored(self) -> bool:
+        """Whether the number of stored entries is known without a reading: always."""
+        return True
+
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells; consecutive ones are no copy."""
         return take(self.values, which)

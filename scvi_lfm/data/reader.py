@@ -25,6 +25,11 @@ VALUES_BETWEEN = 2**14
 class SpanReader(CellSource):
     """A source that reads consecutive cells."""
 
+    @property
+    def place(self) -> str:
+        """File, where no other place is said."""
+        return "file"
+
     @abstractmethod
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells, canonical and in memory."""

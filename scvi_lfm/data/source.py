@@ -60,6 +60,16 @@ class CellSource(ABC):
         """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
 
     @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where the values lie: `"memory"`, `"file"` or `"dask"`."""
+
+    @property
+    def knows_n_stored(self) -> bool:
+        """Whether the number of stored entries is known without a reading."""
+        return not self.is_sparse
+
+    @property
     def leaf(self) -> CellSource:
         """What the values are read from in the end, cell by cell."""
         return self

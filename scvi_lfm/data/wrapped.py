@@ -38,6 +38,11 @@ class WrappedSource(CellSource):
         return self.source.n_stored
 
     @property
+    def place(self) -> str:
+        """Where the values of the other source lie."""
+        return self.source.place
+
+    @property
     def leaf(self) -> CellSource:
         """That of the other source."""
         return self.source.leaf

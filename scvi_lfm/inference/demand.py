@@ -15,7 +15,7 @@ from ..model.likelihoods import LIKELIHOODS
 from .normal.start import OVERSAMPLING
 
 NORMAL, OBSERVED, COUNTS, PYRO = "normal", "observed", "counts", "pyro"
-HALF, SINGLE, DOUBLE = 2, 4, 8
+SINGLE, DOUBLE = 4, 8
 # a value of a compressed block with its gene
 VALUE = 8
 # cells that counts start from

@@ -31,6 +31,11 @@ class NormalNoise:
         return self if self.cell is None else replace(self, cell=self.cell[rows])
 
     @property
+    def of_genes(self) -> Tensor:
+        """Noise for predicting, (m,)."""
+        return self.predictive
+
+    @property
     def likelihood(self) -> str:
         """Name of the likelihood."""
         return (normal.NORMAL if self.df is None else student_t.STUDENT_T).name
@@ -83,6 +88,11 @@ class CountNoise:
     def of_cells(self, cells: slice | Tensor | None, dtype: torch.dtype, *, of_fit: bool = False) -> tuple[Tensor, ...]:
         """The parameter in cells with all genes, (m,): the same in every cell, and for predicting."""
         return self._parameters(self.dispersion.to(dtype))
+
+    @property
+    def of_genes(self) -> Tensor:
+        """Dispersions, (m,)."""
+        return self.dispersion
 
     @property
     def levels(self) -> Tensor | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..linalg.covariances import Common, Covariance, Eigenbasis, Packed, PackedUnderNoise
+    from ..linalg.covariances import Covariance, Eigenbasis, OneBasis, Packed, PackedUnderNoise
     from ..model import Gaussian
     from ..model.likelihoods import Law, Likelihood
     from ..model.noise import CountNoise, NormalNoise
@@ -132,7 +132,7 @@ class NormalPosterior(Posterior):
     Where some entries were not data, every cell and gene has a covariance of its own.
     """
 
-    cell_cov: Common | Eigenbasis | Packed
+    cell_cov: OneBasis | Packed
     gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 

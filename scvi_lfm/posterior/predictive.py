@@ -41,12 +41,6 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(mean_of_pairs(q, cells, genes), var)
 
 
-def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
-    """The same for entries in the order of cells, where every row has a covariance of its own: sampled products."""
-    with quiet_sparse():
-        return EntryPredictor(q).moments(slice(0, len(q.cell_mean)), cells, genes)
-
-
 @contextmanager
 def quiet_sparse() -> Iterator[None]:
     """Without torch's note that its sparse matrices are new; not for workers, who share what is put back."""

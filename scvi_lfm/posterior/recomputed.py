@@ -34,6 +34,7 @@ ROUNDS = 12
 class Recomputed(Covariance):
     """A covariance of its own for each cell, made when it is asked for."""
 
+    is_held = False
     cell_mean: Tensor  # (n, r+1)
     offset: Tensor  # (n,): log size factor plus mu
     features: GeneFeatures

@@ -24,7 +24,6 @@ from .._keys import (
     VARIANCE_RATIO,
     VERSION,
 )
-from ..model.noise import CountNoise
 from ..posterior.store.params import params_of
 from ._values import record_of_values
 
@@ -96,8 +95,7 @@ def _scale_of_sizes(prepared: PreparedFit, q: NormalPosterior | CountPosterior) 
 
 def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:
     """Raise unless float32, in which the fit will be stored, can hold it."""
-    noise = q.noise.dispersion if isinstance(q.noise, CountNoise) else q.noise.predictive
-    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), noise[:, None]], dim=1)
+    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), q.noise.of_genes[:, None]], dim=1)
     for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):
         bad = (~values.float().isfinite().all(dim=1)).cpu().numpy()
         if bad.any():

@@ -18,7 +18,7 @@ from .elbo import kl_genes
 from .finish import finish
 from .ranks import elbo_per_entry, leading_factors, normal_curve
 from .start import add_random_factors, fit_without_factors
-from .sweep import LocalStep, mean_local_elbo, sweep
+from .sweep import local_step, mean_local_elbo, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,7 +125,7 @@ def _pass_over_minibatches(
     at_start, start_kl = None, _global_kl(sums.start) / problem.n_cells
     gains, baseline = [*sums.gains], [*sums.baseline]
     for position, cells in enumerate(batches.epoch(epoch, pass_.n_seen), pass_.n_seen):
-        at_start = at_start or LocalStep(problem, sums.start)
+        at_start = at_start or local_step(problem, sums.start)
         reference = mean_local_elbo(at_start, cells) - start_kl
         before = _global_kl(step.globals) / problem.n_cells
         taken = (epoch - 1) * batches.count + position + 1
