@@ -80,7 +80,7 @@ def solve_rows(
 
 
 def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
-    """How far rows may move next, given what the last two steps expected to gain."""
+    """Bounds on the next step of rows, given what the last two steps expected to gain."""
     return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
 
 

@@ -45,7 +45,7 @@ class Rehearsal:
 
 
 def rehearse(matrix: CellMatrix, options: FitOptions) -> Rehearsal:
-    """Start, one epoch and finish."""
+    """Run a start, one epoch and a finish."""
     source = Counted(matrix.source)
     phases: list[Phase] = []
 

@@ -39,9 +39,9 @@ SHORT = 32
 # what the host reads of the device within an epoch, and why
 READ = {
     "inference/normal/ranks.py: elbo_per_entry": "the bound, at the end of an epoch",
-    "inference/normal/engine.py: _estimates": "bounds of some steps, at the end of an epoch and every 16 steps",
+    "inference/normal/paired_steps.py: PairedSteps.estimates": "bounds of steps, at the end of an epoch and every 16",
     "inference/observed/engine.py: ObservedEngine._sweep": "the bound, at the end of an epoch",
-    "inference/observed/engine.py: ObservedEngine._pass_over_minibatches": "the bound, at the end of an epoch",
+    "inference/observed/engine.py: ObservedEngine.epoch": "the bound, at the end of an epoch",
     "inference/counts/objective.py: elbo_per_entry": "the bound, at the end of an epoch",
 }
 # what it sends there, and why

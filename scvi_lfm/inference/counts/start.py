@@ -94,7 +94,7 @@ def fit_margins(
 
 
 def _enough(sizes: Sequence[int]) -> int:
-    """How many of the blocks hold enough cells for the margins."""
+    """Number of blocks that hold enough cells for the margins."""
     return int(np.searchsorted(np.cumsum(sizes), MARGIN_CELLS)) + 1
 
 

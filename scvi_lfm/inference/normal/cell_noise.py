@@ -120,7 +120,7 @@ class NoisyCellStep:
 
     @classmethod
     def of(cls, g: NormalGlobals, moment: Tensor, family: str) -> NoisyCellStep:
-        """Under the current genes, with their `moment`."""
+        """Local step under the current genes, with their `moment`."""
         prior = g.cell_prior
         basis = cell_basis(cell_information(moment, len(prior.mean)), prior, family)
         return cls(g.mu, g.mu_var, g.gene_mean, g.precision, moment, prior, basis)

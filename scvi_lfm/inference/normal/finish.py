@@ -13,13 +13,13 @@ from ...model.noise import NormalNoise
 from ...model.priors import kl_of_mu, with_known
 from ...posterior import NormalPosterior, to_stored_gauge
 from ..noise import noise_floor
-from ..passes import average
+from ..passes import average_with
 from .elbo import elbo, kl_genes
 from .natural_gradient import expected_squares
 from .sweep import keep_factors, local_step, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import Tensor
 
@@ -107,16 +107,9 @@ def _margins(batch: Batch) -> Tensor:
 
 def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
     """Exact statistics over all cells, given q of each block in order, be it the optimum or not."""
-    means: list[Tensor] = []
-
-    def averages() -> Iterator[tuple[int, NormalStatistics]]:
-        for batch, block in blocks:
-            means.append(block.mean)
-            covs.append(block.covs)
-            yield batch.n_cells, block.statistics(batch)
-
-    covs: list[OneBasis] = []
-    statistics = average(averages(), problem.n_cells)
+    parts = ((batch.n_cells, block.statistics(batch), (block.mean, block.covs)) for batch, block in blocks)
+    statistics, more = average_with(parts, problem.n_cells)
+    means, covs = zip(*more, strict=True)
     value = float(elbo(g, statistics, covs[0].log_mean(), problem.n_cells)) / problem.n_entries
     total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
     cov = covs[0].joined(covs[1:])

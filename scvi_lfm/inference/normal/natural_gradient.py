@@ -114,7 +114,7 @@ class CellBlock:
 
     @property
     def cov(self) -> Tensor:
-        """S, or a matrix with the mean of log |S_i|, (1+p+r, 1+p+r)."""
+        """Matrix S, or one whose log determinant is the mean of those of S_i, (1+p+r, 1+p+r)."""
         return self.covs.log_mean()
 
     def statistics(self, batch: Batch) -> NormalStatistics:

@@ -12,7 +12,7 @@ from ...data import Scaled
 from ...linalg.covariances import Common
 from ...model.priors import with_known
 from ..moves import improve_gauge
-from ..passes import average
+from ..passes import average_with
 from ..state import factor_columns
 from .cell_noise import NoisyCellStep
 from .natural_gradient import (
@@ -28,7 +28,7 @@ from .natural_gradient import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -114,7 +114,7 @@ class Visited:
 
 
 def visit(step: Callable[[Batch], CellBlock], cells: Blocks) -> Visited:
-    """Every cell once, and averages over them."""
+    """Averages over all cells, each visited once."""
     return _together(cells.each(partial(_visit_block, step), pool=_together), cells.n_cells)
 
 
@@ -124,17 +124,13 @@ def _visit_block(step: Callable[[Batch], CellBlock], batch: Batch) -> Visited:
 
 
 def _together(blocks: Iterable[Visited], n_cells: int) -> Visited:
-    """What blocks say that have so many cells."""
-    elbo: list[Tensor] = []
-    covs: list[OneBasis] = []
-
-    def averages() -> Iterator[tuple[int, NormalStatistics]]:
-        for block in blocks:
-            elbo.append(block.local_elbo * (block.n_cells / n_cells))
-            covs.append(block.covs)
-            yield block.n_cells, block.statistics
-
-    statistics = average(averages(), n_cells)
+    """Averages over the cells of some blocks, `n_cells` in all."""
+    parts = (
+        (block.n_cells, block.statistics, (block.covs, block.local_elbo * (block.n_cells / n_cells)))
+        for block in blocks
+    )
+    statistics, more = average_with(parts, n_cells)
+    covs, elbo = zip(*more, strict=True)
     return Visited(n_cells, statistics, covs[0].joined(covs[1:]), torch.stack(elbo).sum())
 
 
@@ -148,7 +144,7 @@ def mean_local_elbo(step: Callable[[Batch], CellBlock], cells: Blocks) -> Tensor
 def sweep(
     problem: Problem, g: NormalGlobals, cells: Blocks, running: NormalStatistics | None = None, rate: float = 1.0
 ) -> Step:
-    """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
+    """Step with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
     visited = visit(local_step(problem, g), cells)
     statistics = visited.statistics if running is None else running.blend(visited.statistics, rate)
     g, statistics, cov = gene_step(problem, g, statistics, visited.covs.log_mean())

@@ -94,7 +94,7 @@ class CountProgram:
         return Trace_ELBO()
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """One for what cells share, and a sparse one for what they do not."""
+        """Optimisers: one for what cells share, and a sparse one for what they do not."""
         rate, sparse = self._options.learning_rate, self.guide.sparse_parameters()
         dense = [*self.guide.dense_parameters(), *(p for p in self.scales.parameters() if p.requires_grad)]
         optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=rate)]

@@ -103,7 +103,7 @@ class RowGuide(nn.Module):
         return partial(PROGRAMS[self.form], q=q, n_cells=self.n_cells, rows=rows)
 
     def dense_parameters(self) -> list[Tensor]:
-        """All parameters but those of cells."""
+        """Parameters but those of cells."""
         return [parameter for parameter in self.parameters() if parameter is not self.cells.table]
 
     def sparse_parameters(self) -> list[Tensor]:
@@ -111,7 +111,7 @@ class RowGuide(nn.Module):
         return [self.cells.table]
 
     def moments(self, _: Iterable[Tensor]) -> Moments:
-        """Exact for Normal rows; those of a flow's output are estimated from many draws, once for all rows."""
+        """Moments, exact for Normal rows; those of a flow's output are estimated from many draws, once for all rows."""
         with torch.no_grad():
             cell_mean, cell_cov = _pushed(self.cells(), self.cell_flow)
             gene_mean, gene_cov = _pushed(self.genes(), self.gene_flow)

@@ -53,7 +53,7 @@ class NormalProgram:
         return float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """One for what cells share, and a sparse one for their means."""
+        """Optimisers: one for what cells share, and a sparse one for their means."""
         rate = self._options.learning_rate
         return [
             torch.optim.Adam([p for p in self._shared.parameters() if p.requires_grad], lr=rate),

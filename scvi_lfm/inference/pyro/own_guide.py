@@ -39,11 +39,11 @@ class OwnGuide:
         return partial(self._function, n_cells=self._n_cells, rows=rows)
 
     def dense_parameters(self) -> list[Tensor]:
-        """All of them."""
+        """Parameters, all of them."""
         return self._parameters
 
     def sparse_parameters(self) -> list[Tensor]:
-        """None."""
+        """No parameters: none is known to be by cell."""
         return []
 
     def moments(self, blocks: Iterable[Tensor]) -> Moments:

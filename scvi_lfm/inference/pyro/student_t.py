@@ -43,7 +43,7 @@ class StudentProgram(NormalProgram):
         self._raw_df = nn.Parameter(_raw(START_DF).to(options.device))
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """Those of the Normal, the first of which moves the degrees of freedom too."""
+        """Optimisers of the Normal, the first of which moves the degrees of freedom too."""
         shared, cells = super().optimisers()
         shared.add_param_group({"params": [self._raw_df]})
         return [shared, cells]

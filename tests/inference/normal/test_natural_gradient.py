@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_lfm.data import Scaled
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import (
     GENE_NOISE_FLOOR,
@@ -85,7 +86,7 @@ def test_a_general_prior_of_the_cells_is_honoured(draw_state):
     moment = g.weighted_moment(g.precision)
     precision = cell_precision(moment, prior)
     design = np.column_stack([np.ones(7), g.gene_mean[:, 1:].numpy()])
-    projected = state.batch.times_genes(g.precision[:, None] * torch.from_numpy(design))
+    projected = state.batch.times_genes(Scaled(g.precision[:, None] * torch.from_numpy(design)))
     means = cell_means(g.mu, projected, moment, precision, prior)
     for i, y in enumerate(state.y.numpy()):
         residual = y - float(g.mu) - g.gene_mean[:, 0].numpy()
