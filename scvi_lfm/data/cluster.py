@@ -36,7 +36,7 @@ class OfCells(Protocol):
     """What has values of cells: a source, or a matrix."""
 
     def over(self, leaf: CellSource, cells: Cells = slice(None)) -> Any:
-        """The same of some cells, whose values `leaf` has."""
+        """Source or matrix of some cells, whose values `leaf` has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Cluster:
         return [(number, part) for number, part in enumerate(parts) if len(part)]
 
     def place(self, whole: OfCells, cells: Cells, *, keep: bool = False) -> Placed:
-        """Some cells of one task; their values stay on the cluster where they are to be kept."""
+        """Placed cells of one task; their values stay on the cluster where they are to be kept."""
         import dask
 
         first, last = (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
@@ -103,7 +103,7 @@ class Cluster:
     def each(
         self, function: Callable[..., Result], placed: Sequence[Placed], *parts: Sequence[Any]
     ) -> Iterator[Result]:
-        """`function` of what has the values of each, in order, with its part of what has one for each."""
+        """Results of `function` for what has the values of each, in order, with its part of what has one for each."""
         import dask
 
         known = dask.delayed(hold_function, pure=False)(pack(function))
@@ -124,11 +124,11 @@ class Cluster:
 
     @staticmethod
     def _unpacked(found: bytes) -> Any:
-        """What a task made, as it comes here."""
+        """Result of a task, as it comes here."""
         return pickle.loads(found)
 
     def each_task(self, function: Callable[[Any], Result], whole: OfCells) -> Iterator[Result]:
-        """`function` of the cells of each task, in order."""
+        """Results of `function` for the cells of each task, in order."""
         cells = [slice(first, last) for first, last in pairwise(self.groups.tolist())]
         return self.each(function, [self.place(whole, some) for some in cells])
 
@@ -178,7 +178,7 @@ def hold_function(packed: bytes) -> Held:
 
 
 def work(function: Held, cells: Held, packed: bytes) -> bytes:
-    """What a function makes of some cells, on one thread."""
+    """Result of a function for some cells, on one thread."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -35,7 +35,7 @@ class DaskSource(SpanReader):
 
     @classmethod
     def of(cls, array: Any, where: str) -> DaskSource:
-        """A dask array; chunks that hold some of the genes are joined as they are read.
+        """Source of a dask array; chunks that hold some of the genes are joined as they are read.
 
         Raises
         ------
@@ -79,12 +79,12 @@ class DaskSource(SpanReader):
 
     @property
     def values_per_cell(self) -> float:
-        """About how many values a cell takes."""
+        """Number of values that a cell takes, about."""
         return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)
 
     @property
     def place(self) -> str:
-        """Chunks of a dask array, wherever these come from."""
+        """Place of the values: chunks of a dask array."""
         return "dask"
 
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
@@ -130,7 +130,7 @@ class DaskSource(SpanReader):
 
     @property
     def cluster(self) -> Cluster | None:
-        """Where chunks are worked on: by the workers of the active client of dask; None: there is none."""
+        """Cluster that works on the chunks: the workers of the active client of dask; None: there is none."""
         client = _active_client()
         if client is None or 0 in self.shape:
             return None

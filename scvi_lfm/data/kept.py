@@ -19,7 +19,7 @@ class Kept(Generic[Piece]):
         self._entries: dict[int, _Entry[Piece]] = {}  # the latest last
 
     def get(self, number: int) -> Piece:
-        """A piece."""
+        """A piece, kept or computed."""
         with self._guard:
             entry = self._entries.pop(number, None) or _Entry()
             self._entries[number] = entry

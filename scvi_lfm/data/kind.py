@@ -156,7 +156,7 @@ def other_scale(
 
 
 def looks_like(source: CellSource, kind: ValueKind) -> str | None:
-    """`"counts"`, `"scaled"` or `"unlogged"`: what values look like that a Normal is not made for; None: like none."""
+    """What values look like that a Normal is not made for: `"counts"`, `"scaled"` or `"unlogged"`; None: like none."""
     if kind.is_whole:
         return "counts"
     if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(source) >= SHARE_SCALED:
@@ -201,7 +201,7 @@ def looks_like_expression(source: CellSource) -> bool:
 
 
 def _shares_of_least(block: sp.csr_array | np.ndarray) -> np.ndarray:
-    """Of each cell with enough stored values, the share of them that are the least one."""
+    """Share of the stored values that are the least one, for each cell with enough of them."""
     block = cast("sp.csr_array", block)
     sizes = np.diff(block.indptr)
     filled, enough = np.flatnonzero(sizes), sizes >= ENOUGH_VALUES

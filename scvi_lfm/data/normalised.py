@@ -35,7 +35,7 @@ class LogNormalised(WrappedSource):
         return self.factor.dtype
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LogNormalised:
-        """The same of some cells, whose counts `leaf` has."""
+        """The logarithms of some cells, whose counts `leaf` has."""
         return LogNormalised(self.source.over(leaf, cells), self.factor[cells])
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -47,7 +47,7 @@ class LogNormalised(WrappedSource):
         return replace(self, source=self.source.at_genes(genes), known=None)
 
     def without(self, mask: sp.csr_array) -> LogNormalised:
-        """The same less the entries of a mask; totals stay those of all."""
+        """The logarithms less the entries of a mask; totals stay those of all."""
         return replace(self, source=self.source.without(mask), known=None)
 
     def pattern(self) -> sp.csr_array:

@@ -27,7 +27,7 @@ class SpanReader(CellSource):
 
     @property
     def place(self) -> str:
-        """File, where no other place is said."""
+        """Place of the values: a file, unless another is said."""
         return "file"
 
     @abstractmethod
@@ -54,7 +54,7 @@ class SpanReader(CellSource):
         return Selected(self, genes=np.arange(self.shape[1])[genes])
 
     def without(self, mask: sp.csr_array) -> Without:
-        """The same less the entries of a mask."""
+        """The source less the entries of a mask."""
         return Without(self, mask)
 
 

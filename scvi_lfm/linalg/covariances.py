@@ -42,7 +42,7 @@ class Covariance(ABC):
         """F C F' of each row."""
 
     def made(self) -> Covariance:
-        """The same, with nothing left to compute."""
+        """Covariances with nothing left to compute."""
         return self
 
     def blocks(self) -> Iterator[Tensor]:
@@ -111,16 +111,16 @@ class OneBasis(Covariance):
 
     @abstractmethod
     def joined(self, others: Sequence[Self]) -> Self:
-        """These rows and those of others, in the same basis."""
+        """Covariances of these rows and those of others, in the same basis."""
 
     @abstractmethod
     def without_level(self) -> tuple[Self, Tensor | None, Tensor | float]:
-        """The same with noise of rows around a geometric mean of one, that noise, if they have any, and its level."""
+        """Covariances with noise of rows around a geometric mean of one, that noise, if there is any, and its level."""
 
 
 @dataclass(frozen=True)
 class Common(OneBasis):
-    """The same covariance for every row."""
+    """One covariance for all rows."""
 
     matrix: Tensor  # (k, k)
     n_rows: int

@@ -23,11 +23,11 @@ class NormalNoise:
     df: float | None = None  # degrees of freedom of the Student t, whose scale sigma then is; None: the Normal
 
     def at_genes(self, rows: Tensor) -> NormalNoise:
-        """That of some genes."""
+        """Noise of some genes."""
         return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
     def at_cells(self, rows: Tensor) -> NormalNoise:
-        """That of some cells."""
+        """Noise of some cells."""
         return self if self.cell is None else replace(self, cell=self.cell[rows])
 
     @property
@@ -59,11 +59,11 @@ class NormalNoise:
         return (sigma.square(),) if self.df is None else (sigma, sigma.new_tensor(self.df))
 
     def offset(self, cells: slice | Tensor) -> Tensor:
-        """What is known of the eta of some cells: nothing, (1,)."""
+        """Known part of the eta of some cells: zero, (1,)."""
         return self.predictive.new_zeros(1)
 
     def rounded(self) -> NormalNoise:
-        """With values as float32 storage holds them; a shared sigma is stored in float64."""
+        """Noise with values as float32 storage holds them; a shared sigma is stored in float64."""
         varies = (self.sigma != self.sigma[0]).any()
         return replace(
             self,
@@ -103,19 +103,19 @@ class CountNoise:
         return (dispersion,)
 
     def offset(self, cells: slice | Tensor) -> Tensor:
-        """What is known of the eta of some cells: their log size factors, (cells,)."""
+        """Known part of the eta of some cells: their log size factors, (cells,)."""
         return self.log_size[cells]
 
     def at_genes(self, rows: Tensor) -> CountNoise:
-        """That of some genes."""
+        """Noise of some genes."""
         return replace(self, dispersion=self.dispersion[rows])
 
     def at_cells(self, rows: Tensor) -> CountNoise:
-        """That of some cells."""
+        """Noise of some cells."""
         return replace(self, log_size=self.log_size[rows])
 
     def rounded(self) -> CountNoise:
-        """With values as float32 storage holds them."""
+        """Noise with values as float32 storage holds them."""
         return replace(self, dispersion=self.dispersion.float().double(), log_size=self.log_size.float().double())
 
 

@@ -55,7 +55,7 @@ class Posterior:
 
     @property
     def likelihood(self) -> Likelihood:
-        """What is known of values given eta."""
+        """Likelihood of values given eta."""
         return LIKELIHOODS[self.noise.likelihood]
 
     def law(self, eta: Moments, cells: Tensor, genes: Tensor) -> Law:
@@ -77,7 +77,7 @@ class Posterior:
         return Moments(mean, ((v @ self.cell_prior.cov) * v).sum(1))
 
     def expected_rates(self) -> Tensor:
-        """Where eta is the log of a rate, that of each gene in the average cell of size factor one, (m,)."""
+        """Rates of the genes in the average cell of size factor one, where eta is the log of a rate, (m,)."""
         eta = self.population()
         return (eta.mean + 0.5 * eta.var).exp()
 
@@ -108,7 +108,7 @@ class Posterior:
         return row
 
     def with_log_size(self, log_size: Tensor) -> Self:
-        """For cells of these size factors, where eta is the log of a rate."""
+        """The posterior of cells of these size factors, where eta is the log of a rate."""
         noise: Any = self.noise
         return replace(self, noise=replace(noise, log_size=log_size))
 

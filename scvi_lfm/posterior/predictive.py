@@ -43,7 +43,7 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
 
 @contextmanager
 def quiet_sparse() -> Iterator[None]:
-    """Without torch's note that its sparse matrices are new; not for workers, who share what is put back."""
+    """Hush torch's note that its sparse matrices are new; not for workers, who share what is put back."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         yield
@@ -59,7 +59,7 @@ class EntryPredictor:
         self._mean = torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1).T
 
     def moments(self, block: slice, cells: Tensor, genes: Tensor) -> Moments:
-        """For cell `cells[k]`, in order and all of them in the block, with gene `genes[k]`, (entries,)."""
+        """Moments of eta for cell `cells[k]`, in order and all of the block, with gene `genes[k]`, (entries,)."""
         mean = self._q.cell_mean[block]
         n, m = len(mean), self._mean.shape[1]
         u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()

@@ -41,7 +41,7 @@ class GeneFeatures:
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
-        """From means (m, r+1) and packed covariances (m, p) of (b, B)."""
+        """Features from means (m, r+1) and packed covariances (m, p) of (b, B)."""
         slopes = extend(mean)
         second = slope_moments(slopes, cov)
         with_abundance = cov[:, first_column(mean.shape[1], cov.device)].clone()

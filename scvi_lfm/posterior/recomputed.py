@@ -54,7 +54,7 @@ class Recomputed(Covariance):
         prior: Gaussian,
         family: str,
     ) -> Recomputed:
-        """From the parts of a posterior; `prior` is that of (a, A) given what is known."""
+        """Covariances from the parts of a posterior; `prior` is that of (a, A) given what is known."""
         return cls(
             cell_mean.float(),
             (noise.log_size + mu).float(),
@@ -66,7 +66,7 @@ class Recomputed(Covariance):
         )
 
     def at(self, rows: Tensor | slice) -> Recomputed:
-        """The covariances of some rows: a boolean mask, positions or a slice."""
+        """Covariances of some rows: a boolean mask, positions or a slice."""
         return replace(self, cell_mean=self.cell_mean[rows], offset=self.offset[rows])
 
     def blocks(self) -> Iterator[Tensor]:
@@ -99,7 +99,7 @@ class Recomputed(Covariance):
         return torch.cat(list(self.blocks()))
 
     def made(self) -> Packed:
-        """The covariances, held."""
+        """Covariances that are held."""
         return Packed(self.packed())
 
     def moved(self, linear: Tensor) -> Packed:

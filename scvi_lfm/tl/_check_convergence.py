@@ -60,7 +60,7 @@ def _row(name: str, seed: object, batch_size: int, value: float, difference: flo
 
 
 def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: float) -> FitOptions:
-    """Those of the fit, which took some epochs, but for another seed and for what shows gains that it may have missed.
+    """Options of the fit, which took some epochs, with another seed and what shows gains that it may have missed.
 
     That is batches of half the size; for the Normal, whose small batches settle late, a smaller tolerance.
     """

@@ -58,7 +58,7 @@ def _check(n_bytes: int, available: int | None, where: str, size: Size, needed: 
 
 
 def remedy(size: Size, needed: Demand) -> str:
-    """What makes a fit take less memory, the most useful first."""
+    """Changes that make a fit take less memory, the most useful first."""
     parts = needed.device or needed.host
     largest = max(parts, key=lambda name: parts[name])
     ways = ["fewer genes (mask_var)"]

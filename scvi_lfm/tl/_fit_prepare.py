@@ -67,7 +67,7 @@ class PreparedFit:
 
     @property
     def totals(self) -> np.ndarray | None:
-        """Those that the cells were normalised from, (n,)."""
+        """Totals that the cells were normalised from, (n,)."""
         return None if self.matrix.normalised is None else self.matrix.normalised.totals
 
 

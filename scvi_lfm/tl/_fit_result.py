@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def record_of(prepared: PreparedFit, result: FitResult, seconds: float) -> dict[str, Any]:
-    """What goes into uns besides the posterior."""
+    """Record of a fit: what goes into uns besides the posterior."""
     from .. import __version__
 
     matrix, n_factors = prepared.matrix, n_factors_of(prepared, result)
@@ -67,7 +67,7 @@ def n_factors_of(prepared: PreparedFit, result: FitResult) -> int:
 
 
 def _held_out_of(result: FitResult) -> dict[str, Any]:
-    """How well entries held out were predicted after each epoch, and at the end."""
+    """Scores of entries held out after each epoch, and at the end."""
     if result.held_out is None:
         return {}
     epoch, log_density, rmse = map(np.asarray, zip(*result.held_out.values, strict=True))

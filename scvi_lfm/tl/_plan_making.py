@@ -41,7 +41,7 @@ TIMES_TO_CHOOSE = 2
 
 
 def make_plan(adata: AnnData, given: FitArguments) -> Plan:
-    """What a fit with these arguments would be; the arguments are checked as those of the fit are."""
+    """Plan of a fit with these arguments, which are checked as those of the fit are."""
     if isinstance(given.rng, np.random.Generator):
         given = replace(given, rng=copy.deepcopy(given.rng))
     n, begun = adata.n_obs, time.perf_counter()
@@ -103,7 +103,7 @@ def evenly(n_cells: int, count: int) -> np.ndarray:
 
 
 def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, float, bool]:
-    """Where the values lie, how many are stored at the genes to fit, and whether they are read in."""
+    """Place of the values, number of those stored at the genes to fit, and whether they are read in."""
     source = open_source(adata, prepared.arguments.layer)
     n_sampled, where = prepared.matrix.source.n_stored * share, source.place
     everything = source.n_stored if source.knows_n_stored else n_sampled

@@ -63,7 +63,7 @@ class StoredFit:
 
     @property
     def device(self) -> torch.device:
-        """Where the posterior is."""
+        """Device of the posterior."""
         return self.posterior.gene_mean.device
 
 
