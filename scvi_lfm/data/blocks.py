@@ -64,7 +64,7 @@ class Blocks:
             # no block has cells of two tasks
             parts, self._tasks = by_task(self._cluster, parts)
         self._parts = parts
-        self._sizes = [size_of(part) for part in parts]
+        self._sizes = [n_cells_in(part) for part in parts]
 
     @classmethod
     def of_cells(
@@ -171,12 +171,12 @@ def by_task(
     cut = [piece for part in parts for piece in cluster.cut(part)]
     tasks: list[list[slice]] = []
     for _, pieces in groupby(cut, key=itemgetter(0)):
-        ends = np.cumsum([0, *(size_of(cells) for _, cells in pieces)]).tolist()
+        ends = np.cumsum([0, *(n_cells_in(cells) for _, cells in pieces)]).tolist()
         tasks.append([slice(first, last) for first, last in pairwise(ends)])
     return [cells for _, cells in cut], tasks
 
 
-def size_of(cells: slice | np.ndarray) -> int:
+def n_cells_in(cells: slice | np.ndarray) -> int:
     """Number of cells at some positions."""
     return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
 

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 class OfCells(Protocol):
-    """What has values of cells: a source, or a matrix."""
+    """Holder of values of cells: a source, or a matrix."""
 
     def over(self, leaf: CellSource, cells: Cells = slice(None)) -> Any:
         """Source or matrix of some cells, whose values `leaf` has."""
@@ -94,7 +94,7 @@ class Cluster:
         taken = [_within(cells, span) for span in spans.values()]
         n_cells = cells.stop - cells.start if isinstance(cells, slice) else len(cells)
         hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
-        packed = pack((hollow, self.form, list(spans.values()), taken))
+        packed = pickled((hollow, self.form, list(spans.values()), taken))
         held = dask.delayed(hold_cells, pure=False)(packed, *(self.chunks[number] for number in spans))
         if keep:
             held = self.client.persist(held)
@@ -106,9 +106,9 @@ class Cluster:
         """Results of `function` for what has the values of each, in order, with its part of what has one for each."""
         import dask
 
-        known = dask.delayed(hold_function, pure=False)(pack(function))
+        known = dask.delayed(hold_function, pure=False)(pickled(function))
         tasks = [
-            dask.delayed(work, pure=False)(known, each.held, pack(of_each))
+            dask.delayed(work, pure=False)(known, each.held, pickled(of_each))
             for each, *of_each in zip(placed, *parts, strict=True)
         ]
         # a step has a few megabytes to tell every worker, and dask warns of them
@@ -153,7 +153,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Held:
-    """What a worker holds, with its size, by which the scheduler decides where to work."""
+    """Value that a worker holds, with its size, by which the scheduler decides where to work."""
 
     what: Any
     n_bytes: int
@@ -163,7 +163,7 @@ class Held:
 
 
 def hold_cells(packed: bytes, *chunks: Any) -> Held:
-    """What has the values of some cells of a few chunks."""
+    """Holder of the values of some cells of a few chunks."""
     with raised_by_function():
         hollow, form, spans, taken = pickle.loads(packed)
         parts = [take(form(*of_chunk), which) for *of_chunk, which in zip(chunks, spans, taken, strict=True)]
@@ -183,7 +183,7 @@ def work(function: Held, cells: Held, packed: bytes) -> bytes:
     torch.set_num_threads(1)
     try:
         with raised_by_function():
-            return pack(function.what(cells.what, *pickle.loads(packed)))
+            return pickled(function.what(cells.what, *pickle.loads(packed)))
     finally:
         torch.set_num_threads(n_threads)
 
@@ -204,7 +204,7 @@ def _within(cells: Cells, span: slice) -> Cells:
     return cells[first:last] - span.start
 
 
-def pack(what: Any) -> bytes:
+def pickled(what: Any) -> bytes:
     """Bytes of anything, functions inside functions too."""
     import cloudpickle
 

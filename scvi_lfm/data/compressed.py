@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .kept import Kept
+from .cache import Cache
 
 # where two readers meet, both need the chunk that their borders lie in
 CHUNKS_KEPT = 4
@@ -42,8 +42,8 @@ class CompressedColumn:
         return found
 
     @cached_property
-    def _chunks(self) -> Kept[np.ndarray]:
-        return Kept(self._decompressed, CHUNKS_KEPT)
+    def _chunks(self) -> Cache[np.ndarray]:
+        return Cache(self._decompressed, CHUNKS_KEPT)
 
     def _decompressed(self, number: int) -> np.ndarray:
         size, itemsize = self._dataset.chunks[0], self.dtype.itemsize
@@ -59,7 +59,7 @@ class CompressedColumn:
 
 
 def column_of(dataset: Any) -> Any:
-    """What reads a one-dimensional dataset: the dataset itself, unless threads can decompress its chunks."""
+    """Reader of a one-dimensional dataset: the dataset itself, unless threads can decompress its chunks."""
     import h5py
 
     known = isinstance(dataset, h5py.Dataset) and dataset.chunks is not None and dataset.dtype.kind in "fiu"

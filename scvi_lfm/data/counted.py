@@ -57,7 +57,7 @@ class Counted(WrappedSource):
 
 
 @dataclass(eq=False)
-class Sample:
+class CellSample:
     """Cells that stand for all, with what it took to read them."""
 
     cells: np.ndarray  # positions, increasing

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from .cache import Cache
 from .canonical import canonical, computable, computable_dtype
 from .cluster import Cluster
-from .kept import Kept
 from .memory import take
 from .reader import SpanReader, reading
 from .source import stacked
@@ -104,8 +104,8 @@ class DaskSource(SpanReader):
         return [0, *np.cumsum(self.array.chunks[0]).tolist()]
 
     @cached_property
-    def _chunks(self) -> Kept[sp.csr_array | np.ndarray]:
-        return Kept(self._compute, CHUNKS_KEPT)
+    def _chunks(self) -> Cache[sp.csr_array | np.ndarray]:
+        return Cache(self._compute, CHUNKS_KEPT)
 
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
         cells = slice(self._borders[number], self._borders[number + 1])

@@ -62,7 +62,7 @@ class LogNormalised(WrappedSource):
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """What values were before they were log-normalised."""
+    """Kind and totals of values before they were log-normalised."""
 
     kind: ValueKind  # at all genes
     totals: np.ndarray  # (n,) float32, that each cell was scaled from
@@ -112,7 +112,7 @@ def log_normalised(
 
 
 def _factors(target: float, totals: np.ndarray) -> np.ndarray:
-    """What the counts of cells are multiplied by, float32."""
+    """Factors by which the counts of cells are multiplied, float32."""
     with np.errstate(over="ignore", under="ignore"):
         totals = totals.astype(np.float32)
         return np.divide(target, totals, out=np.ones(len(totals)), where=totals > 0).astype(np.float32)

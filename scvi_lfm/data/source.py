@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._workers import in_order
-from .summary import Part, Summary, Tally, joined
+from .summary import Part, PartialSummary, Summary, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,7 +134,7 @@ class CellSource(ABC):
 
     def _summarise(self, make: Make | None, n_made: int) -> tuple[Summary, Summary]:
         n_cells, n_genes = self.shape
-        own, made = Tally(n_cells, n_genes), Tally(n_cells, n_made)
+        own, made = PartialSummary(n_cells, n_genes), PartialSummary(n_cells, n_made)
 
         def parts(cells: slice) -> tuple[Part, Part | None]:
             block = self.rows(cells)

@@ -63,7 +63,7 @@ def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """What some cells add to a summary."""
+    """Part of a summary: figures of some cells."""
 
     cells: slice
     n_stored: int
@@ -75,7 +75,7 @@ class Part:
     filled_genes: np.ndarray  # positions, those that are known left out, or a mask
 
 
-class Tally:
+class PartialSummary:
     """The parts of a summary, added up in any order."""
 
     def __init__(self, n_cells: int, n_genes: int) -> None:

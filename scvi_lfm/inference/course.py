@@ -87,7 +87,7 @@ WHOLE: Pass[Any] = Pass()
 
 @dataclass(frozen=True)
 class Draws:
-    """What steps depend on besides the state."""
+    """Precision and random numbers, on which steps depend besides the state."""
 
     double: bool  # whether values are read in float64
     generator: dict[str, Any]  # state of the random numbers, at the beginning of the epoch

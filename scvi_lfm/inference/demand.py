@@ -169,7 +169,7 @@ def _pyro(size: Size) -> dict[str, float]:
 
 
 def _results(size: Size) -> float:
-    """What is written into the AnnData, in single precision."""
+    """Bytes of what is written into the AnnData, in single precision."""
     own = packed_size(1 + size.n_factors) if size.engine in {OBSERVED, COUNTS} else 0
     of_cells = 2 * (1 + size.n_factors) + (own if size.keeps_cov else 0)
     of_genes = 2 * size.latents + own + 1

@@ -72,7 +72,7 @@ class Engine(ABC, Generic[S]):
 
     @property
     def draws(self) -> Draws:
-        """What the next epoch depends on besides the state."""
+        """Precision and random numbers, on which the next epoch depends besides the state."""
         return Draws(self._dtype == torch.float64, dict(self._rng.bit_generator.state))
 
     def restore(self, draws: Draws) -> None:

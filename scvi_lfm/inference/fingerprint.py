@@ -18,7 +18,7 @@ CELLS = 64
 
 
 def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
-    """What must be the same, by the names that users know."""
+    """Marks of a fit that must be the same, by the names that users know."""
     from .. import __version__
 
     found = {

@@ -82,7 +82,7 @@ class Report:
         self._reason = reason
 
     def now(self) -> str:
-        """What is known while the fit runs."""
+        """Words on the fit while it runs."""
         if self._reason:
             return f"{self._so_far()}; finishing"
         if not self._number:
@@ -95,7 +95,7 @@ class Report:
         return f"epoch {self._number} of at most {self._max_epochs}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
 
     def last(self) -> str:
-        """What is to be said at the end."""
+        """Words on the fit at its end."""
         return f"{self._so_far()}, in {duration(time.monotonic() - self._started)}"
 
     def _so_far(self) -> str:

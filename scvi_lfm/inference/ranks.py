@@ -23,7 +23,7 @@ GENE_STEPS = 2
 
 @dataclass(frozen=True)
 class RankCurve:
-    """What is known of the leading k factors of a fit, for k = 0, ..., r."""
+    """Lower bounds of the leading k factors of a fit, for k = 0, ..., r, and what else is known of them."""
 
     elbo: list[float]  # per entry
     effective: list[float]

@@ -37,7 +37,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the parts of a fit took."""
+    """Costs of the parts of a fit."""
 
     start: Phase
     epoch: Phase

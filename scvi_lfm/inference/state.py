@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same during a fit."""
+    """Sizes and choices that stay the same during a fit."""
 
     n_cells: int
     n_genes: int

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormalNoise:
-    """What the Normal likelihood, or the Student t, needs besides eta."""
+    """Noise of the Normal likelihood, or the Student t: what it needs besides eta."""
 
     sigma: Tensor  # (m,): noise of the fit
     predictive: Tensor  # (m,): noise for predicting and scoring, which is not that of the fit
@@ -75,7 +75,7 @@ class NormalNoise:
 
 @dataclass(frozen=True)
 class CountNoise:
-    """What a count likelihood needs besides eta."""
+    """Noise of a count likelihood: what it needs besides eta."""
 
     likelihood: str  # a name of `model.likelihoods.LIKELIHOODS`
     dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
@@ -121,7 +121,7 @@ class CountNoise:
 
 @dataclass(frozen=True)
 class OrdinalNoise(CountNoise):
-    """What the ordinal likelihood needs besides eta, which takes no size factors: they are one."""
+    """Noise of the ordinal likelihood, which takes no size factors: they are one."""
 
     thresholds: Tensor  # (K-1,), increasing
     lowest: float  # level

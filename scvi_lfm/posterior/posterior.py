@@ -165,7 +165,7 @@ class CountPosterior(Posterior):
     noise: CountNoise
 
     def expected_values(self) -> Tensor:
-        """What is expected of each gene in the average cell, of the size factors' mean, (m,)."""
+        """Expected values of the genes in the average cell, of the size factors' mean, (m,)."""
         if not self.likelihood.has_rate:
             return self.law_in_cells(self.population(), None).mean()
         rates = self.expected_rates() * self.noise.log_size.exp().mean()

@@ -110,7 +110,7 @@ class BlockPredictor:
 
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
-        """What genes bring to v' S v, and to what T enters, (m, c) each."""
+        """Sides of the genes in v' S v and in the products with T, (m, c) each."""
         return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
 
     def mean(self, cells: slice | Tensor) -> Tensor:

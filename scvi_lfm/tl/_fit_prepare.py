@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
-    from ..data.counted import Sample
+    from ..data.counted import CellSample
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class PreparedFit:
         return None if self.matrix.normalised is None else self.matrix.normalised.totals
 
 
-def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None) -> PreparedFit:
+def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = None) -> PreparedFit:
     """Check the arguments and the data, and choose what was left open.
 
     With a sample, values of its cells alone are read and judged, without a warning; choices are those for all.
@@ -125,7 +125,7 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None)
 
 
 def _read(
-    adata: AnnData, given: FitArguments, fitted: np.ndarray, some: Sample | None
+    adata: AnnData, given: FitArguments, fitted: np.ndarray, some: CellSample | None
 ) -> tuple[CellMatrix, pd.DataFrame | None]:
     """The values of the genes to fit, with the covariates of the cells, and the coding of these."""
     obs = None if given.covariates is None else in_memory(adata.obs)
@@ -148,7 +148,7 @@ def _values_to_fit(
     scales: dict[str, object],
     matrix: CellMatrix,
     fitted: np.ndarray,
-    some: Sample | None,
+    some: CellSample | None,
 ) -> tuple[tuple[float, float] | None, CellMatrix]:
     """The extreme levels, if the likelihood has any, and the values that are data; all are such as it takes."""
     likelihood, kind = given.likelihood, cast("ValueKind", matrix.kind)
@@ -162,7 +162,7 @@ def _values_to_fit(
     return levels, matrix
 
 
-def _log_size(adata: AnnData, given: FitArguments, matrix: CellMatrix, some: Sample | None) -> np.ndarray | None:
+def _log_size(adata: AnnData, given: FitArguments, matrix: CellMatrix, some: CellSample | None) -> np.ndarray | None:
     """Logs of the size factors, (n,); None where the likelihood takes none."""
     if given.likelihood not in COUNTS:
         return None

@@ -76,7 +76,7 @@ def _held_out_of(result: FitResult) -> dict[str, Any]:
 
 
 def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
-    """What is known of every number of factors, where it was to be chosen."""
+    """Record of every number of factors, where it was to be chosen."""
     if result.ranks is None:
         return {}
     value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
@@ -93,7 +93,7 @@ def _scale_of_sizes(prepared: PreparedFit, q: NormalPosterior | CountPosterior) 
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 
-def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:
+def check_storable(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:
     """Raise unless float32, in which the fit will be stored, can hold it."""
     of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), q.noise.of_genes[:, None]], dim=1)
     for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):

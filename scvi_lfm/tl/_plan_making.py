@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._memory import available_bytes
-from ..data.counted import Sample
+from ..data.counted import CellSample
 from ..data.gate import is_read_in
 from ..data.kind import looks_like_expression
 from ..data.opening import open_source
@@ -45,7 +45,7 @@ def make_plan(adata: AnnData, given: FitArguments) -> Plan:
     if isinstance(given.rng, np.random.Generator):
         given = replace(given, rng=copy.deepcopy(given.rng))
     n, begun = adata.n_obs, time.perf_counter()
-    some = Sample(evenly(n, CELLS))
+    some = CellSample(evenly(n, CELLS))
     prepared = prepare_fit(adata, given, some)
     if prepared.arguments.observed == "stored":
         looks_like_expression(prepared.matrix.source)  # as the fit does, which warns

@@ -163,7 +163,7 @@ def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
 
 
 def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activity: Tensor) -> CellMatrix:
-    """What the margins, with `activity` (cells,), leave of the logarithms of stored counts of some cells.
+    """Logarithms of stored counts of some cells less their margins, with `activity` (cells,).
 
     Where only these are data, entries that are not stored are no zeros: they leave nothing.
     """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CountProblem(Problem):
-    """What stays the same during a fit of counts."""
+    """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
 

@@ -64,7 +64,7 @@ def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> 
 
 
 @dataclass(frozen=True)
-class Summary:
+class PosteriorSummary:
     """A posterior in the stored gauge, with what a pass over all cells says about it."""
 
     posterior: NormalPosterior
@@ -72,7 +72,7 @@ class Summary:
     total_variance: float  # of the data around gene means, per cell
 
 
-def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Summary:
+def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> PosteriorSummary:
     """q of every cell at its optimum given the genes, whose `statistics` are from all cells: no more sums over cells.
 
     The noise for predicting is that of the step, in which genes had their optimum given the cells.
@@ -96,7 +96,7 @@ def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Summary:
     first, second = margins / problem.n_cells if weighs else (statistics.yx[:, 0], statistics.yy)
     total = float(second.sum() - first.square().sum())
     posterior = _to_posterior(g, mean, covs[0].joined(covs[1:]), statistics, problem.noise)
-    return Summary(posterior, float(value) / problem.n_entries, total)
+    return PosteriorSummary(posterior, float(value) / problem.n_entries, total)
 
 
 def _margins(batch: Batch) -> Tensor:
@@ -105,7 +105,7 @@ def _margins(batch: Batch) -> Tensor:
     return torch.stack([batch.times_cells(ones)[:, 0], batch.square_sums])
 
 
-def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
+def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> PosteriorSummary:
     """Exact statistics over all cells, given q of each block in order, be it the optimum or not."""
     parts = ((batch.n_cells, block.statistics(batch), (block.mean, block.covs)) for batch, block in blocks)
     statistics, more = average_with(parts, problem.n_cells)
@@ -113,10 +113,10 @@ def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, 
     value = float(elbo(g, statistics, covs[0].log_mean(), problem.n_cells)) / problem.n_entries
     total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
     cov = covs[0].joined(covs[1:])
-    return Summary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
+    return PosteriorSummary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
 
 
-def to_result(summary: Summary, trace: Trace) -> FitResult:
+def to_result(summary: PosteriorSummary, trace: Trace) -> FitResult:
     """The result of a fit; its last ELBO is the exact one."""
     explained = summary.posterior.cell_factors.square().mean(0) / max(summary.total_variance, 1e-300)
     return trace.result(summary.posterior, summary.elbo, explained.tolist())

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormalSums:
-    """What is kept from step to step."""
+    """Sums that are kept from step to step of an epoch."""
 
     start: NormalGlobals  # the genes that the epoch began with
     baseline: tuple[Tensor, ...] = ()  # () each: ELBO per cell of each batch under these

@@ -105,7 +105,7 @@ def gene_step(
 
 @dataclass(frozen=True)
 class Visited:
-    """What some cells say under the same genes."""
+    """Averages, covariances and ELBO of some cells under the same genes."""
 
     n_cells: int
     statistics: NormalStatistics

@@ -84,7 +84,7 @@ def fit_margins(
 
 
 def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> CellMatrix:
-    """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
+    """Residuals of stored values after the margins; where all entries are data, the values themselves."""
     if not matrix.only_stored:
         return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()

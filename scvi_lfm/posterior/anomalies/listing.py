@@ -69,7 +69,7 @@ _COLUMNS = tuple(field.name for field in fields(Entries) if field.name != "own")
 
 @dataclass(frozen=True)
 class Question:
-    """What entries are listed by, as the arguments of `tl.anomalies`."""
+    """Question by which entries are listed, as the arguments of `tl.anomalies`."""
 
     by: str  # "lfdr", "q" or "either"
     fdr: float
@@ -95,7 +95,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a block of cells brings."""
+    """Entries and scores that a block of cells brings."""
 
     counts: Tensor  # (bins,): entries by distance
     n_entries: int

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitKind:
-    """What decides which fields a fit has: each is the `when` of some."""
+    """Kind of a fit, which decides the fields that it has: each part is the `when` of some."""
 
     counts: bool  # eta is the log of a rate
     continuous: bool  # it is the mean of values

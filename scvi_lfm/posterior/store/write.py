@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What fields are made of."""
+    """Parts of which fields are made."""
 
     q: Any  # a posterior; which attributes it has follows from the kind of the fit, which the schema knows
     cell_sd: Tensor  # (n, k)

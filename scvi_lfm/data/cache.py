@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 
 
-class Kept(Generic[Piece]):
+class Cache(Generic[Piece]):
     """The last `count` pieces, each computed once by the first of those who ask for it at the same time."""
 
     def __init__(self, compute: Callable[[int], Piece], count: int) -> None:
