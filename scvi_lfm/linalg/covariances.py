@@ -27,7 +27,7 @@ class Covariance(ABC):
     """A covariance C_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
 
     by_row: ClassVar[bool] = True  # whether every row has a matrix of its own
-    is_held: ClassVar[bool] = True  # whether it is more than what it can be computed from
+    is_held: ClassVar[bool] = True  # whether its numbers are there, and not made when they are asked for
 
     @abstractmethod
     def packed(self) -> Tensor:
