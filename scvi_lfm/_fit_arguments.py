@@ -131,7 +131,7 @@ class FitArguments:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> FitArguments:
-        """From values by name, others among them."""
+        """Arguments from values by name, others among them."""
         return cls(**{name: values[name] for name in ARGUMENTS})
 
     def named(self, names: Sequence[str] = ()) -> dict[str, Any]:

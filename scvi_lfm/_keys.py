@@ -20,7 +20,7 @@ WRITTEN = "lfm_written"
 
 @dataclass(frozen=True)
 class FitKeys:
-    """Where `tl.fit` and `tl.project` store their results; defaults are patterns of the stem."""
+    """Names under which `tl.fit` and `tl.project` store their results; defaults are patterns of the stem."""
 
     uns: str = "{}"
     cell_factors: str = "X_{}"

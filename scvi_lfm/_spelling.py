@@ -47,7 +47,7 @@ def nearest_choice(name: str, options: Sequence[str]) -> str | None:
 
 
 def nearest(name: str, choices: Sequence[str]) -> list[str]:
-    """At most three: the same in another case; else those that `name` begins, then other spellings."""
+    """Likely names, at most three: the same in another case; else those that `name` begins, then other spellings."""
     wanted = name.strip().casefold()
     if not wanted:
         return []

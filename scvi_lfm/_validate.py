@@ -109,23 +109,26 @@ def resolve_rng(rng: object) -> np.random.Generator:
 
 def check_fraction(name: str, value: object) -> float:
     """Raise unless `value` is a number strictly between 0 and 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        msg = f"`{name}` must be a number, found {value!r} of type {type(value).__name__}."
-        raise TypeError(msg)
-    if not 0 < float(value) < 1:
+    number = _number(name, value)
+    if not 0 < number < 1:
         msg = f"`{name}` must lie between 0 and 1, found {value}."
         raise ValueError(msg)
-    return float(value)
+    return number
 
 
 def check_positive(name: str, value: object) -> float:
     """Raise unless `value` is a finite number above zero."""
+    number = _number(name, value)
+    if not (np.isfinite(number) and number > 0):
+        msg = f"`{name}` must be above 0, found {value}."
+        raise ValueError(msg)
+    return number
+
+
+def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         msg = f"`{name}` must be a number, found {value!r} of type {type(value).__name__}."
         raise TypeError(msg)
-    if not (np.isfinite(float(value)) and float(value) > 0):
-        msg = f"`{name}` must be above 0, found {value}."
-        raise ValueError(msg)
     return float(value)
 
 

@@ -71,7 +71,7 @@ def workers() -> Iterator[None]:
 
 
 def n_workers() -> int:
-    """How many work at a time."""
+    """Number of workers that work at a time."""
     crew = _crew.get()
     return 1 if crew is None else crew.size
 

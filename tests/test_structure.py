@@ -12,6 +12,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from scvi_lfm._keys import FitKeys
 from scvi_lfm.posterior.store.schema import FIELDS, fit_places
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import anndata as ad
 
 PACKAGE = Path(lfm.__file__).parent
@@ -184,6 +187,114 @@ def names_defined(tree: ast.Module) -> set[str]:
 def test_files_are_short(path):
     """A file of one purpose fits into the head."""
     assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_functions_are_short(path):
+    """So is a function; the draw of data of every kind is a list of what each kind takes."""
+    functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef)]
+    too_long = {node.name for node in functions if sum(1 for _ in lines_of(node, path)) > 50}
+    assert too_long <= {"simulate"}
+
+
+def lines_of(function: ast.FunctionDef, path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines of a function's body that say something, without comments and its docstring."""
+    body = function.body[1:] if has_docstring(function) else function.body
+    if body:
+        lines = path.read_text().splitlines()
+        for number in range(body[0].lineno, function.end_lineno + 1):
+            line = lines[number - 1].split("  # ")[0].strip()
+            if re.search(r"\w", line) and not line.startswith("#"):
+                yield number, line
+
+
+# so many lines of two functions are no accident
+ALIKE = 5
+
+
+def repeated(paths: list[Path]) -> list[list[str]]:
+    """Places of each run of lines that stands more than once in bodies of functions."""
+    places = defaultdict(list)
+    for path in paths:
+        functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef)]
+        inner = {part for node in functions for part in ast.walk(node) if part is not node}
+        for function in functions:
+            lines = [] if function in inner else list(lines_of(function, path))
+            for start in range(len(lines) - ALIKE + 1):
+                run = lines[start : start + ALIKE]
+                places[tuple(text for _, text in run)].append(f"{name_of(path)}:{run[0][0]}")
+    return [where for where in places.values() if len(where) > 1]
+
+
+def test_nothing_is_written_twice():
+    """Each idea is built once: a fault that is mended in one place is mended."""
+    assert repeated(FILES) == []
+
+
+def test_the_rule_sees_what_is_written_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    path = tmp_path / "a.py"
+    lines = "".join(f"    x = x + {number}\n" for number in range(ALIKE))
+    path.write_text(f"def f(x):\n    'What.'\n{lines}\ndef g(x):\n    # why\n{lines}")
+    assert repeated([path]) == [["a.py:3", f"a.py:{ALIKE + 6}"]]
+    parsed.cache_clear()
+    path.write_text(f"def f(x):\n{lines}\ndef g(x):\n{lines.replace('+ 2', '- 2')}")
+    assert repeated([path]) == []
+
+
+# a docstring that begins so is read with the line above it, or with a signature
+LEANING = (
+    "All of",
+    "As",
+    "At",
+    "Between",
+    "Both",
+    "By",
+    "Exact for",
+    "For",
+    "From",
+    "In",
+    "Inside",
+    "It",
+    "Itself",
+    "None",
+    "Of",
+    "Some of",
+    "That",
+    "The same",
+    "These",
+    "This",
+    "Those",
+    "Under",
+    "Where",
+    "With",
+    "Without",
+)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name != "_cli"], ids=name_of)
+def test_docstrings_stand_alone(path):
+    """Each may stand in an index."""
+    documented = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    first = {node.name: (ast.get_docstring(node) or "").split("\n")[0] for node in documented}
+    leaning = {name: line for name, line in first.items() if re.match(rf"({'|'.join(LEANING)})\b", line)}
+    assert leaning == {}
+
+
+ANSWERING = ("data", "linalg", "model", "posterior", "inference")
+
+
+def test_nobody_asks_for_a_class_of_ours():
+    """What differs between sources, covariances, noise, likelihoods and engines is a method of theirs."""
+    ours, asked = set(), []
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef) and path.relative_to(PACKAGE).parts[0] in ANSWERING:
+                ours.add(node.name)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                named = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+                asked.append((name_of(path), named))
+    assert [(name, named & ours) for name, named in asked if named & ours] == []
 
 
 def string_parts(tree: ast.AST) -> set[str]:

@@ -54,7 +54,7 @@ class Scaled:
             return self._values[dtype]
 
     def times(self, product: Tensor) -> Tensor:
-        """What a product with the values is of the weights, in float64."""
+        """Product with the weights, in float64, from that with the values."""
         return product.double().mul_(self._scale)
 
 
@@ -95,10 +95,9 @@ class Batch:
             return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
         return torch.as_tensor(self.covariates, dtype=torch.float64, device=self.device)
 
-    def times_genes(self, weights: Tensor | Scaled) -> Tensor:
+    def times_genes(self, weights: Scaled) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
-        scaled = weights if isinstance(weights, Scaled) else Scaled(weights)
-        return scaled.times(self.by_cell @ scaled.values(self._dtype))
+        return weights.times(self.by_cell @ weights.values(self._dtype))
 
     def times_cells(self, weights: Tensor) -> Tensor:
         """Sum over cells: `Y.T @ weights`, (genes, k) in float64, of products in the data's precision."""
@@ -156,7 +155,7 @@ class Batch:
         return torch.float64 if self.values.dtype == np.float64 else torch.float32
 
     def is_observed(self) -> Tensor | None:
-        """Which entries are data, a boolean (cells, genes) tensor; None: all."""
+        """Pattern of the entries that are data, boolean (cells, genes); None: all are."""
         if self.observed is None:
             return None
         inside = self._pattern_by_cell.to_dense() != 0

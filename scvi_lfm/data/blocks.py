@@ -40,7 +40,7 @@ RUNS_PER_PART = 16
 
 
 class Blocks:
-    """Some cells of a matrix, a block at a time, each worked on by one worker.
+    """Cells of a matrix in blocks, each worked on by one worker.
 
     Blocks depend on the data alone. `keep` them where they are asked for again, and say that they last where this is
     often.
@@ -64,7 +64,7 @@ class Blocks:
             # no block has cells of two tasks
             parts, self._tasks = by_task(self._cluster, parts)
         self._parts = parts
-        self._sizes = [size_of(part) for part in parts]
+        self._sizes = [n_cells_in(part) for part in parts]
 
     @classmethod
     def of_cells(
@@ -75,7 +75,7 @@ class Blocks:
         dtype: torch.dtype = torch.float32,
         **kept: bool,
     ) -> Blocks:
-        """Some cells by position, or all, in blocks of nearly the same size."""
+        """Blocks of nearly the same size, of the cells at some positions or of all."""
         n_cells = matrix.shape[0] if cells is None else len(cells)
         size = CELLS_PER_BLOCK if device.type == "cpu" else CELLS_PER_GPU_BLOCK
         parts: Sequence[slice | np.ndarray] = even_slices(n_cells, max(1, -(-n_cells // size)))
@@ -85,7 +85,7 @@ class Blocks:
 
     @classmethod
     def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
-        """All cells, in blocks of a size, or of the size that the rule says."""
+        """Blocks of all cells, of a size, or of the size that the rule says."""
         return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
 
     @property
@@ -95,7 +95,7 @@ class Blocks:
 
     @property
     def places(self) -> list[slice]:
-        """Where the cells of each block are among the cells."""
+        """Positions of the cells of each block among the cells."""
         ends = np.cumsum([0, *self._sizes]).tolist()
         return [slice(first, last) for first, last in pairwise(ends)]
 
@@ -121,7 +121,7 @@ class Blocks:
         *parts: Sequence[Any],
         pool: Callable[[Iterable[Result], int], Result] | None = None,
     ) -> Iterator[Result]:
-        """`function` of each block, in order, with its part of what has one for each block.
+        """Results of `function` for each block, in order, with its part of what has one for each.
 
         On a cluster `pool` makes one result of those of the blocks of a task, in all of so many cells, so that only
         that travels. A function that is to travel may hold no values.
@@ -171,13 +171,13 @@ def by_task(
     cut = [piece for part in parts for piece in cluster.cut(part)]
     tasks: list[list[slice]] = []
     for _, pieces in groupby(cut, key=itemgetter(0)):
-        ends = np.cumsum([0, *(size_of(cells) for _, cells in pieces)]).tolist()
+        ends = np.cumsum([0, *(n_cells_in(cells) for _, cells in pieces)]).tolist()
         tasks.append([slice(first, last) for first, last in pairwise(ends)])
     return [cells for _, cells in cut], tasks
 
 
-def size_of(cells: slice | np.ndarray) -> int:
-    """How many cells are at some positions."""
+def n_cells_in(cells: slice | np.ndarray) -> int:
+    """Number of cells at some positions."""
     return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
 
 
@@ -197,7 +197,7 @@ def _visit_blocks(
     cells: Sequence[slice],
     parts: Sequence[Sequence[Any]],
 ) -> list[Result]:
-    """`function` of some blocks of a matrix, with their parts of what has one for each; on a worker of a cluster."""
+    """Results of `function` for some blocks of a matrix, with their parts of what has one for each; on a worker."""
     found = (
         function(matrix.batch(some, torch.device("cpu"), dtype), *more)
         for some, *more in zip(cells, *parts, strict=True)
@@ -208,7 +208,7 @@ def _visit_blocks(
 def blocks(
     matrix: CellMatrix, device: torch.device, dtype: torch.dtype = torch.float32, *, size: int | None = None
 ) -> Iterator[tuple[slice, Batch]]:
-    """Every cell once, in order: positions and block, of `size` cells each, or as many as the rule says."""
+    """Positions and blocks of every cell once, in order, of `size` cells each, or as many as the rule says."""
     return blocks_of(matrix, _slices(matrix, device, dtype, size), device, dtype)
 
 
@@ -221,7 +221,7 @@ def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: 
 def blocks_of(
     matrix: CellMatrix, parts: Iterable[Cells], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[Cells, Batch]]:
-    """The cells at some positions, part by part, each read when it is asked for."""
+    """Positions and blocks of cells, part by part, each read when it is asked for."""
     for cells in parts:
         yield cells, matrix.batch(cells, device, dtype)
 
@@ -229,19 +229,19 @@ def blocks_of(
 def slices(
     n_cells: int, n_genes: int, dtype: torch.dtype = torch.float32, *, size: int | None = None
 ) -> Iterator[slice]:
-    """Consecutive cells, `size` at a time, or as many as the rule says."""
+    """Slices of consecutive cells, `size` at a time, or as many as the rule says."""
     size = size or max(1, BLOCK_BYTES // (max(n_genes, 1) * dtype.itemsize))
     return (slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size))
 
 
 def even_slices(n_cells: int, count: int) -> list[slice]:
-    """Consecutive cells in `count` parts of nearly the same size."""
+    """Slices of consecutive cells, `count` of nearly the same size."""
     edges = np.linspace(0, n_cells, count + 1).astype(int)
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
 def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_alone: bool = False) -> list[np.ndarray]:
-    """Cells at random in `count` parts of nearly the same size; within a part in order.
+    """Positions of cells at random in `count` parts of nearly the same size; within a part in order.
 
     Many cells come in short runs of neighbours, which a file gives many times faster than cells one by one.
     `first_alone` draws the cells of the first part one by one all the same, to stand for all.
@@ -257,6 +257,6 @@ def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_al
 
 
 def _in_runs(cells: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Cells in random order of runs, which begin anywhere."""
+    """Positions of cells in random order of runs, which begin anywhere."""
     runs = np.split(cells, np.arange(rng.integers(1, length + 1), len(cells), length))
     return np.concatenate([runs[number] for number in rng.permutation(len(runs))])

@@ -11,7 +11,7 @@ Compressed = TypeVar("Compressed", sp.csr_array, sp.csc_array)
 
 
 def computable(array: np.ndarray) -> np.ndarray:
-    """In the byte order of this machine, and of a precision that arithmetic has; a copy only where it is not so."""
+    """Values in this machine's byte order, of a precision that arithmetic has; a copy only where they are not so."""
     return array.astype(computable_dtype(array.dtype), copy=False)
 
 
@@ -22,7 +22,7 @@ def computable_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
-    """Compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
+    """Matrix compressed by rows with sorted, unique indices; a copy only where the input is not so already."""
     # a wrapper of its own: scipy notes what it learns about the indices on the object
     compressed = sp.csc_array if values.format == "csc" else sp.csr_array
     parts = computable(values.data), values.indices, values.indptr
@@ -30,7 +30,7 @@ def canonical(values: sp.spmatrix | sp.sparray) -> sp.csr_array:
 
 
 def in_order_of_genes(matrix: sp.csr_array) -> sp.csr_array:
-    """The same with sorted, unique indices; a copy only where it has others."""
+    """Matrix with sorted, unique indices; a copy only where it has others."""
     if matrix.has_canonical_format:
         return matrix
     # a copy, wide enough for the sums

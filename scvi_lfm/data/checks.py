@@ -130,7 +130,7 @@ def check_counts(
 def _first_bad(
     source: CellSource, is_bad: Callable[[np.ndarray], np.ndarray], cells: pd.Index, genes: pd.Index
 ) -> tuple[int, str]:
-    """How many stored values are bad, and words for the first of them: found by another reading, for errors alone."""
+    """Number of bad stored values, and words for the first of them, found by another reading: for errors alone."""
     number, first, start = 0, "", 0
     for size, count, bad in source.each_part(partial(_bad_in, is_bad)):
         if bad is not None and not number:
@@ -143,7 +143,7 @@ def _first_bad(
 def _bad_in(
     is_bad: Callable[[np.ndarray], np.ndarray], block: sp.csr_array | np.ndarray
 ) -> tuple[int, int, tuple[object, int, int] | None]:
-    """How many cells a block has, how many bad values, and the first of them: the value, its cell and its gene."""
+    """Number of cells of a block, that of its bad values, and the first of these: the value, its cell and its gene."""
     stored = stored_values(block)
     bad = np.flatnonzero(is_bad(stored).ravel())
     first = (stored.ravel()[bad[0]], *_place(block, int(bad[0]))) if len(bad) else None

@@ -14,7 +14,7 @@ GZIP, SHUFFLE = 1, 2  # as HDF5 numbers its filters
 
 
 def decompressor(array: Any) -> Callable[[int], bytes] | None:
-    """What gives the values of a chunk by its number; None where the library has to."""
+    """Function that gives the values of a chunk by its number; None where the library has to."""
     filters = _filters(array)
     every_chunk = -(-array.shape[0] // array.chunks[0])
     # chunks that nobody wrote are not in the file

@@ -19,7 +19,7 @@ NOT_WRITTEN = np.iinfo(INDEX_TYPE).max
 
 
 def decompressor(array: Any) -> Callable[[int], bytes] | None:
-    """What gives the values of a chunk by its number; None where the library has to."""
+    """Function that gives the values of a chunk by its number; None where the library has to."""
     import numcodecs
     import zarr
 
@@ -52,7 +52,7 @@ def decompressor(array: Any) -> Callable[[int], bytes] | None:
 
 
 def _compressors(array: Any) -> list[str]:
-    """What compressed the bytes of values as this machine has them; none where it is not that simple."""
+    """Names of what compressed values as this machine has them; none where it is not that simple."""
     if array.metadata.zarr_format == 2:
         return [compressor.codec_id for compressor in array.compressors]
     codecs = array.metadata.to_dict()["codecs"]
@@ -70,7 +70,7 @@ def _names(codecs: Any) -> list[str]:
 
 
 def _of_shard(path: Path, place: int, count: int) -> bytes | None:
-    """A chunk of a shard of so many; None if it was not written."""
+    """Chunk of a shard of so many; None if it was not written."""
     with path.open("rb") as file:
         file.seek(-(2 * INDEX_TYPE.itemsize * (count - place) + CHECKSUM_BYTES), 2)
         first, n_bytes = np.frombuffer(file.read(2 * INDEX_TYPE.itemsize), INDEX_TYPE).tolist()

@@ -33,10 +33,10 @@ Result = TypeVar("Result")
 
 
 class OfCells(Protocol):
-    """What has values of cells: a source, or a matrix."""
+    """Holder of values of cells: a source, or a matrix."""
 
     def over(self, leaf: CellSource, cells: Cells = slice(None)) -> Any:
-        """The same of some cells, whose values `leaf` has."""
+        """Source or matrix of some cells, whose values `leaf` has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Cluster:
         return [(number, part) for number, part in enumerate(parts) if len(part)]
 
     def place(self, whole: OfCells, cells: Cells, *, keep: bool = False) -> Placed:
-        """Some cells of one task; their values stay on the cluster where they are to be kept."""
+        """Placed cells of one task; their values stay on the cluster where they are to be kept."""
         import dask
 
         first, last = (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
@@ -94,7 +94,7 @@ class Cluster:
         taken = [_within(cells, span) for span in spans.values()]
         n_cells = cells.stop - cells.start if isinstance(cells, slice) else len(cells)
         hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
-        packed = pack((hollow, self.form, list(spans.values()), taken))
+        packed = pickled((hollow, self.form, list(spans.values()), taken))
         held = dask.delayed(hold_cells, pure=False)(packed, *(self.chunks[number] for number in spans))
         if keep:
             held = self.client.persist(held)
@@ -103,12 +103,12 @@ class Cluster:
     def each(
         self, function: Callable[..., Result], placed: Sequence[Placed], *parts: Sequence[Any]
     ) -> Iterator[Result]:
-        """`function` of what has the values of each, in order, with its part of what has one for each."""
+        """Results of `function` for what has the values of each, in order, with its part of what has one for each."""
         import dask
 
-        known = dask.delayed(hold_function, pure=False)(pack(function))
+        known = dask.delayed(hold_function, pure=False)(pickled(function))
         tasks = [
-            dask.delayed(work, pure=False)(known, each.held, pack(of_each))
+            dask.delayed(work, pure=False)(known, each.held, pickled(of_each))
             for each, *of_each in zip(placed, *parts, strict=True)
         ]
         # a step has a few megabytes to tell every worker, and dask warns of them
@@ -124,11 +124,11 @@ class Cluster:
 
     @staticmethod
     def _unpacked(found: bytes) -> Any:
-        """What a task made, as it comes here."""
+        """Result of a task, as it comes here."""
         return pickle.loads(found)
 
     def each_task(self, function: Callable[[Any], Result], whole: OfCells) -> Iterator[Result]:
-        """`function` of the cells of each task, in order."""
+        """Results of `function` for the cells of each task, in order."""
         cells = [slice(first, last) for first, last in pairwise(self.groups.tolist())]
         return self.each(function, [self.place(whole, some) for some in cells])
 
@@ -153,7 +153,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Held:
-    """What a worker holds, with its size, by which the scheduler decides where to work."""
+    """Value that a worker holds, with its size, by which the scheduler decides where to work."""
 
     what: Any
     n_bytes: int
@@ -163,7 +163,7 @@ class Held:
 
 
 def hold_cells(packed: bytes, *chunks: Any) -> Held:
-    """What has the values of some cells of a few chunks."""
+    """Holder of the values of some cells of a few chunks."""
     with raised_by_function():
         hollow, form, spans, taken = pickle.loads(packed)
         parts = [take(form(*of_chunk), which) for *of_chunk, which in zip(chunks, spans, taken, strict=True)]
@@ -178,12 +178,12 @@ def hold_function(packed: bytes) -> Held:
 
 
 def work(function: Held, cells: Held, packed: bytes) -> bytes:
-    """What a function makes of some cells, on one thread."""
+    """Result of a function for some cells, on one thread."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with raised_by_function():
-            return pack(function.what(cells.what, *pickle.loads(packed)))
+            return pickled(function.what(cells.what, *pickle.loads(packed)))
     finally:
         torch.set_num_threads(n_threads)
 
@@ -204,7 +204,7 @@ def _within(cells: Cells, span: slice) -> Cells:
     return cells[first:last] - span.start
 
 
-def pack(what: Any) -> bytes:
+def pickled(what: Any) -> bytes:
     """Bytes of anything, functions inside functions too."""
     import cloudpickle
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import chunks_of_hdf5, chunks_of_zarr
-from .kept import Kept
+from .cache import Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +44,8 @@ class CompressedColumn:
         return found
 
     @cached_property
-    def _chunks(self) -> Kept[np.ndarray]:
-        return Kept(self._chunk, CHUNKS_KEPT)
+    def _chunks(self) -> Cache[np.ndarray]:
+        return Cache(self._chunk, CHUNKS_KEPT)
 
     def _chunk(self, number: int) -> np.ndarray:
         values, n_bytes = self._decompress(number), self._size * self.dtype.itemsize
@@ -56,7 +56,7 @@ class CompressedColumn:
 
 
 def column_of(array: Any) -> Any:
-    """What reads a one-dimensional array of a file: the array itself, unless threads can decompress its chunks."""
+    """Reader of a one-dimensional array of a file: the array itself, unless threads can decompress its chunks."""
     import h5py
 
     zarr = sys.modules.get("zarr")

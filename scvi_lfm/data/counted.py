@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Tally:
-    """How many cells were read, those read again too."""
+    """Number of cells that were read, those read again too."""
 
     n_cells: int = 0
     _guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -38,7 +38,7 @@ class Counted(WrappedSource):
 
     @property
     def leaf(self) -> CellSource:
-        """Itself: it is read here, and not by the workers of a cluster."""
+        """The source itself: it is read here, and not by the workers of a cluster."""
         return self
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -52,20 +52,20 @@ class Counted(WrappedSource):
         return Counted(self.source.at_genes(genes), self.tally)
 
     def without(self, mask: sp.csr_array) -> Counted:
-        """The same less the entries of a mask."""
+        """The source less the entries of a mask, counted together with the others."""
         return Counted(self.source.without(mask), self.tally)
 
 
 @dataclass(eq=False)
-class Sample:
-    """Some cells that stand for all, with what it took to read them."""
+class CellSample:
+    """Cells that stand for all, with what it took to read them."""
 
     cells: np.ndarray  # positions, increasing
     tally: Tally = field(default_factory=Tally)  # of the readings since
     seconds: float = 0.0  # to read them once
 
     def take(self, source: CellSource) -> Counted:
-        """Read them into memory."""
+        """Read the cells into memory."""
         begun = time.perf_counter()
         values = source.rows(self.cells)
         self.seconds = time.perf_counter() - begun

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from .cache import Cache
 from .canonical import canonical, computable, computable_dtype
 from .cluster import Cluster
-from .kept import Kept
 from .memory import take
 from .reader import SpanReader, reading
 from .source import stacked
@@ -35,7 +35,7 @@ class DaskSource(SpanReader):
 
     @classmethod
     def of(cls, array: Any, where: str) -> DaskSource:
-        """A dask array; chunks that hold some of the genes are joined as they are read.
+        """Source of a dask array; chunks that hold some of the genes are joined as they are read.
 
         Raises
         ------
@@ -79,8 +79,13 @@ class DaskSource(SpanReader):
 
     @property
     def values_per_cell(self) -> float:
-        """About how many values a cell takes."""
+        """Number of values that a cell takes, about."""
         return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)
+
+    @property
+    def place(self) -> str:
+        """Place of the values: chunks of a dask array."""
+        return "dask"
 
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells."""
@@ -99,8 +104,8 @@ class DaskSource(SpanReader):
         return [0, *np.cumsum(self.array.chunks[0]).tolist()]
 
     @cached_property
-    def _chunks(self) -> Kept[sp.csr_array | np.ndarray]:
-        return Kept(self._compute, CHUNKS_KEPT)
+    def _chunks(self) -> Cache[sp.csr_array | np.ndarray]:
+        return Cache(self._compute, CHUNKS_KEPT)
 
     def _compute(self, number: int) -> sp.csr_array | np.ndarray:
         cells = slice(self._borders[number], self._borders[number + 1])
@@ -125,7 +130,7 @@ class DaskSource(SpanReader):
 
     @property
     def cluster(self) -> Cluster | None:
-        """Where chunks are worked on: by the workers of the active client of dask; None: there is none."""
+        """Cluster that works on the chunks: the workers of the active client of dask; None: there is none."""
         client = _active_client()
         if client is None or 0 in self.shape:
             return None

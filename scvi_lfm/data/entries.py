@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Observed:
-    """Which entries are data: those of a pattern, or all but those of a pattern."""
+    """Pattern of the entries that are data: those of a matrix, or all but those of a matrix."""
 
     pattern: sp.csr_array  # (n, m): ones
     only: bool  # whether the pattern's entries alone are data
 
     def rows(self, rows: np.ndarray | slice, dtype: np.dtype | type) -> Observed:
-        """That of some cells."""
+        """Pattern of some cells."""
         return Observed(cast("sp.csr_array", take(self.pattern, rows)).astype(dtype, copy=False), self.only)
 
 
@@ -34,7 +34,7 @@ class HeldOut:
     y: np.ndarray  # (h,): value, float64
 
     def rows(self, rows: np.ndarray) -> HeldOut:
-        """Those of some cells, at increasing positions, with the places of the cells among these."""
+        """Held-out entries of some cells, at increasing positions, with the places of the cells among these."""
         first, last = np.searchsorted(self.cell, rows), np.searchsorted(self.cell, rows + 1)
         at = np.repeat(first - np.concatenate([[0], np.cumsum(last - first)[:-1]]), last - first)
         at = at + np.arange(len(at))

@@ -22,7 +22,7 @@ BYTES_OF_PLACE = 4
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from .counted import Sample
+    from .counted import CellSample
     from .source import CellSource
 
 
@@ -35,7 +35,7 @@ def read_matrix(
     normalize: float | None = None,
     totals: np.ndarray | None = None,
     stored_only: bool = False,
-    some: Sample | None = None,
+    some: CellSample | None = None,
 ) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
@@ -87,7 +87,7 @@ def read_matrix(
     return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
 
 
-def _open(adata: AnnData, layer: str | None, some: Sample | None) -> CellSource:
+def _open(adata: AnnData, layer: str | None, some: CellSample | None) -> CellSource:
     """The values where they lie, or in memory if they take little, or are those of some cells."""
     source = open_source(adata, layer)
     if some is not None:

@@ -58,7 +58,7 @@ class ValueKind:
         return cls(whole, minimum, maximum, mean_total)
 
     def record(self, prefix: str = "") -> dict[str, float]:
-        """What a fit stores."""
+        """Record of the figures, as a fit stores it."""
         return {prefix + name: getattr(self, name) for name in RECORDED}
 
     @property
@@ -115,7 +115,7 @@ def kind_of(found: Summary, *, stored_only: bool = False) -> ValueKind:
 
 
 def other_kind(found: ValueKind, fitted: ValueKind, *, ratings: bool = False) -> tuple[str, str] | None:
-    """What is found and what was fitted, in words, where no part of values like the latter could be the former.
+    """Words for what is found and what was fitted, where no part of values like the latter could be the former.
 
     Of `ratings`, which are few in a row, the whole ones and those with one sign may be all that there are.
     """
@@ -138,7 +138,7 @@ def other_kind(found: ValueKind, fitted: ValueKind, *, ratings: bool = False) ->
 def other_scale(
     found: ValueKind, fitted: ValueKind, expected: np.ndarray, *, counts: bool = False, ratings: bool = False
 ) -> str | None:
-    """What differs threefold, in words, where the kind is the same.
+    """Words for what differs threefold, where the kind is the same.
 
     `expected` holds what the fit expects of each gene, (genes read,), as the mean over the cells read.
     The largest of counts may be a burst in one cell, and the ratings of a few may all be low.
@@ -156,7 +156,7 @@ def other_scale(
 
 
 def looks_like(source: CellSource, kind: ValueKind) -> str | None:
-    """`"counts"`, `"scaled"` or `"unlogged"`: what values look like that a Normal is not made for; None: like none."""
+    """Likeness of values to such as a Normal is not made for: `"counts"`, `"scaled"` or `"unlogged"`; None: to none."""
     if kind.is_whole:
         return "counts"
     if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(source) >= SHARE_SCALED:
@@ -201,7 +201,7 @@ def looks_like_expression(source: CellSource) -> bool:
 
 
 def _shares_of_least(block: sp.csr_array | np.ndarray) -> np.ndarray:
-    """Of each cell with enough stored values, the share of them that are the least one."""
+    """Share of the stored values that are the least one, for each cell with enough of them."""
     block = cast("sp.csr_array", block)
     sizes = np.diff(block.indptr)
     filled, enough = np.flatnonzero(sizes), sizes >= ENOUGH_VALUES

@@ -35,7 +35,7 @@ class LessMargins(WrappedSource):
         return True
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LessMargins:
-        """The same of some cells, whose values `leaf` has."""
+        """The differences of some cells, whose values `leaf` has."""
         return replace(self, source=self.source.over(leaf, cells), of_cells=self.of_cells[cells])
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -54,5 +54,5 @@ class LessMargins(WrappedSource):
         return replace(self, source=self.source.at_genes(genes), of_genes=self.of_genes[genes])
 
     def without(self, mask: sp.csr_array) -> LessMargins:
-        """The same less the entries of a mask."""
+        """The differences less the entries of a mask."""
         return replace(self, source=self.source.without(mask))

@@ -132,7 +132,7 @@ def _check_digits(matrix: CellMatrix, level: float, spread: float, where: str) -
 
 
 def _spacing(dtype: np.dtype, largest: float) -> float:
-    """What the values of a matrix are told apart by, once they are in float64."""
+    """Distance by which the values of a matrix are told apart, once they are in float64."""
     if dtype.kind == "f":
         return float(np.spacing(dtype.type(largest)))
     return 0.0 if largest <= LARGEST_WHOLE else float(np.spacing(float(largest)))

@@ -37,7 +37,7 @@ class CellMatrix:
 
     @classmethod
     def of(cls, values: sp.csr_array | np.ndarray, observed: Observed | None = None, **fields: Any) -> CellMatrix:
-        """Values in memory."""
+        """Matrix of values in memory."""
         return cls(MemorySource(values), observed, **fields)
 
     @property
@@ -82,7 +82,7 @@ class CellMatrix:
         return replace(self, source=source, observed=observed, held_out=None, covariates=known, normalised=None)
 
     def over(self, leaf: CellSource, cells: np.ndarray | slice = slice(None)) -> CellMatrix:
-        """The same of some cells, whose values `leaf` has; what only all cells tell is left behind."""
+        """Matrix of some cells, whose values `leaf` has; what only all cells tell is left behind."""
         source, observed = self.source.over(leaf, cells), self.observed
         if observed is not None:
             # what a source stores is asked of it, where its values are
@@ -92,7 +92,7 @@ class CellMatrix:
         return CellMatrix(source, observed, covariates=known, level=self.level)
 
     def less(self, constant: float) -> CellMatrix:
-        """The data, those held out too, less a constant."""
+        """Matrix of the data, those held out too, less a constant."""
         held = self.held_out
         held = None if held is None else replace(held, y=held.y - constant)
         return replace(self, level=self.level + constant, held_out=held)
@@ -108,7 +108,7 @@ class CellMatrix:
         return self.summary.cell_sums - self.level * count
 
     def stored(self) -> sp.csr_array | np.ndarray:
-        """All values as one array in memory, the level in them."""
+        """Array of all values in memory, the level in them."""
         return self.source.whole()
 
     def mapped(self, function: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> CellMatrix:
@@ -145,7 +145,7 @@ class CellMatrix:
     def _block(
         self, rows: np.ndarray | slice, observed: Observed | None, dtype: type[np.floating]
     ) -> sp.csr_array | np.ndarray:
-        """Some cells less the level, in the precision asked for; `observed` says what is data of them."""
+        """Block of cells less the level, in the precision asked for; `observed` says what is data of them."""
         block = self.source.rows(rows)
         return _less(block, self.level, observed, dtype) if self.level else _cast(block, dtype)
 

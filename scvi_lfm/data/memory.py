@@ -37,12 +37,22 @@ class MemorySource(CellSource):
         """Number of entries that are stored."""
         return self.values.size if isinstance(self.values, np.ndarray) else self.values.nnz
 
+    @property
+    def place(self) -> str:
+        """Place of the values: memory."""
+        return "memory"
+
+    @property
+    def knows_n_stored(self) -> bool:
+        """Whether the number of stored entries is known without a reading: always."""
+        return True
+
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells; consecutive ones are no copy."""
         return take(self.values, which)
 
     def whole(self) -> sp.csr_array | np.ndarray:
-        """All values: no copy."""
+        """Array of all values: no copy."""
         return self.values
 
     def at_genes(self, genes: np.ndarray) -> MemorySource:
@@ -51,11 +61,7 @@ class MemorySource(CellSource):
 
     def without(self, mask: sp.csr_array) -> MemorySource:
         """A copy less the entries of a mask."""
-        if isinstance(self.values, np.ndarray):
-            kept = self.values.copy()
-            kept[mask.nonzero()] = 0
-            return MemorySource(kept)
-        return MemorySource(select(self.values, ~is_among(self.values, mask)))
+        return MemorySource(without_entries(self.values, mask))
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that are stored; indices are shared."""
@@ -63,7 +69,7 @@ class MemorySource(CellSource):
 
 
 def take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_array | np.ndarray:
-    """Some rows of an array."""
+    """Rows of an array, by position."""
     if isinstance(values, np.ndarray) or isinstance(rows, np.ndarray):
         return values[rows]
     # consecutive rows are a part of the same arrays: no copy
@@ -74,8 +80,17 @@ def take(values: sp.csr_array | np.ndarray, rows: np.ndarray | slice) -> sp.csr_
     return of_parts(type(values), shape, values.data[first:last], values.indices[first:last], starts)
 
 
+def without_entries(block: sp.csr_array | np.ndarray, mask: sp.csr_array) -> sp.csr_array | np.ndarray:
+    """A copy of a block less the entries of a mask: not stored, or zero in a dense one."""
+    if isinstance(block, np.ndarray):
+        kept = block.copy()
+        kept[mask.nonzero()] = 0
+        return kept
+    return select(block, ~is_among(block, mask))
+
+
 def columns(block: sp.csr_array | np.ndarray, genes: np.ndarray) -> sp.csr_array | np.ndarray:
-    """Some columns of a block, by position."""
+    """Columns of a block, by position."""
     part = block[:, genes]
     return part if isinstance(part, np.ndarray) else canonical(part)
 

@@ -35,7 +35,7 @@ class LogNormalised(WrappedSource):
         return self.factor.dtype
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LogNormalised:
-        """The same of some cells, whose counts `leaf` has."""
+        """The logarithms of some cells, whose counts `leaf` has."""
         return LogNormalised(self.source.over(leaf, cells), self.factor[cells])
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -47,7 +47,7 @@ class LogNormalised(WrappedSource):
         return replace(self, source=self.source.at_genes(genes), known=None)
 
     def without(self, mask: sp.csr_array) -> LogNormalised:
-        """The same less the entries of a mask; totals stay those of all."""
+        """The logarithms less the entries of a mask; totals stay those of all."""
         return replace(self, source=self.source.without(mask), known=None)
 
     def pattern(self) -> sp.csr_array:
@@ -62,7 +62,7 @@ class LogNormalised(WrappedSource):
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """What values were before they were log-normalised."""
+    """Kind and totals of values before they were log-normalised."""
 
     kind: ValueKind  # at all genes
     totals: np.ndarray  # (n,) float32, that each cell was scaled from
@@ -112,7 +112,7 @@ def log_normalised(
 
 
 def _factors(target: float, totals: np.ndarray) -> np.ndarray:
-    """What the counts of cells are multiplied by, float32."""
+    """Factors by which the counts of cells are multiplied, float32."""
     with np.errstate(over="ignore", under="ignore"):
         totals = totals.astype(np.float32)
         return np.divide(target, totals, out=np.ones(len(totals)), where=totals > 0).astype(np.float32)

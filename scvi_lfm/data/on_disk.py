@@ -66,6 +66,11 @@ class SparseFile(SpanReader):
         """Number of entries that are stored."""
         return int(self.starts[-1])
 
+    @property
+    def knows_n_stored(self) -> bool:
+        """Whether the number of stored entries is known without a reading: always."""
+        return True
+
     def span(self, start: int, stop: int) -> sp.csr_array:
         """The values of consecutive cells."""
         first, last = int(self.starts[start]), int(self.starts[stop])

@@ -64,7 +64,7 @@ def source_of(values: Any, where: str) -> CellSource:
 
 
 def _kind_of_file(values: Any) -> Callable[[Any, str], CellSource] | None:
-    """What opens values that are in a file; None for others."""
+    """Opener of values that are in a file; None for others."""
     import h5py
     from anndata.abc import CSCDataset, CSRDataset
 
@@ -98,7 +98,7 @@ def _refuse_by_genes(values: Any, where: str) -> CellSource:
 
 
 def _positions(which: Any, size: int) -> np.ndarray | None:
-    """What a view takes of an axis, by position; None: all."""
+    """Positions that a view takes of an axis; None: all."""
     found = np.arange(size)[which]
     return None if len(found) == size and (found[:-1] < found[1:]).all() else found
 

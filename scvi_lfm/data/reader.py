@@ -25,6 +25,11 @@ VALUES_BETWEEN = 2**14
 class SpanReader(CellSource):
     """A source that reads consecutive cells."""
 
+    @property
+    def place(self) -> str:
+        """Place of the values: a file, unless another is said."""
+        return "file"
+
     @abstractmethod
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells, canonical and in memory."""
@@ -49,7 +54,7 @@ class SpanReader(CellSource):
         return Selected(self, genes=np.arange(self.shape[1])[genes])
 
     def without(self, mask: sp.csr_array) -> Without:
-        """The same less the entries of a mask."""
+        """The source less the entries of a mask."""
         return Without(self, mask)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from .canonical import canonical
-from .memory import columns, is_among, select, take
+from .memory import columns, take, without_entries
 from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ class Selected(WrappedSource):
 
     @property
     def leaf(self) -> CellSource:
-        """That of the whole source, unless cells are others."""
+        """Source that the whole one is read from, unless cells are others."""
         return self.source.leaf if self.cells is None else self
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Selected:
-        """The same of some cells, whose values `leaf` has."""
+        """The part with some of its cells, whose values `leaf` has."""
         return replace(self, source=self.source.over(leaf, cells))
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -58,7 +58,7 @@ class Selected(WrappedSource):
         return Selected(self.source, self.cells, own[genes])
 
     def without(self, mask: sp.csr_array) -> Without:
-        """The same less the entries of a mask."""
+        """The part less the entries of a mask."""
         return Without(self, mask)
 
 
@@ -74,22 +74,17 @@ class Without(WrappedSource):
         return self.summary.n_stored
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Without:
-        """The same of some cells, whose values `leaf` has."""
+        """The source less the entries of a mask, of some cells, whose values `leaf` has."""
         return Without(self.source.over(leaf, cells), cast("sp.csr_array", take(self.mask, cells)))
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position."""
-        block, mask = self.source.rows(which), take(self.mask, which)
-        if isinstance(block, np.ndarray):
-            kept = block.copy()
-            kept[mask.nonzero()] = 0
-            return kept
-        return select(block, ~is_among(block, mask))
+        return without_entries(self.source.rows(which), cast("sp.csr_array", take(self.mask, which)))
 
     def at_genes(self, genes: np.ndarray) -> Without:
         """The columns of some genes, by position or mask."""
         return Without(self.source.at_genes(genes), canonical(self.mask[:, genes]))
 
     def without(self, mask: sp.csr_array) -> Without:
-        """The same less the entries of another mask too."""
+        """The source less the entries of another mask too."""
         return Without(self, mask)

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._workers import in_order
-from .summary import Part, Summary, Tally, joined
+from .summary import Part, PartialSummary, Summary, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,11 +57,21 @@ class CellSource(ABC):
 
     @abstractmethod
     def without(self, mask: sp.csr_array) -> CellSource:
-        """The same less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
+        """The source less the entries of a mask (n, m): they are not stored, or zero in a dense source."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Place of the values: `"memory"`, `"file"` or `"dask"`."""
+
+    @property
+    def knows_n_stored(self) -> bool:
+        """Whether the number of stored entries is known without a reading."""
+        return not self.is_sparse
 
     @property
     def leaf(self) -> CellSource:
-        """What the values are read from in the end, cell by cell."""
+        """Source that the values are read from in the end, cell by cell."""
         return self
 
     @property
@@ -70,21 +80,21 @@ class CellSource(ABC):
         return None if self.leaf is self else self.leaf.cluster
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> CellSource:
-        """The same of some cells, whose values `leaf` has."""
+        """The source of some cells, whose values `leaf` has."""
         return leaf
 
     @property
     def values_per_cell(self) -> float:
-        """About how many values are stored of a cell: how many cells are a part follows from it, and no result."""
+        """Number of values stored of a cell, about: how many cells are a part follows from it, and no result."""
         return self.n_stored / max(self.shape[0], 1)
 
     def whole(self) -> sp.csr_array | np.ndarray:
-        """All values as one array in memory."""
+        """Array of all values in memory."""
         blocks = list(self.each_part(_itself))
         return stacked(blocks) if blocks else self.rows(slice(None))
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
-        """Every cell once, in order, a few at a time, or `size` of them: positions and values."""
+        """Positions and values of every cell once, in order, a few cells at a time, or `size` of them."""
         return ((cells, self.rows(cells)) for cells in self._slices(size))
 
     def _slices(self, size: int | None = None) -> Iterator[slice]:
@@ -94,7 +104,7 @@ class CellSource(ABC):
     def each_part(
         self, function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None = None
     ) -> Iterator[Result]:
-        """`function` of the values of every cell once, in order, a few cells at a time, or `size` of them."""
+        """Results of `function` for the values of all cells, in order, a few cells at a time, or `size` of them."""
         cluster = self.cluster
         if cluster is None:
             return (function(block) for _, block in self.parts(size))
@@ -124,7 +134,7 @@ class CellSource(ABC):
 
     def _summarise(self, make: Make | None, n_made: int) -> tuple[Summary, Summary]:
         n_cells, n_genes = self.shape
-        own, made = Tally(n_cells, n_genes), Tally(n_cells, n_made)
+        own, made = PartialSummary(n_cells, n_genes), PartialSummary(n_cells, n_made)
 
         def parts(cells: slice) -> tuple[Part, Part | None]:
             block = self.rows(cells)

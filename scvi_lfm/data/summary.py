@@ -63,7 +63,7 @@ def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """What some cells add to a summary."""
+    """Part of a summary: figures of some cells."""
 
     cells: slice
     n_stored: int
@@ -75,7 +75,7 @@ class Part:
     filled_genes: np.ndarray  # positions, those that are known left out, or a mask
 
 
-class Tally:
+class PartialSummary:
     """The parts of a summary, added up in any order."""
 
     def __init__(self, n_cells: int, n_genes: int) -> None:
@@ -87,11 +87,11 @@ class Tally:
         self._counts = np.zeros(3, dtype=np.int64)
 
     def part(self, cells: slice, block: sp.csr_array | np.ndarray) -> Part:
-        """What some cells add."""
+        """Part of the summary that some cells add."""
         return _part(cells, block, self._of_genes)
 
     def add(self, part: Part) -> None:
-        """Add it."""
+        """Add a part."""
         self._sums[part.cells], self._of_cells[part.cells] = part.sums, part.filled_cells
         self._of_genes[part.filled_genes] = True
         self._counts += (part.n_stored, part.n_present, part.n_whole)
@@ -100,7 +100,7 @@ class Tally:
             self._highs.append(part.extremes[1])
 
     def summary(self) -> Summary:
-        """All of them."""
+        """Summary of all parts."""
         with np.errstate(all="ignore"):
             least, most = (np.min(self._lows).item(), np.max(self._highs).item()) if self._lows else (0, 0)
         n_stored, n_present, n_whole = self._counts.tolist()

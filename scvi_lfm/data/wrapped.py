@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class WrappedSource(CellSource):
-    """Another source, whatever is not said otherwise."""
+    """Source that answers as another one, whatever is not said otherwise."""
 
     source: CellSource
 
@@ -38,11 +38,16 @@ class WrappedSource(CellSource):
         return self.source.n_stored
 
     @property
+    def place(self) -> str:
+        """Place of the values of the other source."""
+        return self.source.place
+
+    @property
     def leaf(self) -> CellSource:
-        """That of the other source."""
+        """Source that the other one is read from in the end."""
         return self.source.leaf
 
     @property
     def values_per_cell(self) -> float:
-        """As many as the other source is read for."""
+        """Number of values that the other source stores of a cell, about."""
         return self.source.values_per_cell

@@ -36,7 +36,7 @@ HEADER = "header"
 
 
 class Keeper(Protocol):
-    """Told of every place from which a fit can go on."""
+    """Keeper of the places from which a fit can go on."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -47,27 +47,27 @@ class Keeper(Protocol):
         """End, by an error or not."""
 
     def read(self) -> Course | None:
-        """Where an earlier call was, if there was one."""
+        """Course of an earlier call, if there was one."""
 
     def keep(self, course: Course) -> Course:
-        """Between two epochs."""
+        """Take note of a place between two epochs."""
 
     def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
-        """What is told of the places inside an epoch."""
+        """Function that takes note of the places inside an epoch."""
 
     def end(self) -> None:
-        """The last epoch is over."""
+        """Take note that the last epoch is over."""
 
 
 def keeper(matrix: CellMatrix, options: FitOptions) -> Keeper:
-    """What keeps the state of a fit, in the file that was asked for or not at all."""
+    """Keeper of the state of a fit, in the file that was asked for, or of nothing."""
     if options.checkpoint is None:
         return Nothing()
     return Checkpoint(Path(options.checkpoint), fingerprint(matrix, options), options.max_epochs, options.device)
 
 
 class Nothing:
-    """Keeps nothing."""
+    """Keeper of nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -76,22 +76,20 @@ class Nothing:
         pass
 
     def read(self) -> None:
-        """There was no earlier call."""
+        pass
 
     def keep(self, course: Course) -> Course:
-        """Between two epochs."""
         return course
 
     def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
-        """What is told of the places inside an epoch."""
         return lambda make: make()
 
     def end(self) -> None:
-        """The last epoch is over."""
+        pass
 
 
 class Checkpoint:
-    """Keeps the state of a fit in a file."""
+    """Keeper of the state of a fit in a file."""
 
     def __init__(self, path: Path, mark: dict[str, str], max_epochs: int, device: torch.device) -> None:
         self._path, self._mark, self._max_epochs, self._device = path, mark, max_epochs, device
@@ -114,7 +112,7 @@ class Checkpoint:
             )
 
     def read(self) -> Course | None:
-        """Where an earlier call was, if there was one.
+        """Course of an earlier call, if there was one.
 
         Raises
         ------
@@ -149,15 +147,13 @@ class Checkpoint:
         return course
 
     def keep(self, course: Course) -> Course:
-        """Between two epochs."""
         return self._told(lambda: course)
 
     def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
-        """What is told of the places inside an epoch."""
         return lambda make: self._told(lambda: course.at(make())).place
 
     def end(self) -> None:
-        """The last epoch is over: what was kept stays, for who calls again, and for more epochs."""
+        """Leave what was kept, for who calls again, and for more epochs: the last epoch is over."""
         if self._make is not None:
             self._write(self._make())
         self._make = None

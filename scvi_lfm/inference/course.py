@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from .trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from .progress import Progress
     from .ranks import RankCurve
 
 S = TypeVar("S")
 Part = TypeVar("Part")
+Minibatch = TypeVar("Minibatch")
 
 
 @dataclass(frozen=True)
 class Place(Generic[S]):
-    """Between two epochs, or between two minibatches of one."""
+    """A place between two epochs, or between two minibatches of one."""
 
     state: S
     n_seen: int = 0  # minibatches of the epoch that is under way
     sums: Any = None  # what the engine has added up over them
+
+    def after(self, state: S, sums: Any = None) -> Place[S]:
+        """The place after one more minibatch."""
+        return Place(state, self.n_seen + 1, sums)
 
 
 def _make(make: Callable[[], Place[Any]]) -> Place[Any]:
@@ -41,8 +47,29 @@ class Pass(Generic[S]):
     sums: Any = None
     keep: Callable[[Callable[[], Place[S]]], Place[S]] = _make
 
+    def through(
+        self,
+        state: S,
+        minibatches: Iterable[Minibatch],
+        step: Callable[[Place[S], Minibatch], Callable[[], Place[S]]],
+        bar: Progress,
+        ends: Callable[[Place[S]], bool] | None = None,
+    ) -> Place[S]:
+        """A step at each of the minibatches that are left, from `state`, or up to a place at which the epoch `ends`.
+
+        `step` computes, and gives what makes the place after it.
+        """
+        at = Place(state, self.n_seen, self.sums)
+        for minibatch in minibatches:
+            after = step(at, minibatch)
+            bar.update()
+            if ends is not None and ends(last := after()):
+                return last
+            at = self.keep(after)
+        return at
+
     def over(self, part: Callable[[S], Part], whole: Callable[[Part], S]) -> Pass[Part]:
-        """The same pass for a function that knows a part of the state alone."""
+        """Pass for a function that knows a part of the state alone."""
 
         def keep(make: Callable[[], Place[Part]]) -> Place[Part]:
             def place() -> Place[S]:
@@ -60,7 +87,7 @@ WHOLE: Pass[Any] = Pass()
 
 @dataclass(frozen=True)
 class Draws:
-    """What steps depend on besides the state."""
+    """Precision and random numbers, on which steps depend besides the state."""
 
     double: bool  # whether values are read in float64
     generator: dict[str, Any]  # state of the random numbers, at the beginning of the epoch
@@ -68,7 +95,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class Course:
-    """All from which a fit goes on."""
+    """Course of a fit: all from which it goes on."""
 
     place: Place[Any]
     draws: Draws
@@ -83,12 +110,12 @@ class Course:
         return self.trace(converged=False).epochs
 
     def trace(self, *, converged: bool, stopped: bool = False) -> Trace:
-        """How the fit went so far."""
+        """Trace of the fit so far."""
         before, values = self.before, [*self.before.values, *self.values]
         return Trace(values, before.rank0, converged, [*before.held_out, *self.held_out], stopped)
 
     def at(self, place: Place[Any]) -> Course:
-        """Inside the epoch that is under way."""
+        """Course at a place inside the epoch that is under way."""
         return replace(self, place=place)
 
     def after(
@@ -98,7 +125,7 @@ class Course:
         values: list[tuple[float, float]],
         held_out: tuple[float, float, float] | None,
     ) -> Course:
-        """After an epoch."""
+        """Course after an epoch."""
         more = () if held_out is None else (held_out,)
         return replace(
             self,

@@ -15,7 +15,7 @@ from ..model.likelihoods import LIKELIHOODS
 from .normal.start import OVERSAMPLING
 
 NORMAL, OBSERVED, COUNTS, PYRO = "normal", "observed", "counts", "pyro"
-HALF, SINGLE, DOUBLE = 2, 4, 8
+SINGLE, DOUBLE = 4, 8
 # a value of a compressed block with its gene
 VALUE = 8
 # cells that counts start from
@@ -25,7 +25,7 @@ LIBRARIES = 10 * 2**20
 
 
 def engine_of(engine: str, likelihood: str, *, all_observed: bool) -> str:
-    """Which steps fit a likelihood: those of the room of this name, or Pyro's."""
+    """Name of the steps that fit a likelihood: those of the room of this name, or Pyro's."""
     if engine == PYRO:
         return PYRO
     if not LIKELIHOODS[likelihood].linear:
@@ -35,7 +35,7 @@ def engine_of(engine: str, likelihood: str, *, all_observed: bool) -> str:
 
 @dataclass(frozen=True)
 class Size:
-    """What the memory of a fit follows from."""
+    """Sizes from which the memory of a fit follows."""
 
     engine: str
     n_cells: int
@@ -59,7 +59,7 @@ class Size:
 
     @property
     def latents(self) -> int:
-        """Of a cell, or a gene: a, what is known, A."""
+        """Number of latents of a cell, or a gene: a, what is known, A."""
         return 1 + self.n_covariates + self.n_factors
 
     @property
@@ -69,7 +69,7 @@ class Size:
 
     @property
     def bytes_per_cell(self) -> float:
-        """Of the values of a cell in a block."""
+        """Bytes of the values of a cell in a block."""
         if not self.is_sparse:
             return self.n_genes * SINGLE
         return self.n_stored / max(self.n_cells, 1) * VALUE
@@ -169,7 +169,7 @@ def _pyro(size: Size) -> dict[str, float]:
 
 
 def _results(size: Size) -> float:
-    """What is written into the AnnData, in single precision."""
+    """Bytes of what is written into the AnnData, in single precision."""
     own = packed_size(1 + size.n_factors) if size.engine in {OBSERVED, COUNTS} else 0
     of_cells = 2 * (1 + size.n_factors) + (own if size.keeps_cov else 0)
     of_genes = 2 * size.latents + own + 1

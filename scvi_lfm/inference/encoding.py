@@ -13,7 +13,7 @@ from .counts.engine import State as CountState
 from .counts.frequent import Rare
 from .counts.state import Cells, CountGlobals, CountStatistics
 from .course import Course, Draws, Place
-from .normal.engine import NormalSums
+from .normal.paired_steps import NormalSums
 from .normal.state import NormalGlobals, NormalStatistics
 from .normal.sweep import Step
 from .observed.engine import State as ObservedState
@@ -74,7 +74,7 @@ def encode(value: Any, arrays: list[np.ndarray]) -> Any:
 
 
 def decode(tree: Any, arrays: list[np.ndarray], device: torch.device) -> Any:
-    """What was encoded, its tensors on a device."""
+    """Value that was encoded, its tensors on a device."""
     if not isinstance(tree, dict):
         return tree
     kind = tree[KIND]
@@ -90,7 +90,7 @@ def decode(tree: Any, arrays: list[np.ndarray], device: torch.device) -> Any:
 
 
 def _encode_tensor(tensor: Tensor, arrays: list[np.ndarray]) -> dict[str, Any]:
-    """With how it lies in memory, which steps and the libraries below them go by."""
+    """A tensor with how it lies in memory, which steps and the libraries below them go by."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if tensor.ndim == 0:
         return {KIND: "scalar", "value": tensor.item(), "dtype": dtype}

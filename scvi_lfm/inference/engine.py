@@ -72,7 +72,7 @@ class Engine(ABC, Generic[S]):
 
     @property
     def draws(self) -> Draws:
-        """What the next epoch depends on besides the state."""
+        """Precision and random numbers, on which the next epoch depends besides the state."""
         return Draws(self._dtype == torch.float64, dict(self._rng.bit_generator.state))
 
     def restore(self, draws: Draws) -> None:
@@ -103,7 +103,7 @@ class Engine(ABC, Generic[S]):
         has_settled: Callable[[list[float]], bool] | None = None,
         pass_: Pass[S] = WHOLE,
     ) -> tuple[S, list[float]]:
-        """Every cell once, or as many as it takes; estimates of the ELBO per entry along the way.
+        """An epoch of every cell once, or as many as it takes; estimates of the ELBO per entry along the way.
 
         `pass_` tells what of it is done already, and is told of its steps where an engine can be stopped between them.
         """
@@ -114,7 +114,7 @@ class Engine(ABC, Generic[S]):
 
     @abstractmethod
     def held_out(self, state: S) -> Score | None:
-        """How well the last epoch predicts the entries held out; None where there are none."""
+        """Score of the entries held out, in the last epoch; None where there are none."""
 
     @abstractmethod
     def ranks(self, state: S) -> RankCurve:

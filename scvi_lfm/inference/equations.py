@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .._workers import in_order
-from ..linalg.batch_inverse import blocks, invert, pack_last, unpack_last
+from ..linalg.batch_inverse import invert, pack_last, row_blocks, unpack_last
 from ..model.priors import free_coordinates
 
 if TYPE_CHECKING:
@@ -75,12 +75,12 @@ def solve_rows(
             h = h * weight[rows]
         return system.solve(H, h, current[rows].T)
 
-    parts = in_order(solve, blocks(len(target), target.shape[1], target.device))
+    parts = in_order(solve, row_blocks(len(target), target.shape[1], target.device))
     return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
-    """How far rows may move next, given what the last two steps expected to gain."""
+    """Bounds on the next step of rows, given what the last two steps expected to gain."""
     return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
 
 

@@ -18,7 +18,7 @@ CELLS = 64
 
 
 def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
-    """What must be the same, by the names that users know."""
+    """Marks of a fit that must be the same, by the names that users know."""
     from .. import __version__
 
     found = {
@@ -47,7 +47,7 @@ def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
 
 
 def differences(kept: dict[str, str], asked: dict[str, str]) -> str:
-    """In what two fits differ, in words; empty if they are the same."""
+    """Words for that in which two fits differ; empty if they are the same."""
     words = []
     for name in [*asked, *(kept.keys() - asked.keys())]:
         was, now = kept.get(name, "absent"), asked.get(name, "absent")

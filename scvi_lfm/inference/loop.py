@@ -145,7 +145,7 @@ def _has_settled(
 
 
 def _reason(trace: Trace, tol: float) -> str:
-    """Why the last epoch was the last, in words."""
+    """Reason in words why the last epoch was the last."""
     if trace.stopped:
         return "stopped because held-out entries were predicted worse"
     return f"converged to tol={tol:g}" if trace.converged else "stopped by max_epochs"

@@ -34,7 +34,7 @@ class Minibatches:
         self._first_order = random_parts(n_cells, self.count, rng, first_alone=True)
 
     def of(self, matrix: CellMatrix) -> Minibatches:
-        """The same blocks of another matrix of these cells."""
+        """Minibatches of another matrix of these cells, in the same blocks."""
         other = copy(self)
         other.matrix = matrix
         return other
@@ -73,11 +73,11 @@ class Minibatches:
 
     @property
     def everyone(self) -> Blocks:
-        """All cells, in the order of the matrix."""
+        """Blocks of all cells, in the order of the matrix."""
         return self._all_kept or self._blocks(None)
 
     def epoch(self, number: int, n_seen: int = 0) -> Iterator[Blocks]:
-        """Every cell once, in random order; the first epoch leaves out the cells that inference started from.
+        """Blocks of every cell once, in random order; the first epoch leaves out the cells that inference started from.
 
         The first `n_seen` minibatches are left out.
         """
@@ -87,21 +87,21 @@ class Minibatches:
         return (self._blocks(part, keep=True) for part in order[n_seen:])
 
     def read_epoch(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Every cell once, in random order, each block with the positions of its cells; without the first `n_seen`."""
+        """Positions and blocks of every cell once, in random order; without the first `n_seen`."""
         order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
         return self._read(order[n_seen:])
 
     def visits(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Blocks]]:
-        """The same minibatches, each one block where it is not on a cluster."""
+        """Positions and minibatches of every cell once, each one block where it is not on a cluster."""
         order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
         return ((part, Blocks(self.matrix, [part], self._device, self._dtype)) for part in order[n_seen:])
 
     def numbered_epoch(self, n_seen: int = 0) -> Iterator[tuple[Tensor, Batch]]:
-        """The same with positions on the device."""
+        """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""
         if self._whole is not None:
             return iter([(torch.arange(self.matrix.shape[0], device=self._device), self._whole)][n_seen:])
         return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self.read_epoch(n_seen))
 
     def in_order(self) -> Iterator[Batch]:
-        """Every cell once, in the order of the matrix."""
+        """Blocks of every cell once, in the order of the matrix."""
         return (batch for _, batch in self._read(even_slices(self.matrix.shape[0], self.count)))

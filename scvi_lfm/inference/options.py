@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to fit; every choice is made and checked."""
+    """Options of a fit; every choice is made and checked."""
 
     n_factors: int
     likelihood: str
@@ -42,7 +42,7 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class HeldOutTrace:
-    """How well held-out entries were predicted in the course of a fit."""
+    """Scores of held-out entries in the course of a fit."""
 
     values: list[tuple[float, float, float]]  # epoch, log density per entry, root mean square error; the last is exact
     stopped: bool  # whether the fit ended because the log density fell

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from .state import Averages
 
 A = TypeVar("A", bound="Averages")
+More = TypeVar("More")
 
 
 def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
@@ -27,6 +28,18 @@ def average(blocks: Iterable[tuple[int, A]], n_cells: int) -> A:
         msg = "There are no blocks of cells."
         raise ValueError(msg)
     return total
+
+
+def average_with(blocks: Iterable[tuple[int, A, More]], n_cells: int) -> tuple[A, list[More]]:
+    """Averages over `n_cells` cells from those of blocks, and what else each block brings, in order."""
+    more: list[More] = []
+
+    def averages() -> Iterator[tuple[int, A]]:
+        for count, part, other in blocks:
+            more.append(other)
+            yield count, part
+
+    return average(averages(), n_cells), more
 
 
 def pooled(blocks: Iterable[tuple[int, A]], n_cells: int) -> tuple[int, A]:

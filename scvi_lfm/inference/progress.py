@@ -18,7 +18,7 @@ EVERY = 30.0
 
 
 class Progress(Protocol):
-    """Told of every minibatch and every epoch."""
+    """Listener that is told of every minibatch and every epoch."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -27,13 +27,13 @@ class Progress(Protocol):
         """End, by an error or not."""
 
     def update(self) -> None:
-        """A minibatch was seen."""
+        """Take note that a minibatch was seen."""
 
     def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """An epoch has ended, with its ELBO per entry, the share of the gain still missing and the epochs to come."""
+        """Take note of an epoch: its ELBO per entry, the share of the gain still missing and the epochs to come."""
 
     def end(self, reason: str) -> None:
-        """The last epoch was the last for this reason."""
+        """Take note of the reason why the last epoch was the last."""
 
 
 def show_progress(max_epochs: int, *, shown: bool) -> Progress:
@@ -55,13 +55,13 @@ class Silence:
         pass
 
     def update(self) -> None:
-        """A minibatch was seen."""
+        pass
 
     def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """An epoch has ended."""
+        pass
 
     def end(self, reason: str) -> None:
-        """The last epoch was the last for this reason."""
+        pass
 
 
 class Report:
@@ -74,17 +74,15 @@ class Report:
         self._pace, self._reason = 0.0, ""
 
     def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """An epoch has ended."""
         now = time.monotonic()
         self._pace, self._ended = now - self._ended, now
         self._number, self._elbo, self._gap, self._epochs_left = number, elbo, gap, epochs_left
 
     def end(self, reason: str) -> None:
-        """The last epoch was the last for this reason."""
         self._reason = reason
 
     def now(self) -> str:
-        """What is known while the fit runs."""
+        """Words on the fit while it runs."""
         if self._reason:
             return f"{self._so_far()}; finishing"
         if not self._number:
@@ -97,7 +95,7 @@ class Report:
         return f"epoch {self._number} of at most {self._max_epochs}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
 
     def last(self) -> str:
-        """What is to be said at the end."""
+        """Words on the fit at its end."""
         return f"{self._so_far()}, in {duration(time.monotonic() - self._started)}"
 
     def _so_far(self) -> str:
@@ -123,7 +121,7 @@ class Lines(Report):
             _write(self.last())
 
     def update(self) -> None:
-        """A minibatch was seen."""
+        pass
 
     def _repeat(self) -> None:
         while not self._over.wait(EVERY):
@@ -146,11 +144,9 @@ class Bar(Report):
         self._bar.close()
 
     def update(self) -> None:
-        """A minibatch was seen."""
         self._bar.update()
 
     def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """An epoch has ended."""
         super().epoch(number, elbo, gap, epochs_left)
         self._bar.set_postfix_str(self.now())
 

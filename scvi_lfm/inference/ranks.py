@@ -23,7 +23,7 @@ GENE_STEPS = 2
 
 @dataclass(frozen=True)
 class RankCurve:
-    """What is known of the leading k factors of a fit, for k = 0, ..., r."""
+    """Lower bounds of the leading k factors of a fit, for k = 0, ..., r, and what else is known of them."""
 
     elbo: list[float]  # per entry
     effective: list[float]
@@ -35,7 +35,7 @@ class RankCurve:
         return max(range(len(self.elbo)), key=self.elbo.__getitem__)
 
     def followed_by(self, longer: RankCurve) -> RankCurve:
-        """This curve, and beyond its end what an earlier fit with more factors had."""
+        """Curve with, beyond its end, what an earlier fit with more factors had."""
         end = len(self.elbo)
         held_out = None
         if self.held_out is not None and longer.held_out is not None:

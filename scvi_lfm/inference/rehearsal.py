@@ -37,7 +37,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the parts of a fit took."""
+    """Costs of the parts of a fit."""
 
     start: Phase
     epoch: Phase
@@ -45,7 +45,7 @@ class Rehearsal:
 
 
 def rehearse(matrix: CellMatrix, options: FitOptions) -> Rehearsal:
-    """Start, one epoch and finish."""
+    """Run a start, one epoch and a finish."""
     source = Counted(matrix.source)
     phases: list[Phase] = []
 

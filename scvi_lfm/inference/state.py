@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """What stays the same during a fit."""
+    """Sizes and choices that stay the same during a fit."""
 
     n_cells: int
     n_genes: int
@@ -53,7 +53,7 @@ class Averages:
         return new if rate == 1 else self.joined(new, lambda mine, other: torch.lerp(mine, other, rate))
 
     def plus(self, other: Self, share: float = 1.0) -> Self:
-        """These and `share` of others."""
+        """Sum of these averages and `share` of others."""
         return self.joined(other, lambda mine, more: torch.add(mine, more, alpha=share))
 
     def add_(self, other: Self, share: float) -> None:
@@ -65,7 +65,7 @@ class Averages:
         return self if share == 1 else self.joined(self, lambda mine, _: mine * share)
 
     def joined(self, other: Self, join: Callable[[Tensor, Tensor], Tensor]) -> Self:
-        """What a function makes of each average and that of others."""
+        """Averages that a function makes of each and that of others."""
         pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
         return type(self)(*(None if mine is None else join(mine, more) for mine, more in pairs))
 
@@ -79,7 +79,7 @@ class PackedAverages(Averages):
     response: Tensor  # (m, r+2): mean w_ij z_ij E[x]
 
     def moved(self, move: Move) -> Self:
-        """The same averages after a gauge move."""
+        """Averages after a gauge move."""
         linear = move.cell_moments()
         return replace(
             self,
@@ -89,7 +89,7 @@ class PackedAverages(Averages):
         )
 
     def at_columns(self, kept: Tensor) -> Self:
-        """Those of some columns of x."""
+        """Averages of some columns of x."""
         return replace(
             self,
             xx=self.xx[kept][:, kept],
@@ -150,11 +150,11 @@ class Globals(ABC):
         return self.gene_mean.double().square().mean(0) + self.total_cov.diagonal() / len(self.gene_mean)
 
     def moved(self, move: Move) -> Self:
-        """The same q after a gauge move; the prior stays."""
+        """Globals after a gauge move; the prior stays."""
         return replace(self, mu=self.mu + move.mu_shift, gene_mean=move.genes(self.gene_mean))
 
     def with_scales_learned(self, cell_activity: Tensor) -> Self:
-        """With the prior scales at the ELBO's maximum, given mean E[a^2]."""
+        """Globals with the prior scales at the ELBO's maximum, given mean E[a^2]."""
         return replace(self, scales=self.scales.learned_from(cell_activity, self.gene_squares(), self.noise_var))
 
 
@@ -172,7 +172,7 @@ class PackedGlobals(Globals):
         return replace(super().moved(move), gene_cov=congruent(move.gene_map, self.gene_cov))
 
     def at_factors(self, kept: Tensor) -> Self:
-        """Those with the factors at positions `kept` alone."""
+        """Globals with the factors at positions `kept` alone."""
         columns = factor_columns(1 + self.n_known, kept)
         scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
         cov = self.gene_cov[:, packed_part(columns)]
@@ -185,6 +185,6 @@ def factor_columns(ahead: int, kept: Tensor) -> Tensor:
 
 
 def packed_part(kept: Tensor) -> Tensor:
-    """Where the lower triangle of some rows and columns, in increasing order, lies within that of all."""
+    """Positions of the lower triangle of some rows and columns, in increasing order, within that of all."""
     first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
     return kept[first] * (kept[first] + 1) // 2 + kept[second]

@@ -21,7 +21,7 @@ DIFFERENCES = 5
 
 @dataclass(frozen=True)
 class Trace:
-    """How a fit went."""
+    """Trace of a fit from epoch to epoch, and how it ended."""
 
     values: list[tuple[float, float]]
     rank0: float

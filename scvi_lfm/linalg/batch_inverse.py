@@ -23,7 +23,7 @@ LEAST_ROWS = 64
 VALUES_PER_GPU_BLOCK = 2**25
 
 
-def blocks(n_rows: int, k: int, device: torch.device) -> Iterator[slice]:
+def row_blocks(n_rows: int, k: int, device: torch.device) -> Iterator[slice]:
     """Blocks of rows of a size that suits (k, k) matrices."""
     n_values = VALUES_PER_BLOCK if device.type == "cpu" else VALUES_PER_GPU_BLOCK
     size = max(LEAST_ROWS, n_values // k**2)

@@ -15,7 +15,7 @@ import torch
 from .packed import congruent, diagonal, dimension, doubled, off_first, outer, pack, root, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     from torch import Tensor
@@ -27,6 +27,7 @@ class Covariance(ABC):
     """A covariance C_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
 
     by_row: ClassVar[bool] = True  # whether every row has a matrix of its own
+    is_held: ClassVar[bool] = True  # whether its numbers are there, and not made when they are asked for
 
     @abstractmethod
     def packed(self) -> Tensor:
@@ -41,7 +42,7 @@ class Covariance(ABC):
         """F C F' of each row."""
 
     def made(self) -> Covariance:
-        """The same, with nothing left to compute."""
+        """Covariances with nothing left to compute."""
         return self
 
     def blocks(self) -> Iterator[Tensor]:
@@ -83,11 +84,6 @@ class Covariance(ABC):
         packed = self.packed()
         return packed * off_first(dimension(packed.shape[1]), packed)
 
-    def quadratics(self, x: Tensor) -> Tensor:
-        """x_l' C_i x_l of each x (l, k) with each row, (l, rows) or what broadcasts to it."""
-        coordinates = self.coordinates()
-        return self.forms(x.to(coordinates.dtype)) @ coordinates.T
-
     def spread(self, noise: Tensor) -> Tensor:
         """Draws with these covariances, (rows, k), from standard Normal draws (rows, k)."""
         blocks = self._with_rows(noise)
@@ -104,11 +100,28 @@ class Covariance(ABC):
             start += len(block)
 
 
-@dataclass(frozen=True)
-class Common(Covariance):
-    """The same covariance for every row."""
+class OneBasis(Covariance):
+    """Covariances of all rows in one basis, which are worked with at once."""
 
     by_row = False
+
+    @abstractmethod
+    def log_mean(self) -> Tensor:
+        """A matrix in the basis of all rows, (k, k), whose log determinant is the mean of theirs."""
+
+    @abstractmethod
+    def joined(self, others: Sequence[Self]) -> Self:
+        """Covariances of these rows and those of others, in the same basis."""
+
+    @abstractmethod
+    def without_level(self) -> tuple[Self, Tensor | None, Tensor | float]:
+        """Covariances with noise of rows around a geometric mean of one, that noise, if there is any, and its level."""
+
+
+@dataclass(frozen=True)
+class Common(OneBasis):
+    """One covariance for all rows."""
+
     matrix: Tensor  # (k, k)
     n_rows: int
 
@@ -145,12 +158,20 @@ class Common(Covariance):
     def spread(self, noise: Tensor) -> Tensor:
         return noise @ root(self.matrix).T
 
+    def log_mean(self) -> Tensor:
+        return self.matrix
+
+    def joined(self, others: Sequence[Common]) -> Common:
+        return replace(self, n_rows=self.n_rows + sum(other.n_rows for other in others))
+
+    def without_level(self) -> tuple[Common, None, float]:
+        return self, None, 1.0
+
 
 @dataclass(frozen=True)
-class Eigenbasis(Covariance):
+class Eigenbasis(OneBasis):
     """`C_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`."""
 
-    by_row = False
     basis: Tensor  # (k, k)
     eig: Tensor  # (k,)
     sigma: Tensor  # (rows,)
@@ -198,8 +219,15 @@ class Eigenbasis(Covariance):
         return (self.diagonal.sqrt() * noise) @ self.basis.T
 
     def log_mean(self) -> Tensor:
-        """A matrix in the basis of all rows, (k, k), whose log determinant is the mean of theirs."""
         return (self.basis * self.diagonal.log().mean(0).exp()) @ self.basis.T
+
+    def joined(self, others: Sequence[Eigenbasis]) -> Eigenbasis:
+        return self.under(torch.cat([self.sigma, *(other.sigma for other in others)]))
+
+    def without_level(self) -> tuple[Eigenbasis, Tensor, Tensor]:
+        level = self.sigma.log().mean().exp()
+        sigma = self.sigma / level
+        return replace(self, sigma=sigma, eig=self.eig / level.square()), sigma, level
 
 
 @dataclass(frozen=True)

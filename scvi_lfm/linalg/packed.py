@@ -36,7 +36,7 @@ def _indices(k: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tens
 
 
 def packed_positions(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the lower triangle is in a flattened (k, k) matrix, and where each of the matrix's values is in that."""
+    """Positions of the lower triangle in a flattened (k, k) matrix, and of each value of the matrix in the triangle."""
     return _indices(k, device)[2:]
 
 

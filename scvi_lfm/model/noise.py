@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NormalNoise:
-    """What the Normal likelihood, or the Student t, needs besides eta."""
+    """Noise of the Normal likelihood, or the Student t: what it needs besides eta."""
 
     sigma: Tensor  # (m,): noise of the fit
     predictive: Tensor  # (m,): noise for predicting and scoring, which is not that of the fit
@@ -23,12 +23,17 @@ class NormalNoise:
     df: float | None = None  # degrees of freedom of the Student t, whose scale sigma then is; None: the Normal
 
     def at_genes(self, rows: Tensor) -> NormalNoise:
-        """That of some genes."""
+        """Noise of some genes."""
         return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
     def at_cells(self, rows: Tensor) -> NormalNoise:
-        """That of some cells."""
+        """Noise of some cells."""
         return self if self.cell is None else replace(self, cell=self.cell[rows])
+
+    @property
+    def of_genes(self) -> Tensor:
+        """Noise for predicting, (m,)."""
+        return self.predictive
 
     @property
     def likelihood(self) -> str:
@@ -54,11 +59,11 @@ class NormalNoise:
         return (sigma.square(),) if self.df is None else (sigma, sigma.new_tensor(self.df))
 
     def offset(self, cells: slice | Tensor) -> Tensor:
-        """What is known of the eta of some cells: nothing, (1,)."""
+        """Known part of the eta of some cells: zero, (1,)."""
         return self.predictive.new_zeros(1)
 
     def rounded(self) -> NormalNoise:
-        """With values as float32 storage holds them; a shared sigma is stored in float64."""
+        """Noise with values as float32 storage holds them; a shared sigma is stored in float64."""
         varies = (self.sigma != self.sigma[0]).any()
         return replace(
             self,
@@ -70,7 +75,7 @@ class NormalNoise:
 
 @dataclass(frozen=True)
 class CountNoise:
-    """What a count likelihood needs besides eta."""
+    """Noise of a count likelihood: what it needs besides eta."""
 
     likelihood: str  # a name of `model.likelihoods.LIKELIHOODS`
     dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
@@ -85,6 +90,11 @@ class CountNoise:
         return self._parameters(self.dispersion.to(dtype))
 
     @property
+    def of_genes(self) -> Tensor:
+        """Dispersions, (m,)."""
+        return self.dispersion
+
+    @property
     def levels(self) -> Tensor | None:
         """The lowest level, then the thresholds between levels, (K,); None for counts."""
         return None
@@ -93,25 +103,25 @@ class CountNoise:
         return (dispersion,)
 
     def offset(self, cells: slice | Tensor) -> Tensor:
-        """What is known of the eta of some cells: their log size factors, (cells,)."""
+        """Known part of the eta of some cells: their log size factors, (cells,)."""
         return self.log_size[cells]
 
     def at_genes(self, rows: Tensor) -> CountNoise:
-        """That of some genes."""
+        """Noise of some genes."""
         return replace(self, dispersion=self.dispersion[rows])
 
     def at_cells(self, rows: Tensor) -> CountNoise:
-        """That of some cells."""
+        """Noise of some cells."""
         return replace(self, log_size=self.log_size[rows])
 
     def rounded(self) -> CountNoise:
-        """With values as float32 storage holds them."""
+        """Noise with values as float32 storage holds them."""
         return replace(self, dispersion=self.dispersion.float().double(), log_size=self.log_size.float().double())
 
 
 @dataclass(frozen=True)
 class OrdinalNoise(CountNoise):
-    """What the ordinal likelihood needs besides eta, which takes no size factors: they are one."""
+    """Noise of the ordinal likelihood, which takes no size factors: they are one."""
 
     thresholds: Tensor  # (K-1,), increasing
     lowest: float  # level

@@ -36,11 +36,11 @@ class Gaussian:
 
     @classmethod
     def centred(cls, variances: Tensor) -> Gaussian:
-        """Independent coordinates with mean zero."""
+        """Normal of independent coordinates with mean zero."""
         return cls(torch.zeros_like(variances), torch.diag(variances), independent=True)
 
     def given_known(self, n_known: int) -> Gaussian:
-        """The first coordinate and those from 1 + p on, given the p between them."""
+        """Normal of the first coordinate and those from 1 + p on, given the p between them."""
         if n_known == 0:
             return self
         known = slice(1, 1 + n_known)

@@ -91,13 +91,13 @@ class SharedResiduals:
 
     @classmethod
     def of(cls, transform: Tensor) -> SharedResiduals:
-        """Of the transforms of some cells, (cells, g)."""
+        """Correlations from the transforms of some cells, (cells, g)."""
         least = max(NEAR_ZERO, torch.finfo(transform.dtype).eps / 2)
         score = torch.special.ndtri(transform.clamp(least, 1 - least))
         return cls(len(score), score.sum(0, dtype=torch.float64), (score.T @ score).double())
 
     def plus(self, other: SharedResiduals) -> SharedResiduals:
-        """Of the cells of both."""
+        """Correlations from the cells of both."""
         return SharedResiduals(self.n_cells + other.n_cells, self.total + other.total, self.product + other.product)
 
     def excess(self) -> float:

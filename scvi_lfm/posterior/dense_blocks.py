@@ -29,14 +29,14 @@ class DenseBlock:
     batch: Batch
 
     def values(self) -> Tensor:
-        """All values, (cells, m)."""
+        """Array of all values, (cells, m)."""
         values = self.batch.values
         if isinstance(values, torch.Tensor) or self.batch.device.type != "cpu":
             return self.batch.dense()
         return torch.from_numpy(values.toarray())
 
     def observed(self) -> Tensor | None:
-        """Which entries are data, a boolean (cells, m) tensor; None: all."""
+        """Pattern of the entries that are data, boolean (cells, m); None: all are."""
         observed = self.batch.observed
         if observed is None:
             return None
@@ -47,7 +47,7 @@ class DenseBlock:
 
 
 def dense_blocks(matrix: CellMatrix, device: torch.device) -> Iterator[DenseBlock]:
-    """Every cell once, in order, each block read when it is asked for."""
+    """Blocks of every cell once, in order, each read when it is asked for."""
     size = block_size(matrix.shape[1]) if device.type == "cpu" else None
     return (DenseBlock(cells, batch) for cells, batch in blocks(matrix, device, size=size))
 

@@ -39,7 +39,7 @@ class Move:
     mu_shift: Tensor  # ()
 
     def then(self, other: Move) -> Move:
-        """This move followed by `other`."""
+        """Move that is this one followed by `other`."""
         return Move(
             other.cell_map @ self.cell_map,
             other.cell_map @ self.cell_shift + other.cell_shift,

@@ -40,7 +40,7 @@ class Score:
     n: int
 
     def plus(self, other: Score) -> Score:
-        """Of both sets of entries."""
+        """Sums over both sets of entries."""
         return Score(self.log_density + other.log_density, self.square + other.square, self.n + other.n)
 
     @property

@@ -52,7 +52,7 @@ class Fitted:
     by_both: Tensor  # tr(S_AA T_BB)
 
     def seen_by(self, likelihood: Likelihood) -> Tensor:
-        """What the likelihood sees of eta: its mean, or the expected rate."""
+        """Mean of eta, or the expected rate: what the likelihood sees."""
         if not likelihood.has_rate:
             return self.mean
         spread = self.by_cell + self.by_gene + self.by_both

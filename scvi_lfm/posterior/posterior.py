@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..linalg.covariances import Common, Covariance, Eigenbasis, Packed, PackedUnderNoise
+    from ..linalg.covariances import Covariance, Eigenbasis, OneBasis, Packed, PackedUnderNoise
     from ..model import Gaussian
     from ..model.likelihoods import Law, Likelihood
     from ..model.noise import CountNoise, NormalNoise
@@ -55,7 +55,7 @@ class Posterior:
 
     @property
     def likelihood(self) -> Likelihood:
-        """What is known of values given eta."""
+        """Likelihood of values given eta."""
         return LIKELIHOODS[self.noise.likelihood]
 
     def law(self, eta: Moments, cells: Tensor, genes: Tensor) -> Law:
@@ -77,7 +77,7 @@ class Posterior:
         return Moments(mean, ((v @ self.cell_prior.cov) * v).sum(1))
 
     def expected_rates(self) -> Tensor:
-        """Where eta is the log of a rate, that of each gene in the average cell of size factor one, (m,)."""
+        """Rates of the genes in the average cell of size factor one, where eta is the log of a rate, (m,)."""
         eta = self.population()
         return (eta.mean + 0.5 * eta.var).exp()
 
@@ -108,7 +108,7 @@ class Posterior:
         return row
 
     def with_log_size(self, log_size: Tensor) -> Self:
-        """For cells of these size factors, where eta is the log of a rate."""
+        """The posterior of cells of these size factors, where eta is the log of a rate."""
         noise: Any = self.noise
         return replace(self, noise=replace(noise, log_size=log_size))
 
@@ -132,7 +132,7 @@ class NormalPosterior(Posterior):
     Where some entries were not data, every cell and gene has a covariance of its own.
     """
 
-    cell_cov: Common | Eigenbasis | Packed
+    cell_cov: OneBasis | Packed
     gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 
@@ -165,7 +165,7 @@ class CountPosterior(Posterior):
     noise: CountNoise
 
     def expected_values(self) -> Tensor:
-        """What is expected of each gene in the average cell, of the size factors' mean, (m,)."""
+        """Expected values of the genes in the average cell, of the size factors' mean, (m,)."""
         if not self.likelihood.has_rate:
             return self.law_in_cells(self.population(), None).mean()
         rates = self.expected_rates() * self.noise.log_size.exp().mean()

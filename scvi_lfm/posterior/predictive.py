@@ -41,15 +41,9 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(mean_of_pairs(q, cells, genes), var)
 
 
-def eta_of_entries(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
-    """The same for entries in the order of cells, where every row has a covariance of its own: sampled products."""
-    with quiet_sparse():
-        return EntryPredictor(q).moments(slice(0, len(q.cell_mean)), cells, genes)
-
-
 @contextmanager
 def quiet_sparse() -> Iterator[None]:
-    """Without torch's note that its sparse matrices are new; not for workers, who share what is put back."""
+    """Hush torch's note that its sparse matrices are new; not for workers, who share what is put back."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
         yield
@@ -65,7 +59,7 @@ class EntryPredictor:
         self._mean = torch.cat([q.gene_mean[:, :1], extend(q.gene_mean)], dim=1).T
 
     def moments(self, block: slice, cells: Tensor, genes: Tensor) -> Moments:
-        """For cell `cells[k]`, in order and all of them in the block, with gene `genes[k]`, (entries,)."""
+        """Moments of eta for cell `cells[k]`, in order and all of the block, with gene `genes[k]`, (entries,)."""
         mean = self._q.cell_mean[block]
         n, m = len(mean), self._mean.shape[1]
         u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()
@@ -116,7 +110,7 @@ class BlockPredictor:
 
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
-        """What genes bring to v' S v, and to what T enters, (m, c) each."""
+        """Sides of the genes in v' S v and in the products with T, (m, c) each."""
         return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
 
     def mean(self, cells: slice | Tensor) -> Tensor:

@@ -33,7 +33,7 @@ ENTRIES_PER_GPU_BLOCK = 2**27
 
 @dataclass(frozen=True)
 class GeneFeatures:
-    """What genes bring to rates and to the normal equations of cells."""
+    """Features of genes for rates and for the normal equations of cells."""
 
     mean: Tensor  # (m, r+1): (b, B)
     slopes: Tensor  # (m, r+1): v = (1, B)
@@ -41,7 +41,7 @@ class GeneFeatures:
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
-        """From means (m, r+1) and packed covariances (m, p) of (b, B)."""
+        """Features from means (m, r+1) and packed covariances (m, p) of (b, B)."""
         slopes = extend(mean)
         second = slope_moments(slopes, cov)
         with_abundance = cov[:, first_column(mean.shape[1], cov.device)].clone()
@@ -71,7 +71,7 @@ class GeneFeatures:
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
-    """What cells bring to half the variance, (cells, 2p): packed `u u'` and S, both over 2."""
+    """Features of cells for half the variance, (cells, 2p): packed `u u'` and S, both over 2."""
     weights = doubled(mean.shape[1], mean) / 2
     return torch.cat([outer(extend(mean)) * weights, cov * weights], dim=1)
 

@@ -34,6 +34,7 @@ ROUNDS = 12
 class Recomputed(Covariance):
     """A covariance of its own for each cell, made when it is asked for."""
 
+    is_held = False
     cell_mean: Tensor  # (n, r+1)
     offset: Tensor  # (n,): log size factor plus mu
     features: GeneFeatures
@@ -53,7 +54,7 @@ class Recomputed(Covariance):
         prior: Gaussian,
         family: str,
     ) -> Recomputed:
-        """From the parts of a posterior; `prior` is that of (a, A) given what is known."""
+        """Covariances from the parts of a posterior; `prior` is that of (a, A) given what is known."""
         return cls(
             cell_mean.float(),
             (noise.log_size + mu).float(),
@@ -65,7 +66,7 @@ class Recomputed(Covariance):
         )
 
     def at(self, rows: Tensor | slice) -> Recomputed:
-        """The covariances of some rows: a boolean mask, positions or a slice."""
+        """Covariances of some rows: a boolean mask, positions or a slice."""
         return replace(self, cell_mean=self.cell_mean[rows], offset=self.offset[rows])
 
     def blocks(self) -> Iterator[Tensor]:
@@ -98,7 +99,7 @@ class Recomputed(Covariance):
         return torch.cat(list(self.blocks()))
 
     def made(self) -> Packed:
-        """The covariances, held."""
+        """Covariances that are held."""
         return Packed(self.packed())
 
     def moved(self, linear: Tensor) -> Packed:

@@ -27,12 +27,12 @@ class SharesLeftOut:
         return cls(cell, gene, share, 1 - share)
 
     def rows(self, cells: slice) -> SharesLeftOut:
-        """Those of some consecutive cells, at their places among these."""
+        """Counts of some consecutive cells, at their places among these."""
         ends = torch.tensor([cells.start, cells.stop], dtype=self.cell.dtype, device=self.cell.device)
         first, last = torch.searchsorted(self.cell.contiguous(), ends).tolist()
         part = slice(first, last)
         return SharesLeftOut(self.cell[part] - cells.start, self.gene[part], self.share[part], self.seen[part])
 
     def where(self, chosen: Tensor) -> SharesLeftOut:
-        """Some of them, by a mask."""
+        """Counts of a mask."""
         return SharesLeftOut(self.cell[chosen], self.gene[chosen], self.share[chosen], self.seen[chosen])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def tally(places: Tensor, n_bins: int) -> Tensor:
-    """How many `places` are 0, 1, ..., (bins,) in int64; they are whole numbers below `n_bins`, of any dtype."""
+    """Numbers of `places` that are 0, 1, ..., (bins,) in int64; they are whole and below `n_bins`, of any dtype."""
     places = places.to(torch.int32).flatten()
     if places.device.type != "cpu":
         return torch.bincount(places, minlength=n_bins)

@@ -40,7 +40,7 @@ class Chosen:
 
 @naming_memory("recommend", "Pass fewer obs_names, or a smaller n_top")
 def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *, sds: float | None = None) -> Chosen:
-    """At most `n_top` entries for each of `cells` that `seen`, sparse, of the genes of `q`, does not store.
+    """Entries, at most `n_top` for each of `cells`, that `seen`, sparse, of the genes of `q`, does not store.
 
     `sds` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
     """
@@ -61,7 +61,7 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
 
 
 def _block_score(predictor: BlockPredictor, cells: Tensor, sds: float | None) -> Tensor:
-    """What a block of cells is ordered by, (cells, m)."""
+    """Scores by which the entries of a block of cells are ordered, (cells, m)."""
     return predictor.expected(cells) if sds is None else _upper(predictor.moments(cells), sds)
 
 
@@ -70,7 +70,7 @@ def _upper(eta: Moments, sds: float) -> Tensor:
 
 
 def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, sds: float | None) -> Chosen:
-    """Blocks are in single precision: the few that were chosen are computed anew in double, and put in order."""
+    """Chosen entries in order, computed anew in double precision: blocks are in single."""
     eta = eta_of_pairs(q, cells[rows], genes)
     score = q.law(eta, cells[rows], genes).mean() if sds is None else _upper(eta, sds)
     best_first = score.argsort(descending=True, stable=True)

@@ -182,7 +182,7 @@ def _places(key: str) -> list[tuple[str, str]]:
 def _find(
     matrix: CellMatrix, stored: StoredFit, direction: str, by: str, fdr: float, max_entries: int, device: torch.device
 ) -> tuple[Listing, str]:
-    """What is found, and what it was listed by."""
+    """Listing of what is found, and the score that it was listed by."""
 
     def read() -> Iterator[DenseBlock]:
         return dense_blocks(matrix, device)

@@ -52,14 +52,14 @@ class _Looked:
     posterior: NormalPosterior | CountPosterior
 
     def at(self, cells: np.ndarray) -> _Looked:
-        """Some of them, by position among them."""
+        """Cells at some positions among these."""
         if len(cells) == len(self.cells):
             return self
         rows = torch.from_numpy(cells).to(self.posterior.cell_mean.device)
         return _Looked(self.cells[cells], self.matrix.at_cells(cells), self.posterior.at_cells(rows))
 
     def at_genes(self, genes: Tensor) -> _Looked:
-        """Their values of some genes."""
+        """Values of the cells in some genes."""
         return _Looked(self.cells, self.matrix.at_genes(genes.cpu().numpy()), self.posterior.at_genes(genes))
 
 
@@ -91,7 +91,7 @@ def _some(n_cells: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _transform(looked: _Looked, seed: int) -> Callable[[DenseBlock], tuple[Tensor, Tensor, Tensor | None]]:
-    """What gives expected values and transforms of the entries of a block, and which of them are data."""
+    """Function that gives expected values and transforms of the entries of a block, and which of them are data."""
     loo = LeaveOneOut(looked.posterior)
 
     def of_block(block: DenseBlock) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -105,7 +105,7 @@ def _transform(looked: _Looked, seed: int) -> Callable[[DenseBlock], tuple[Tenso
 
 
 def _leftover(looked: _Looked, device: torch.device, seed: int) -> float:
-    """How far residuals of genes go together, over what noise gives."""
+    """Measure of how far residuals of genes go together, over what noise gives."""
     transform = _transform(looked, seed)
 
     def of_block(block: DenseBlock) -> SharedResiduals:

@@ -19,7 +19,7 @@ from ..model.priors import check_prior_scales
 from ..posterior.predictive import eta_of_pairs, mean_of_pairs
 from ..posterior.store.lookup import entry
 from ._fit_checks import check_shape
-from ._fit_result import check_finite
+from ._fit_result import check_storable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -45,7 +45,7 @@ def compare_fits(adata: AnnData, matrix: CellMatrix, stored: StoredFit, seed: in
     if refit and given.engine == "natural_gradient":
         options = options_again(matrix, stored, seed, float(entry(trace, "epoch", key)[-1]))
         result = _fit_again(matrix, stored, options)
-        check_finite(result.posterior, adata.obs_names, adata.var_names[stored.fitted])
+        check_storable(result.posterior, adata.obs_names, adata.var_names[stored.fitted])
         difference = eta_difference(stored.posterior, result.posterior, seed)
         rows.append(_row("other seed", seed, options.batch_size, result.elbo[-1][1], difference))
     table = pd.DataFrame(rows)
@@ -60,7 +60,7 @@ def _row(name: str, seed: object, batch_size: int, value: float, difference: flo
 
 
 def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: float) -> FitOptions:
-    """Those of the fit, which took some epochs, but for another seed and for what shows gains that it may have missed.
+    """Options of the fit, which took some epochs, with another seed and what shows gains that it may have missed.
 
     That is batches of half the size; for the Normal, whose small batches settle late, a smaller tolerance.
     """

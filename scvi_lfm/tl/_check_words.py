@@ -32,7 +32,7 @@ def edge_names(edges: Sequence[float], level: float) -> list[str]:
 
 
 def on_calibration(table: pd.DataFrame) -> list[str]:
-    """What the coverage says."""
+    """Words on what the coverage says."""
     overall = table.iloc[0]
     enough = table[(table["n"] >= ENOUGH) & (table["by"] != "all")]
     words = [f"90 % intervals hold {overall['coverage']:.1%} of the values, each predicted without itself."]
@@ -51,7 +51,7 @@ def on_calibration(table: pd.DataFrame) -> list[str]:
 
 
 def on_leftover(leftover: float) -> list[str]:
-    """What correlated residuals say, if anything."""
+    """Words on what correlated residuals say, if anything."""
     if leftover <= MOST_LEFTOVER:
         return []
     return [
@@ -61,7 +61,7 @@ def on_leftover(leftover: float) -> list[str]:
 
 
 def how_it_ended(uns: Mapping[str, Any], key: str) -> str:
-    """Why a stored fit stopped: `"tol"`, `"held_out"` or `"max_epochs"`."""
+    """Reason why a stored fit stopped: `"tol"`, `"held_out"` or `"max_epochs"`."""
     if not entry(uns, CONVERGED, key):
         return "max_epochs"
     held_out = uns.get(HELD_OUT, {})
@@ -69,7 +69,7 @@ def how_it_ended(uns: Mapping[str, Any], key: str) -> str:
 
 
 def on_convergence(table: pd.DataFrame, ended: str, tol: float) -> list[str]:
-    """What the fit's own estimate and the comparison with another fit say, and which of them counts."""
+    """Words on the fit's own estimate and on the comparison with another fit, and which of them counts."""
     words = [_ENDED[ended].format(tol=tol)]
     if table["gap"].dropna().empty:
         return words

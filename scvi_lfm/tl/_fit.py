@@ -15,7 +15,7 @@ from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
 from ._fit_memory import check_memory, size_of
 from ._fit_prepare import prepare_fit
-from ._fit_result import check_finite, n_factors_of, record_of, warn_at_bound, warn_not_converged
+from ._fit_result import check_storable, n_factors_of, record_of, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, note_written, obs_places
 from ._tool import tool
 
@@ -264,7 +264,7 @@ def fit(
     check_memory(size_of(prepared), options.device)
     logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
     result = _run(engine, matrix, options)
-    check_finite(result.posterior, adata.obs_names, adata.var_names[prepared.fitted])
+    check_storable(result.posterior, adata.obs_names, adata.var_names[prepared.fitted])
     if not result.converged:
         warn_not_converged(result, options)
     if options.choose_rank:

@@ -9,7 +9,6 @@ import torch
 from .._memory import OutOfMemoryError, available_bytes, words_of_bytes
 from .._settings import settings
 from .._workers import n_workers
-from ..data.places import place
 from ..inference.demand import COUNTS, Size, demand, engine_of
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def size_of(prepared: PreparedFit) -> Size:
         batch_size=options.batch_size,
         n_workers=n_workers(),
         is_sparse=matrix.source.is_sparse,
-        in_memory=place(matrix.source) == "memory",
+        in_memory=matrix.source.place == "memory",
         on_gpu=options.device.type == "cuda",
         max_cov_bytes=settings.max_cov_bytes,
         own_pattern=0 if matrix.observed is None else matrix.observed.pattern.nnz,
@@ -59,7 +58,7 @@ def _check(n_bytes: int, available: int | None, where: str, size: Size, needed: 
 
 
 def remedy(size: Size, needed: Demand) -> str:
-    """What makes a fit take less memory, the most useful first."""
+    """Changes that make a fit take less memory, the most useful first."""
     parts = needed.device or needed.host
     largest = max(parts, key=lambda name: parts[name])
     ways = ["fewer genes (mask_var)"]

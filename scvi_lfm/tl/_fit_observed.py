@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .._fit_arguments import FitArguments
     from ..data import CellMatrix
-    from ..data.counted import Sample
+    from ..data.counted import CellSample
 
 
 def observed_part(
@@ -31,7 +31,7 @@ def observed_part(
     likelihood: str,
     matrix: CellMatrix,
     fitted: np.ndarray,
-    some: Sample | None = None,
+    some: CellSample | None = None,
 ) -> CellMatrix:
     """The values that are data, those held out kept aside; `some` are the cells of the matrix, if not all.
 
@@ -57,7 +57,7 @@ def observed_part(
     return part
 
 
-def _part(matrix: CellMatrix, observed: str, mask: sp.csr_array | None, some: Sample | None) -> CellMatrix:
+def _part(matrix: CellMatrix, observed: str, mask: sp.csr_array | None, some: CellSample | None) -> CellMatrix:
     """The values that are data; where they are those of some cells, none or all of these may be held out."""
     if some is None or mask is None:
         return restrict(matrix, observed, mask)

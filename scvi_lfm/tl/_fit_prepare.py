@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..data import CellMatrix
-    from ..data.counted import Sample
+    from ..data.counted import CellSample
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class PreparedFit:
 
     @property
     def totals(self) -> np.ndarray | None:
-        """Those that the cells were normalised from, (n,)."""
+        """Totals that the cells were normalised from, (n,)."""
         return None if self.matrix.normalised is None else self.matrix.normalised.totals
 
 
-def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None) -> PreparedFit:
+def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = None) -> PreparedFit:
     """Check the arguments and the data, and choose what was left open.
 
     With a sample, values of its cells alone are read and judged, without a warning; choices are those for all.
@@ -85,56 +85,25 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None)
     scales = _check_together(given)
     prepare_threads()
     fitted = _genes_to_fit(adata, given)
-    obs = None if given.covariates is None else in_memory(adata.obs)
-    coding = None if obs is None else learn_coding(obs, given.covariates)
+    matrix, coding = _read(adata, given, fitted, some)
+    kind, normalised = cast("ValueKind", matrix.kind), matrix.normalised
     stored_only = given.observed == "stored"
-    matrix = read_matrix(
-        adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only, some=some
-    )
-    kind = cast("ValueKind", matrix.kind)
-    normalised = matrix.normalised
-    if obs is not None and coding is not None:
-        known = code(obs, coding)
-        if some is None:
-            warn_about_codes(obs, coding)
-        matrix = replace(matrix, covariates=known if some is None else known[some.cells])
     never_counts = stored_only or normalised is not None
-    likelihood = choose_likelihood(given.likelihood, kind, never_counts=never_counts)
-    like_logs = likelihood in CONTINUOUS and not stored_only
+    given = replace(given, likelihood=choose_likelihood(given.likelihood, kind, never_counts=never_counts))
+    like_logs = given.likelihood in CONTINUOUS and not stored_only
     looks = looks_of(matrix, kind) if like_logs else None
-    check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
-    if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
-        check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
-    levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
-    matrix = observed_part(adata, given, likelihood, matrix, fitted, some)
-    if likelihood in CONTINUOUS:
-        check_guide_of_normal(given.guide, likelihood)
+    levels, matrix = _values_to_fit(adata, given, scales, matrix, fitted, some)
     if some is None:
-        _check_data(adata, given, likelihood, matrix, fitted)
-        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, likelihood)
-    log_size = None
-    if likelihood in COUNTS:
-        log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
-        log_size = log_size if some is None or len(log_size) == len(some.cells) else log_size[some.cells]
-    if likelihood in CONTINUOUS:
-        matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
-        if matrix.level:
-            logger.info("values are fitted less their common level %.10g", matrix.level)
-    counts, auto, at_least = likelihood not in CONTINUOUS, isinstance(given.n_factors, str), _stated(given.n_factors)
-    asked = given.batch_size
-    if asked is None and not counts and matrix.observed is not None:
-        asked = adata.n_obs  # every step solves for all genes one by one, so that few large steps are quickest
-    size = choose_batch_size(asked, adata.n_obs, at_least, counts=counts)
-    shape = adata.n_obs, matrix.shape[1]
-    n_factors = most_factors(*shape, size, counts=counts) if auto else at_least
-    if matrix.observed is not None or levels is not None:
-        when = "Where some entries are not data," if levels is None else "Under likelihood='ordinal'"
-        check_cov_bytes(n_factors + matrix.n_covariates, max(shape), when)
+        _check_data(adata, given, matrix, fitted)
+        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, given.likelihood)
+    log_size = _log_size(adata, given, matrix, some)
+    if given.likelihood in CONTINUOUS:
+        matrix = _less_level(matrix, given)
+    size, n_factors = _sizes(given, matrix, adata.n_obs, has_levels=levels is not None)
     device = resolve_device(given.device)
     made = replace(
         given,
         n_factors=n_factors,
-        likelihood=likelihood,
         prior_scales=scales,
         batch_size=size,
         max_epochs=choose_max_epochs(given.max_epochs, given.engine, -(-adata.n_obs // size)),
@@ -149,15 +118,83 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: Sample | None = None)
         seed=int(resolve_rng(given.rng).integers(2**31)),
         log_size=log_size,
         levels=levels,
-        choose_rank=auto,
+        choose_rank=given.n_factors == AUTO,
     )
     base = (math.e if normalised else log_base(adata.uns, kind)) if like_logs and looks is None else None
     return PreparedFit(matrix, made, options, fitted, kind, base, coding)
 
 
-def _check_data(adata: AnnData, given: FitArguments, likelihood: str, matrix: CellMatrix, fitted: np.ndarray) -> None:
+def _read(
+    adata: AnnData, given: FitArguments, fitted: np.ndarray, some: CellSample | None
+) -> tuple[CellMatrix, pd.DataFrame | None]:
+    """The values of the genes to fit, with the covariates of the cells, and the coding of these."""
+    obs = None if given.covariates is None else in_memory(adata.obs)
+    coding = None if obs is None else learn_coding(obs, given.covariates)
+    stored_only = given.observed == "stored"
+    matrix = read_matrix(
+        adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only, some=some
+    )
+    if obs is None or coding is None:
+        return matrix, None
+    known = code(obs, coding)
+    if some is None:
+        warn_about_codes(obs, coding)
+    return replace(matrix, covariates=known if some is None else known[some.cells]), coding
+
+
+def _values_to_fit(
+    adata: AnnData,
+    given: FitArguments,
+    scales: dict[str, object],
+    matrix: CellMatrix,
+    fitted: np.ndarray,
+    some: CellSample | None,
+) -> tuple[tuple[float, float] | None, CellMatrix]:
+    """The extreme levels, if the likelihood has any, and the values that are data; all are such as it takes."""
+    likelihood, kind = given.likelihood, cast("ValueKind", matrix.kind)
+    check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
+    if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
+        check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
+    levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
+    matrix = observed_part(adata, given, likelihood, matrix, fitted, some)
+    if likelihood in CONTINUOUS:
+        check_guide_of_normal(given.guide, likelihood)
+    return levels, matrix
+
+
+def _log_size(adata: AnnData, given: FitArguments, matrix: CellMatrix, some: CellSample | None) -> np.ndarray | None:
+    """Logs of the size factors, (n,); None where the likelihood takes none."""
+    if given.likelihood not in COUNTS:
+        return None
+    log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
+    return log_size if some is None or len(log_size) == len(some.cells) else log_size[some.cells]
+
+
+def _less_level(matrix: CellMatrix, given: FitArguments) -> CellMatrix:
+    """The values less their common level."""
+    matrix = at_level(matrix, common_level(matrix), place_of(given.layer))
+    if matrix.level:
+        logger.info("values are fitted less their common level %.10g", matrix.level)
+    return matrix
+
+
+def _sizes(given: FitArguments, matrix: CellMatrix, n_cells: int, *, has_levels: bool) -> tuple[int, int]:
+    """Cells in a minibatch, and the number of factors, or the most of them where it is to be chosen."""
+    counts, asked, at_least = given.likelihood not in CONTINUOUS, given.batch_size, _stated(given.n_factors)
+    if asked is None and not counts and matrix.observed is not None:
+        asked = n_cells  # every step solves for all genes one by one, so that few large steps are quickest
+    size = choose_batch_size(asked, n_cells, at_least, counts=counts)
+    shape = n_cells, matrix.shape[1]
+    n_factors = most_factors(*shape, size, counts=counts) if given.n_factors == AUTO else at_least
+    if matrix.observed is not None or has_levels:
+        when = "Under likelihood='ordinal'" if has_levels else "Where some entries are not data,"
+        check_cov_bytes(n_factors + matrix.n_covariates, max(shape), when)
+    return size, n_factors
+
+
+def _check_data(adata: AnnData, given: FitArguments, matrix: CellMatrix, fitted: np.ndarray) -> None:
     """Raise unless the likelihood can be fitted to the values."""
-    cells, genes = adata.obs_names, adata.var_names[fitted]
+    cells, genes, likelihood = adata.obs_names, adata.var_names[fitted], given.likelihood
     stored_only = given.observed == "stored"
     if stored_only:
         check_stored_variation(matrix, given.layer)

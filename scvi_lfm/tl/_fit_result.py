@@ -24,7 +24,6 @@ from .._keys import (
     VARIANCE_RATIO,
     VERSION,
 )
-from ..model.noise import CountNoise
 from ..posterior.store.params import params_of
 from ._values import record_of_values
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def record_of(prepared: PreparedFit, result: FitResult, seconds: float) -> dict[str, Any]:
-    """What goes into uns besides the posterior."""
+    """Record of a fit: what goes into uns besides the posterior."""
     from .. import __version__
 
     matrix, n_factors = prepared.matrix, n_factors_of(prepared, result)
@@ -68,7 +67,7 @@ def n_factors_of(prepared: PreparedFit, result: FitResult) -> int:
 
 
 def _held_out_of(result: FitResult) -> dict[str, Any]:
-    """How well entries held out were predicted after each epoch, and at the end."""
+    """Scores of entries held out after each epoch, and at the end."""
     if result.held_out is None:
         return {}
     epoch, log_density, rmse = map(np.asarray, zip(*result.held_out.values, strict=True))
@@ -77,7 +76,7 @@ def _held_out_of(result: FitResult) -> dict[str, Any]:
 
 
 def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
-    """What is known of every number of factors, where it was to be chosen."""
+    """Record of every number of factors, where it was to be chosen."""
     if result.ranks is None:
         return {}
     value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
@@ -94,10 +93,9 @@ def _scale_of_sizes(prepared: PreparedFit, q: NormalPosterior | CountPosterior) 
     return {TOTAL_COUNTS: total, EXPECTED_COUNTS: float(q.expected_rates().sum())}
 
 
-def check_finite(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:
+def check_storable(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: pd.Index) -> None:
     """Raise unless float32, in which the fit will be stored, can hold it."""
-    noise = q.noise.dispersion if isinstance(q.noise, CountNoise) else q.noise.predictive
-    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), noise[:, None]], dim=1)
+    of_genes = torch.cat([q.gene_mean, q.gene_cov.diagonals().sqrt(), q.noise.of_genes[:, None]], dim=1)
     for what, values, names in (("cell", q.cell_mean, cells), ("gene", of_genes, genes)):
         bad = (~values.float().isfinite().all(dim=1)).cpu().numpy()
         if bad.any():

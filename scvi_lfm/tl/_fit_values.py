@@ -39,7 +39,7 @@ def check_normalize(given: FitArguments) -> None:
 
 
 def looks_of(matrix: CellMatrix, kind: ValueKind) -> str | None:
-    """What values look like that are not made for a Normal, or not to be normalised; None: like none."""
+    """Likeness of values to such as a Normal is not made for, or as are not to be normalised; None: to none."""
     if matrix.normalised is None:
         return looks_like(matrix.source, kind)
     return "logged" if looks_logged(matrix.normalised.kind) else None

@@ -114,7 +114,7 @@ def _free_key(adata: AnnData, tool: str, places: Callable[[str], Sequence[Place]
 
 
 def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
-    """What fits consist of, but for the one under the key `own`, and what any of them read."""
+    """Fields of which fits consist, but for the one under the key `own`, and those that any of them read."""
     found: dict[Place, str] = {("uns", WRITTEN): "says which tool wrote what and"}
     for stem, stored in adata.uns.items():
         if not _is_fit(stored):

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._memory import available_bytes
-from ..data.counted import Sample
+from ..data.counted import CellSample
 from ..data.gate import is_read_in
 from ..data.kind import looks_like_expression
 from ..data.opening import open_source
-from ..data.places import knows_n_stored, place
 from ..inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, START_OF_COUNTS, demand
 from ..inference.rehearsal import Phase, rehearse
 from ._fit_memory import size_of
@@ -42,11 +41,11 @@ TIMES_TO_CHOOSE = 2
 
 
 def make_plan(adata: AnnData, given: FitArguments) -> Plan:
-    """What a fit with these arguments would be; the arguments are checked as those of the fit are."""
+    """Plan of a fit with these arguments, which are checked as those of the fit are."""
     if isinstance(given.rng, np.random.Generator):
         given = replace(given, rng=copy.deepcopy(given.rng))
     n, begun = adata.n_obs, time.perf_counter()
-    some = Sample(evenly(n, CELLS))
+    some = CellSample(evenly(n, CELLS))
     prepared = prepare_fit(adata, given, some)
     if prepared.arguments.observed == "stored":
         looks_like_expression(prepared.matrix.source)  # as the fit does, which warns
@@ -104,10 +103,10 @@ def evenly(n_cells: int, count: int) -> np.ndarray:
 
 
 def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, float, bool]:
-    """Where the values lie, how many are stored at the genes to fit, and whether they are read in."""
+    """Place of the values, number of those stored at the genes to fit, and whether they are read in."""
     source = open_source(adata, prepared.arguments.layer)
-    n_sampled, where = prepared.matrix.source.n_stored * share, place(source)
-    everything = source.n_stored if knows_n_stored(source) else n_sampled
+    n_sampled, where = prepared.matrix.source.n_stored * share, source.place
+    everything = source.n_stored if source.knows_n_stored else n_sampled
     all_of_it = prepared.fitted.all() and prepared.matrix.observed is None
     read_in = where != "memory" and is_read_in(everything, source.dtype)
     return where, everything if all_of_it else n_sampled, read_in

@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def n_readings(self) -> float:
-        """How often all values are read in all."""
+        """Number of times that all values are read."""
         return sum(self.readings.values()) + (self.epochs - 1) * self.readings["epoch"]
 
     def rows(self) -> list[tuple[str, str]]:

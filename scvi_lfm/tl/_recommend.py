@@ -132,7 +132,7 @@ def _check_size(n_rows: int, n_top: int) -> None:
 
 
 def _ranks(rows: np.ndarray) -> np.ndarray:
-    """1, 2, ... within each run of equal rows."""
+    """Ranks 1, 2, ... within each run of equal rows."""
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     length = np.diff(np.append(first, len(rows)))
     return np.arange(1, len(rows) + 1) - np.repeat(first, length)

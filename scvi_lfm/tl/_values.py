@@ -33,7 +33,7 @@ EXPECTED_TOTAL, LOG_BASE = "expected_total", "log_base"
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What values must be like to be of the fit's kind, and on its scale."""
+    """Kind and scale of a fit's values, with which others are compared."""
 
     kind: ValueKind
     as_read: ValueKind | None  # of what the fit log-normalised; None: nothing
@@ -81,7 +81,7 @@ class _Fitted:
 def record_of_values(
     normalised: Normalised | None, kind: ValueKind, log_base: float | None, q: NormalPosterior | CountPosterior
 ) -> dict[str, float]:
-    """What a fit stores of the values that it was made of, and of those that they were normalised from."""
+    """Record of the values that a fit was made of, and of those that they were normalised from."""
     record = kind.record() | ({} if normalised is None else normalised.kind.record(AS_READ))
     if q.likelihood.has_rate:
         record[EXPECTED_TOTAL] = float(q.expected_values().sum())

@@ -38,6 +38,10 @@ class RowsAlone(CellSource):
     def n_stored(self):
         return self.held.n_stored
 
+    @property
+    def place(self):
+        return "file"
+
     def rows(self, which):
         return self.held.rows(which).copy()
 

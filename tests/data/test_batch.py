@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scvi_lfm.data import CellMatrix
+from scvi_lfm.data import CellMatrix, Scaled
 
 CPU = torch.device("cpu")
 FORMS = [np.asarray, sp.csr_array]
@@ -43,7 +43,7 @@ def test_blocks_are_float32_unless_asked(values, form):
 def test_products_come_back_in_float64(values, form):
     block = CellMatrix.of(form(values)).batch(None, CPU)
     for product in (
-        block.times_genes(torch.ones(5, 2, dtype=torch.float64)),
+        block.times_genes(Scaled(torch.ones(5, 2, dtype=torch.float64))),
         block.times_cells(torch.ones(7, 2, dtype=torch.float64)),
         block.square_sums,
     ):
@@ -55,20 +55,20 @@ def test_products_come_back_in_float64(values, form):
 def test_weights_beyond_float32_neither_vanish_nor_overflow(values, form, scale):
     block = CellMatrix.of(form(values)).batch(None, CPU)
     weights = np.linspace(-1, 1, 5)[:, None] * scale
-    found = block.times_genes(torch.from_numpy(weights))
+    found = block.times_genes(Scaled(torch.from_numpy(weights)))
     np.testing.assert_allclose(found, values @ weights, rtol=1e-5, atol=1e-6 * scale)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_weight_at_all_is_no_product(values, form):
     block = CellMatrix.of(form(values)).batch(None, CPU)
-    assert not block.times_genes(torch.zeros(5, 2, dtype=torch.float64)).any()
+    assert not block.times_genes(Scaled(torch.zeros(5, 2, dtype=torch.float64))).any()
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_empty_block_of_values(form):
     block = CellMatrix.of(form(np.zeros((3, 4), dtype=np.float32))).batch(None, CPU)
-    assert not block.times_genes(torch.ones(4, 1, dtype=torch.float64)).any()
+    assert not block.times_genes(Scaled(torch.ones(4, 1, dtype=torch.float64))).any()
     assert not block.times_cells(torch.ones(3, 1, dtype=torch.float64)).any()
     assert not block.square_sums.any()
 

@@ -12,7 +12,7 @@ import torch
 
 from scvi_lfm.data import CellMatrix, MemorySource, Scaled
 from scvi_lfm.data.blocks import Blocks
-from scvi_lfm.data.cluster import Cluster, pack
+from scvi_lfm.data.cluster import Cluster, pickled
 from scvi_lfm.data.less_margins import LessMargins
 from scvi_lfm.data.normalised import LogNormalised
 from scvi_lfm.data.opening import source_of
@@ -106,11 +106,11 @@ def test_tasks_have_whole_chunks_and_enough_cells(values):
 
 def test_only_a_row_of_a_tensor_is_packed():
     large = torch.zeros(10_000, 100)
-    row = pickle.loads(pack(large[3]))
-    assert len(pack(large[3])) < 1000
+    row = pickle.loads(pickled(large[3]))
+    assert len(pickled(large[3])) < 1000
     assert row.shape == (100,)
-    assert pickle.loads(pack(torch.tensor(2.0))).shape == ()
-    weights = pickle.loads(pack(Scaled(torch.ones(3, 2))))
+    assert pickle.loads(pickled(torch.tensor(2.0))).shape == ()
+    weights = pickle.loads(pickled(Scaled(torch.ones(3, 2))))
     assert weights.values(torch.float32).shape == (3, 2)
 
 

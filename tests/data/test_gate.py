@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scvi_lfm.data import read_matrix
+from scvi_lfm.data import Scaled, read_matrix
 
 CPU = torch.device("cpu")
 REAL = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8", ">f4", ">f8", ">i4"]
@@ -127,7 +127,7 @@ def test_the_anndata_is_left_as_it_was(case, data):
     matrix = read_matrix(case.adata, case.layer, genes=mask)
     for dtype in (torch.float32, torch.float64):
         batch = matrix.batch(None, CPU, dtype)
-        batch.times_genes(torch.ones(int(mask.sum()), 1, dtype=torch.float64))
+        batch.times_genes(Scaled(torch.ones(int(mask.sum()), 1, dtype=torch.float64)))
         batch.times_cells(torch.ones(case.adata.n_obs, 1, dtype=torch.float64))
         assert batch.square_sums.shape == (mask.sum(),)
     assert fingerprint(values) == before
@@ -148,7 +148,7 @@ def test_products_are_numpys(case, dtype, data):
     per_gene, per_cell = rng.normal(size=(mask.sum(), 2)), rng.normal(size=(len(expected), 2))
     close = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 1e-5, "atol": 1e-4}
     assert batch.n_cells == len(expected)
-    np.testing.assert_allclose(batch.times_genes(torch.from_numpy(per_gene)), expected @ per_gene, **close)
+    np.testing.assert_allclose(batch.times_genes(Scaled(torch.from_numpy(per_gene))), expected @ per_gene, **close)
     np.testing.assert_allclose(batch.times_cells(torch.from_numpy(per_cell)), expected.T @ per_cell, **close)
     np.testing.assert_allclose(batch.square_sums, (expected**2).sum(0), **close)
     np.testing.assert_array_equal(batch.dense().double(), expected)
@@ -170,7 +170,7 @@ def test_a_matrix_too_large_to_be_dense_is_read(form):
     block = read_matrix(adata).batch(None, CPU)
     genes = torch.zeros(shape[1], 1, dtype=torch.float64)
     genes[99_999] = 2
-    assert float(block.times_genes(genes)[7]) == 2
+    assert float(block.times_genes(Scaled(genes))[7]) == 2
     assert float(block.square_sums.sum()) == 3
 
 

@@ -17,7 +17,7 @@ from scvi_lfm.inference.moves import _best_absorption, best_move
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import cell_statistics
 from scvi_lfm.inference.normal.start import add_random_factors, fit_without_factors
-from scvi_lfm.inference.normal.sweep import LocalStep, insert_known, sweep
+from scvi_lfm.inference.normal.sweep import insert_known, local_step, sweep
 from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import Gaussian, Scales, model
 from scvi_lfm.model.priors import with_known
@@ -72,7 +72,7 @@ def test_elbo_is_the_programs(state):
 
 
 def test_local_step_is_the_maximum_and_its_elbo_is_the_whole_one(state):
-    block = LocalStep(state.problem, state.globals)(state.batch)
+    block = local_step(state.problem, state.globals)(state.batch)
     g, n = state.globals, 12
 
     def value(mean, cov):

@@ -17,7 +17,7 @@ from scvi_lfm.inference import fit_natural_gradient
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.finish import drop_unused_factors
 from scvi_lfm.inference.normal.state import NormalGlobals
-from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.normal.sweep import local_step, sweep
 from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import PriorScales
 
@@ -54,7 +54,7 @@ def test_one_batch_is_coordinate_ascent(whole_batch, first_step, fit_options, fa
         value = float(elbo(step.globals, step.statistics, step.cell_cov, 50)) / (50 * 40)
         assert result.elbo[epoch] == (epoch + 1, pytest.approx(value, rel=1e-12))
     g = drop_unused_factors(problem, step).globals
-    cells = LocalStep(problem, g)(batch).mean
+    cells = local_step(problem, g)(batch).mean
     eta = g.mu + cells[:, :1] + g.gene_mean[:, 0] + cells[:, 1:] @ g.gene_mean[:, 1:].T
     # the last pass reads the cells in float32, from genes as they will be stored
     np.testing.assert_allclose(eta_of(result.posterior), eta, rtol=0, atol=1e-5)

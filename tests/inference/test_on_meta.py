@@ -36,12 +36,13 @@ N_CELLS, N_GENES, BATCH = 151, 83, 80
 # no axis of cells or genes is as short, and no number of latents or steps here as large
 SHORT = 32
 
+PAIRED = "inference/normal/paired_steps.py: PairedSteps.estimates"
 # what the host reads of the device within an epoch, and why
 READ = {
     "inference/normal/ranks.py: elbo_per_entry": "the bound, at the end of an epoch",
-    "inference/normal/engine.py: _estimates": "bounds of some steps, at the end of an epoch and every 16 steps",
+    PAIRED: "bounds of some steps, at the end of an epoch and every 16 steps",
     "inference/observed/engine.py: ObservedEngine._sweep": "the bound, at the end of an epoch",
-    "inference/observed/engine.py: ObservedEngine._pass_over_minibatches": "the bound, at the end of an epoch",
+    "inference/observed/engine.py: ObservedEngine.epoch": "the bound, at the end of an epoch",
     "inference/counts/objective.py: elbo_per_entry": "the bound, at the end of an epoch",
 }
 # what it sends there, and why
@@ -255,7 +256,7 @@ def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
         watch.clear()
         engine.epoch(state, 2, Silence(), lambda estimates: False)
     assert engine.n_batches == 8
-    assert [event.place for event in watch if event.kind == "read"] == ["inference/normal/engine.py: _estimates"] * 3
+    assert [event.place for event in watch if event.kind == "read"] == [PAIRED] * 3
 
 
 # of what comes after the last epoch, what has to know values with an axis of cells or genes, and why

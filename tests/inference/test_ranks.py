@@ -10,7 +10,7 @@ import scvi_lfm as lfm
 from as_blocks import as_blocks
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.ranks import normal_curve
-from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.normal.sweep import local_step, sweep
 from scvi_lfm.inference.ranks import RankCurve, effective_factors
 from scvi_lfm.inference.state import Problem
 
@@ -54,7 +54,7 @@ def test_the_curve_ends_at_the_bound_of_the_fit(batch, first_step):
 def test_effective_factors_are_the_shares_that_means_have_of_squares(batch, first_step):
     problem = Problem(N, M, "row_block", "shared")
     step = settle(problem, first_step(problem, batch, 6), batch)
-    block = LocalStep(problem, step.globals)(batch)
+    block = local_step(problem, step.globals)(batch)
     means = block.mean[:, 1:].square().mean(0).numpy()
     share = means / (means + block.cov.diagonal()[1:].numpy())
     found = normal_curve(problem, step).effective

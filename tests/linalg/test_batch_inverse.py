@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scvi_lfm.linalg import batch_inverse
-from scvi_lfm.linalg.batch_inverse import blocks, invert, pack_last, unpack_last
+from scvi_lfm.linalg.batch_inverse import invert, pack_last, row_blocks, unpack_last
 from scvi_lfm.linalg.packed import pack
 
 
@@ -67,12 +67,12 @@ def test_blocks_are_all_rows_once(monkeypatch):
     monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 1000)
     monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 3)
     for k, size in ((10, 10), (100, 3)):
-        found = list(blocks(25, k, torch.device("cpu")))
+        found = list(row_blocks(25, k, torch.device("cpu")))
         assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))
         assert found[0].stop == size
 
 
 def test_few_large_blocks_off_the_cpu():
     """Each operation on a GPU has a cost of its own."""
-    assert len(list(blocks(28_000, 31, torch.device("meta")))) == 1
-    assert len(list(blocks(28_000, 31, torch.device("cpu")))) > 30
+    assert len(list(row_blocks(28_000, 31, torch.device("meta")))) == 1
+    assert len(list(row_blocks(28_000, 31, torch.device("cpu")))) > 30

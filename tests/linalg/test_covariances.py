@@ -79,10 +79,15 @@ def test_quadratic_of_each_row_with_its_own_x(cov, dense):
     torch.testing.assert_close(cov.quadratic(x), torch.stack([y @ C @ y for y, C in zip(x, dense(cov), strict=True)]))
 
 
+def quadratics(cov, x):
+    coordinates = cov.coordinates()
+    return cov.forms(x.to(coordinates.dtype)) @ coordinates.T
+
+
 def test_quadratics_of_each_x_with_each_row(cov, dense):
     x = normal(5, K, seed=1)
     expected = torch.stack([torch.stack([y @ C @ y for C in dense(cov)]) for y in x])
-    torch.testing.assert_close(cov.quadratics(x).expand(5, N), expected)
+    torch.testing.assert_close(quadratics(cov, x).expand(5, N), expected)
 
 
 def test_moved(cov, dense):
@@ -124,7 +129,7 @@ def test_float32_packed_with_float64_small_matrices(dense):
     torch.testing.assert_close(dense(single.moved(matrix)).double(), dense(cov.moved(matrix)), rtol=1e-5, atol=1e-4)
     x = normal(N, K, seed=2)
     torch.testing.assert_close(single.quadratic(x).double(), cov.quadratic(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(single.quadratics(x).double(), cov.quadratics(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(quadratics(single, x).double(), quadratics(cov, x), rtol=1e-5, atol=1e-5)
     genes = draw("Eigenbasis", seed=5)
     found, expected = (genes.traces(cells.slopes()).double() @ genes.coordinates().T for cells in (single, cov))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -145,3 +150,26 @@ def test_slope_products_of_pairs(dense, of_cells, of_genes):
     cells, genes = draw(of_cells), draw(of_genes, seed=1)
     found = cells.slope_products_of_pairs(genes).expand(N)
     torch.testing.assert_close(found, product(dense(cells), dense(genes)).diagonal())
+
+
+@pytest.mark.parametrize("form", ["Common", "Eigenbasis"])
+def test_rows_in_one_basis_may_come_in_parts(form, dense):
+    """As blocks of cells give them."""
+    cov = draw(form)
+    first, *others = (cov.at(part) for part in (slice(0, 4), slice(4, 5), slice(5, N)))
+    whole = first.joined(others)
+    assert type(whole) is type(cov)
+    torch.testing.assert_close(dense(whole), dense(cov))
+    torch.testing.assert_close(torch.logdet(cov.log_mean()), torch.logdet(dense(cov)).mean())
+
+
+@pytest.mark.parametrize("form", ["Common", "Eigenbasis"])
+def test_a_level_taken_off_noise_of_rows_leaves_the_covariances(form, dense):
+    cov = draw(form)
+    other, sigma, level = cov.without_level()
+    torch.testing.assert_close(dense(other), dense(cov))
+    if form == "Common":
+        assert (sigma, level) == (None, 1)
+    else:
+        torch.testing.assert_close(level * sigma, cov.sigma)
+        assert float(sigma.log().mean()) == pytest.approx(0, abs=1e-12)

@@ -105,7 +105,7 @@ def test_answers_as_if_it_were_stored(posterior, monkeypatch, rows):
         (lazy.total(), stored.total()),
         (lazy.inner(one + one.T), stored.inner(one + one.T)),
         (lazy.quadratic(noise), stored.quadratic(noise)),
-        (lazy.quadratics(x), stored.quadratics(x)),
+        (lazy.forms(x) @ lazy.coordinates().T, stored.forms(x) @ stored.coordinates().T),
         (lazy.spread(noise), stored.spread(noise)),
         (q.gene_cov.traces(lazy.slopes()), q.gene_cov.traces(stored.slopes())),
     ):

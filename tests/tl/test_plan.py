@@ -21,7 +21,7 @@ import scipy.sparse as sp
 
 import scvi_lfm as lfm
 from scvi_lfm.data import opening
-from scvi_lfm.data.counted import Counted, Sample, Tally
+from scvi_lfm.data.counted import CellSample, Counted, Tally
 from scvi_lfm.data.memory import MemorySource
 from scvi_lfm.inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, Size, demand
 from scvi_lfm.tl._plan_making import CELLS, evenly
@@ -297,7 +297,7 @@ def test_values_that_are_read_in_are_held_twice_meanwhile():
 
 def test_a_sample_counts_what_is_read_of_it():
     values = sp.csr_array(np.arange(20.0).reshape(5, 4))
-    sample = Sample(np.array([1, 3]))
+    sample = CellSample(np.array([1, 3]))
     source = sample.take(MemorySource(values))
     np.testing.assert_array_equal(source.whole().toarray(), values.toarray()[[1, 3]])
     source.at_genes(np.array([2])).rows(slice(0, 1))

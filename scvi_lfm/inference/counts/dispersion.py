@@ -64,7 +64,7 @@ class DispersionPrior:
 
     @classmethod
     def learned(cls, statistics: CountStatistics, n_cells: int) -> DispersionPrior:
-        """Empirical Bayes: EM on a grid."""
+        """Prior by empirical Bayes: EM on a grid."""
         pairs, known = _pairs_and_known(statistics, n_cells)
         log_phi = torch.linspace(math.log(LEAST), math.log(MOST), GRID, dtype=torch.float64, device=known.device)
         every = max(1, len(pairs) // ENOUGH_GENES)

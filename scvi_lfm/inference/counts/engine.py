@@ -19,7 +19,7 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..course import WHOLE, Pass, Place
+from ..course import WHOLE
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import population
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
+    from ..course import Pass, Place
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
@@ -89,7 +90,7 @@ class CountEngine(Engine["State"]):
 
     @cached_property
     def _all(self) -> Seen:
-        """All genes."""
+        """Genes of the fit, all of them."""
         rng = np.random.default_rng(self._options.seed)
         sample = EntrySample.draw(self._those, self._options.device, rng)
         return Seen(self._problem, self._matrix, self._batches, sample)
@@ -102,16 +103,16 @@ class CountEngine(Engine["State"]):
 
     @cached_property
     def _seen(self) -> Seen:
-        """What epochs see."""
+        """Genes that epochs see."""
         return self._all if self._frequent is None else self._all.at(self._frequent)
 
     @cached_property
     def _those(self) -> CellMatrix:
-        """The cells that a fit starts from, in memory."""
+        """Cells that a fit starts from, in memory."""
         return self._matrix.at_cells(self._some)
 
     def _noise(self, state: State) -> None:
-        """None: a rate has a noise of its own."""
+        """No noise to be lost: a rate has its own."""
 
     def _first_state(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
@@ -156,16 +157,12 @@ class CountEngine(Engine["State"]):
     def epoch(
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
-        """Every cell once, then the gauge of highest ELBO; the ELBO per entry."""
+        """An epoch of every cell once, then the gauge of highest ELBO; the ELBO per entry."""
         problem, batches = self._seen.problem, self._seen.batches
         if number > 1:
             state = self._sweep(state, number, bar, pass_)
         else:
-            at = Place(state, pass_.n_seen)
-            for rows, batch in batches.numbered_epoch(pass_.n_seen):
-                at = pass_.keep(self._visit(at, rows, batch, number))
-                bar.update()
-            state = at.state
+            state = pass_.through(state, batches.numbered_epoch(pass_.n_seen), self._step, bar).state
         g = state.globals
         move, scales = self._best_move(g, state.statistics.xx)
         state = replace(
@@ -189,28 +186,23 @@ class CountEngine(Engine["State"]):
             cells=cells,
         )
 
-    def _visit(self, at: Place[State], rows: Tensor, batch: Batch, number: int) -> Callable[[], Place[State]]:
-        """A stochastic step: what makes the place after it."""
-        problem, state, alone = self._seen.problem, at.state, self.n_batches == 1
+    def _step(self, at: Place[State], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[State]]:
+        """A stochastic step of the first epoch: what makes the place after it."""
+        problem, state, alone, (rows, batch) = self._seen.problem, at.state, self.n_batches == 1, minibatch
         g = state.globals
         features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
         every = 1 if alone else DISPERSION_EVERY
-        cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, number), every)
+        cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, 1), every)
         statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
-        g = gene_step(problem, g, statistics)
-
-        def after() -> Place[State]:
-            moved = replace(state, globals=g, statistics=statistics, cells=state.cells.put(rows, cells))
-            return Place(replace(moved, steps=state.steps + 1), at.n_seen + 1)
-
-        return after
+        moved = replace(state, globals=gene_step(problem, g, statistics), statistics=statistics, steps=state.steps + 1)
+        return lambda: at.after(replace(moved, cells=state.cells.put(rows, cells)))
 
     def _n_steps(self, state: State, number: int) -> int:
         cold = number == 1 and len(self._some) < self._problem.n_cells
         return MORE_STEPS if cold or not state.cells.keeps_cov else 1
 
     def held_out(self, state: State) -> Score | None:
-        """How well the last epoch predicts the entries held out; None where there are none."""
+        """Score of the entries held out, after the last epoch; None where there are none."""
         if self._matrix.held_out is None:
             return None
         q = self._posterior(state.globals, state.cells, state.statistics.xx)

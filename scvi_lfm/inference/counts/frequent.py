@@ -56,7 +56,7 @@ class Seen:
     sample: EntrySample  # in which the ELBO is measured
 
     def at(self, genes: np.ndarray) -> Seen:
-        """Some of the genes, by position."""
+        """Genes at some positions among these."""
         matrix, n_genes = self.matrix.at_genes(genes), self.problem.n_genes
         sample = self.sample.at_genes(torch.from_numpy(genes).to(self.sample.gene.device), n_genes)
         return Seen(replace(self.problem, n_genes=len(genes)), matrix, self.batches.of(matrix), sample)
@@ -77,7 +77,7 @@ class Rare:
 
     @classmethod
     def of(cls, frequent: np.ndarray, margins: CountGlobals) -> Rare:
-        """All but the frequent genes, given the margins of all."""
+        """Rare genes, all but the frequent ones, given the margins of all."""
         others = torch.from_numpy(frequent).to(margins.mu.device)
         is_rare = torch.ones(len(margins.gene_mean), dtype=torch.bool, device=others.device).index_fill(0, others, 0)
         genes = torch.nonzero(is_rare).flatten()

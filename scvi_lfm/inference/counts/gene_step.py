@@ -113,7 +113,7 @@ def _of_levels(data: Tensor, eta: Tensor, half_variance: Tensor, levels: Tensor,
 
 
 def far_out(eta: Tensor, half_variance: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
-    """With entries that are not data so far from all thresholds that they say nothing of them."""
+    """Eta with entries that are not data so far from all thresholds that they say nothing of them."""
     return torch.where(observed, eta, FAR), half_variance * observed
 
 
@@ -132,7 +132,7 @@ def gene_step(
 def with_genes(
     problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved, share: float = HALF_WAY
 ) -> CountGlobals:
-    """With q(b, B) as solved, and the dispersions and scales that follow."""
+    """Globals with q(b, B) as solved, and the dispersions and scales that follow."""
     return replace(
         g,
         gene_mean=solved.mean,

@@ -30,7 +30,7 @@ class Groups:
 
     @classmethod
     def of(cls, cells: Cells) -> Groups:
-        """Halves of halves, each cut at the median of the coordinate that varies most."""
+        """Groups that are halves of halves, each cut at the median of the coordinate that varies most."""
         n = len(cells.mean)
         halvings = int(np.log2(max(min(n // CELLS, MOST), 1)))
         of_cell = _halved(cells.mean.double().cpu().numpy(), halvings)

@@ -36,7 +36,7 @@ TOO_LITTLE = 1e-3
 def step_of_all(
     problem: CountProblem, g: CountGlobals, cells: Cells, batches: Minibatches, share: float = HALF_WAY
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
-    """Every cell once, then the genes from all of them until none has anything to gain."""
+    """Step of every cell, then of the genes from all of them until none has anything to gain."""
     cells, statistics = sweep(problem, g, cells, batches)
     solved = solve_genes(problem, g, statistics)
     g = with_genes(problem, g, statistics, solved, share)
@@ -99,7 +99,7 @@ def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matr
 
 
 def without_unused(g: CountGlobals, cells: Cells, statistics: CountStatistics) -> tuple[CountGlobals, Cells]:
-    """Without the factors that are off."""
+    """Genes and cells without the factors that are off."""
     if g.n_factors == 0:
         return g, cells
     first = 1 + g.n_known

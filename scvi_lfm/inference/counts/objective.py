@@ -61,7 +61,7 @@ class EntrySample:
         )
 
     def at_genes(self, genes: Tensor, n_genes: int) -> EntrySample:
-        """Those of some of the genes, by position among `n_genes`, which stand for all entries of these."""
+        """Entries of some of the genes, by position among `n_genes`, which stand for all entries of these."""
         place = torch.full((n_genes,), -1, dtype=torch.int64, device=genes.device)
         place[genes] = torch.arange(len(genes), dtype=torch.int64, device=genes.device)
         gene = place[self.gene]

@@ -83,7 +83,7 @@ def leading_factors(
 def activity_last(
     problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
-    """The same factors in the rotation that puts those first whose loadings differ most between genes."""
+    """State in the rotation that puts those factors first whose loadings differ most between genes."""
     if not (problem.rotates and g.n_factors) or "a" in g.scales.fixed:
         return g, cells, statistics
     p = g.n_known
@@ -94,7 +94,7 @@ def activity_last(
 
 
 def _to_activity(g: CountGlobals, statistics: CountStatistics, which: Tensor) -> Move:
-    """What some factors, `which` (r,), do to all genes alike: their mean loadings, by the weight of the counts."""
+    """Move of the mean loadings of some factors, `which` (r,), by the weight of the counts, to the activity."""
     weight = statistics.weighted[:, 0].double()
     means = weight @ g.gene_mean[:, 1 + g.n_known :].double() / weight.sum()
     return translate_genes(torch.cat([means.new_zeros(g.n_known), torch.where(which, means, 0.0)]))
@@ -103,6 +103,6 @@ def _to_activity(g: CountGlobals, statistics: CountStatistics, which: Tensor) ->
 def _moved(
     problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, move: Move
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
-    """The same q after a gauge move, with the prior scales at their best for it."""
+    """State after a gauge move, with the prior scales at their best for it."""
     g, statistics = g.moved(move).in_family(problem.family), statistics.moved(move)
     return g.with_scales_learned(statistics.xx[1, 1]), cells.moved(move, problem.family), statistics

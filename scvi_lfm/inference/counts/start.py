@@ -94,7 +94,7 @@ def fit_margins(
 
 
 def _enough(sizes: Sequence[int]) -> int:
-    """How many of the blocks hold enough cells for the margins."""
+    """Number of blocks that hold enough cells for the margins."""
     return int(np.searchsorted(np.cumsum(sizes), MARGIN_CELLS)) + 1
 
 
@@ -163,7 +163,7 @@ def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
 
 
 def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activity: Tensor) -> CellMatrix:
-    """What the margins, with `activity` (cells,), leave of the logarithms of stored counts of some cells.
+    """Logarithms of stored counts of some cells less their margins, with `activity` (cells,).
 
     Where only these are data, entries that are not stored are no zeros: they leave nothing.
     """

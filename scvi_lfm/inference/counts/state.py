@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CountProblem(Problem):
-    """With the likelihood."""
+    """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
 
@@ -40,7 +40,7 @@ class Cells:
     log_size: Tensor  # (cells,)
 
     def rows(self, index: Tensor) -> Cells:
-        """Some of the cells."""
+        """Cells at some positions."""
         cov = self.cov[index] if self.keeps_cov else self.cov.expand(len(index), -1)
         return Cells(self.mean[index], cov, self.log_size[index])
 
@@ -49,7 +49,7 @@ class Cells:
         return Cells(self.mean[cells], self.cov[cells] if self.keeps_cov else self.cov, self.log_size[cells])
 
     def with_own_cov(self) -> Cells:
-        """With a covariance for each of the cells."""
+        """Cells with a covariance for each of them."""
         return self if self.keeps_cov else replace(self, cov=self.cov.expand(len(self.mean), -1))
 
     @property
@@ -58,7 +58,7 @@ class Cells:
         return len(self.cov) == len(self.mean)
 
     def put(self, index: Tensor, new: Cells) -> Cells:
-        """With other q for some of the cells; means and covariances are written in place."""
+        """Cells with other q for some of them; means and covariances are written in place."""
         self.mean[index] = new.mean
         if self.keeps_cov:
             self.cov[index] = new.cov
@@ -66,7 +66,7 @@ class Cells:
         return replace(self, cov=new.cov.mean(0, keepdim=True))
 
     def put_all(self, parts: Sequence[Cells]) -> Cells:
-        """With other q for all cells, block by block; written in place."""
+        """Cells with other q for all of them, block by block; written in place."""
         torch.cat([some.mean for some in parts], out=self.mean)
         covs = torch.cat([some.cov for some in parts])
         if self.keeps_cov:
@@ -75,18 +75,18 @@ class Cells:
         return replace(self, cov=covs.mean(0, keepdim=True))
 
     def at_factors(self, kept: Tensor, n_known: int) -> Cells:
-        """Those with the factors at positions `kept` alone."""
+        """Cells with the factors at positions `kept` alone."""
         columns = factor_columns(1 + n_known, kept)
         return replace(self, mean=self.mean[:, columns], cov=self.cov[:, packed_part(columns)])
 
     def moved(self, move: Move, family: str) -> Cells:
-        """The same q after a gauge move; mean field keeps the variances alone."""
+        """Cells after a gauge move; mean field keeps the variances alone."""
         return replace(self, mean=move.cells(self.mean), cov=_in_family(congruent(move.cell_map, self.cov), family))
 
 
 @dataclass(frozen=True)
 class CountStatistics(PackedAverages):
-    """A count is worth a Normal value z = eta + g / w, without the size factor, of precision w."""
+    """Averages where a count is worth a Normal z = eta + g / w, without the size factor, of precision w."""
 
     excess: Tensor  # (m,): mean of what each cell says of the dispersion, times what it knows
     square: Tensor  # (m,): mean w_ij^2
@@ -95,7 +95,7 @@ class CountStatistics(PackedAverages):
 
 @dataclass(frozen=True)
 class CountGlobals(PackedGlobals):
-    """With the dispersions of the genes, or the thresholds between levels."""
+    """Globals with the dispersions of the genes, or the thresholds between levels."""
 
     dispersion: Tensor  # (m,)
     levels: Tensor | None = None  # (K,): the lowest level, then the thresholds between levels; None for counts
@@ -111,13 +111,13 @@ class CountGlobals(PackedGlobals):
         return torch.ones_like(self.mu)
 
     def at(self, genes: Tensor) -> Self:
-        """Those of some genes."""
+        """Globals of some genes."""
         return replace(
             self, gene_mean=self.gene_mean[genes], gene_cov=self.gene_cov[genes], dispersion=self.dispersion[genes]
         )
 
     def put(self, genes: Tensor, mean: Tensor, cov: Tensor, dispersion: Tensor) -> Self:
-        """With other q and dispersions for some genes."""
+        """Globals with other q and dispersions for some genes."""
         return replace(
             self,
             gene_mean=self.gene_mean.index_copy(0, genes, mean),
@@ -126,7 +126,7 @@ class CountGlobals(PackedGlobals):
         )
 
     def in_family(self, family: str) -> Self:
-        """Without the covariances that mean field does not have."""
+        """Globals without the covariances that mean field does not have."""
         return replace(self, gene_cov=_in_family(self.gene_cov, family))
 
 

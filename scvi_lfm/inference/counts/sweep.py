@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
-from ..passes import added, average
+from ..passes import added, average_with
+from ..progress import Silence
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -40,25 +40,25 @@ def sweep(
 
     What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once.
     """
-    features, at = GeneFeatures.of(g.gene_mean, g.gene_cov), Place(cells, pass_.n_seen, pass_.sums)
-    everyone = batches.everyone
-    if everyone.on_cluster and at.n_seen == 0:
+    features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Silence()
+    if everyone.on_cluster and pass_.n_seen == 0:
         found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
         at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))
-        if bar is not None:
-            for _ in range(batches.count):
-                bar.update()
+        for _ in range(batches.count):
+            bar.update()
         return at.state, at.sums
-    for rows, batch in batches.numbered_epoch(pass_.n_seen):
+
+    def step(at: Place[Cells], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[Cells]]:
+        rows, batch = minibatch
         some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, every)
         sums = added(at.sums, new, batch.n_cells / problem.n_cells)
-        at = pass_.keep(partial(_after, at, rows, some, sums))
-        if bar is not None:
-            bar.update()
+        return lambda: at.after(at.state.put(rows, some), sums)
+
+    at = pass_.through(cells, batches.numbered_epoch(pass_.n_seen), step, bar)
     return at.state, at.sums
 
 
-_Visited = tuple[int, list["Cells"], "CountStatistics"]
+_Visited = tuple[int, "CountStatistics", list["Cells"]]
 
 
 def _visit_all(
@@ -75,27 +75,16 @@ def _visit_all(
 
     def of_block(batch: Batch, some: Cells) -> _Visited:
         new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every)
-        return batch.n_cells, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))], statistics
+        return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
     parts = [cells.part(place) for place in blocks.places]
-    _, found, statistics = _pooled(blocks.each(of_block, parts, pool=_pooled), problem.n_cells)
+    _, statistics, found = _pooled(blocks.each(of_block, parts, pool=_pooled), problem.n_cells)
     return found, statistics
 
 
 def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
-    cells: list[Cells] = []
-
-    def averages() -> Iterator[tuple[int, CountStatistics]]:
-        for n, some, statistics in blocks:
-            cells.extend(some)
-            yield n, statistics
-
-    total = average(averages(), n_cells)
-    return n_cells, cells, total
-
-
-def _after(at: Place[Cells], rows: Tensor, some: Cells, sums: CountStatistics) -> Place[Cells]:
-    return Place(at.state.put(rows, some), at.n_seen + 1, sums)
+    statistics, cells = average_with(blocks, n_cells)
+    return n_cells, statistics, [part for some in cells for part in some]
 
 
 def visit(

@@ -20,7 +20,7 @@ import torch
 from ...data import Scaled
 from ...linalg.covariances import Eigenbasis
 from ...posterior.posterior import extend
-from .natural_gradient import cell_information
+from .natural_gradient import CellBlock, cell_information
 from .state import NormalStatistics
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ...data import Batch
     from ...model import Gaussian
+    from .state import NormalGlobals
 
 # variances of a cell's noise over that of the typical cell: an empty cell must not take over, none be lost altogether
 LEAST, LARGEST = 0.04, 1e4
@@ -36,24 +37,32 @@ ROUNDS = 30
 
 
 @dataclass(frozen=True)
-class NoisyCells:
+class NoisyCells(CellBlock):
     """q(a, A) and noise of the cells of a batch."""
 
-    mean: Tensor  # (batch, r+1)
-    cov: Eigenbasis  # S_i; `cov.sigma` holds sigma_i
+    covs: Eigenbasis  # S_i; `covs.sigma` holds sigma_i
     squares: Tensor  # (batch,): sum_j w_j E (y_ij - eta_ij)^2
-    penalty: Tensor  # (batch,): twice the KL of q(a_i, A_i) from a prior with mean zero
 
     @property
     def omega(self) -> Tensor:
         """1 / sigma_i^2, (batch,)."""
-        return self.cov.sigma.square().reciprocal()
+        return _omega(self.covs)
 
-    def local_elbo(self, precision: Tensor) -> Tensor:
-        """Mean over cells of the ELBO terms that belong to a cell, given w_j (m,)."""
-        omega = self.omega
-        noise = precision.log().sum() + len(precision) * (omega.log().mean() - math.log(2 * math.pi))
-        return 0.5 * (noise - (omega * self.squares + self.penalty).mean())
+    def statistics(self, batch: Batch) -> NormalStatistics:
+        """Averages over the cells; all but `xx` have weights omega_i."""
+        x = torch.cat([torch.ones_like(self.mean[:, :1]), self.mean], dim=1)
+        omega, n = self.omega, batch.n_cells
+        weighted_x = omega[:, None] * x
+        xx, weighted = x.T @ x / n, weighted_x.T @ x / n
+        basis, diagonal = self.covs.basis, self.covs.diagonal
+        xx[1:, 1:] += (basis * diagonal.mean(0)) @ basis.T
+        weighted[1:, 1:] += (basis * (omega @ diagonal / n)) @ basis.T
+        yy = batch.squares_times_cells(omega) / n
+        return NormalStatistics(xx, batch.times_cells(weighted_x / n), yy, weighted, omega.log().mean())
+
+
+def _omega(covs: Eigenbasis) -> Tensor:
+    return covs.sigma.square().reciprocal()
 
 
 def cell_basis(information: Tensor, prior: Gaussian, family: str) -> tuple[Tensor, Tensor]:
@@ -109,6 +118,13 @@ class NoisyCellStep:
         self._log_volume = torch.logdet(prior.cov) - 2 * torch.linalg.slogdet(cov[0]).logabsdet
         self._own = (torch.linalg.solve(prior.cov, cov[0]) * cov[0]).sum(0)
 
+    @classmethod
+    def of(cls, g: NormalGlobals, moment: Tensor, family: str) -> NoisyCellStep:
+        """Local step under the current genes, with their `moment`."""
+        prior = g.cell_prior
+        basis = cell_basis(cell_information(moment, len(prior.mean)), prior, family)
+        return cls(g.mu, g.mu_var, g.gene_mean, g.precision, moment, prior, basis)
+
     def __call__(self, batch: Batch) -> NoisyCells:
         """q(a, A) and sigma of the cells of a batch."""
         projected = batch.times_genes(self._weighted)
@@ -121,10 +137,18 @@ class NoisyCellStep:
             omega = 1 / (squares / len(self._precision)).clamp(LEAST, LARGEST)
         coordinates, squares = self._given(omega, target, fixed)
         basis, eig = self._cov
-        cov = Eigenbasis(basis, eig, omega.rsqrt())
-        shrunk = cov.diagonal
+        covs = Eigenbasis(basis, eig, omega.rsqrt())
+        shrunk = covs.diagonal
+        # twice the KL of q(a_i, A_i) from a prior with mean zero
         penalty = coordinates.square().sum(1) + shrunk @ self._own - len(eig) + self._log_volume - shrunk.log().sum(1)
-        return NoisyCells(coordinates @ self._basis.T, cov, squares, penalty)
+        local = self._local_elbo(_omega(covs), squares, penalty)
+        return NoisyCells(coordinates @ self._basis.T, covs, local, squares)
+
+    def _local_elbo(self, omega: Tensor, squares: Tensor, penalty: Tensor) -> Tensor:
+        """Mean over cells of the ELBO terms that belong to a cell."""
+        level = omega.log().mean() - math.log(2 * math.pi)
+        noise = self._precision.log().sum() + len(self._precision) * level
+        return 0.5 * (noise - (omega * squares + penalty).mean())
 
     def _given(self, omega: Tensor, target: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
         """Coordinates of the means in the basis, and expected squares, given the noise."""
@@ -133,16 +157,3 @@ class NoisyCellStep:
         spread = (1 / (scale * self._cov[1] + 1)) @ self._traces
         fitted = (coordinates * (coordinates * self._eig - 2 * target)).sum(1)
         return coordinates, fixed + fitted + spread
-
-
-def weighted_statistics(batch: Batch, cells: NoisyCells) -> NormalStatistics:
-    """Averages over the cells of a batch; all but `xx` have weights omega_i."""
-    x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
-    omega, n = cells.omega, batch.n_cells
-    weighted_x = omega[:, None] * x
-    xx, weighted = x.T @ x / n, weighted_x.T @ x / n
-    basis, diagonal = cells.cov.basis, cells.cov.diagonal
-    xx[1:, 1:] += (basis * diagonal.mean(0)) @ basis.T
-    weighted[1:, 1:] += (basis * (omega @ diagonal / n)) @ basis.T
-    yy = batch.squares_times_cells(omega) / n
-    return NormalStatistics(xx, batch.times_cells(weighted_x / n), yy, weighted, omega.log().mean())

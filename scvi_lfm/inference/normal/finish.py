@@ -7,30 +7,32 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.covariances import Common, Eigenbasis
+from ...linalg.covariances import Eigenbasis
 from ...model import Gaussian
 from ...model.noise import NormalNoise
 from ...model.priors import kl_of_mu, with_known
 from ...posterior import NormalPosterior, to_stored_gauge
 from ..noise import noise_floor
-from ..passes import average
+from ..passes import average_with
 from .elbo import elbo, kl_genes
 from .natural_gradient import expected_squares
-from .sweep import LocalStep, joined, keep_factors, sweep
+from .sweep import keep_factors, local_step, sweep
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import Tensor
 
     from ...data import Batch
     from ...data.blocks import Blocks
+    from ...linalg.covariances import OneBasis
     from ..minibatches import Minibatches
     from ..options import FitResult
     from ..state import Problem
     from ..trace import Trace
+    from .natural_gradient import CellBlock
     from .state import NormalGlobals, NormalStatistics
-    from .sweep import CellBlock, Step
+    from .sweep import Step
 
 # a factor whose sum of E[B^2], or what its means explain, is below this share of the largest is off
 OFF = 1e-6
@@ -62,7 +64,7 @@ def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> 
 
 
 @dataclass(frozen=True)
-class Summary:
+class PosteriorSummary:
     """A posterior in the stored gauge, with what a pass over all cells says about it."""
 
     posterior: NormalPosterior
@@ -70,34 +72,31 @@ class Summary:
     total_variance: float  # of the data around gene means, per cell
 
 
-def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Summary:
+def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> PosteriorSummary:
     """q of every cell at its optimum given the genes, whose `statistics` are from all cells: no more sums over cells.
 
     The noise for predicting is that of the step, in which genes had their optimum given the cells.
     """
     g, statistics = step.globals, step.statistics
-    local_step = LocalStep(problem, g)
-    weighs = problem.noise == "cell_gene"  # the statistics have no margins then
-    square = g.precision @ statistics.yy
+    cell_step = local_step(problem, g, g.precision @ statistics.yy)
+    weighs = statistics.weighted is not None  # they have no margins then
     mean = g.gene_mean.new_empty(problem.n_cells, g.gene_mean.shape[1])
     parts = cells.split(mean)
-    elbos, covs, noisy, margins = [], [], [], mean.new_zeros(2, problem.n_genes)
-    visits = cells.each(lambda batch: (local_step(batch, square), _margins(batch) if weighs else None))
+    elbos, covs, margins = [], [], mean.new_zeros(2, problem.n_genes)
+    visits = cells.each(lambda batch: (cell_step(batch), _margins(batch) if weighs else None))
     for rows, (block, of_block) in zip(parts, visits, strict=True):
         rows.copy_(block.mean)
         elbos.append(block.local_elbo)
-        covs.append(block.cov)
-        if block.noisy is not None and of_block is not None:
-            noisy.append(block.noisy.cov)
+        covs.append(block.covs)
+        if of_block is not None:
             margins += of_block
     shares = torch.tensor([len(rows) for rows in parts], dtype=torch.float64, device=mean.device)
     local = torch.stack(elbos) @ shares / problem.n_cells
     value = problem.n_cells * local - kl_of_mu(g.mu, g.mu_var) - kl_genes(g)
     first, second = margins / problem.n_cells if weighs else (statistics.yx[:, 0], statistics.yy)
-    cov = joined(noisy) if weighs else Common(covs[0], problem.n_cells)
     total = float(second.sum() - first.square().sum())
-    posterior = _to_posterior(g, mean, cov, statistics, problem.noise)
-    return Summary(posterior, float(value) / problem.n_entries, total)
+    posterior = _to_posterior(g, mean, covs[0].joined(covs[1:]), statistics, problem.noise)
+    return PosteriorSummary(posterior, float(value) / problem.n_entries, total)
 
 
 def _margins(batch: Batch) -> Tensor:
@@ -106,41 +105,29 @@ def _margins(batch: Batch) -> Tensor:
     return torch.stack([batch.times_cells(ones)[:, 0], batch.square_sums])
 
 
-def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> Summary:
+def summarise(problem: Problem, g: NormalGlobals, blocks: Iterable[tuple[Batch, CellBlock]]) -> PosteriorSummary:
     """Exact statistics over all cells, given q of each block in order, be it the optimum or not."""
-    means: list[Tensor] = []
-
-    def averages() -> Iterator[tuple[int, NormalStatistics]]:
-        for batch, block in blocks:
-            means.append(block.mean)
-            covs.append(block.cov)
-            yield batch.n_cells, block.statistics(batch)
-
-    covs: list[Tensor] = []
-    statistics = average(averages(), problem.n_cells)
-    value = float(elbo(g, statistics, covs[0], problem.n_cells)) / problem.n_entries
+    parts = ((batch.n_cells, block.statistics(batch), (block.mean, block.covs)) for batch, block in blocks)
+    statistics, more = average_with(parts, problem.n_cells)
+    means, covs = zip(*more, strict=True)
+    value = float(elbo(g, statistics, covs[0].log_mean(), problem.n_cells)) / problem.n_entries
     total = float(statistics.yy.sum() - statistics.yx[:, 0].square().sum())
-    cov = Common(covs[0], problem.n_cells)
-    return Summary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
+    cov = covs[0].joined(covs[1:])
+    return PosteriorSummary(_to_posterior(g, torch.cat(means), cov, statistics, problem.noise), value, total)
 
 
-def to_result(summary: Summary, trace: Trace) -> FitResult:
+def to_result(summary: PosteriorSummary, trace: Trace) -> FitResult:
     """The result of a fit; its last ELBO is the exact one."""
     explained = summary.posterior.cell_factors.square().mean(0) / max(summary.total_variance, 1e-300)
     return trace.result(summary.posterior, summary.elbo, explained.tolist())
 
 
 def _to_posterior(
-    g: NormalGlobals, cell_mean: Tensor, cov: Common | Eigenbasis, statistics: NormalStatistics, noise: str
+    g: NormalGlobals, cell_mean: Tensor, cov: OneBasis, statistics: NormalStatistics, noise: str
 ) -> NormalPosterior:
-    of_cells: Tensor | None = None
-    if isinstance(cov, Eigenbasis):
-        # the geometric mean of sigma_i is one: its level is the genes'
-        level = cov.sigma.log().mean().exp()
-        g = replace(g, precision=g.precision / level.square())
-        of_cells = cov.sigma / level
-        cov = replace(cov, sigma=of_cells, eig=cov.eig / level.square())
-    sigma = g.precision.rsqrt()
+    # the geometric mean of sigma_i is one: its level is the genes'
+    cov, of_cells, level = cov.without_level()
+    sigma = (g.precision / level**2).rsqrt()
     predictive = sigma
     if noise == "shared":
         squares = expected_squares(g, statistics)

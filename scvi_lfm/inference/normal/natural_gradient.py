@@ -14,7 +14,7 @@ cell statistics it is stochastic variational inference (Hoffman et al. 2013, JML
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
+    from ...linalg.covariances import OneBasis
     from ...model import Gaussian
 
 # one gene must not take over the fit because it is nearly constant
@@ -101,6 +102,24 @@ def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> NormalStati
     xx = x.T @ x / batch.n_cells
     xx[1:, 1:] += cov
     return NormalStatistics(xx, batch.times_cells(x / batch.n_cells), batch.square_sums / batch.n_cells)
+
+
+@dataclass(frozen=True)
+class CellBlock:
+    """q(a, A) for the cells of a batch, optimal given the genes; covariates stand between a and A, without variance."""
+
+    mean: Tensor  # (batch, 1+p+r)
+    covs: OneBasis  # S_i
+    local_elbo: Tensor  # (): mean over the batch
+
+    @property
+    def cov(self) -> Tensor:
+        """Matrix S, or one whose log determinant is the mean of those of S_i, (1+p+r, 1+p+r)."""
+        return self.covs.log_mean()
+
+    def statistics(self, batch: Batch) -> NormalStatistics:
+        """Averages over the cells."""
+        return cell_statistics(batch, self.mean, self.cov)
 
 
 def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, family: str) -> NormalGlobals:

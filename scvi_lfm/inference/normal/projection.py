@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..._memory import naming_memory
 from ...data import Scaled
 from ...data.blocks import Blocks
-from ...linalg.covariances import Eigenbasis
 from ...model.priors import with_known
 from ...posterior.posterior import extend
 from .cell_noise import NoisyCellStep, cell_basis
@@ -22,54 +21,71 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
-    from ...linalg.covariances import Common
     from ...posterior import NormalPosterior
 
 
 @naming_memory("place the cells", "Place fewer cells at a time")
 def project_cells(matrix: CellMatrix, q: NormalPosterior) -> NormalPosterior:
     """The posterior with the means of (a, A) of the cells of `matrix`, whose columns are the genes of q."""
-    device = q.gene_mean.device
-    if isinstance(q.cell_cov, Eigenbasis):
-        return _project_noisy_cells(matrix, q, q.cell_cov)
-    cov = cast("Common", q.cell_cov)
-    weights, moment, precision = _information(q)
-    prior = q.cell_prior.given_known(q.n_known)
-    mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
-    weighted = Scaled(weights[:, None] * extend(q.gene_mean))
-
-    def means(batch: Batch) -> Tensor:
-        mean = cell_means(mu, batch.times_genes(weighted), moment, precision, prior, batch.known)
-        return insert_known(mean, batch.known)
-
-    mean = torch.cat(list(Blocks.of_cells(matrix, None, device).each(means)))
-    return replace(q, cell_mean=mean, cell_cov=replace(cov, n_rows=len(mean)))
-
-
-def _project_noisy_cells(matrix: CellMatrix, q: NormalPosterior, cov: Eigenbasis) -> NormalPosterior:
-    """The same where noise differs by cell: sigma_i of each is found along with its posterior."""
-    weights, moment, _ = _information(q)
-    mu = torch.as_tensor(q.mu, dtype=torch.float64, device=weights.device)
-    step = NoisyCellStep(mu, torch.zeros_like(mu), q.gene_mean, weights, moment, q.cell_prior, (cov.basis, cov.eig))
-    found = list(Blocks.of_cells(matrix, None, weights.device).each(step))
-    sigma = torch.cat([cells.cov.sigma for cells in found])
-    noise = replace(q.noise, cell=sigma)
-    return replace(q, cell_mean=torch.cat([cells.mean for cells in found]), cell_cov=cov.under(sigma), noise=noise)
+    return _projection_of(q).cells(Blocks.of_cells(matrix, None, q.gene_mean.device))
 
 
 @naming_memory("place the cells", "Place fewer cells at a time")
 def with_cell_covariance(q: NormalPosterior, family: str) -> NormalPosterior:
     """The posterior with S of cells that are observed at the genes of q alone."""
-    _, moment, precision = _information(q)
-    if isinstance(q.cell_cov, Eigenbasis):
-        basis, eig = cell_basis(cell_information(moment, len(q.cell_prior.mean)), q.cell_prior, family)
-        return replace(q, cell_cov=replace(q.cell_cov, basis=basis, eig=eig))
-    matrix = with_known(cell_covariance(precision, family), q.n_known)
-    return replace(q, cell_cov=replace(cast("Common", q.cell_cov), matrix=matrix))
+    return _projection_of(q).covariance(family)
 
 
-def _information(q: NormalPosterior) -> tuple[Tensor, Tensor, Tensor]:
-    weights = q.noise.sigma.square().reciprocal()
-    gene_cov = cast("Eigenbasis", q.gene_cov).under(q.noise.sigma)
-    moment = weighted_gene_moment(q.gene_mean, gene_cov.basis, gene_cov.diagonal, weights)
-    return weights, moment, cell_precision(moment, q.cell_prior.given_known(q.n_known))
+class _Projection:
+    """The local step given finished genes, under noise that all cells share."""
+
+    def __init__(self, q: NormalPosterior) -> None:
+        self._q: Any = q  # the form of its covariances follows from the noise
+        sigma = q.noise.sigma
+        self._weights = sigma.square().reciprocal()
+        cov: Any = self._q.gene_cov.under(sigma)
+        self._moment = weighted_gene_moment(q.gene_mean, cov.basis, cov.diagonal, self._weights)
+        self._mu = torch.as_tensor(q.mu, dtype=torch.float64, device=sigma.device)
+        self._prior = q.cell_prior.given_known(q.n_known)
+
+    def cells(self, blocks: Blocks) -> NormalPosterior:
+        """The posterior with the means of these cells."""
+        q, prior, precision = self._q, self._prior, cell_precision(self._moment, self._prior)
+        weighted = Scaled(self._weights[:, None] * extend(q.gene_mean))
+
+        def means(batch: Batch) -> Tensor:
+            mean = cell_means(self._mu, batch.times_genes(weighted), self._moment, precision, prior, batch.known)
+            return insert_known(mean, batch.known)
+
+        mean = torch.cat(list(blocks.each(means)))
+        return replace(q, cell_mean=mean, cell_cov=replace(q.cell_cov, n_rows=len(mean)))
+
+    def covariance(self, family: str) -> NormalPosterior:
+        """The posterior with S that follows from the genes."""
+        q = self._q
+        matrix = cell_covariance(cell_precision(self._moment, self._prior), family)
+        return replace(q, cell_cov=replace(q.cell_cov, matrix=with_known(matrix, q.n_known)))
+
+
+class _NoisyProjection(_Projection):
+    """The local step where noise differs by cell: sigma_i of each is found along with its posterior."""
+
+    def cells(self, blocks: Blocks) -> NormalPosterior:
+        """The posterior with the means and the noise of these cells."""
+        q, cov = self._q, self._q.cell_cov
+        basis, no_var = (cov.basis, cov.eig), torch.zeros_like(self._mu)
+        step = NoisyCellStep(self._mu, no_var, q.gene_mean, self._weights, self._moment, self._prior, basis)
+        found = list(blocks.each(step))
+        sigma = torch.cat([cells.covs.sigma for cells in found])
+        mean, noise = torch.cat([cells.mean for cells in found]), replace(q.noise, cell=sigma)
+        return replace(q, cell_mean=mean, cell_cov=cov.under(sigma), noise=noise)
+
+    def covariance(self, family: str) -> NormalPosterior:
+        """The posterior with the basis of all S_i that follows from the genes."""
+        prior = self._prior
+        basis, eig = cell_basis(cell_information(self._moment, len(prior.mean)), prior, family)
+        return replace(self._q, cell_cov=replace(self._q.cell_cov, basis=basis, eig=eig))
+
+
+def _projection_of(q: NormalPosterior) -> _Projection:
+    return (_Projection if q.noise.cell is None else _NoisyProjection)(q)

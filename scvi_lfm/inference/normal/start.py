@@ -13,7 +13,7 @@ from ..passes import average, pooled
 from ..state import Problem
 from .natural_gradient import cell_statistics
 from .state import NormalGlobals
-from .sweep import LocalStep, gene_step, keep_factors, sweep
+from .sweep import gene_step, keep_factors, local_step, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -117,5 +117,5 @@ def first_factors(logged: CellMatrix, n_factors: int, device: torch.device, seed
     step = fit_without_factors(problem, cells, {})
     generator = torch.Generator().manual_seed(seed)
     step = add_random_factors(problem, step.globals, cells, n_factors, {}, generator)
-    local_step = LocalStep(problem, step.globals)
-    return torch.cat(list(cells.each(lambda batch: local_step(batch).mean)))[:, 1 + cells.known.shape[1] :].float()
+    cell_step = local_step(problem, step.globals)
+    return torch.cat(list(cells.each(lambda batch: cell_step(batch).mean)))[:, 1 + cells.known.shape[1] :].float()

@@ -34,7 +34,7 @@ class NormalStatistics(Averages):
     log_weight: Tensor | None = None  # (): mean log omega
 
     def rescaled(self, factor: Tensor) -> NormalStatistics:
-        """The same averages with every omega multiplied by `factor`."""
+        """Averages with every omega multiplied by `factor`."""
         if self.weighted is None or self.log_weight is None:
             return self
         return NormalStatistics(
@@ -42,12 +42,12 @@ class NormalStatistics(Averages):
         )
 
     def at_factors(self, columns: Tensor) -> NormalStatistics:
-        """Those of some columns of x."""
+        """Averages of some columns of x."""
         weighted = None if self.weighted is None else self.weighted[columns][:, columns]
         return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns], weighted=weighted)
 
     def moved(self, move: Move) -> NormalStatistics:
-        """The same averages after a gauge move."""
+        """Averages after a gauge move."""
         linear = move.cell_moments()
         weighted = None if self.weighted is None else linear @ self.weighted @ linear.T
         return replace(self, xx=linear @ self.xx @ linear.T, yx=self.yx @ linear.T, weighted=weighted)
@@ -107,7 +107,7 @@ def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights:
 
 @dataclass(frozen=True)
 class NormalGlobals(Globals):
-    """With one basis for the covariances of all genes, `T_j = basis diag(gene_diagonal_j) basis'`, and the noise."""
+    """Globals with one basis for all genes, `T_j = basis diag(gene_diagonal_j) basis'`, and the noise."""
 
     mu_var: Tensor  # ()
     gene_basis: Tensor  # (r+1, r+1)

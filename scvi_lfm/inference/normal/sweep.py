@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data import Scaled
+from ...linalg.covariances import Common
 from ...model.priors import with_known
 from ..moves import improve_gauge
-from ..passes import average
+from ..passes import average_with
 from ..state import factor_columns
-from .cell_noise import NoisyCellStep, cell_basis, weighted_statistics
+from .cell_noise import NoisyCellStep
 from .natural_gradient import (
+    CellBlock,
     cell_covariance,
-    cell_information,
     cell_means,
     cell_precision,
-    cell_statistics,
     local_elbo,
     normalise_weights,
     update_genes,
@@ -28,32 +28,15 @@ from .natural_gradient import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
     from ...data import Batch
     from ...data.blocks import Blocks
-    from ...linalg.covariances import Eigenbasis
+    from ...linalg.covariances import OneBasis
     from ..state import Problem
-    from .cell_noise import NoisyCells
     from .state import NormalGlobals, NormalStatistics
-
-
-@dataclass(frozen=True)
-class CellBlock:
-    """q(a, A) for the cells of a batch, optimal given the genes; covariates stand between a and A, without variance."""
-
-    mean: Tensor  # (batch, 1+p+r)
-    cov: Tensor  # (1+p+r, 1+p+r): S, or a matrix with the mean of log |S_i|
-    local_elbo: Tensor  # (): mean over the batch
-    noisy: NoisyCells | None = None  # where noise differs by cell
-
-    def statistics(self, batch: Batch) -> NormalStatistics:
-        """Averages over the cells."""
-        if self.noisy is not None:
-            return weighted_statistics(batch, self.noisy)
-        return cell_statistics(batch, self.mean, self.cov)
 
 
 @dataclass(frozen=True)
@@ -66,40 +49,40 @@ class Step:
     local_elbo: Tensor
 
 
+def local_step(problem: Problem, g: NormalGlobals, square: Tensor | None = None) -> Callable[[Batch], CellBlock]:
+    """The local step given the genes, for every batch until they change.
+
+    `square` is the mean over cells of sum_j w_j y_ij^2, where it is known of all of them.
+    """
+    moment = g.weighted_moment(g.precision)
+    if problem.noise == "cell_gene":
+        return NoisyCellStep.of(g, moment, problem.family)
+    return LocalStep(g, moment, problem.family, square)
+
+
 class LocalStep:
-    """The local step: exact, one product with the data and one small solve for all cells.
+    """The local step under noise that all cells share: exact, one product with the data and one small solve for all.
 
     What depends on the genes alone is computed once and serves every batch until they change.
     """
 
-    def __init__(self, problem: Problem, g: NormalGlobals) -> None:
-        self._g, self._prior = g, g.cell_prior
-        self._noisy: NoisyCellStep | None = None
-        if problem.noise == "cell_gene":
-            moment = g.weighted_moment(g.precision)
-            basis = cell_basis(cell_information(moment, len(self._prior.mean)), self._prior, problem.family)
-            self._noisy = NoisyCellStep(g.mu, g.mu_var, g.gene_mean, g.precision, moment, self._prior, basis)
-            return
+    def __init__(self, g: NormalGlobals, moment: Tensor, family: str, square: Tensor | None = None) -> None:
+        self._g, self._prior, self._moment, self._square = g, g.cell_prior, moment, square
         columns = torch.cat([g.precision[:, None], g.gene_mean[:, 1:], g.gene_mean[:, :1]], dim=1)
         columns[:, 1:] *= g.precision[:, None]
         self._weighted = Scaled(columns)  # w_j (1, beta_j, B_j, b_j)
-        self._moment = g.weighted_moment(g.precision)
-        self._precision = cell_precision(self._moment, self._prior)
-        self._cov = cell_covariance(self._precision, problem.family)
+        self._precision = cell_precision(moment, self._prior)
+        self._cov = cell_covariance(self._precision, family)
 
-    def __call__(self, batch: Batch, square: Tensor | None = None) -> CellBlock:
-        """q(a, A) of the cells of a batch; `square` is the mean over cells of sum_j w_j y_ij^2, where it is known."""
-        if self._noisy is not None:
-            noisy = self._noisy(batch)
-            return CellBlock(noisy.mean, noisy.cov.log_mean(), noisy.local_elbo(self._g.precision), noisy)
-        projected = batch.times_genes(self._weighted)
-        known = batch.known
+    def __call__(self, batch: Batch) -> CellBlock:
+        """q(a, A) of the cells of a batch."""
+        projected, known, square = batch.times_genes(self._weighted), batch.known, self._square
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior, known)
         square = self._g.precision @ batch.square_sums / batch.n_cells if square is None else square
         p = known.shape[1]
         ends = torch.cat([projected[:, :1], projected[:, -1:], projected[:, 1 : 1 + p]], dim=1)  # of (1, b_j, beta_j)
         local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov, known)
-        return CellBlock(insert_known(mean, known), with_known(self._cov, known.shape[1]), local)
+        return CellBlock(insert_known(mean, known), Common(with_known(self._cov, p), batch.n_cells), local)
 
 
 def insert_known(mean: Tensor, known: Tensor) -> Tensor:
@@ -122,65 +105,49 @@ def gene_step(
 
 @dataclass(frozen=True)
 class Visited:
-    """What some cells say under the same genes."""
+    """Averages, covariances and ELBO of some cells under the same genes."""
 
     n_cells: int
     statistics: NormalStatistics
-    cov: Tensor  # S, or a matrix with the mean of log |S_i|
+    covs: OneBasis  # S_i
     local_elbo: Tensor  # (): mean over the cells
-    noisy: Eigenbasis | None = None  # S_i where noise differs by cell
 
 
-def visit(local_step: LocalStep, cells: Blocks) -> Visited:
-    """Every cell once, and averages over them."""
-    return _together(cells.each(partial(_visit_block, local_step), pool=_together), cells.n_cells)
+def visit(step: Callable[[Batch], CellBlock], cells: Blocks) -> Visited:
+    """Averages over all cells, each visited once."""
+    return _together(cells.each(partial(_visit_block, step), pool=_together), cells.n_cells)
 
 
-def _visit_block(local_step: LocalStep, batch: Batch) -> Visited:
-    block = local_step(batch)
-    noisy = None if block.noisy is None else block.noisy.cov
-    return Visited(batch.n_cells, block.statistics(batch), block.cov, block.local_elbo, noisy)
+def _visit_block(step: Callable[[Batch], CellBlock], batch: Batch) -> Visited:
+    block = step(batch)
+    return Visited(batch.n_cells, block.statistics(batch), block.covs, block.local_elbo)
 
 
 def _together(blocks: Iterable[Visited], n_cells: int) -> Visited:
-    """What blocks say that have so many cells."""
-    elbo: list[Tensor] = []
-    covs: list[Tensor] = []
-    noisy: list[Eigenbasis] = []
-
-    def averages() -> Iterator[tuple[int, NormalStatistics]]:
-        for block in blocks:
-            elbo.append(block.local_elbo * (block.n_cells / n_cells))
-            covs.append(block.cov)
-            if block.noisy is not None:
-                noisy.append(block.noisy)
-            yield block.n_cells, block.statistics
-
-    statistics = average(averages(), n_cells)
-    of_all = joined(noisy) if noisy else None
-    cov = covs[0] if of_all is None else of_all.log_mean()
-    return Visited(n_cells, statistics, cov, torch.stack(elbo).sum(), of_all)
+    """Averages over the cells of some blocks, `n_cells` in all."""
+    parts = (
+        (block.n_cells, block.statistics, (block.covs, block.local_elbo * (block.n_cells / n_cells)))
+        for block in blocks
+    )
+    statistics, more = average_with(parts, n_cells)
+    covs, elbo = zip(*more, strict=True)
+    return Visited(n_cells, statistics, covs[0].joined(covs[1:]), torch.stack(elbo).sum())
 
 
-def joined(covs: list[Eigenbasis]) -> Eigenbasis:
-    """The covariances of all blocks, which have one basis."""
-    return covs[0].under(torch.cat([cov.sigma for cov in covs]))
-
-
-def mean_local_elbo(local_step: LocalStep, cells: Blocks) -> Tensor:
+def mean_local_elbo(step: Callable[[Batch], CellBlock], cells: Blocks) -> Tensor:
     """Mean over the cells of the ELBO terms that belong to one, ()."""
     n = cells.n_cells
-    parts = cells.each(lambda batch: local_step(batch).local_elbo * (batch.n_cells / n))
+    parts = cells.each(lambda batch: step(batch).local_elbo * (batch.n_cells / n))
     return torch.stack(list(parts)).sum()
 
 
 def sweep(
     problem: Problem, g: NormalGlobals, cells: Blocks, running: NormalStatistics | None = None, rate: float = 1.0
 ) -> Step:
-    """One step, with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
-    visited = visit(LocalStep(problem, g), cells)
+    """Step with `rate` on the running averages; rate 1 on all cells is coordinate ascent."""
+    visited = visit(local_step(problem, g), cells)
     statistics = visited.statistics if running is None else running.blend(visited.statistics, rate)
-    g, statistics, cov = gene_step(problem, g, statistics, visited.cov)
+    g, statistics, cov = gene_step(problem, g, statistics, visited.covs.log_mean())
     return Step(g, statistics, cov, visited.local_elbo)
 
 

@@ -11,7 +11,7 @@ import torch
 from ...data.blocks import Blocks, even_slices
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
-from ..course import WHOLE, Pass, Place
+from ..course import WHOLE
 from ..engine import Engine
 from ..learning_rate import learning_rate
 from ..normal.finish import OFF, TOO_LITTLE
@@ -25,10 +25,14 @@ from .state import Rows
 from .steps import CellStep, elbo, expected_squares, gene_step, global_kl, local_elbo, mean_moment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
     from torch import Tensor
 
     from ...data import CellMatrix
     from ...posterior.held_out import Score
+    from ..course import Pass, Place
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
@@ -98,8 +102,12 @@ class ObservedEngine(Engine["State"]):
     def epoch(
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
-        """Every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
-        return self._sweep(state, bar) if self.n_batches == 1 else self._pass_over_minibatches(state, bar, pass_)
+        """An epoch of every cell once, and the gauge of highest ELBO; the ELBO per observed entry."""
+        if self.n_batches == 1:
+            return self._sweep(state, bar)
+        state = state if pass_.n_seen else replace(state, score=NOTHING)
+        at = pass_.through(state, self._batches.visits(pass_.n_seen), self._step, bar)
+        return self._in_best_gauge(at.state), [float(at.sums) * self._problem.n_cells / self._problem.n_entries]
 
     def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""
@@ -118,31 +126,26 @@ class ObservedEngine(Engine["State"]):
         bar.update()
         return State(g, statistics, state.steps + 1, score), [value]
 
-    def _pass_over_minibatches(self, state: State, bar: Progress, pass_: Pass[State]) -> tuple[State, list[float]]:
-        """Stochastic steps; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
-        problem, g, statistics, steps = self._problem, state.globals, state.statistics, state.steps
-        total, score = (pass_.sums, state.score) if pass_.n_seen else (torch.zeros_like(g.mu), NOTHING)
-        held_out = self._matrix.held_out
-        for position, (rows, blocks) in enumerate(self._batches.visits(pass_.n_seen), pass_.n_seen):
-            new, cells = statistics_of(CellStep.of(g, problem.family), blocks)
-            if held_out is not None:
-                q = as_posterior(g, Rows.joined(cells), on_device=True)
-                score = score.plus(score_held_out(q, held_out.rows(rows)))
-            total = total + self._estimate(g, new) * len(rows) / problem.n_cells
-            statistics = statistics.blend(new, learning_rate(steps))
-            g, _ = gene_step(problem, g, statistics)
-            steps += 1
-            bar.update()
-            pass_.keep(partial(Place, State(g, statistics, steps, score), position + 1, total))
-        state = self._in_best_gauge(State(g, statistics, steps, score))
-        return state, [float(total) * problem.n_cells / problem.n_entries]
+    def _step(self, at: Place[State], minibatch: tuple[np.ndarray, Blocks]) -> Callable[[], Place[State]]:
+        """A stochastic step; each cell's share of the ELBO is taken when it is visited, so that one epoch has all."""
+        problem, state, (rows, blocks) = self._problem, at.state, minibatch
+        g, score, held_out = state.globals, state.score, self._matrix.held_out
+        new, cells = statistics_of(CellStep.of(g, problem.family), blocks)
+        if held_out is not None:
+            q = as_posterior(g, Rows.joined(cells), on_device=True)
+            score = score.plus(score_held_out(q, held_out.rows(rows)))
+        share = self._estimate(g, new) * len(rows) / problem.n_cells
+        statistics = state.statistics.blend(new, learning_rate(state.steps))
+        g, _ = gene_step(problem, g, statistics)
+        state = State(g, statistics, state.steps + 1, score)
+        return partial(at.after, state, share if at.sums is None else at.sums + share)
 
     def _estimate(self, g: ObservedGlobals, statistics: ObservedStatistics) -> Tensor:
         """ELBO per cell, from the cells of one batch."""
         return local_elbo(g, statistics, expected_squares(g, statistics)) - global_kl(g) / self._problem.n_cells
 
     def held_out(self, state: State) -> Score | None:
-        """How well the last epoch predicts the entries held out; by minibatches, when their cells were visited."""
+        """Score of the entries held out, in the last epoch; by minibatches, when their cells were visited."""
         return None if self._matrix.held_out is None else state.score
 
     def ranks(self, state: State) -> RankCurve:

@@ -13,12 +13,12 @@ from ...data.less_margins import LessMargins
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread, sums
-from ..passes import average, pooled
+from ..passes import average, average_with, pooled
 from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..state import Problem
     from .state import ObservedStatistics
 
-    _Visited = tuple[int, list[Rows], ObservedStatistics]
+    _Visited = tuple[int, ObservedStatistics, list[Rows]]
 
 MARGIN_SWEEPS = 6
 # variance of the factors of a cell, whose prior is 1, before its own values are looked at
@@ -38,28 +38,18 @@ TINY = 1e-8
 
 def statistics_of(step: CellStep, blocks: Blocks) -> tuple[ObservedStatistics, list[Rows]]:
     """Averages over some cells, and q of each block of them."""
-    return _together(blocks.each(partial(_visit, step), pool=_pooled), blocks.n_cells)
+    _, statistics, cells = _pooled(blocks.each(partial(_visit, step), pool=_pooled), blocks.n_cells)
+    return statistics, cells
 
 
 def _visit(step: CellStep, batch: Batch) -> _Visited:
     rows = step(batch)
-    return batch.n_cells, [rows], cell_statistics(batch, rows)
-
-
-def _together(blocks: Iterable[_Visited], n_cells: int) -> tuple[ObservedStatistics, list[Rows]]:
-    cells: list[Rows] = []
-
-    def averages() -> Iterator[tuple[int, ObservedStatistics]]:
-        for n, rows, statistics in blocks:
-            cells.extend(rows)
-            yield n, statistics
-
-    return average(averages(), n_cells), cells
+    return batch.n_cells, cell_statistics(batch, rows), [rows]
 
 
 def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
-    statistics, cells = _together(blocks, n_cells)
-    return n_cells, cells, statistics
+    statistics, cells = average_with(blocks, n_cells)
+    return n_cells, statistics, [rows for some in cells for rows in some]
 
 
 def average_of(blocks: Blocks, cells: Sequence[Rows]) -> ObservedStatistics:
@@ -94,7 +84,7 @@ def fit_margins(
 
 
 def left_over(matrix: CellMatrix, g: ObservedGlobals, activity: np.ndarray) -> CellMatrix:
-    """What margins leave of the stored values; of a matrix in which all entries are data, the values themselves."""
+    """Residuals of stored values after the margins; where all entries are data, the values themselves."""
     if not matrix.only_stored:
         return replace(matrix, held_out=None)
     abundance = (g.mu + g.gene_mean[:, 0]).cpu().numpy()

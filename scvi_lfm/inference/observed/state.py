@@ -35,12 +35,12 @@ class Rows:
 
     @classmethod
     def of(cls, solved: Solved) -> Rows:
-        """From the solution of their equations."""
+        """Rows from the solution of their equations."""
         return cls(solved.mean, solved.cov, solved.log_det.sum())
 
     @classmethod
     def joined(cls, parts: Sequence[Rows]) -> Rows:
-        """Those of some blocks after others."""
+        """Rows of some blocks after others."""
         return cls(
             torch.cat([rows.mean for rows in parts]),
             torch.cat([rows.cov for rows in parts]),
@@ -48,14 +48,14 @@ class Rows:
         )
 
     def moved(self, move: Move) -> Rows:
-        """Cells after a gauge move."""
+        """Rows of cells after a gauge move."""
         log_det = 2 * len(self.mean) * torch.linalg.slogdet(move.cell_map).logabsdet
         return Rows(move.cells(self.mean), congruent(move.cell_map, self.cov), self.log_det + log_det)
 
 
 @dataclass(frozen=True)
 class ObservedStatistics(PackedAverages):
-    """The weights w_ij are o_ij, 1 where observed, else 0; the responses z_ij are the values y_ij."""
+    """Averages with weights w_ij = o_ij, 1 where observed, else 0, and the values y_ij as responses z_ij."""
 
     yy: Tensor  # (m,): mean o_ij y_ij^2
     log_det: Tensor  # (): mean log |S_i|
@@ -82,7 +82,7 @@ class ObservedStatistics(PackedAverages):
 
 @dataclass(frozen=True)
 class ObservedGlobals(PackedGlobals):
-    """With the noise, and no covariates."""
+    """Globals with the noise, and no covariates."""
 
     mu_var: Tensor  # ()
     gene_log_det: Tensor  # (): sum over genes of log |T_j|

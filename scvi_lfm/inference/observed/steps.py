@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data import column_sums
+from ...data import Scaled, column_sums
 from ...linalg.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE, kl_of_mu
@@ -66,7 +66,7 @@ class CellStep:
         self._mu, self._prior, self._family = mu, prior, family
         weight, v = precision[:, None], extend(gene_mean)
         self._with_one = first_column(k, gene_mean.device)
-        self._slopes = weight * v
+        self._slopes = Scaled(weight * v)
         # packed w_j E[v v'] in the precision of the covariances, w_j E[b v] in that of the means
         self._second = slope_moments(v.to(gene_cov.dtype), gene_cov, precision.to(gene_cov.dtype))
         with_abundance = gene_cov[:, self._with_one].to(v.dtype)
@@ -75,7 +75,7 @@ class CellStep:
 
     @classmethod
     def of(cls, g: ObservedGlobals, family: str) -> CellStep:
-        """Under the current genes."""
+        """Local step under the current genes."""
         return cls(g.mu, g.gene_mean, g.gene_cov, g.precision, g.cell_prior, family)
 
     def __call__(self, batch: Batch) -> Rows:

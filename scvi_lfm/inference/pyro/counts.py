@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..counts.engine import State
     from ..options import FitOptions, FitResult
     from ..trace import Trace
-    from .guides import Moments
+    from .guides import RowMoments
 
 # draws of a step, where there are so few entries that they cost next to nothing
 ENTRIES_PER_STEP, MOST_DRAWS_PER_STEP = 2**16, 8
@@ -55,7 +55,7 @@ class Guide(Protocol):
     def sparse_parameters(self) -> list[Tensor]:
         """Parameters by cell, whose gradients are sparse."""
 
-    def moments(self, blocks: Iterable[Tensor]) -> Moments:
+    def moments(self, blocks: Iterable[Tensor]) -> RowMoments:
         """Moments of all rows; `blocks` hold the values of all cells in order."""
 
 
@@ -94,7 +94,7 @@ class CountProgram:
         return Trace_ELBO()
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """One for what cells share, and a sparse one for what they do not."""
+        """Optimisers: one for what cells share, and a sparse one for what they do not."""
         rate, sparse = self._options.learning_rate, self.guide.sparse_parameters()
         dense = [*self.guide.dense_parameters(), *(p for p in self.scales.parameters() if p.requires_grad)]
         optimisers: list[torch.optim.Optimizer] = [torch.optim.Adam(dense, lr=rate)]

@@ -30,7 +30,7 @@ FLOW_DRAWS = 2**16
 
 
 @dataclass(frozen=True)
-class Moments:
+class RowMoments:
     """Means and packed covariances of rows under a guide."""
 
     mu: float
@@ -40,7 +40,7 @@ class Moments:
     gene_cov: Tensor  # (m, p)
 
 
-class Rows(nn.Module):
+class RowParameters(nn.Module):
     """Means and Cholesky factors, one of each for every row: `L = D U` with D a positive diagonal.
 
     U is the identity for `"mean_field"`, the Cholesky factor of `I + W W'` for `"low_rank"`, and else any lower
@@ -83,7 +83,7 @@ class RowGuide(nn.Module):
         self.form, self.n_cells = form, len(cells[0])
         self.mu_loc = nn.Parameter(mu.clone())
         self.log_mu_scale = nn.Parameter(torch.full_like(mu, math.log(START_MU_SCALE)))
-        self.cells, self.genes = Rows(*cells, form), Rows(*genes, form)
+        self.cells, self.genes = RowParameters(*cells, form), RowParameters(*genes, form)
         self.cell_flow, self.gene_flow = (_flow(self.cells.k).to(mu) if form == "flow" else None for _ in range(2))
 
     def program(self, rows: Tensor) -> Callable[..., Any]:
@@ -103,19 +103,19 @@ class RowGuide(nn.Module):
         return partial(PROGRAMS[self.form], q=q, n_cells=self.n_cells, rows=rows)
 
     def dense_parameters(self) -> list[Tensor]:
-        """All parameters but those of cells."""
+        """Parameters but those of cells."""
         return [parameter for parameter in self.parameters() if parameter is not self.cells.table]
 
     def sparse_parameters(self) -> list[Tensor]:
         """The parameters of cells."""
         return [self.cells.table]
 
-    def moments(self, _: Iterable[Tensor]) -> Moments:
-        """Exact for Normal rows; those of a flow's output are estimated from many draws, once for all rows."""
+    def moments(self, _: Iterable[Tensor]) -> RowMoments:
+        """Moments, exact for Normal rows; those of a flow's output are estimated from many draws, once for all rows."""
         with torch.no_grad():
             cell_mean, cell_cov = _pushed(self.cells(), self.cell_flow)
             gene_mean, gene_cov = _pushed(self.genes(), self.gene_flow)
-            return Moments(float(self.mu_loc.detach()), cell_mean, cell_cov, gene_mean, gene_cov)
+            return RowMoments(float(self.mu_loc.detach()), cell_mean, cell_cov, gene_mean, gene_cov)
 
 
 def _draws(*shape: int) -> Tensor:

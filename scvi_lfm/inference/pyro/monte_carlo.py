@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def in_order(batches: Minibatches) -> Iterator[tuple[Tensor, Batch]]:
-    """Every cell once, in the order of the matrix, each block with the positions of its cells."""
+    """Positions and blocks of every cell once, in the order of the matrix."""
     start = 0
     for batch in batches.in_order():
         yield torch.arange(start, start + batch.n_cells, device=batch.device), batch

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from pyro.infer import TraceMeanField_ELBO
 
+from ...linalg.covariances import Common
 from ...model import guide, mean_field_guide, model
 from ...model.priors import initial_scales
 from ..minibatches import Minibatches
 from ..normal.elbo import elbo
 from ..normal.finish import summarise, to_result
+from ..normal.natural_gradient import CellBlock
 from ..normal.start import fit_without_factors, location_and_spread, sums
-from ..normal.sweep import CellBlock
 from ..state import Problem
 from .monte_carlo import in_order
 from .parameters import CellParameters, SharedParameters
@@ -52,7 +53,7 @@ class NormalProgram:
         return float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """One for what cells share, and a sparse one for their means."""
+        """Optimisers: one for what cells share, and a sparse one for their means."""
         rate = self._options.learning_rate
         return [
             torch.optim.Adam([p for p in self._shared.parameters() if p.requires_grad], lr=rate),
@@ -79,7 +80,8 @@ class NormalProgram:
     def _blocks(self) -> Iterator[tuple[Batch, CellBlock]]:
         cov = self._shared.cell_cov()
         for rows, batch in in_order(self.batches):
-            yield batch, CellBlock(self._cells.loc.detach()[rows].double(), cov, cov.new_zeros(()))
+            mean = self._cells.loc.detach()[rows].double()
+            yield batch, CellBlock(mean, Common(cov, len(mean)), cov.new_zeros(()))
 
 
 def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 
 from ...linalg.packed import outer
-from .guides import Moments
+from .guides import RowMoments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,14 +39,14 @@ class OwnGuide:
         return partial(self._function, n_cells=self._n_cells, rows=rows)
 
     def dense_parameters(self) -> list[Tensor]:
-        """All of them."""
+        """Parameters, all of them."""
         return self._parameters
 
     def sparse_parameters(self) -> list[Tensor]:
-        """None."""
+        """No parameters: none is known to be by cell."""
         return []
 
-    def moments(self, blocks: Iterable[Tensor]) -> Moments:
+    def moments(self, blocks: Iterable[Tensor]) -> RowMoments:
         """Means and covariances of draws."""
         cells, start = [], 0
         with torch.no_grad():
@@ -63,7 +63,7 @@ class OwnGuide:
                 cells.append(found["a"].both())
                 start += len(y)
         cell_mean, cell_cov = (torch.cat(parts) for parts in zip(*cells, strict=True))
-        return Moments(level, cell_mean, cell_cov, *found["b"].both())
+        return RowMoments(level, cell_mean, cell_cov, *found["b"].both())
 
     def _draw(self, y: Tensor, rows: Tensor) -> dict[str, Tensor]:
         trace = poutine.trace(self._function).get_trace(y, n_cells=self._n_cells, rows=rows)

@@ -57,7 +57,7 @@ class SharedParameters(nn.Module):
         return nn.Parameter(start.clone().log(), requires_grad=name not in self._fixed)
 
     def _root(self, raw: Tensor) -> Tensor:
-        """Lower triangular with a positive diagonal; diagonal alone for mean field."""
+        """Lower triangle with a positive diagonal; a diagonal alone for mean field."""
         diagonal = torch.diag(START_SCALE * raw.diagonal().exp())
         return diagonal if self.family == "mean_field" else diagonal + raw.tril(-1)
 
@@ -93,7 +93,7 @@ class SharedParameters(nn.Module):
         return root @ root.T
 
     def globals(self) -> NormalGlobals:
-        """The same state as the closed-form engine holds it, in float64."""
+        """Globals as the closed-form engine holds them, in float64."""
         precision = self.sigma().detach().double().square().reciprocal()
         eig = self.log_eig.detach().double().exp()
         scales = self.scales()

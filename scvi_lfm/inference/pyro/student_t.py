@@ -13,7 +13,7 @@ from ...model.likelihoods import normal, student_t
 from ..normal.elbo import elbo
 from ..normal.finish import summarise, to_result
 from ..normal.natural_gradient import expected_squares
-from ..normal.sweep import LocalStep
+from ..normal.sweep import local_step
 from .monte_carlo import draws_in, mean_elbo
 from .normal import NormalProgram
 
@@ -43,7 +43,7 @@ class StudentProgram(NormalProgram):
         self._raw_df = nn.Parameter(_raw(START_DF).to(options.device))
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
-        """Those of the Normal, the first of which moves the degrees of freedom too."""
+        """Optimisers of the Normal, the first of which moves the degrees of freedom too."""
         shared, cells = super().optimisers()
         shared.add_param_group({"params": [self._raw_df]})
         return [shared, cells]
@@ -56,7 +56,7 @@ class StudentProgram(NormalProgram):
         problem, options, g = self._problem, self._options, base.globals
         n_entries = problem.n_cells * problem.n_genes
         batch = self.batches.first()
-        block = LocalStep(problem, g)(batch)
+        block = local_step(problem, g)(batch)
         some = slice(0, max(1, ENTRIES // problem.n_genes))
         variance = g.mu_var + block.cov[0, 0] + g.gene_diagonal[:, 0] * g.gene_basis[0, 0].square()
         mean = g.mu + block.mean[some, :1] + g.gene_mean[:, 0]

@@ -169,7 +169,7 @@ class OfCounts(InFamily):
         return high.cpu().numpy()
 
     def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """As of all laws; zeros, of which there are many, in closed form."""
+        """Transforms of counts; zeros, of which there are many, in closed form."""
         draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
         transform = self.log_zero().exp() * draw
         at = torch.nonzero(y, as_tuple=True)

@@ -101,7 +101,7 @@ def upper_tail(y: Tensor, eta: Tensor, scale: Tensor, lowest: Tensor, *threshold
 
 
 def threshold_statistics(y: Tensor, eta: Tensor, lowest: Tensor, thresholds: Tensor) -> Tensor:
-    """What entries say of the thresholds, (K-1, 3): sums of scores, and the diagonals of their Fisher information.
+    """Statistics of the thresholds, (K-1, 3): sums of scores, and the diagonals of their Fisher information.
 
     The information is tridiagonal; its second diagonal stands beside the first, with a zero at the end.
     """

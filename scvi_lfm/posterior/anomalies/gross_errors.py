@@ -36,7 +36,7 @@ LEAST_RATE, LEAST_SHARE = 1e-12, 1e-30
 
 @dataclass(frozen=True)
 class GrossErrors:
-    """How often counts are gross errors, and by how much."""
+    """Frequency of gross errors among counts, and their size."""
 
     share: float  # probability for each molecule that is expected
     size: float  # mean of what is added, in molecules

@@ -32,7 +32,7 @@ SLACK = math.log(2)
 
 @dataclass(frozen=True)
 class Entries:
-    """Some entries with their scores, (k,) each."""
+    """Entries with their scores, (k,) each."""
 
     cell: Tensor  # position
     gene: Tensor  # position
@@ -46,13 +46,13 @@ class Entries:
         return len(self.cell)
 
     def at(self, index: Tensor) -> Self:
-        """Some of them, by mask or position."""
+        """Entries at some positions, or of a mask."""
         columns = {name: getattr(self, name)[index] for name in _COLUMNS}
         return replace(self, own=self.own.at(index), **columns)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """All of several, in order."""
+        """Entries of several parts, in order."""
         columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _COLUMNS}
         laws = [part.own for part in parts]
         # a parameter that is no column is common to all entries
@@ -69,7 +69,7 @@ _COLUMNS = tuple(field.name for field in fields(Entries) if field.name != "own")
 
 @dataclass(frozen=True)
 class Question:
-    """What entries are listed by, as the arguments of `tl.anomalies`."""
+    """Question by which entries are listed, as the arguments of `tl.anomalies`."""
 
     by: str  # "lfdr", "q" or "either"
     fdr: float
@@ -95,7 +95,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a block of cells brings."""
+    """Entries and scores that a block of cells brings."""
 
     counts: Tensor  # (bins,): entries by distance
     n_entries: int
@@ -195,7 +195,7 @@ def _passing(held: Entries, by: str, min_ratio: float, min_distance: float) -> T
 
 
 def _trimmed(held: Entries, question: Question, distances: Distances, min_ratio: float) -> Entries:
-    """Those that may still be listed: that may pass, and are not behind enough of those that will."""
+    """Entries that may still be listed: that may pass, and are not behind enough of those that will."""
     by, fdr = question.by, question.fdr
     held = held.at(_passing(held, by, min_ratio, distances.least(fdr, certain=False)))
     first, slack = (held.distance, SLACK) if by == "q" else (held.log_ratio, 0.0)

@@ -54,11 +54,11 @@ class OwnAndOther:
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computations."""
         return self._q.gene_mean.device
 
     def __call__(self, y: Tensor, cells: slice) -> tuple[Law, Law]:
-        """Both for the entries `y` (cells, m)."""
+        """Laws of the entries `y` (cells, m), by their own cells and by others."""
         eta, seen = self._loo.eta(y, cells)
         return self._q.law_in_cells(eta, cells), self._others.law(cells, seen)
 
@@ -71,7 +71,7 @@ class OtherCells:
         self._q, self._eta = q, Moments(eta.mean.float(), eta.var.float())
 
     def law(self, cells: slice, seen: Tensor) -> Law:
-        """In some cells."""
+        """Laws of the values in some cells."""
         return self._q.law_in_cells(self._eta, cells)
 
 
@@ -85,7 +85,7 @@ class OtherRates:
         self._total, self._square = self._sums(q)
 
     def law(self, cells: slice, seen: Tensor) -> OfCounts:
-        """In some cells, whose own rates `seen` (cells, m) are left out."""
+        """Laws of the counts in some cells, whose own rates `seen` (cells, m) are left out."""
         size = self._offset(cells)[:, None].exp().float()
         rate, dispersion = self._without(seen / size)
         return OfCounts(self._likelihood, size * rate, (dispersion,))

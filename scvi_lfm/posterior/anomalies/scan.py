@@ -40,7 +40,7 @@ class Scan(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the computations."""
         return self._laws.device
 
     @property
@@ -60,7 +60,7 @@ class Scan(ABC):
         """Distances in the direction asked for, and log ratios."""
 
     def score(self, y: Tensor, cells: slice) -> Scores:
-        """Both scores of the entries `y` (cells, m)."""
+        """Scores of the entries `y` (cells, m): both questions."""
         own, others = self._laws(y, cells)
         expected = own.mean()
         distance, log_ratio = self._compare(y, own, others)
@@ -72,7 +72,7 @@ class Scan(ABC):
 
 
 class NumberScan(Scan):
-    """Of values under Normal laws; the distance is in standard deviations."""
+    """Scan of values under Normal laws; the distance is in standard deviations."""
 
     distance_max, listed_by = 40.0, "lfdr"
 
@@ -90,7 +90,7 @@ class NumberScan(Scan):
 
 
 class LevelScan(Scan):
-    """Of levels; the distance is minus the log tail probability, with half that of the level itself left out."""
+    """Scan of levels; the distance is minus the log tail probability, with half that of the level itself left out."""
 
     distance_max, listed_by = 160.0, "lfdr"
 
@@ -105,7 +105,7 @@ class LevelScan(Scan):
 
 
 class CountScan(Scan):
-    """Of counts, zeros in closed form and the rest one by one; the distance is minus the log tail probability."""
+    """Scan of counts, zeros in closed form and the rest one by one; the distance is minus the log tail probability."""
 
     distance_max, listed_by = 160.0, "either"
 
@@ -117,7 +117,7 @@ class CountScan(Scan):
         return (-distance).exp()
 
     def p_of(self, y: Tensor, distance: Tensor, own: Law) -> Tensor:
-        """Half the probability of the count itself is left out."""
+        """Tail probabilities of some counts (k,), half the probability of the count itself left out."""
         tail = _tail_beyond(own, y, y > own.mean())
         return (self._sides * (tail - own.log_density(y).exp() / 2)).clamp(max=1.0)
 

@@ -81,5 +81,5 @@ class Distances:
         return float(edges[passing[0]]) if len(passing) else float("inf")
 
     def n_from(self, distance: float) -> int:
-        """How many were counted from a bin's lower end on."""
+        """Number of entries counted from a bin's lower end on."""
         return int(self.counts[self._edges() >= distance].sum())

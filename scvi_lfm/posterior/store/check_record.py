@@ -76,7 +76,7 @@ def check_record(uns: object, key: str) -> Mapping[str, Any]:
 
 
 def _check_levels(uns: Mapping[str, Any], key: str) -> None:
-    """The lowest level, then increasing thresholds."""
+    """Check the lowest level, and the thresholds, which increase."""
     if LEVELS not in uns:
         return
     levels = np.asarray(uns[LEVELS])
@@ -86,7 +86,7 @@ def _check_levels(uns: Mapping[str, Any], key: str) -> None:
 
 
 def _check_values(uns: Mapping[str, Any], key: str) -> None:
-    """What is stored of the values that the fit read; older fits stored nothing of them."""
+    """Check what is stored of the values that the fit read; older fits stored nothing of them."""
     values = uns.get(VALUES, {})
     if not isinstance(values, Mapping):
         raise _wrong(key, f"{VALUES} is a {type(values).__name__}")
@@ -101,7 +101,7 @@ def _check_values(uns: Mapping[str, Any], key: str) -> None:
 
 
 def _check_coding(uns: Mapping[str, Any], key: str) -> None:
-    """How covariates are coded, a row for each."""
+    """Check how covariates are coded, a row for each."""
     if COVARIATES not in uns:
         return
     coding = uns[COVARIATES]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..recomputed import Recomputed
 from .lookup import numbers
 from .schema import FIELD
 
@@ -39,7 +38,7 @@ def check_present(stored: FieldReader, cell_mean: np.ndarray) -> None:
 
 def check_cells_fit_record(stored: FieldReader, cov: Covariance) -> None:
     """Raise if cells have other standard deviations than the covariance that is stored for them gives."""
-    if isinstance(cov, Recomputed):
+    if not cov.is_held:
         return  # from the cell's own fields
     adata, key = stored.adata, stored.key
     sd = _stored(stored, "cell_activity_sd", "cell_factors_sd")

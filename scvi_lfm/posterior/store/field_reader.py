@@ -85,9 +85,9 @@ class FieldReader:
         return self.where(name) in getattr(self.adata, FIELD[name].frame)
 
     def where(self, name: str) -> str:
-        """Its name in the frame."""
+        """Name of a field in its frame."""
         return FIELD[name].key(self.key)
 
     def place(self, name: str) -> str:
-        """Its place in words."""
+        """Place of a field in words."""
         return f"{FIELD[name].frame}[{self.where(name)!r}]"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which rows, columns and coordinates of the stored arrays a posterior has."""
+    """Rows, columns and coordinates of the stored arrays that a posterior has."""
 
     n_cells: int
     fitted: np.ndarray  # (m,) bool: genes that were fitted
@@ -38,7 +38,7 @@ class Layout:
         }[axis]
 
     def spread(self, values: np.ndarray, shape: tuple[str, ...], dtype: str) -> np.ndarray:
-        """What is stored of an array of the posterior, in memory of its own."""
+        """Stored form of an array of the posterior, in memory of its own."""
         of_posterior = values
         for axis, name in reversed(list(enumerate(shape))):
             kept = self.kept(name)
@@ -50,7 +50,7 @@ class Layout:
         return values.astype(dtype, copy=values is of_posterior)
 
     def gather(self, stored: np.ndarray, shape: tuple[str, ...]) -> np.ndarray:
-        """The posterior's array from what is stored of it."""
+        """Array of the posterior from its stored form."""
         for axis, name in enumerate(shape):
             kept = self.kept(name)
             stored = stored if kept.all() else stored.compress(kept, axis)

@@ -21,7 +21,7 @@ ON_JOINING = (
 
 
 def entry(uns: Mapping[str, Any], name: str, key: str) -> Any:
-    """What a fit stored under `name` in `uns[key]`."""
+    """Entry that a fit stored under `name` in `uns[key]`."""
     if not isinstance(uns, Mapping) or name not in uns:
         msg = f"uns[{key!r}] was not written by lfm.tl.fit: it has no {name!r}."
         if isinstance(uns, Mapping) and {PARAMS, VERSION} <= set(uns):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def params_of(arguments: FitArguments) -> dict[str, Any]:
-    """What is stored of arguments of which every choice is made: arrays and programs by a word, and nothing for None.
+    """Stored form of arguments with every choice made: arrays and programs by a word, and nothing for None.
 
     Older readers of h5ad cannot hold None.
     """

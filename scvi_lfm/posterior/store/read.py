@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredFit:
-    """What `tl.fit` stored, read back: the posterior over the factors that are on, and where it belongs."""
+    """Fit as `tl.fit` stored it, read back: the posterior over the factors that are on, and where it belongs."""
 
     posterior: NormalPosterior | CountPosterior
     active: np.ndarray  # (r,) bool: factors that are on
@@ -63,7 +63,7 @@ class StoredFit:
 
     @property
     def device(self) -> torch.device:
-        """Where the posterior is."""
+        """Device of the posterior."""
         return self.posterior.gene_mean.device
 
 

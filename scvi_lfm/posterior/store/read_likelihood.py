@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..._keys import CELL_BASIS, CELL_COV, CELL_EIG, DF, GENE_BASIS, GENE_EIG, HELD_OUT, LEVELS, SIGMA
-from ...linalg.covariances import Common, Eigenbasis, Packed, PackedUnderNoise
+from ...linalg.covariances import Common, Eigenbasis, OneBasis, Packed, PackedUnderNoise
 from ...model.noise import CountNoise, NormalNoise, OrdinalNoise
 from ..posterior import CountPosterior, NormalPosterior
 from ..recomputed import Recomputed
@@ -38,7 +38,7 @@ def read_normal(
     predictive = stored.on_device(sigma)
     shared = params["noise"] == "shared"
     fit_sigma = torch.full_like(predictive, stored.number(SIGMA)) if shared else predictive
-    cell_cov: Common | Eigenbasis | Packed
+    cell_cov: OneBasis | Packed
     gene_cov: Eigenbasis | PackedUnderNoise
     cell_sigma = None
     if kind.own_cov:

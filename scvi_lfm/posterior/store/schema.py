@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitKind:
-    """What decides which fields a fit has: each is the `when` of some."""
+    """Kind of a fit, which decides the fields that it has: each part is the `when` of some."""
 
     counts: bool  # eta is the log of a rate
     continuous: bool  # it is the mean of values
@@ -47,7 +47,7 @@ class FitKind:
 
     @classmethod
     def of(cls, record: Mapping[str, Any], *, own_cov: bool, cell_cov_kept: bool = False) -> FitKind:
-        """From what uns holds, and whether covariances differ by row; those of counts always do."""
+        """Kind from what uns holds, and whether covariances differ by row; those of counts always do."""
         params = record[_keys.PARAMS]
         likelihood = str(params.get("likelihood", "normal"))
         known = LIKELIHOODS[likelihood]
@@ -88,7 +88,7 @@ class Field:
     when: str = "always"  # of `FitKind`
 
     def key(self, stem: str) -> str:
-        """Its name in the frame, of a fit under the key `stem`."""
+        """Name in the frame, of a fit under the key `stem`."""
         return stem if self.frame == "uns" else str(getattr(fit_keys(stem), self.name))
 
     def due(self, fit: FitKind) -> bool:
@@ -155,6 +155,6 @@ def fit_places(key: str) -> list[tuple[str, str]]:
 
 
 def record_for_new_cells(uns: Mapping[str, Any]) -> dict[str, Any]:
-    """What the record of a fit says that holds for cells placed by it as well."""
+    """Part of the record of a fit that holds for cells placed by it as well."""
     kept = [field.name for field in FIELDS if field.of == "record" and field.name in uns]
     return {name: deepcopy(uns[name]) for name in kept}

@@ -11,7 +11,6 @@ from torch import Tensor
 from ... import _keys
 from ..._memory import naming_memory
 from ..._settings import settings
-from ...linalg.covariances import Packed
 from .layout import Layout, packed_of_free, stored_bytes
 from .schema import FIELDS, FitKind
 from .transaction import all_or_nothing, remove
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What fields are made of."""
+    """Parts of which fields are made."""
 
     q: Any  # a posterior; which attributes it has follows from the kind of the fit, which the schema knows
     cell_sd: Tensor  # (n, k)
@@ -92,8 +91,10 @@ def write_fit(
     ValueError
         The record holds what the schema does not have, or what follows from the posterior.
     """
-    kept = isinstance(posterior.cell_cov, Packed) and stored_bytes(n_factors, adata.n_obs) <= settings.max_cov_bytes
-    fit = FitKind.of(record, own_cov=isinstance(posterior.gene_cov, Packed), cell_cov_kept=kept)
+    of_cells = posterior.cell_cov
+    fits = stored_bytes(n_factors, adata.n_obs) <= settings.max_cov_bytes
+    kept = of_cells.by_row and of_cells.is_held and fits
+    fit = FitKind.of(record, own_cov=posterior.gene_cov.by_row, cell_cov_kept=kept)
     due = [field for field in FIELDS if field.due(fit)]
     unknown = set(record) - {field.name for field in FIELDS if field.name not in _VALUES}
     if unknown:

@@ -198,10 +198,10 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     values = simulate(90, 40).X
     engine = CountEngine(CellMatrix.of(values), count_options(values, n_factors=2, batch_size=30))
     state, _ = engine.start()
-    rows, batch = next(engine._batches.numbered_epoch())
+    rows, _ = minibatch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
     before = state.cells.mean.clone(), state.cells.cov.clone()
-    after = engine._visit(Place(state), rows, batch, 2)().state
+    after = engine._step(Place(state), minibatch)().state
     for old, new in zip(before, (after.cells.mean, after.cells.cov), strict=True):
         assert torch.equal(new[others], old[others])
         assert not torch.equal(new[rows], old[rows])

@@ -21,7 +21,7 @@ from scvi_lfm.inference.normal.natural_gradient import (
     update_mu,
     update_noise,
 )
-from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.normal.sweep import local_step, sweep
 from scvi_lfm.inference.state import Problem
 from scvi_lfm.model import Scales, model
 from scvi_lfm.model.priors import kl_of_mu
@@ -41,8 +41,8 @@ def local(request, draw_state):
     """Genes at random, and the cells that are optimal given them, with dense covariances S_i."""
     state = draw_state(12, 30, 2, family=request.param)
     problem = Problem(12, 30, request.param, "cell_gene")
-    block = LocalStep(problem, state.globals)(state.batch)
-    cov = block.noisy.cov
+    block = local_step(problem, state.globals)(state.batch)
+    cov = block.covs
     diagonal = 1 / (cov.eig / cov.sigma[:, None] ** 2 + 1)
     return state, block, torch.einsum("ik,nk,lk->nil", cov.basis, diagonal, cov.basis)
 
@@ -61,7 +61,7 @@ def squares_of(state, block, S, eta_moments):
 def test_cells_are_optimal_given_genes_and_their_noise(local, eta_moments):
     state, block, S = local
     g, family = state.globals, state.problem.family
-    omega, w, T = block.noisy.omega, g.precision, state.gene_covs
+    omega, w, T = block.omega, g.precision, state.gene_covs
     v = torch.cat([torch.ones(30, 1), g.gene_mean[:, 1:]], dim=1)
     vv = v[:, :, None] * v[:, None, :]
     vv[:, 1:, 1:] += T[:, 1:, 1:]
@@ -74,13 +74,13 @@ def test_cells_are_optimal_given_genes_and_their_noise(local, eta_moments):
         torch.testing.assert_close(S[i], cov)
         torch.testing.assert_close(block.mean[i], torch.linalg.solve(precision, target))
     squares = squares_of(state, block, S, eta_moments) @ w
-    torch.testing.assert_close(block.noisy.squares, squares)
+    torch.testing.assert_close(block.squares, squares)
     torch.testing.assert_close(1 / omega, (squares / 30).clamp(LEAST, LARGEST))
 
 
 def test_genes_meet_cells_by_weight(local, eta_moments):
     state, block, S = local
-    statistics, omega = block.statistics(state.batch), block.noisy.omega
+    statistics, omega = block.statistics(state.batch), block.omega
     u = torch.cat([torch.ones(12, 1), block.mean[:, 1:]], dim=1)
     uu = u[:, :, None] * u[:, None, :]
     uu[:, 1:, 1:] += S[:, 1:, 1:]
@@ -114,8 +114,8 @@ def test_elbo_is_that_of_the_program(draw_state, family):
     """Gauss-Hermite quadrature with two nodes per latent is exact for the expected log density."""
     state = draw_state(2, 2, 1, family=family)
     g = state.globals
-    block = LocalStep(Problem(2, 2, family, "cell_gene"), g)(state.batch)
-    cov = block.noisy.cov
+    block = local_step(Problem(2, 2, family, "cell_gene"), g)(state.batch)
+    cov = block.covs
     S = torch.einsum("ik,nk,lk->nil", cov.basis, 1 / (cov.eig / cov.sigma[:, None] ** 2 + 1), cov.basis)
     nodes = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     z_mu, z_cells, z_genes = torch.cartesian_prod(*[nodes] * 9).split([1, 4, 4], dim=1)
@@ -149,7 +149,7 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step):
     g = first_step(problem, batch, 4).globals
     values = []
     for _ in range(8):
-        block = LocalStep(problem, g)(batch)
+        block = local_step(problem, g)(batch)
         statistics = block.statistics(batch)
         values.append(elbo(g, statistics, block.cov, 24))
         g, statistics = normalise_weights(g, statistics)
@@ -184,7 +184,7 @@ def test_an_empty_cell_does_not_take_over(whole_batch, first_step):
     step = first_step(problem, batch, 3)
     for _ in range(30):
         step = sweep(problem, step.globals, as_blocks(batch))
-    omega = LocalStep(problem, step.globals)(batch).noisy.omega
+    omega = local_step(problem, step.globals)(batch).omega
     assert omega.isfinite().all()
     assert omega.max() <= 1 / LEAST
     assert omega[3:].max() < 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from scvi_lfm.data import Scaled
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.natural_gradient import (
     GENE_NOISE_FLOOR,
@@ -21,7 +22,7 @@ from scvi_lfm.inference.normal.natural_gradient import (
     update_noise,
 )
 from scvi_lfm.inference.normal.state import NormalStatistics
-from scvi_lfm.inference.normal.sweep import LocalStep
+from scvi_lfm.inference.normal.sweep import local_step
 from scvi_lfm.model import Gaussian
 
 FAMILIES = ["row_block", "mean_field"]
@@ -50,7 +51,7 @@ def in_family(cov, family):
 def test_cells_given_known_genes_have_the_exact_posterior(draw_state, family, n, m, r):
     state = draw_state(n, m, r, family=family)
     g = known_genes(state)
-    block = LocalStep(state.problem, g)(state.batch)
+    block = local_step(state.problem, g)(state.batch)
     genes = g.gene_mean.numpy()
     design = np.column_stack([np.ones(m), genes[:, 1:]])
     prior_cov = np.diag(g.scales.cell_var.numpy())
@@ -85,7 +86,7 @@ def test_a_general_prior_of_the_cells_is_honoured(draw_state):
     moment = g.weighted_moment(g.precision)
     precision = cell_precision(moment, prior)
     design = np.column_stack([np.ones(7), g.gene_mean[:, 1:].numpy()])
-    projected = state.batch.times_genes(g.precision[:, None] * torch.from_numpy(design))
+    projected = state.batch.times_genes(Scaled(g.precision[:, None] * torch.from_numpy(design)))
     means = cell_means(g.mu, projected, moment, precision, prior)
     for i, y in enumerate(state.y.numpy()):
         residual = y - float(g.mu) - g.gene_mean[:, 0].numpy()
@@ -98,7 +99,7 @@ def test_a_general_prior_of_the_cells_is_honoured(draw_state):
 def test_cells_that_see_nothing_keep_their_prior(draw_state, family):
     state = draw_state(4, 6, 2, family=family)
     g = replace(state.globals, precision=torch.zeros(6, dtype=torch.float64))
-    block = LocalStep(state.problem, g)(state.batch)
+    block = local_step(state.problem, g)(state.batch)
     np.testing.assert_array_equal(block.mean, np.zeros((4, 3)))
     np.testing.assert_allclose(block.cov, np.diag(g.scales.cell_var), rtol=1e-14)
 
@@ -146,7 +147,7 @@ def test_uncertain_genes_and_cells_enter_by_their_expected_products(draw_state, 
     bv[:, 1:] += state.gene_covs[:, 0, 1:]
     precision = torch.diag(1 / g.scales.cell_var) + torch.einsum("j,jkl->kl", w, vv)
     target = (w * state.y) @ v - w @ (g.mu * v + bv)
-    block = LocalStep(state.problem, g)(state.batch)
+    block = local_step(state.problem, g)(state.batch)
     torch.testing.assert_close(block.mean, torch.linalg.solve(precision, target.T).T, **EXACT)
     torch.testing.assert_close(block.cov.numpy(), in_family(torch.linalg.inv(precision).numpy(), family), **EXACT)
 
@@ -165,7 +166,7 @@ def test_uncertain_genes_and_cells_enter_by_their_expected_products(draw_state, 
 
 
 def updated_cells(state):
-    block = LocalStep(state.problem, state.globals)(state.batch)
+    block = local_step(state.problem, state.globals)(state.batch)
     return replace(state, cell_mean=block.mean, cell_cov=block.cov)
 
 
@@ -269,7 +270,7 @@ def test_local_elbo_is_the_sum_of_its_parts(draw_state, eta_moments, family):
     prior = torch.distributions.MultivariateNormal(torch.zeros(4).double(), torch.diag(scales.cell_var))
     q = torch.distributions.MultivariateNormal(state.cell_mean, state.cell_cov)
     expected = log_density.mean() - float(torch.distributions.kl_divergence(q, prior).mean())
-    block = LocalStep(state.problem, g)(state.batch)
+    block = local_step(state.problem, g)(state.batch)
     assert float(block.local_elbo) == pytest.approx(expected, rel=1e-12)
 
 

@@ -16,7 +16,7 @@ from scvi_lfm.inference.normal.natural_gradient import (
     update_mu,
     update_noise,
 )
-from scvi_lfm.inference.normal.sweep import LocalStep, sweep
+from scvi_lfm.inference.normal.sweep import local_step, sweep
 from scvi_lfm.inference.state import Problem
 from scvi_lfm.model.priors import rotation_is_free
 
@@ -60,7 +60,7 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step, family,
     # the gauge moves of the start may have left the family
     g, values = update_genes(step.globals, step.statistics, 24, family), []
     for _ in range(6):
-        block = LocalStep(problem, g)(batch)
+        block = local_step(problem, g)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         values.append(elbo(g, statistics, block.cov, 24))
         for update in updates:
@@ -93,7 +93,7 @@ def test_row_block_ends_above_mean_field(whole_batch, first_step, noise, seed):
         step = first_step(problem, batch, 2)
         for _ in range(60):
             step = sweep(problem, step.globals, as_blocks(batch))
-        block = LocalStep(problem, step.globals)(batch)
+        block = local_step(problem, step.globals)(batch)
         statistics = cell_statistics(batch, block.mean, block.cov)
         g = update_genes(step.globals, statistics, 40, family)
         ends[family] = float(elbo(g, statistics, block.cov, 40))
@@ -109,7 +109,7 @@ def test_gauge_moves_leave_mean_field_close_to_its_own_optimum(whole_batch, firs
     for moves in (True, False):
         g = start.globals
         for _ in range(150):
-            block = LocalStep(problem, g)(batch)
+            block = local_step(problem, g)(batch)
             statistics = cell_statistics(batch, block.mean, block.cov)
             g = update_genes(g, statistics, 60, "mean_field")
             value = float(elbo(g, statistics, block.cov, 60))
@@ -140,7 +140,7 @@ def test_local_elbo_and_global_terms_make_up_the_elbo(batch, first_step):
 
     problem = Problem(24, 17, "row_block", "gene")
     g = first_step(problem, batch, 2).globals
-    block = LocalStep(problem, g)(batch)
+    block = local_step(problem, g)(batch)
     whole = elbo(g, cell_statistics(batch, block.mean, block.cov), block.cov, 24)
     assert float(24 * block.local_elbo - kl_genes(g) - kl_of_mu(g.mu, g.mu_var)) == pytest.approx(
         float(whole), rel=1e-12

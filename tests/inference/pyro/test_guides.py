@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scvi_lfm._context import pyro_sandbox
-from scvi_lfm.inference.pyro.guides import RANK, RowGuide, Rows
+from scvi_lfm.inference.pyro.guides import RANK, RowGuide, RowParameters
 from scvi_lfm.linalg.packed import unpack
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def roots(n, k, seed=0):
 @pytest.mark.parametrize("form", GUIDES)
 def test_rows_have_the_covariances_of_their_form(form):
     loc, tril = torch.arange(30.0).double().reshape(6, 5), roots(6, 5)
-    rows = Rows(loc, tril, form)
+    rows = RowParameters(loc, tril, form)
     found_loc, found = rows()
     torch.testing.assert_close(found_loc, loc)
     cov = (found @ found.mT).detach()

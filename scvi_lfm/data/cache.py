@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 
 
-class Kept(Generic[Piece]):
+class Cache(Generic[Piece]):
     """The last `count` pieces, each computed once by the first of those who ask for it at the same time."""
 
     def __init__(self, compute: Callable[[int], Piece], count: int) -> None:
@@ -19,7 +19,7 @@ class Kept(Generic[Piece]):
         self._entries: dict[int, _Entry[Piece]] = {}  # the latest last
 
     def get(self, number: int) -> Piece:
-        """A piece."""
+        """A piece, kept or computed."""
         with self._guard:
             entry = self._entries.pop(number, None) or _Entry()
             self._entries[number] = entry

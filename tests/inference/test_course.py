@@ -1,0 +1,64 @@
+"""The one loop over minibatches: where it begins, what it notes down, and where it ends."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from scvi_lfm.inference.course import WHOLE, Pass, Place
+
+
+class Bar:
+    def __init__(self):
+        self.n_seen = 0
+
+    def update(self):
+        self.n_seen += 1
+
+
+def add(at, minibatch):
+    """A state that is the sum of the minibatches, and sums that count them."""
+    return partial(at.after, at.state + minibatch, (at.sums or 0) + 1)
+
+
+def noting(kept):
+    def keep(make):
+        kept.append(make())
+        return kept[-1]
+
+    return keep
+
+
+def test_every_minibatch_is_a_step_and_every_place_is_noted():
+    kept, bar = [], Bar()
+    last = Pass(keep=noting(kept)).through(0, [1, 2, 4], add, bar)
+    assert kept == [Place(1, 1, 1), Place(3, 2, 2), Place(7, 3, 3)]
+    assert last is kept[-1]
+    assert bar.n_seen == 3
+
+
+def test_a_pass_goes_on_from_each_place_as_if_it_had_not_been_left():
+    kept = []
+    whole = Pass(keep=noting(kept)).through(0, [1, 2, 4], add, Bar())
+    for place in kept:
+        rest = [1, 2, 4][place.n_seen :]
+        assert Pass(place.n_seen, place.sums).through(place.state, rest, add, Bar()) == whole
+
+
+def test_an_epoch_that_ends_early_is_not_noted_as_one_that_goes_on():
+    kept, bar = [], Bar()
+    last = Pass(keep=noting(kept)).through(0, [1, 2, 4], add, bar, lambda at: at.state == 3)
+    assert last == Place(3, 2, 2)
+    assert kept == [Place(1, 1, 1)]
+    assert bar.n_seen == 2
+
+
+def test_a_part_of_the_state_is_noted_within_the_whole():
+    kept = []
+    whole = Pass(2, 5, noting(kept))
+    part = whole.over(lambda state: state["a"], lambda a: {"a": a, "b": "stays"})
+    assert part.through(10, [1], add, Bar()) == Place(11, 3, 6)
+    assert kept == [Place({"a": 11, "b": "stays"}, 3, 6)]
+
+
+def test_without_a_checkpoint_nothing_is_noted():
+    assert WHOLE.through(0, [], add, Bar()) == Place(0)
