@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..tl._check_words import ENOUGH, MOST_LEFTOVER, STRATUM
 from ._colors import BLUE, GREY, ORANGE, steps
 from ._figure import SMALL, WIDTH, many_axes, note
 from ._output import plot
@@ -70,7 +69,8 @@ def calibration(
     >>> len(lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False))
     2
     """
-    from ..tl import CheckReport
+    from ..tl import CheckReport  # torch comes with it
+    from ..tl._check_words import ENOUGH, STRATUM
 
     if not isinstance(report, CheckReport):
         msg = f"`report` must be what lfm.tl.check(adata) returns, found {type(report).__name__}."
@@ -99,6 +99,8 @@ def calibration(
 
 def verdict(report: CheckReport) -> tuple[bool, list[str]]:
     """Whether predictions can be trusted, and why in a few short lines."""
+    from ..tl._check_words import ENOUGH, MOST_LEFTOVER, STRATUM
+
     table = report.calibration
     overall = table.iloc[0]
     parts = table[(table["n"] >= ENOUGH) & (table["by"] != "all")]
@@ -120,6 +122,8 @@ def verdict(report: CheckReport) -> tuple[bool, list[str]]:
 
 
 def _draw_transforms(axes: Axes, report: CheckReport) -> None:
+    from ..tl._check_words import ENOUGH
+
     n_bins = report.histogram.shape[1]
     edges = np.linspace(0, 1, n_bins + 1)
     rows = [row for row in report.calibration.itertuples() if row.by == "expected" and row.n >= ENOUGH]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
-NARROWEST = 1.8  # inches of the axes that cells are drawn on
+NARROWEST = 2.8  # inches of a panel for cells, with the labels of the axes, beside a legend
 
 
 def are_numbers(values: pd.Series) -> bool:
@@ -98,12 +98,11 @@ def _add_legend(axes: Axes, names: pd.Index, colors: np.ndarray, shapes: np.ndar
 
 
 def fit_legends(panels: list[Axes], n_cols: int) -> None:
-    """Widen the figure of `n_cols` columns where legends leave the cells too little room."""
+    """Widen the figure of `n_cols` columns where legends would leave the cells too little room."""
     figure = panels[0].figure.canvas.figure
-    figure.draw_without_rendering()
-    lacking = max(NARROWEST - axes.get_window_extent().width / figure.dpi for axes in panels)
-    if lacking > 0:
-        figure.set_figwidth(figure.get_figwidth() + n_cols * lacking)
+    legends = [legend for axes in panels if (legend := axes.get_legend()) is not None]
+    widest = max((legend.get_window_extent().width / figure.dpi for legend in legends), default=0.0)
+    figure.set_figwidth(max(figure.get_figwidth(), n_cols * (NARROWEST + widest)))
 
 
 def label_points(axes: Axes, xy: np.ndarray, names: list[str]) -> None:
