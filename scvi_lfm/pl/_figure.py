@@ -48,13 +48,13 @@ def one_axes(ax: object, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
     return many_axes(1, ax, size=size)[0]
 
 
-def many_axes(n: int, ax: object, *, size: tuple[float, float], n_cols: int = 3) -> list[Axes]:
+def many_axes(n: int, ax: object, *, size: tuple[float, float], n_cols: int = 1) -> list[Axes]:
     """`n` panels of `size` inches in a new figure, at most `n_cols` a row; `ax`, which has as many, instead."""
     if ax is not None:
         return _checked(ax, n)
     import matplotlib.pyplot as plt
 
-    n_cols = min(n, 2 if n == 4 else n_cols)
+    n_cols = min(n, n_cols)
     n_rows = -(-n // n_cols)
     _, grid = plt.subplots(
         n_rows, n_cols, figsize=(size[0] * n_cols, size[1] * n_rows), squeeze=False, layout="constrained"
@@ -84,10 +84,12 @@ def _checked(ax: object, n: int) -> list[Axes]:
     return listed
 
 
-def row_panels(n: int, n_rows: int, ax: object) -> list[Axes]:
-    """`n` panels, or `ax`, with room for `n_rows` names each."""
-    width = 4.2 if n == 1 else WIDTH / (2 if n in (2, 4) else 3)
-    return many_axes(n, ax, size=(width, 1.1 + 0.17 * n_rows))
+def row_panels(names: list[list[str]], ax: object) -> list[Axes]:
+    """A panel, or one of `ax`, for each list of names, with room for them: as many in a row as a notebook shows."""
+    n, longest = len(names), max((len(shown(name)) for each in names for name in each), default=1)
+    n_cols = min(n, 2 if n == 4 else 3, int(WIDTH / (longest * LETTER + 1.2)))
+    size = (4.2 if n == 1 else WIDTH / n_cols, 1.1 + 0.17 * max(map(len, names)))
+    return many_axes(n, ax, size=size, n_cols=n_cols)
 
 
 def name_rows(axes: Axes, names: Iterable[str]) -> None:

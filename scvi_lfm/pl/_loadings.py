@@ -86,9 +86,10 @@ def loadings(
     if not chosen:
         msg = "There are no loadings to draw: every factor is off, or no fitted gene is left."
         raise ValueError(msg)
-    panels = row_panels(len(chosen), int(table["factor"].value_counts().max()), ax)
-    for axes, factor in zip(panels, chosen, strict=True):
-        _draw_factor(axes, table[table["factor"] == factor])
+    tables = [table[table["factor"] == factor] for factor in chosen]
+    panels = row_panels([list(each["gene"]) for each in tables], ax)
+    for axes, each in zip(panels, tables, strict=True):
+        _draw_factor(axes, each)
     describe(
         panels, [f"factor {factor}" for factor in chosen], "loading, with 95% posterior interval", title, own=ax is None
     )

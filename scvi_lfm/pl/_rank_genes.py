@@ -89,7 +89,7 @@ def rank_genes(
     tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
     reference = adata.uns[key][PARAMS].get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, shown(reference))
-    panels = row_panels(len(tables), max(map(len, tables.values())), ax)
+    panels = row_panels([list(table["names"]) for table in tables.values()], ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
     likelihood = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm"))
