@@ -55,6 +55,8 @@ ELSEWHERE = {
     "factors": "components comps dims pcs factor",
     "color": "colour c hue groupby",
     "cmap": "color_map colormap palette",
+    "save": "savefig filename fname path outfile",
+    "ax": "axes axs",
     "fraction": "frac test_size size p",
     "key": "use_rep basis rep obsm embedding neighbors_key key_added",
     "layer": "use_rep obsm use_raw",
@@ -65,7 +67,6 @@ HINTS = {
     "use_highly_variable": ("mask_var", "Pass mask_var='highly_variable', the name of a boolean column of var."),
     "inplace": ("copy", "Pass copy=True where inplace=False is meant."),
     "verbose": ("progress", "`progress` shows a bar, and scvi_lfm.settings.verbosity says how much is logged."),
-    "save": ("show", "Pass show=False and save what comes back, such as axes.figure.savefig('name.png')."),
 }
 
 

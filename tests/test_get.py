@@ -28,6 +28,8 @@ def adata():
     nan = [np.nan] * 3
     adata.varm["lfm"] = np.array([[0.1, -0.5, 0], [-0.7, 0.2, 0], [0.3, 0.1, 0], [0.2, -0.9, 0], nan], dtype=np.float32)
     adata.varm["lfm_sd"] = np.array([[0.01, 0.02, 0]] * 4 + [nan], dtype=np.float32)
+    adata.obsm["X_lfm"] = np.array([[3, 1, 0], [-3, 1, 0], [3, -1, 0], [-3, -1, 0]], dtype=np.float32)
+    adata.obsm["X_lfm_sd"] = np.array([[0.3, 0.4, 0], [3, 4, 0], [0, 0, 0], [1, 0, 0]], dtype=np.float32)
     adata.uns["lfm"] = {
         "params": {"n_factors": 3},
         "variance_ratio": np.array([0.25, 0.125, 0], dtype=np.float32),
@@ -167,19 +169,37 @@ def test_variance_df_accumulates(adata):
         "factor": [0, 1, 2],
         "variance_ratio": [0.25, 0.125, 0],
         "cumulative": [0.25, 0.375, 0.375],
+        "share": [pytest.approx(2 / 3), pytest.approx(1 / 3), 0],
     }
+
+
+def test_variance_df_has_no_share_where_all_factors_are_off(adata):
+    adata.uns["lfm"]["variance_ratio"] = np.zeros(3)
+    assert not lfm.get.variance_df(adata)["share"].any()
 
 
 def test_elbo_df_gives_the_gain_over_no_factors(adata):
     table = lfm.get.elbo_df(adata)
-    assert list(table.columns) == ["epoch", "value", "gain", "share"]
+    assert list(table.columns) == ["epoch", "value", "gain", "share", "missing"]
     np.testing.assert_allclose(table["gain"], [0.5, 0.9, 1.0])
     np.testing.assert_allclose(table["share"], [0.5, 0.9, 1.0])
+    assert table["missing"].isna().all()  # two epochs and the result tell nothing yet
 
 
 def test_elbo_df_has_no_share_where_factors_gain_nothing(adata):
     adata.uns["lfm"]["elbo"]["rank0"] = -1.0
-    assert lfm.get.elbo_df(adata)["share"].isna().all()
+    assert lfm.get.elbo_df(adata)[["share", "missing"]].isna().all(None)
+
+
+def test_uncertainty_df_is_a_share_of_the_spread_of_the_cells(adata):
+    table = lfm.get.uncertainty_df(adata)
+    np.testing.assert_allclose(table["sd"], [0.5, 5, 0, 1], rtol=1e-6)
+    np.testing.assert_allclose(table["relative"], np.array([0.5, 5, 0, 1]) / np.sqrt(10), rtol=1e-6)
+    assert list(table.index) == CELLS
+    assert lfm.get.uncertainty_df(adata[:1])["relative"].isna().all()  # one cell is spread over nothing
+    del adata.obsm["X_lfm_sd"]
+    with pytest.raises(KeyError, match=r"obsm has no 'X_lfm_sd'.*Run lfm\.tl\.fit\(adata\) first"):
+        lfm.get.uncertainty_df(adata)
 
 
 CALLS = {
@@ -188,6 +208,7 @@ CALLS = {
     "factors_df": ("lfm", "lfm.tl.fit(adata)"),
     "variance_df": ("lfm", "lfm.tl.fit(adata)"),
     "elbo_df": ("lfm", "lfm.tl.fit(adata)"),
+    "uncertainty_df": ("lfm", "lfm.tl.fit(adata)"),
 }
 
 

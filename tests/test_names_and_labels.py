@@ -240,8 +240,10 @@ def test_columns_that_no_plot_can_colour_by(adata, values, message):
     adata.obs["odd"] = values
     with pytest.raises(TypeError, match=rf"`color`: obs\['odd'\] {message}.* Make them labels"):
         lfm.pl.factors(adata, "odd", show=False)
-    with pytest.raises(TypeError, match="`color` must be the name of one column of obs, or of one gene, found"):
-        lfm.pl.factors(adata, ["n1", "n2"], show=False)
+    message = "`color` must be the name of a column of obs or of a gene, or a list of them, found 3"
+    for color in (3, [3], ["n1", 3]):
+        with pytest.raises(TypeError, match=message):
+            lfm.pl.factors(adata, color, show=False)
 
 
 def test_groups_may_be_named_by_what_the_column_holds(adata):

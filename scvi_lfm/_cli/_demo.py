@@ -158,7 +158,7 @@ def _overview(adata: ad.AnnData) -> Figure:
     return figure
 
 
-def _figure(axes: Axes | list[Axes] | None) -> Figure:
+def _figure(axes: Axes | list[Axes] | Figure | None) -> Figure:
     first = axes[0] if isinstance(axes, list) else axes
     return cast("Figure", cast("Axes", first).figure)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from .._validate import check_count, near_matches
 from ._stored import advice, check_factors, stored_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from anndata import AnnData
 
@@ -73,6 +73,53 @@ def factors_df(
 
 
 @named_arguments
+def uncertainty_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
+    r"""Table of how well each cell's place in the embedding is known.
+
+    Parameters
+    ----------
+    adata
+        Annotated data that holds a fit, or cells that :func:`scvi_lfm.tl.project` placed.
+    key
+        The `key_added` of :func:`scvi_lfm.tl.fit`.
+
+    Returns
+    -------
+    One row for each cell, by its name in the index, with the columns
+
+    - `sd`: :math:`\sqrt{\sum_k \mathrm{sd}_{ik}^2}` over the factors, the root mean square distance of the cell from
+      its place, in units of `.obsm["X_lfm"]`. No rotation of the factors changes it.
+    - `relative`: the same as a share of the root mean square distance of the cells in `adata` from their centre; 1
+      where a cell may be anywhere among them.
+
+    Under the Normal with one noise and no missing entries, all cells are known equally well.
+
+    Raises
+    ------
+    KeyError
+        There is no such fit.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(200, 50, 3)
+    >>> lfm.tl.fit(adata, 3, progress=False)
+    >>> adata.obs["lfm_sd"] = lfm.get.uncertainty_df(adata)["relative"]
+    """
+    stored_fields(adata, key, "fit")
+    keys = fit_keys(key)
+    for name in (keys.cell_factors, keys.cell_factors_sd):
+        if name not in adata.obsm:
+            msg = f"obsm has no {name!r}. {near_matches(name, adata.obsm)} {advice('fit', key)}"
+            raise KeyError(msg)
+    place = np.asarray(adata.obsm[keys.cell_factors], dtype=np.float64)
+    sd = np.sqrt(np.square(np.asarray(adata.obsm[keys.cell_factors_sd], dtype=np.float64)).sum(1))
+    spread = np.sqrt(place.var(0).sum()) if len(place) else 0.0
+    relative = sd / (spread if spread > 0 else np.nan)
+    return pd.DataFrame({"sd": sd, "relative": relative}, index=adata.obs_names)
+
+
+@named_arguments
 def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     """Table of the variance that each factor explains.
 
@@ -88,9 +135,11 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     One row for each factor, with the columns
 
     - `factor`: index of the factor.
-    - `variance_ratio`: share of the variance of the values around their genes' means that it explains; 0 for a
-      factor that is off.
+    - `variance_ratio`: under the Normal, share of the variance of the values around their genes' means that it
+      explains; otherwise the same as `share`. 0 for a factor that is off.
     - `cumulative`: the same for this factor and all before it.
+    - `share`: the factor's share of the variance of all factors together, which means the same for every likelihood;
+      0 where all are off.
 
     Raises
     ------
@@ -99,7 +148,8 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     """
     stored = stored_fields(adata, key, "fit", VARIANCE_RATIO)
     ratio = np.asarray(stored[VARIANCE_RATIO], dtype=np.float64)
-    return pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
+    table = pd.DataFrame({"factor": np.arange(len(ratio)), "variance_ratio": ratio, "cumulative": ratio.cumsum()})
+    return table.assign(share=ratio / (ratio.sum() or 1.0))
 
 
 @named_arguments
@@ -121,12 +171,24 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     - `value`: the ELBO, divided by the number of entries that are data.
     - `gain`: `value` minus that of the model without factors.
     - `share`: `gain` as a share of the last row's; missing where the factors gained nothing.
+    - `missing`: what is estimated to lie between `value` and where the bound would end, as a share of the factors'
+      gain there; missing where nothing tells, as of `engine="pyro"`.
     - `held_out_log_density`, `held_out_rmse`: how well each entry held out was predicted, if any were.
 
     Raises
     ------
     KeyError
         There is no such fit.
+
+    Notes
+    -----
+    The last row is the bound of the result, after a last pass over all cells; the rows before it are those by which the
+    fit was stopped. Their gains shrink about geometrically, so the last two tell how much was still to come. That much
+    is taken to lie above the highest bound of the fit. Under likelihoods other than Normal, the last pass counts as one
+    more row, and what it was expected to gain is not missing. It is the estimate that `tol` of :func:`scvi_lfm.tl.fit`
+    is held against, and like all extrapolation it may be too hopeful: :func:`scvi_lfm.tl.check` compares with another
+    fit. Where rare genes of counts were left out of epochs, only the last row speaks of them, and it may lie a little
+    below the one before.
     """
     stored = stored_fields(adata, key, "fit", ELBO)
     elbo, held_out = stored[ELBO], stored.get(HELD_OUT, {})
@@ -134,8 +196,20 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     gain = value - float(elbo["rank0"])
     last = gain[-1] if len(gain) and gain[-1] > 0 else np.nan
     table = pd.DataFrame({"epoch": np.asarray(elbo["epoch"]), "value": value, "gain": gain, "share": gain / last})
+    table["missing"] = _missing(value, float(elbo["rank0"]), stored.get(PARAMS, {}))
     names = [name for name in ("log_density", "rmse") if name in held_out]
     return table.assign(**{f"held_out_{name}": np.asarray(held_out[name], dtype=np.float64) for name in names})
+
+
+def _missing(value: np.ndarray, rank0: float, params: Mapping[str, Any]) -> list[float]:
+    """Share of the factors' gain that is missing after each evaluation."""
+    from ..inference.convergence import shares_missing  # torch comes with these, which no other table needs
+    from ..model.likelihoods import LIKELIHOODS
+
+    if params.get("engine") == "pyro":
+        return [np.nan] * len(value)
+    linear = LIKELIHOODS[params.get("likelihood", "normal")].linear
+    return shares_missing(value.tolist(), rank0, ahead=0 if linear else 1)
 
 
 @named_arguments

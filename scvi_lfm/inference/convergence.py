@@ -25,17 +25,35 @@ def remaining_gap(values: Sequence[float], rank0: float, least_gain: float = 0.0
     """
     if len(values) < 3:
         return float("inf")
-    before, last = values[-2] - values[-3], values[-1] - values[-2]
-    shrinks = 1.0
-    if last <= 0:
-        missing = -last
-    elif last < before and (last <= CLEARLY * before or _shrank(values[:-1])):
-        shrinks = last / before
-        missing = last * shrinks / (1 - shrinks)
-    else:
-        return float("inf")
+    missing, shrinks = _missing(values)
     gained = max(values[-1] + missing - rank0, least_gain)
-    return missing * shrinks**ahead / gained if gained > 0 else float("inf")
+    return missing * shrinks**ahead / gained if 0 < gained < float("inf") else float("inf")
+
+
+def shares_missing(values: Sequence[float], rank0: float, ahead: int = 0) -> list[float]:
+    """Estimate (L_inf - L) / (L_inf - L_rank0) of every value of a fit that is over; NaN where nothing tells.
+
+    The last value is that of the result, the others are those by which the fit was stopped. After `ahead` more values
+    there is missing what they say, and the end L_inf lies that much above the highest value: the last one may lie
+    below the one before it, if only it speaks of all genes.
+    """
+    passes = values[:-1]
+    missing, shrinks = _missing(passes) if len(passes) > 2 else (float("inf"), 1.0)
+    missing *= shrinks**ahead
+    gained = max(values, default=0.0) + missing - rank0
+    if not 0 < gained < float("inf"):
+        return [float("nan")] * len(values)
+    return [*((gained + rank0 - value) / gained for value in passes), missing / gained]
+
+
+def _missing(values: Sequence[float]) -> tuple[float, float]:
+    """What is still to come after at least three values, and the share to which gains shrink; infinity if unknown."""
+    before, last = values[-2] - values[-3], values[-1] - values[-2]
+    if last <= 0:
+        return -last, 1.0
+    if last < before and (last <= CLEARLY * before or _shrank(values[:-1])):
+        return last * (last / before) / (1 - last / before), last / before
+    return float("inf"), 1.0
 
 
 def _shrank(values: Sequence[float]) -> bool:

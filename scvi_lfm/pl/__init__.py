@@ -7,9 +7,20 @@ from ._factors import factors
 from ._loadings import loadings
 from ._rank import rank
 from ._rank_genes import rank_genes
+from ._uncertainty import uncertainty
 from ._variance import variance
 
-__all__ = ["anomalies", "calibration", "elbo", "factors", "loadings", "rank", "rank_genes", "variance"]
+__all__ = [
+    "anomalies",
+    "calibration",
+    "elbo",
+    "factors",
+    "loadings",
+    "rank",
+    "rank_genes",
+    "uncertainty",
+    "variance",
+]
 
 
 def __dir__() -> list[str]:

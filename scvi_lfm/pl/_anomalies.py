@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from .._calls import named_arguments
 from .._keys import PARAMS
 from .._validate import check_choice, check_count
 from ..get import anomalies_df
-from ._figure import GREY, SMALL, finish, likelihood_of, one_axes
+from ._colors import GREY, shades
+from ._figure import likelihood_of, note, one_axes, shown
+from ._output import plot
 from ._points import label_points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
-    import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+CELL = 18  # characters of a cell below its gene
 _MEANINGS = {"lfdr": "local false discovery rate", "log_ratio": "log likelihood ratio\n(other cells : own cell)"}
 
 
-@named_arguments
+@plot
 def anomalies(
     adata: AnnData,
     *,
@@ -36,7 +41,9 @@ def anomalies(
     title: str | None = None,
     ax: Axes | None = None,
     show: bool | None = None,
-) -> Axes | None:
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure | None:
     """Anomalous entries: the value observed against the one expected from all other values.
 
     Entries above the dashed diagonal are higher than expected, entries below it lower; counts are drawn on logarithmic
@@ -56,8 +63,8 @@ def anomalies(
     color
         Colour entries by their `"log_ratio"` or their `"lfdr"`; the darker, the more anomalous.
     n_labels
-        Number of entries to name by their gene (by their cell, if `gene` is one gene), the most anomalous first. A
-        name for which there is no room is left out.
+        Number of entries to name, the most anomalous first: by their gene, and where several have the same gene by
+        their cell too; by their cell alone, if `gene` is one gene. A name for which there is no room is left out.
     key
         The `key_added` of the table.
     title
@@ -66,10 +73,15 @@ def anomalies(
         Axes to draw on; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes, or None if the figure was shown. What is drawn is the table :func:`scvi_lfm.get.anomalies_df`.
+    The axes; the figure with `return_fig`; None if it was shown. What is drawn is the table
+    :func:`scvi_lfm.get.anomalies_df`.
 
     Raises
     ------
@@ -93,18 +105,28 @@ def anomalies(
     counts = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm")).has_rate
     what = "count" if counts else "value"
     axes.set(xlabel=f"expected {what}", ylabel=f"observed {what}")
-    axes.set_title(title or "", pad=16)
-    _add_note(axes, table)
+    axes.set_title(title or "")
+    depth = table.attrs["depth_correlation"]
+    correlation = f"; Spearman correlation of cells' scores with depth {depth:.2f}" if np.isfinite(depth) else ""
+    note(axes, f"{len(table):,} entries{correlation}")
     if table.empty:
         axes.text(0.5, 0.5, "no anomalous entries", transform=axes.transAxes, ha="center", color=GREY)
-        return finish(axes, show=show)
+        return axes
     if counts:
         _scale_for_counts(axes, table)
     _draw_entries(axes, table, color)
     top = table.head(n_labels)
-    names = top["cell" if isinstance(gene, str) else "gene"]
-    label_points(axes, top[["expected", "y"]].to_numpy(), list(names))
-    return finish(axes, show=show)
+    names = [shown(name) for name in top["cell"]] if isinstance(gene, str) else _names(top)
+    label_points(axes, top[["expected", "y"]].to_numpy(), names)
+    return axes
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """The gene of each entry, and below it the cell where others have the same gene."""
+    repeated = table["gene"].duplicated(keep=False)
+    genes, cells = table["gene"].map(shown), table["cell"].map(partial(shown, longest=CELL))
+    cells = cells.where(~pd.DataFrame({"gene": genes, "cell": cells}).duplicated(keep=False), table["cell"])
+    return list(genes.where(~repeated, genes + "\n" + cells))
 
 
 def _scale_for_counts(axes: Axes, table: pd.DataFrame) -> None:
@@ -128,10 +150,10 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
         rows["expected"],
         rows["y"],
         c=rows[color],
-        cmap="viridis" if color == "lfdr" else "viridis_r",
+        cmap=shades(reverse=color == "lfdr"),
         vmin=0,
         vmax=top,
-        s=float(np.clip(30_000 / len(rows), 3, 14)),
+        s=float(np.clip(30_000 / len(rows), 3, 18)),
         linewidths=0,
         rasterized=len(rows) > 5_000,
     )
@@ -143,19 +165,3 @@ def _draw_entries(axes: Axes, table: pd.DataFrame, color: str) -> None:
     # negative ratios, of entries that were listed for their tail alone, share the lightest colour
     extend = "neither" if color == "lfdr" else "both"
     axes.figure.colorbar(points, ax=axes, label=_MEANINGS[color], aspect=30, extend=extend)
-
-
-def _add_note(axes: Axes, table: pd.DataFrame) -> None:
-    note, depth = f"{len(table):,} entries", table.attrs["depth_correlation"]
-    if np.isfinite(depth):
-        note += f"; Spearman correlation of cells' scores with depth {depth:.2f}"
-    axes.annotate(
-        note,
-        (1, 1),
-        (0, 4),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        fontsize=SMALL,
-        color="dimgrey",
-    )

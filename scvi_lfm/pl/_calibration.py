@@ -6,25 +6,36 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._calls import named_arguments
-from ._figure import BLUE, GREY, ORANGE, SMALL, finish, many_axes
+from ._colors import BLUE, GREY, ORANGE, steps
+from ._figure import SMALL, WIDTH, many_axes, note
+from ._output import plot
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from ..tl import CheckReport
 
-# entries below which a stratum says little
-ENOUGH = 2000
 
+@plot
+def calibration(
+    report: CheckReport,
+    *,
+    title: str | None = None,
+    ax: Sequence[Axes] | None = None,
+    show: bool | None = None,
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> list[Axes] | Figure | None:
+    """Coverage of 90 % intervals by stratum, and the distribution of all transforms, with the verdict in words.
 
-@named_arguments
-def calibration(report: CheckReport, *, title: str | None = None, show: bool | None = None) -> list[Axes] | None:
-    """Coverage of 90 % intervals by stratum, and the distribution of all transforms.
-
-    Left: the share of values inside, by expected value and by depth of the cell, with the range that passes. Strata
-    with fewer than 2,000 entries are drawn hollow. Right: histograms of the transforms by expected value, flat where
-    the predictive is right, high at both ends where it is too narrow.
+    Above: the share of values inside, by expected value and by depth of the cell, with the range that passes. Strata
+    that do not pass are orange; those with fewer than 2,000 entries say little, and are hollow. Below: histograms of
+    the transforms by expected value, flat at 1 where the predictive is right, high at both ends where it is too narrow
+    and in the middle where it is too wide.
 
     Parameters
     ----------
@@ -32,17 +43,23 @@ def calibration(report: CheckReport, *, title: str | None = None, show: bool | N
         What :func:`scvi_lfm.tl.check` returned.
     title
         Title of the plot.
+    ax
+        Two axes to draw on; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The two axes, or None if the figure was shown. What is drawn are the tables of the report.
+    The two axes; the figure with `return_fig`; None if it was shown. What is drawn are the tables of the report.
 
     Raises
     ------
-    TypeError
-        `report` is no report.
+    TypeError, ValueError
+        `report` is no report, or `ax` is not two axes.
 
     Examples
     --------
@@ -52,15 +69,17 @@ def calibration(report: CheckReport, *, title: str | None = None, show: bool | N
     >>> len(lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False))
     2
     """
-    from ..tl import CheckReport
+    from ..tl import CheckReport  # torch comes with it
+    from ..tl._check_words import ENOUGH, STRATUM
 
     if not isinstance(report, CheckReport):
         msg = f"`report` must be what lfm.tl.check(adata) returns, found {type(report).__name__}."
         raise TypeError(msg)
-    strata, bars = many_axes(2, None, size=(4.6, 3.8))
+    strata, bars = many_axes(2, ax, size=(WIDTH, 2.8), n_cols=1)
     table = report.calibration[report.calibration["n"] > 0]
     place = np.arange(len(table))[::-1]
-    strata.axvspan(85, 95, color=GREY, alpha=0.15, lw=0)
+    low, high = (100 * bound for bound in STRATUM)
+    strata.axvspan(low, high, color=GREY, alpha=0.15, lw=0)
     strata.axvline(90, color=GREY, lw=1)
     for y, row in zip(place, table.itertuples(), strict=True):
         colour = BLUE if row.ok else ORANGE
@@ -73,19 +92,46 @@ def calibration(report: CheckReport, *, title: str | None = None, show: bool | N
     strata.set(xlabel="values inside 90 % intervals (%)", xlim=(min(70, 100 * table["coverage"].min() - 3), 101))
     _draw_transforms(bars, report)
     strata.set_title(title or "")
-    return finish([strata, bars], show=show)
+    passed, lines = verdict(report)
+    note(strata, *lines, color=BLUE if passed else ORANGE)
+    return [strata, bars]
+
+
+def verdict(report: CheckReport) -> tuple[bool, list[str]]:
+    """Whether predictions can be trusted, and why in a few short lines."""
+    from ..tl._check_words import ENOUGH, MOST_LEFTOVER, STRATUM
+
+    table = report.calibration
+    overall = table.iloc[0]
+    parts = table[(table["n"] >= ENOUGH) & (table["by"] != "all")]
+    low, high = STRATUM
+    wide, narrow = int((parts["coverage"] > high).sum()), int((parts["coverage"] < low).sum())
+    passed = bool(overall["ok"]) and bool(parts["ok"].all())
+    lines = [
+        f"{'Predictions can be trusted' if passed else 'Predictions cannot be trusted everywhere'}: "
+        f"{overall['coverage']:.1%} of all values lie inside"
+    ]
+    found = [f"too wide in {wide}"] * (wide > 0) + [f"too narrow in {narrow}"] * (narrow > 0)
+    if found:
+        lines.append(f"Intervals are {' and '.join(found)} of {len(parts)} strata")
+    elif len(parts):
+        lines.append(f"{parts['coverage'].min():.1%} to {parts['coverage'].max():.1%} in every stratum")
+    if report.leftover > MOST_LEFTOVER:
+        lines.append(f"Structure is left over ({report.leftover:.1f} times the noise): more factors would take it up")
+    return passed and report.leftover <= MOST_LEFTOVER, lines
 
 
 def _draw_transforms(axes: Axes, report: CheckReport) -> None:
-    import matplotlib as mpl
+    from ..tl._check_words import ENOUGH
 
     n_bins = report.histogram.shape[1]
     edges = np.linspace(0, 1, n_bins + 1)
     rows = [row for row in report.calibration.itertuples() if row.by == "expected" and row.n >= ENOUGH]
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(rows), 1)))
-    for row, colour in zip(rows, colours, strict=False):
-        axes.stairs(report.histogram[row.Index] * n_bins, edges, color=colour, lw=1.5, label=row.stratum)
     axes.axhline(1, color=GREY, lw=1)
+    for row, colour in zip(rows, steps(len(rows)), strict=True):
+        density = report.histogram[row.Index] * n_bins
+        axes.stairs(density, edges, baseline=None, color=colour, lw=1.5, label=row.stratum)
     axes.set(xlabel="transform of the value left out", ylabel="density", xlim=(0, 1), ylim=(0, None))
     if rows:
-        axes.legend(title="expected value", frameon=False, fontsize=SMALL, title_fontsize=SMALL, loc="lower center")
+        style = {"frameon": False, "fontsize": SMALL, "title_fontsize": SMALL, "bbox_to_anchor": (1, 0.5)}
+        axes.legend(title="expected value", loc="center left", **style)

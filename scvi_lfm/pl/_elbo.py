@@ -6,25 +6,45 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._calls import named_arguments
+from .._keys import PARAMS
 from ..get import elbo_df
-from ._figure import BLUE, GREY, SMALL, finish, one_axes
+from ._colors import BLUE, GREY, ORANGE
+from ._figure import SMALL, note, one_axes
+from ._output import plot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from os import PathLike
+
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LEAST = 1e-6  # share at which the axis ends: nothing smaller can be told from none
 
 
-@named_arguments
+@plot
 def elbo(
-    adata: AnnData, *, key: str = "lfm", title: str | None = None, ax: Axes | None = None, show: bool | None = None
-) -> Axes | None:
-    """Evidence lower bound (ELBO) in the course of the fit.
+    adata: AnnData,
+    *,
+    key: str = "lfm",
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure | None:
+    """Did the fit settle: the share of the factors' gain in ELBO that was still missing after each epoch.
 
-    The axis on the right gives the same as a share of what the factors gained in all: the fit stops when the share that
-    is estimated to be missing falls below `tol`. The bound of the model without factors is drawn where it does not
-    squeeze the curve, and written otherwise.
+    The gain is the evidence lower bound (ELBO) minus that of the model without factors. Where it would end is estimated
+    from the last gains, as :func:`scvi_lfm.get.elbo_df` says; the fit stops when the share that is missing is expected
+    to fall below `tol`, the dashed line. The last point, a diamond, is the result: what was missing after the last pass
+    over all cells, which follows the last epoch. The lines above say how the fit ended, and give the bounds.
+
+    Factors are called weak where they gain less than a nat for each of their latents: what is missing was compared with
+    that instead, so that the fit may end above the dashed line. Where nothing tells how much is missing
+    (`engine="pyro"`, too few epochs, gains that do not shrink, factors that gain nothing), the bound itself is drawn.
 
     Parameters
     ----------
@@ -38,15 +58,22 @@ def elbo(
         Axes to draw on; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes, or None if the figure was shown. What is drawn is the table :func:`scvi_lfm.get.elbo_df`.
+    The axes; the figure with `return_fig`; None if it was shown. What is drawn is the table
+    :func:`scvi_lfm.get.elbo_df`.
 
     Raises
     ------
     KeyError
         There is no such fit.
+    TypeError, ValueError
+        `ax`, `show`, `save` or `return_fig` is none of the above.
 
     Examples
     --------
@@ -54,47 +81,80 @@ def elbo(
     >>> adata = lfm.datasets.simulate(200, 50, 3)
     >>> lfm.tl.fit(adata, 3, progress=False)
     >>> lfm.pl.elbo(adata, show=False).get_ylabel()
-    'ELBO per entry'
+    'share of the gain still missing (%)'
     """
     table = elbo_df(adata, key=key)
+    fit = adata.uns[key]
     axes = one_axes(ax)
-    axes.plot(table["epoch"], table["value"], color=BLUE, marker="o" if len(table) <= 50 else "", markersize=4)
-    axes.set(xlabel="epoch", ylabel="ELBO per entry", title=title or "")
-    axes.locator_params(axis="x", integer=True)
-    axes.ticklabel_format(axis="y", useOffset=False)
-    _draw_rank0(axes, table)
-    if table["share"].notna().any():
-        _add_shares(axes, table)
-    return finish(axes, show=show)
-
-
-def _draw_rank0(axes: Axes, table: pd.DataFrame) -> None:
-    rank0 = float((table["value"] - table["gain"]).iloc[0])
-    if not np.isfinite(rank0):
-        return
-    lowest, highest = min(table["value"].min(), rank0), max(table["value"].max(), rank0)
-    note: dict[str, Any] = {"color": GREY, "fontsize": SMALL, "ha": "right"}
-    if table["value"].max() - table["value"].min() >= 0.1 * (highest - lowest):
-        axes.axhline(rank0, color=GREY, linestyle="--", linewidth=1)
-        axes.annotate(
-            "without factors",
-            (1, rank0),
-            (-3, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="bottom",
-            **note,
-        )
+    axes.set(xlabel="epoch", title=title or "")
+    known = bool(table["missing"].notna().all())
+    if known:
+        _draw_missing(axes, table, float(fit.get(PARAMS, {}).get("tol", np.nan)))
     else:
-        axes.text(0.98, 0.04, f"without factors: {rank0:.4g}", transform=axes.transAxes, va="bottom", **note)
-
-
-def _add_shares(axes: Axes, table: pd.DataFrame) -> None:
+        _draw_value(axes, table)
+    axes.locator_params(axis="x", integer=True)
+    settled, verdict = _verdict(fit, key, table["missing"].iloc[-1])
     last = table.iloc[-1]
-    rank0, gain = last["value"] - last["gain"], last["gain"]
-    right = axes.secondary_yaxis(
-        "right",
-        functions=(lambda value: 100 * (value - rank0) / gain, lambda share: rank0 + gain * share / 100),
+    without = last["value"] - last["gain"]
+    bounds = f"ELBO per entry {last['value']:.5g}" + (
+        f"; without factors {without:.5g}" if np.isfinite(without) else ""
     )
-    right.set_ylabel("share of the factors' gain (%)")
-    right.ticklabel_format(axis="y", useOffset=False)
+    note(axes, verdict, bounds, color=BLUE if settled else ORANGE)
+    return axes
+
+
+def _draw_missing(axes: Axes, table: pd.DataFrame, tol: float) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    epochs, share = table["epoch"].to_numpy(), 100 * table["missing"].clip(lower=LEAST).to_numpy()
+    axes.plot(epochs[:-1], share[:-1], label="after an epoch", **_line(table))
+    axes.plot(epochs[-2:], share[-2:], color=BLUE, linestyle=":", linewidth=1)
+    axes.plot(epochs[-1:], share[-1:], color=BLUE, linestyle="", marker="D", label="after the last pass")
+    if np.isfinite(tol):
+        axes.axhline(100 * tol, color=GREY, linestyle="--", linewidth=1, label=f"tol = {_percent(tol)}")
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:.6g}")
+    axes.set_ylabel("share of the gain still missing (%)")
+    axes.legend(frameon=False, fontsize=SMALL, loc="best")
+
+
+def _draw_value(axes: Axes, table: pd.DataFrame) -> None:
+    before, last = table.iloc[:-1], table.iloc[-1:]
+    axes.plot(before["epoch"], before["value"], label="after an epoch", **_line(table))
+    axes.plot(last["epoch"], last["value"], color=BLUE, linestyle="", marker="D", label="after the last pass")
+    without = float((table["value"] - table["gain"]).iloc[0])
+    if np.isfinite(without):
+        axes.axhline(without, color=GREY, linestyle="--", linewidth=1, label="without factors")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_ylabel("ELBO per entry")
+    axes.legend(frameon=False, fontsize=SMALL, loc="best")
+
+
+def _line(table: pd.DataFrame) -> dict[str, Any]:
+    return {"color": BLUE, "marker": "o" if len(table) <= 50 else "", "markersize": 4}
+
+
+def _verdict(fit: Mapping[str, Any], key: str, missing: float) -> tuple[bool, str]:
+    """Whether the fit settled, and how it ended in words."""
+    from ..tl._check_words import how_it_ended
+
+    params = fit.get(PARAMS, {})
+    ended, tol = how_it_ended(fit, key), float(params.get("tol", np.nan))
+    left = f": about {_percent(missing)} of the gain missing" if np.isfinite(missing) else ""
+    if ended == "held_out":
+        return True, f"Stopped, as held-out entries were predicted worse{left}"
+    if ended == "max_epochs":
+        return False, f"Not settled, stopped by max_epochs{left}"
+    if params.get("engine") == "pyro":
+        return True, "Settled: the learning rate came to its end"
+    if not np.isfinite(missing):
+        return True, "Settled: the factors gain nothing"
+    # of factors that gain less than a nat for each latent, what is missing was compared with that instead
+    return True, f"Settled{'' if missing < tol else ' (weak factors)'}{left}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}%" if share >= 10 * LEAST else "less than 0.001%"

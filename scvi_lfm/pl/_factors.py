@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from .._calls import named_arguments
 from .._keys import PARAMS, fit_keys
 from .._validate import near_matches, one_column
 from ..get import variance_df
-from ..get._stored import check_factors
-from ._figure import finish, likelihood_of, one_axes
-from ._points import draw_cells
+from ..get._stored import check_factors, listed
+from ._figure import SMALL, WIDTH, likelihood_of, many_axes, shown
+from ._output import plot
+from ._points import are_numbers, draw_cells, fit_legends
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import PathLike
+
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-@named_arguments
+@plot
 def factors(
     adata: AnnData,
-    color: str | None = None,
+    color: str | Sequence[str] | None = None,
     *,
     factors: tuple[int, int] = (0, 1),
     key: str = "lfm",
     cmap: str = "viridis",
     title: str | None = None,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
-) -> Axes | None:
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> Axes | list[Axes] | Figure | None:
     """Cells in the plane of two factors.
 
     Parameters
@@ -40,8 +46,8 @@ def factors(
     adata
         Annotated data with a fit (:func:`scvi_lfm.tl.fit`).
     color
-        Column of `obs`, or a gene, to colour the cells by. Genes are read from the layer that the fit read. Colours of
-        categories are those in `uns[color + "_colors"]` where there are any.
+        Column of `obs`, or a gene, to colour the cells by; or several, for a panel each. Genes are read from the layer
+        that the fit read. Colours of categories are those in `uns[color + "_colors"]` where there are any.
     factors
         The two factors to draw, counted from 0: across and up.
     key
@@ -49,22 +55,27 @@ def factors(
     cmap
         Colour map of numbers.
     title
-        Title of the plot.
+        Title of the plot; of the figure, if there are several panels.
     ax
-        Axes to draw on; None makes a figure.
+        Axes to draw on, one for each panel; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes, or None if the figure was shown. The axis labels give the variance explained.
+    The axes, a list of them if `color` is one; the figure with `return_fig`; None if it was
+    shown. The axis labels give the variance explained.
 
     Raises
     ------
     KeyError
         There is no such fit, column or gene.
     TypeError, ValueError
-        There is no such factor.
+        There is no such factor, a column holds neither numbers nor labels, or `ax` has not one axes for each panel.
 
     Examples
     --------
@@ -80,17 +91,37 @@ def factors(
     if keys.cell_factors not in adata.obsm:
         msg = f"obsm has no {keys.cell_factors!r}. {near_matches(keys.cell_factors, adata.obsm)} Run lfm.tl.fit again."
         raise KeyError(msg)
-    values = None if color is None else _values(adata, color, layer=adata.uns[key][PARAMS].get("layer"))
-    axes = one_axes(ax, size=(6.4, 4.2) if color else (4.6, 4.2))
+    layer = adata.uns[key][PARAMS].get("layer")
+    several = color is not None and not isinstance(color, str)
+    colors: list[Any] = listed("color", color) if several else [color]
+    values = [None if name is None else _values(adata, name, layer=layer) for name in colors]
+    panels = many_axes(len(values), ax, size=_size(values), n_cols=2)
     xy = np.asarray(adata.obsm[keys.cell_factors])[:, [across, up]]
-    draw_cells(axes, xy, values, palette=list(adata.uns.get(f"{color}_colors", [])), cmap=cmap)
     whole = "variance" if likelihood_of(adata, key).linear else "factors' variance"
-    axes.set(
-        xlabel=f"factor {across} ({shares[across]:.1%} of {whole})",
-        ylabel=f"factor {up} ({shares[up]:.1%} of {whole})",
-        title=title or "",
-    )
-    return finish(axes, show=show)
+    of_whole, fontsize = ("", SMALL + 1) if several else (f" of {whole}", None)
+    for axes, name, column in zip(panels, colors, values, strict=True):
+        axes.set_xlabel(f"factor {across} ({shares[across]:.1%}{of_whole})", fontsize=fontsize)
+        axes.set_ylabel(f"factor {up} ({shares[up]:.1%}{of_whole})", fontsize=fontsize)
+        palette = list(adata.uns.get(f"{name}_colors", []))
+        draw_cells(axes, xy, column, palette=palette, cmap=cmap, label="" if several else None)
+        if several:
+            text = shown(name) if ax is None or not title else f"{title}: {shown(name)}"
+            axes.set_title(text, fontsize=SMALL + 2, parse_math=False)
+        else:
+            axes.set_title(title or "")
+    if ax is None:
+        fit_legends(panels, min(len(panels), 2))
+        if several and title:
+            panels[0].figure.suptitle(title)
+    return panels if several else panels[0]
+
+
+def _size(values: list[pd.Series | None]) -> tuple[float, float]:
+    """Inches of a panel: wider where a legend of groups stands beside the cells."""
+    if len(values) == 1:
+        return (4.6, 4.2) if values[0] is None else (WIDTH, 4.2)
+    grouped = any(column is not None and not are_numbers(column) for column in values)
+    return (4.6, 3.4) if grouped else (WIDTH / 2, 2.8)
 
 
 def _pair(factors: object) -> tuple[int, int]:
@@ -103,9 +134,7 @@ def _pair(factors: object) -> tuple[int, int]:
 
 def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
     if not isinstance(color, str):
-        msg = (
-            f"`color` must be the name of one column of obs, or of one gene, found {color!r}. Draw one after the other."
-        )
+        msg = f"`color` must be the name of a column of obs or of a gene, or a list of them, found {color!r}."
         raise TypeError(msg)
     if color in adata.obs:
         column = one_column(adata.obs, color, "obs", "color")

@@ -1,10 +1,13 @@
-"""Axes to draw on, and what every plot does before and after it draws."""
+"""Axes to draw on, and the words beside them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .._keys import PARAMS
 
@@ -16,11 +19,8 @@ if TYPE_CHECKING:
 
     from ..model.likelihoods import Likelihood
 
-    Drawn = TypeVar("Drawn", Axes, list[Axes])
-
-# Okabe and Ito's palette, which all kinds of colour vision tell apart
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"
-SMALL = 8
+SMALL, LETTER = 8, 0.062  # points; and inches that a letter of this size takes, if not the widest
+WIDTH = 6.4  # inches of a figure: in a notebook, wider ones are shrunk, and their letters with them
 LONGEST = 26  # characters of a name beside a panel
 # half the width of a 95 % interval of a Normal, in standard deviations
 WHISKER = 1.96
@@ -33,28 +33,28 @@ def likelihood_of(adata: AnnData, key: str) -> Likelihood:
     return LIKELIHOODS[adata.uns.get(key, {}).get(PARAMS, {}).get("likelihood", "normal")]
 
 
-def shown(name: object) -> str:
+def shown(name: object, longest: int = LONGEST) -> str:
     """A name on one line, its middle left out where it is too long to draw."""
-    line = re.sub(r"\s", " ", str(name))
-    return line if len(line) <= LONGEST else f"{line[: LONGEST - 12]}…{line[-11:]}"
+    line, end = re.sub(r"\s", " ", str(name)), longest * 3 // 7
+    return line if len(line) <= longest else f"{line[: longest - end - 1]}…{line[-end:]}"
 
 
 def _in_lines(name: str, width: int) -> str:
     return "\n".join(wrap(name, width, max_lines=3, placeholder="…"))
 
 
-def one_axes(ax: Axes | None, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
+def one_axes(ax: object, *, size: tuple[float, float] = (5.0, 3.8)) -> Axes:
     """`ax`, or the axes of a new figure of `size` inches."""
     return many_axes(1, ax, size=size)[0]
 
 
-def many_axes(n: int, ax: Axes | None, *, size: tuple[float, float]) -> list[Axes]:
-    """`n` panels of `size` inches in a new figure; `ax` instead where one is enough."""
+def many_axes(n: int, ax: object, *, size: tuple[float, float], n_cols: int = 1) -> list[Axes]:
+    """`n` panels of `size` inches in a new figure, at most `n_cols` a row; `ax`, which has as many, instead."""
     if ax is not None:
-        return [_checked(ax, n)]
+        return _checked(ax, n)
     import matplotlib.pyplot as plt
 
-    n_cols = n if n <= 4 else min((-n % c, -c, c) for c in (3, 4, 5))[-1]
+    n_cols = min(n, n_cols)
     n_rows = -(-n // n_cols)
     _, grid = plt.subplots(
         n_rows, n_cols, figsize=(size[0] * n_cols, size[1] * n_rows), squeeze=False, layout="constrained"
@@ -66,21 +66,30 @@ def many_axes(n: int, ax: Axes | None, *, size: tuple[float, float]) -> list[Axe
     return list(grid.flat[:n])
 
 
-def _checked(ax: object, n: int) -> Axes:
+def _checked(ax: object, n: int) -> list[Axes]:
     from matplotlib.axes import Axes
 
-    if not isinstance(ax, Axes):
-        msg = f"`ax` must be a matplotlib Axes, found {type(ax).__name__}."
-        raise TypeError(msg)
-    if n > 1:
-        msg = f"`ax` has room for one panel, and there are {n} to draw. Choose one, or leave `ax` out."
+    listed: list[Any] = (
+        [each for row in ax for each in np.ravel(row)] if isinstance(ax, Sequence | np.ndarray) else [ax]
+    )
+    for each in listed:
+        if not isinstance(each, Axes):
+            msg = f"`ax` must be a matplotlib Axes, found {type(each).__name__}."
+            raise TypeError(msg)
+    if len(listed) != n:
+        room = "one panel" if len(listed) == 1 else f"{len(listed)} panels"
+        are = "is 1" if n == 1 else f"are {n}"
+        msg = f"`ax` has room for {room}, and there {are} to draw. Choose as many, pass {n} axes, or leave `ax` out."
         raise ValueError(msg)
-    return ax
+    return listed
 
 
-def row_panels(n: int, n_rows: int, ax: Axes | None) -> list[Axes]:
-    """`n` panels, or `ax`, with room for `n_rows` names each."""
-    return many_axes(n, ax, size=(4.2 if n == 1 else 2.7, 1.1 + 0.17 * n_rows))
+def row_panels(names: list[list[str]], ax: object) -> list[Axes]:
+    """A panel, or one of `ax`, for each list of names, with room for them: as many in a row as a notebook shows."""
+    n, longest = len(names), max((len(shown(name)) for each in names for name in each), default=1)
+    n_cols = min(n, 2 if n == 4 else 3, int(WIDTH / (longest * LETTER + 1.2)))
+    size = (4.2 if n == 1 else WIDTH / n_cols, 1.1 + 0.17 * max(map(len, names)))
+    return many_axes(n, ax, size=size, n_cols=n_cols)
 
 
 def name_rows(axes: Axes, names: Iterable[str]) -> None:
@@ -88,33 +97,43 @@ def name_rows(axes: Axes, names: Iterable[str]) -> None:
     listed = list(names)
     axes.set_yticks(range(len(listed)), [shown(name) for name in listed], fontsize=SMALL, parse_math=False)
     axes.set_ylim(len(listed) - 0.4, -0.6)
+    axes.locator_params(axis="x", nbins=4)
     axes.tick_params(axis="x", labelsize=SMALL)
     axes.tick_params(axis="y", length=0)
 
 
-def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None) -> None:
-    """Name each panel, and say once what all of them show."""
+def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | None, *, own: bool) -> None:
+    """Name each panel, and say what all of them show: once, in a figure of our own."""
     if len(panels) == 1:
         panels[0].set_title(title or _in_lines(names[0], 40), parse_math=bool(title))
         panels[0].set_xlabel(xlabel, fontsize=SMALL + 1, parse_math=False)
         return
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(_in_lines(name, LONGEST), fontsize=SMALL + 1, parse_math=False)
-    figure = panels[0].figure
-    figure.supxlabel(xlabel if len(panels) == 2 else xlabel.replace("\n", " "), fontsize=SMALL + 1, parse_math=False)
-    if title:
-        figure.suptitle(title)
+        text = name if own or not title else f"{title}: {name}"
+        axes.set_title(_in_lines(text, 20), fontsize=SMALL, parse_math=False)
+        if not own:
+            axes.set_xlabel(xlabel, fontsize=SMALL, parse_math=False)
+    if own:
+        figure = panels[0].figure
+        figure.supxlabel(xlabel.replace("\n", " "), fontsize=SMALL + 1, parse_math=False)
+        if title:
+            figure.suptitle(title)
 
 
-def finish(axes: Drawn, *, show: bool | None) -> Drawn | None:
-    """Show the figure and return None, or return `axes`; `show=None` does what scanpy is set to do."""
-    if show is None:
-        import scanpy as sc
-
-        show = sc.settings.autoshow
-    if not show:
-        return axes
-    import matplotlib.pyplot as plt
-
-    plt.show()
-    return None
+def note(axes: Axes, *lines: str, color: str = "dimgrey") -> None:
+    """Lines above the axes, at their right end and below the title; those that are too long go on below."""
+    width = axes.get_window_extent().width / axes.figure.dpi
+    n_letters = max(int(width / LETTER), 20)
+    text = [part for line in lines for part in wrap(line, n_letters)]
+    axes.annotate(
+        "\n".join(text),
+        (1, 1),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL,
+        color=color,
+        parse_math=False,
+    )
+    axes.set_title(axes.get_title(), pad=8 + len(text) * (SMALL + 2))

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._calls import named_arguments
 from .._validate import check_count
 from ..get import factors_df
-from ._figure import BLUE, GREY, ORANGE, WHISKER, describe, finish, name_rows, row_panels
+from ._colors import BLUE, GREY, ORANGE
+from ._figure import WHISKER, describe, name_rows, row_panels
+from ._output import plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-@named_arguments
+@plot
 def loadings(
     adata: AnnData,
     factors: int | Sequence[int] | None = None,
@@ -27,9 +30,11 @@ def loadings(
     n_genes: int = 10,
     key: str = "lfm",
     title: str | None = None,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
-) -> list[Axes] | None:
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> list[Axes] | Figure | None:
     """Genes with the largest loadings on each factor, one panel a factor.
 
     Whiskers are 95 % posterior intervals (1.96 standard deviations to each side). Which end of a factor is positive is
@@ -48,13 +53,17 @@ def loadings(
     title
         Title of the figure.
     ax
-        Axes to draw on, for one factor only; None makes a figure.
+        Axes to draw on, one for each factor; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes of each factor, or None if the figure was shown. What is drawn is the table
+    The axes of each factor; the figure with `return_fig`; None if it was shown. What is drawn is the table
     :func:`scvi_lfm.get.factors_df`.
 
     Raises
@@ -62,7 +71,7 @@ def loadings(
     KeyError
         There is no such fit.
     TypeError, ValueError
-        There is no such factor, or more than one for `ax`.
+        There is no such factor, or `ax` has not one axes for each.
 
     Examples
     --------
@@ -77,11 +86,14 @@ def loadings(
     if not chosen:
         msg = "There are no loadings to draw: every factor is off, or no fitted gene is left."
         raise ValueError(msg)
-    panels = row_panels(len(chosen), int(table["factor"].value_counts().max()), ax)
-    for axes, factor in zip(panels, chosen, strict=True):
-        _draw_factor(axes, table[table["factor"] == factor])
-    describe(panels, [f"factor {factor}" for factor in chosen], "loading, with 95% posterior interval", title)
-    return finish(panels, show=show)
+    tables = [table[table["factor"] == factor] for factor in chosen]
+    panels = row_panels([list(each["gene"]) for each in tables], ax)
+    for axes, each in zip(panels, tables, strict=True):
+        _draw_factor(axes, each)
+    describe(
+        panels, [f"factor {factor}" for factor in chosen], "loading, with 95% posterior interval", title, own=ax is None
+    )
+    return panels
 
 
 def _draw_factor(axes: Axes, table: pd.DataFrame) -> None:

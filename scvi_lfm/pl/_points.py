@@ -7,24 +7,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._figure import BLUE, SMALL, shown
+from ._colors import BLUE, MARKERS, MISSING, PALETTE
+from ._figure import SMALL, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.text import Annotation
     from matplotlib.transforms import Bbox
-
-# ten colours that all kinds of colour vision tell apart (Petroff 2021, arXiv:2107.02270)
-PALETTE = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
-)  # fmt: skip
-# further categories take the same colours in another shape
-MARKERS = ("o", "^", "s", "D", "v")
-MISSING = "#d3d3d3"
+NARROWEST = 2.8  # inches of a panel for cells, with the labels of the axes, beside a legend
 
 
-def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette: list[str], cmap: str) -> None:
-    """Scatter the cells `xy` (n, 2), coloured by `values`: numbers with a colour bar, others with a legend."""
+def are_numbers(values: pd.Series) -> bool:
+    """Whether cells are coloured by a scale; by groups otherwise."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def draw_cells(
+    axes: Axes,
+    xy: np.ndarray,
+    values: pd.Series | None,
+    *,
+    palette: Sequence[str] = (),
+    cmap: str | Colormap = "viridis",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    label: str | None = None,
+) -> None:
+    """Scatter the cells `xy` (n, 2), coloured by `values`: numbers with a colour bar, others with a legend.
+
+    `label` stands beside the bar or over the legend, instead of the name of `values`.
+    """
     style: dict[str, Any] = {
         "s": float(np.clip(30_000 / max(len(xy), 1), 1, 20)),
         "linewidths": 0,
@@ -34,13 +49,15 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
     if values is None:
         axes.scatter(x, y, color=BLUE, alpha=0.6, **style)
         return
+    label = shown(values.name) if label is None else label
     missing = values.isna().to_numpy()
     axes.scatter(x[missing], y[missing], color=MISSING, **style)
     # in the order of the file, or group after group, the last cells would hide the others
     order = np.random.default_rng(0).permutation(np.flatnonzero(~missing))
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        points = axes.scatter(x[order], y[order], c=values.astype(float).to_numpy()[order], cmap=cmap, **style)
-        axes.figure.colorbar(points, ax=axes, aspect=30).set_label(shown(values.name), parse_math=False)
+    if are_numbers(values):
+        numbers = values.astype(float).to_numpy()[order]
+        points = axes.scatter(x[order], y[order], c=numbers, cmap=cmap, vmin=vmin, vmax=vmax, **style)
+        axes.figure.colorbar(points, ax=axes, aspect=30).set_label(label, parse_math=False)
         return
     if values.dtype == object:  # pandas does not sort tuples among other labels
         values = values.map(lambda label: str(label) if isinstance(label, tuple) else label)
@@ -53,7 +70,7 @@ def draw_cells(axes: Axes, xy: np.ndarray, values: pd.Series | None, *, palette:
         rows = order[shapes[codes[order]] == shape]
         axes.scatter(x[rows], y[rows], c=colors[codes[rows]], marker=shape, **style)
     present = np.unique(codes[order])
-    _add_legend(axes, groups.categories[present], colors[present], shapes[present], title=shown(values.name))
+    _add_legend(axes, groups.categories[present], colors[present], shapes[present], title=label)
 
 
 def _add_legend(axes: Axes, names: pd.Index, colors: np.ndarray, shapes: np.ndarray, *, title: str) -> None:
@@ -80,8 +97,19 @@ def _add_legend(axes: Axes, names: pd.Index, colors: np.ndarray, shapes: np.ndar
         text.set(text=shown(name), parse_math=False)
 
 
+def fit_legends(panels: list[Axes], n_cols: int) -> None:
+    """Widen the figure of `n_cols` columns where legends would leave the cells too little room."""
+    figure = panels[0].figure.canvas.figure
+    legends = [legend for axes in panels if (legend := axes.get_legend()) is not None]
+    widest = max((legend.get_window_extent().width / figure.dpi for legend in legends), default=0.0)
+    figure.set_figwidth(max(figure.get_figwidth(), n_cols * (NARROWEST + widest)))
+
+
 def label_points(axes: Axes, xy: np.ndarray, names: list[str]) -> None:
-    """Name the points `xy` (n, 2), first ones first; a name for which there is no room is left out."""
+    """Name the points `xy` (n, 2), first ones first; a name for which there is no room is left out.
+
+    No name covers another, a named point, or what else is written on the axes.
+    """
     # only once the layout is settled are the extents of texts known
     axes.figure.canvas.figure.draw_without_rendering()
     frame, points = axes.get_window_extent(), axes.transData.transform(xy)
@@ -107,7 +135,7 @@ def _write(axes: Axes, name: str, point: np.ndarray, offset: tuple[float, float]
 
     dx, dy = offset
     return axes.annotate(
-        shown(name),
+        name,
         tuple(point),
         offset,
         textcoords="offset points",

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._calls import named_arguments
 from ..get import rank_df
-from ._figure import BLUE, GREY, ORANGE, SMALL, finish, one_axes
+from ._colors import BLUE, GREY, ORANGE
+from ._figure import SMALL, one_axes
+from ._output import plot
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-@named_arguments
+@plot
 def rank(
-    adata: AnnData, *, key: str = "lfm", title: str | None = None, ax: Axes | None = None, show: bool | None = None
-) -> Axes | None:
+    adata: AnnData,
+    *,
+    key: str = "lfm",
+    title: str | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> Axes | Figure | None:
     """Evidence lower bound (ELBO) by number of factors (left axis), and how many of them are effective (right axis).
 
     A fit with `n_factors="auto"` takes the number where the bound is highest, which is marked. Beyond it the bound is
@@ -34,10 +45,15 @@ def rank(
         Axes to draw on; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes, or None if the figure was shown. What is drawn is the table :func:`scvi_lfm.get.rank_df`.
+    The axes; the figure with `return_fig`; None if it was shown. What is drawn is the table
+    :func:`scvi_lfm.get.rank_df`.
 
     Raises
     ------
@@ -60,13 +76,15 @@ def rank(
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.locator_params(axis="x", integer=True)
     chosen = table.loc[table["chosen"], "n_factors"].item()
+    late = chosen > table["n_factors"].max() / 2
     axes.axvline(chosen, color=GREY, linestyle="--", linewidth=1, zorder=0)
     axes.annotate(
         f"{chosen} chosen",
         (chosen, 0.03),
-        (4, 0),
+        (-4 if late else 4, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
+        ha="right" if late else "left",
         color=GREY,
         fontsize=SMALL,
     )
@@ -75,4 +93,4 @@ def rank(
     right.set_ylabel("effective number of factors", color=ORANGE)
     right.set_ylim(0, None)
     right.spines["top"].set_visible(False)
-    return finish(axes, show=show)
+    return axes

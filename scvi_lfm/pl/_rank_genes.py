@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._calls import named_arguments
 from .._keys import PARAMS
 from .._validate import as_list, check_count
 from ..get import rank_genes_df
-from ._figure import BLUE, GREY, WHISKER, describe, finish, likelihood_of, name_rows, row_panels, shown
+from ._colors import BLUE, GREY
+from ._figure import WHISKER, describe, likelihood_of, name_rows, row_panels, shown
+from ._output import plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
     import pandas as pd
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
-@named_arguments
+@plot
 def rank_genes(
     adata: AnnData,
     groups: str | Sequence[str] | None = None,
@@ -28,9 +31,11 @@ def rank_genes(
     n_genes: int = 10,
     key: str = "rank_genes_lfm",
     title: str | None = None,
-    ax: Axes | None = None,
+    ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
-) -> list[Axes] | None:
+    save: str | PathLike[str] | None = None,
+    return_fig: bool = False,
+) -> list[Axes] | Figure | None:
     """Genes with the highest scores in each group of cells, one panel a group.
 
     Whiskers are 95 % posterior intervals (1.96 standard deviations to each side). They speak about these cells, not
@@ -49,13 +54,17 @@ def rank_genes(
     title
         Title of the figure.
     ax
-        Axes to draw on, for one group only; None makes a figure.
+        Axes to draw on, one for each group; None makes a figure.
     show
         Show the figure instead of returning its axes; None does as :attr:`scanpy.settings.autoshow` says.
+    save
+        File to save the figure to, such as `"figure.png"`; None saves none. It is the whole path: nothing is added.
+    return_fig
+        Return the figure, without showing it.
 
     Returns
     -------
-    The axes of each group, or None if the figure was shown. What is drawn is the table
+    The axes of each group; the figure with `return_fig`; None if it was shown. What is drawn is the table
     :func:`scvi_lfm.get.rank_genes_df`.
 
     Raises
@@ -63,7 +72,7 @@ def rank_genes(
     KeyError
         There is no such ranking or group.
     TypeError, ValueError
-        `n_genes` is no number of genes, or there is more than one group for `ax`.
+        `n_genes` is no number of genes, or `ax` has not one axes for each group.
 
     Examples
     --------
@@ -80,14 +89,14 @@ def rank_genes(
     tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
     reference = adata.uns[key][PARAMS].get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, shown(reference))
-    panels = row_panels(len(tables), max(map(len, tables.values())), ax)
+    panels = row_panels([list(table["names"]) for table in tables.values()], ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
     likelihood = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm"))
     what = "log rate" if likelihood.has_rate else "eta" if likelihood.has_levels else "expected expression"
     xlabel = f"score: difference in {what}\nfrom {others}, with 95% posterior interval"
-    describe(panels, list(tables), xlabel, title)
-    return finish(panels, show=show)
+    describe(panels, list(tables), xlabel, title, own=ax is None)
+    return panels
 
 
 def _draw_group(axes: Axes, table: pd.DataFrame) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scvi_lfm.inference.convergence import remaining_gap
+from scvi_lfm.inference.convergence import remaining_gap, shares_missing
 
 
 @given(
@@ -66,3 +66,37 @@ def test_gains_that_shrink_a_little_tell_nothing_unless_they_shrank_before():
     assert gaps[:6] == [np.inf] * 6
     assert gaps[6] == np.inf  # 4.0 after 6.4, the first to shrink, by less than half
     assert all(np.isfinite(gaps[7:]))
+
+
+@given(ratio=st.floats(0.05, 0.95), ahead=st.integers(0, 2), gain=st.floats(1.5, 1e4), steps=st.integers(3, 8))
+def test_shares_missing_are_exact_for_gains_that_shrink_geometrically(ratio, ahead, gain, steps):
+    """The result is as many steps after the last pass as were said to come."""
+    values = 2 - ratio ** np.arange(steps + ahead)
+    trace = [*values[:steps], values[steps + ahead - 1]]
+    expected = (2 - np.array(trace)) / gain
+    if ratio > 0.5 and steps == 3:
+        assert np.isnan(shares_missing(trace, 2 - gain, ahead)).all()
+    else:
+        np.testing.assert_allclose(shares_missing(trace, 2 - gain, ahead), expected, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_the_last_share_is_what_the_fit_was_stopped_by(ahead):
+    passes, rank0 = [-3.0, -2.0, -1.6, -1.5], -5.0
+    first = passes[-1] + remaining_gap(passes, rank0) * (passes[-1] - rank0) / (1 - remaining_gap(passes, rank0))
+    left = remaining_gap(passes, rank0, ahead=ahead) * (first - rank0)
+    for last in (-1.4, -1.5, -1.7):  # the result may gain more than expected, or lie below
+        end = max(last, -1.5) + left
+        found = shares_missing([*passes, last], rank0, ahead)
+        np.testing.assert_allclose(found, [*((end - np.array(passes)) / (end - rank0)), left / (end - rank0)])
+
+
+@pytest.mark.parametrize(("values", "rank0"), [([], -1.0), ([-1.0], -2.0), ([-3.0, -2.0, -1.0, -1.0], -5.0)])
+def test_no_share_is_known_before_gains_shrink(values, rank0):
+    assert len(shares_missing(values, rank0)) == len(values)
+    assert np.isnan(shares_missing(values, rank0)).all()
+
+
+@pytest.mark.parametrize("rank0", [5.0, np.nan])
+def test_no_share_is_missing_of_no_gain(rank0):
+    assert np.isnan(shares_missing([-3.0, -2.0, -1.9, -1.9], rank0)).all()

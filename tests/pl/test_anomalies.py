@@ -47,6 +47,46 @@ def test_planted_entries_are_named(adata):
     assert {"gene_3", "gene_5"} <= {text.get_text() for text in axes.texts}
 
 
+def test_entries_of_a_gene_that_repeats_are_named_by_their_cells_too(listed):
+    entries = listed.uns["lfm_anomaly"]["entries"]
+    entries["gene"] = ["gene_1"] * 5 + [f"gene_{k}" for k in range(5, 40)] + ["gene_2"] * 20
+    entries["cell"] = [f"cell_{k}" for k in range(60)]
+    first = np.arange(60) < 8
+    entries["y"] = np.where(first, np.arange(60), 3.5)  # with room for eight names
+    entries["expected"] = np.where(first, 10 + np.arange(60) % 2, 10.5)
+    axes = lfm.pl.anomalies(listed, n_labels=8, show=False)
+    names = [text.get_text() for text in axes.texts[1:] if text.get_text()]
+    assert {name for name in names if "\n" in name} == {f"gene_1\ncell_{k}" for k in range(5)}
+    assert {"gene_5", "gene_6", "gene_7"} <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_cells_that_look_alike_when_shortened_are_named_in_full(listed):
+    entries = listed.uns["lfm_anomaly"]["entries"].iloc[:2].copy()
+    cells = ["AAACATTGAGC-GATTACAGATTACA-1", "AAACATTGAGC-GATTTTTGATTACA-1"]
+    listed.obs_names = [*cells, *listed.obs_names[2:]]
+    entries["cell"], entries["gene"] = cells, "gene_1"
+    entries[["expected", "y"]] = [[0.0, 0.0], [5.0, 5.0]]
+    listed.uns["lfm_anomaly"]["entries"] = entries
+    axes = lfm.pl.anomalies(listed, show=False)
+    assert {f"gene_1\n{cell}" for cell in cells} <= {text.get_text() for text in axes.texts}
+
+
+@pytest.mark.parametrize("color", ["log_ratio", "lfdr"])
+def test_every_point_stands_out_on_white(listed, color):
+    """Contrast as the Web Content Accessibility Guidelines define it; yellow on white has 1.1."""
+    colors = points(lfm.pl.anomalies(listed, color=color, show=False))
+    colors = colors.get_cmap()(colors.norm(colors.get_array()))[:, :3]
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    contrast = 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+    assert contrast.min() > 1.8
+    anomalous = listed.uns["lfm_anomaly"]["entries"].iloc[::-1]["log_ratio"].to_numpy() > 5
+    assert contrast[anomalous].min() > contrast[~anomalous].max() or color == "lfdr"
+    order = lfm.get.anomalies_df(listed).iloc[::-1][color].to_numpy()
+    darker = contrast[np.argsort(order, kind="stable")]
+    assert (np.diff(darker if color == "log_ratio" else darker[::-1]) >= -1e-9).all()
+
+
 def test_labels(listed):
     axes = lfm.pl.anomalies(listed, color="lfdr", show=False)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("expected value", "observed value")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 import scvi_lfm as lfm
 
@@ -21,8 +22,10 @@ ONE_PANEL = {
     "loadings": {"factors": 0},
     "rank": {},
     "rank_genes": {"groups": "A"},
+    "uncertainty": {},
     "variance": {},
 }
+SHARED = ["title", "ax", "show", "save", "return_fig"]
 plots = pytest.mark.parametrize("name", ONE_PANEL)
 
 
@@ -36,12 +39,19 @@ def test_every_plot_is_tested():
     assert set(lfm.pl.__all__) == {*ONE_PANEL, "calibration"}
 
 
+@pytest.mark.parametrize("name", [*ONE_PANEL, "calibration"])
+def test_every_plot_ends_with_the_same_arguments(name):
+    parameters = inspect.signature(getattr(lfm.pl, name)).parameters
+    assert list(parameters)[-len(SHARED) :] == SHARED
+    assert {parameters[shared].default for shared in SHARED} == {None, False}
+    assert parameters["return_fig"].default is False
+
+
 @plots
 def test_signature(name):
     parameters = inspect.signature(getattr(lfm.pl, name)).parameters
     assert next(iter(parameters)) == "adata"
-    assert len(parameters) <= 10
-    assert list(parameters)[-3:] == ["title", "ax", "show"]
+    assert len(parameters) <= 7 + len(SHARED)
     positional = [p for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     assert len(positional) <= 2
     document = inspect.getdoc(getattr(lfm.pl, name))
@@ -87,6 +97,88 @@ def test_shows_or_returns_as_scanpy_is_set(name, adata, monkeypatch, settings):
         assert len(shown) == expected
     finally:
         sc.settings.autoshow = before
+
+
+@plots
+def test_returns_the_figure_if_asked(name, adata, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: pytest.fail("a figure that is returned is not shown"))
+    figure = getattr(lfm.pl, name)(adata, **ONE_PANEL[name], return_fig=True, show=True)
+    assert isinstance(figure, Figure)
+    assert plt.get_fignums() == [figure.number]
+
+
+@plots
+def test_saves_where_it_is_told(name, adata, tmp_path):
+    path = tmp_path / f"{name}.png"
+    assert draw(name, adata, show=False, save=path) is not None
+    height, width, _ = plt.imread(path).shape
+    assert min(height, width) > 100
+    assert not sorted(set(tmp_path.iterdir()) - {path})
+
+
+@pytest.mark.parametrize("ending", ["pdf", "svg", "png"])
+def test_the_ending_says_what_kind_of_file_is_saved(adata, tmp_path, ending):
+    path = tmp_path / f"figure.{ending}"
+    lfm.pl.rank(adata, show=False, save=str(path))
+    assert path.read_bytes()[:5] in {b"%PDF-", b"<?xml", b"\x89PNG\r"}
+
+
+@plots
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"save": True}, TypeError, r"`save` must be the path of a file, such as 'figure.png', found True"),
+        (
+            {"save": "figure.docx"},
+            ValueError,
+            r"`save` must be the path of a file that ends in one of \..*, found 'fig",
+        ),
+        ({"save": "figure"}, ValueError, r"`save` must be the path of a file that ends in one of \..*, found 'figure'"),
+        ({"save": "no/figure.png"}, ValueError, r"`save`: there is no folder 'no' to put 'figure.png' into"),
+        ({"show": "no"}, TypeError, r"`show` must be True or False, found 'no'"),
+        ({"return_fig": 1}, TypeError, r"`return_fig` must be True or False, found 1"),
+    ],
+)
+def test_what_is_asked_to_come_out_is_checked_before_a_figure_is_made(name, adata, arguments, error, message):
+    with pytest.raises(error, match=message):
+        draw(name, adata, **arguments)
+    assert not plt.get_fignums()
+
+
+SEVERAL = {
+    "factors": {"color": ["group", "gene_1"]},
+    "loadings": {"factors": [0, 1]},
+    "rank_genes": {"groups": ["A", "B"]},
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+@pytest.mark.parametrize("kind", [list, tuple, np.asarray, lambda two: np.reshape(two, (2, 1))])
+def test_several_panels_take_as_many_axes(name, kind, adata):
+    figure, two = plt.subplots(1, 2)
+    panels = getattr(lfm.pl, name)(adata, **SEVERAL[name], ax=kind(list(two)), title="Mine", show=False)
+    assert panels == list(two)
+    assert all(axes.has_data() and axes.get_xlabel() and axes.get_title().startswith("Mine: ") for axes in panels)
+    assert plt.get_fignums() == [figure.number]
+    assert figure.get_suptitle() + figure.get_supxlabel() == "", "the figure is another's"
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_too_few_or_too_many_axes_are_counted(name, adata, ax):
+    three = plt.subplots(1, 3)[1]
+    with pytest.raises(ValueError, match="`ax` has room for one panel, and there are 2 to draw.* pass 2 axes"):
+        getattr(lfm.pl, name)(adata, **SEVERAL[name], ax=ax, show=False)
+    with pytest.raises(ValueError, match="`ax` has room for 3 panels, and there is 1 to draw"):
+        draw(name, adata, ax=three, show=False)
+    with pytest.raises(TypeError, match="`ax` must be a matplotlib Axes, found NoneType"):
+        draw(name, adata, ax=[None], show=False)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_title_over_several_panels(name, adata):
+    panels = getattr(lfm.pl, name)(adata, **SEVERAL[name], title="My title", show=False)
+    assert panels[0].figure.get_suptitle() == "My title"
+    assert "My title" not in {axes.get_title() for axes in panels}
 
 
 @plots

@@ -85,9 +85,37 @@ def test_missing_values_are_grey_and_behind(adata, values):
     assert [len(points.get_offsets()) for points in axes.collections] == [45, 45]
 
 
+def test_several_colours_have_a_panel_each(adata):
+    panels = lfm.pl.factors(adata, ["group", "lfm_a", "gene_4"], factors=(1, 2), show=False)
+    assert [axes.get_title() for axes in panels] == ["group", "lfm_a", "gene_4"]
+    for axes in panels:
+        assert set(places(adata, 1, 2)) == {place for points in axes.collections for place in by_place(points)}
+        assert axes.get_xlabel().startswith("factor 1 (")
+    assert len(panels[0].get_legend().get_texts()) == 3
+    for axes, values in zip(panels[1:], (adata.obs["lfm_a"], adata.X[:, 4]), strict=True):
+        points = axes.collections[-1]
+        drawn = dict(zip(map(tuple, points.get_offsets().data), points.get_array(), strict=True))
+        np.testing.assert_allclose([drawn[place] for place in places(adata, 1, 2)], values)
+
+
+def test_a_list_gives_a_list(adata):
+    (axes,) = lfm.pl.factors(adata, ["group"], show=False)
+    assert axes.get_title() == "group"
+
+
+def test_a_wide_legend_leaves_room_for_the_cells(adata):
+    adata.obs["many"] = [f"a type with a long name {i % 45}" for i in range(adata.n_obs)]
+    axes = lfm.pl.factors(adata, "many", show=False)
+    axes.figure.draw_without_rendering()
+    assert axes.get_window_extent().width / axes.figure.dpi > 1.7
+    assert axes.figure.get_figwidth() > 6.4
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        ({"color": []}, ValueError, r"`color` names nothing"),
+        ({"color": ["group", "grop"]}, KeyError, r"called 'grop'. Did you mean 'group'"),
         ({"color": "grop"}, KeyError, r"neither a column of obs nor a gene is called 'grop'. Did you mean 'group'"),
         ({"factors": (0, 4)}, ValueError, r"asks for factor 4, but the fit has 4, counted from 0 to 3"),
         ({"factors": (0, 1, 2)}, ValueError, r"`factors` must be two factors, such as \(0, 1\), found \(0, 1, 2\)"),

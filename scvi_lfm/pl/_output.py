@@ -1,0 +1,83 @@
+"""What every plot does with its arguments before it draws, and with its figure after."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from .._calls import named_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+Drawn = TypeVar("Drawn")
+
+
+def plot(function: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """Make a function that draws and returns its axes do as its `show`, `save` and `return_fig` say."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Drawn:
+        show, save, return_fig = (kwargs.get(name) for name in ("show", "save", "return_fig"))
+        check_flag("show", show)
+        check_flag("return_fig", return_fig)
+        path = checked_path(save)
+        axes = function(*args, **kwargs)
+        return cast("Drawn", finish(cast("Any", axes), show=show, path=path, return_fig=bool(return_fig)))
+
+    return named_arguments(drawn)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True, False or None."""
+    if value is not None and type(value).__name__ not in {"bool", "bool_"}:
+        msg = f"`{name}` must be True or False, found {value!r}."
+        raise TypeError(msg)
+
+
+def checked_path(save: object) -> Path | None:
+    """Where to save a figure, if anywhere; raise unless matplotlib can write a file of that name there."""
+    if save is None or save is False:
+        return None
+    if not isinstance(save, str | os.PathLike):
+        msg = f"`save` must be the path of a file, such as 'figure.png', found {save!r}."
+        raise TypeError(msg)
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = Path(save)
+    endings = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:].lower() not in endings:
+        msg = f"`save` must be the path of a file that ends in one of .{', .'.join(endings)}, found {str(path)!r}."
+        raise ValueError(msg)
+    if not path.parent.is_dir():
+        msg = f"`save`: there is no folder {str(path.parent)!r} to put {path.name!r} into. Make it first."
+        raise ValueError(msg)
+    return path
+
+
+def finish(
+    axes: Axes | list[Axes], *, show: object, path: Path | None, return_fig: bool
+) -> Axes | list[Axes] | Figure | None:
+    """Save the figure, and return it, show it or return `axes`; `show=None` does what scanpy is set to do."""
+    first = axes[0] if isinstance(axes, list) else axes
+    figure: Figure = first.figure.canvas.figure  # of axes in a subfigure, the whole
+    if path is not None:
+        figure.savefig(path, bbox_inches="tight")
+    if return_fig:
+        return figure
+    if show is None:
+        import scanpy as sc
+
+        show = sc.settings.autoshow
+    if not show:
+        return axes
+    import matplotlib.pyplot as plt
+
+    plt.show()
+    return None
