@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,8 +18,6 @@ from scvi_lfm._fit_arguments import ARGUMENTS, FITTING, MODEL, READ, WRITTEN
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import anndata as ad
 
 
 def commands() -> dict[str, argparse.ArgumentParser]:
@@ -68,38 +67,37 @@ def test_options_of_fit_are_all_in_a_known_group() -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ad.AnnData]:
-    """What the examples read, under their names."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the examples read, under their names. Not to be written into."""
+    folder = tmp_path_factory.mktemp("examples")
     counts = lfm.datasets.simulate(120, 60, 3, likelihood="poisson", depth_spread=0.2, rng=1)
     counts.layers["counts"] = counts.X.copy()
     counts.obs["leiden"] = pd.Categorical(np.array(["1", "3", "7"])[np.arange(120) % 3])
     counts.obs["batch"] = pd.Categorical(np.array(["a", "b"])[np.arange(120) // 60])
     counts.obs["is_stimulated"] = np.arange(120) % 2 == 0
+    counts.write_h5ad(folder / "counts.h5ad")
+    counts.write_h5ad(folder / "new_counts.h5ad")
+    counts.write_zarr(folder / "data.zarr")
     peaks = counts.copy()
     peaks.X = (peaks.X > 0).astype(np.float32)
-    fitted = counts.copy()
-    lfm.tl.fit(fitted, 2, progress=False)
-    same = dict.fromkeys(("counts.h5ad", "new_counts.h5ad", "data.zarr"), counts)
-    return {**same, "peaks.h5ad": peaks, "fitted.h5ad": fitted}
+    peaks.write_h5ad(folder / "peaks.h5ad")
+    lfm.tl.fit(counts, 2, progress=False)
+    counts.write_h5ad(folder / "fitted.h5ad")
+    results = [str(folder / "counts.h5ad"), str(folder / "results.h5ad"), "--results-only", "--n-factors", "2"]
+    assert main(["fit", *results]) == 0
+    return folder
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_example_runs(
-    example: str, files: dict[str, ad.AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_example_runs(example: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = shlex.split(example)[1:]
     if arguments[0] == "demo":  # which has tests of its own
         build_parser().parse_args(arguments)
         return
+    for path in folder.iterdir():
+        if path.name in arguments:
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
     monkeypatch.chdir(tmp_path)
-    for name in files.keys() & set(arguments):
-        if name.endswith(".zarr"):
-            files[name].write_zarr(name)
-        else:
-            files[name].write_h5ad(name)
-    if arguments[0] == "merge":
-        source = "data.zarr" if "data.zarr" in arguments else "counts.h5ad"
-        assert main(["fit", source, "results.h5ad", "--results-only", "--n-factors", "2"]) == 0
     assert main(arguments) == 0
     named = {text for text in arguments[1:] if text.endswith((".h5ad", ".zarr", ".csv"))}
     assert named <= {path.name for path in tmp_path.iterdir()}
