@@ -65,37 +65,18 @@ def _is_number(text: str) -> bool:
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = Parser(
-        prog=PROGRAM,
-        usage="%(prog)s COMMAND ...",
-        description=texts.PROGRAM.text,
-        epilog=f"{texts.PROGRAM.epilog}\n\n{texts.MORE}",
-        formatter_class=_Formatter,
-        add_help=False,
-    )
+    parser = Parser(prog=PROGRAM, **_described(texts.PROGRAM))
     commands = parser.add_subparsers(prog=PROGRAM, title="commands", dest="command", metavar="COMMAND", required=True)
 
-    def add(name: str, usage: str, summary: str, about: texts.About) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            usage=f"%(prog)s {usage}",
-            help=summary,
-            description=about.text,
-            epilog=about.epilog,
-            formatter_class=_Formatter,
-            add_help=False,
-        )
+    def add(name: str, about: texts.About) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=about.summary, **_described(about))
 
-    run = "run everything on data that ship with the package"
-    _add_demo(add("demo", "[options]", run, texts.DEMO))
-    fit = "fit the model to counts, or to log-normalised values"
-    _add_fit(add("fit", "IN [OUT] [options]", fit, texts.FIT))
-    asked = "IN (--groupby COLUMN | --mask COLUMN) [options]"
-    _add_rank(add("rank", asked, "rank genes for groups of cells", texts.RANK))
-    _add_anomalies(add("anomalies", "IN [options]", "list values that should not be there", texts.ANOMALIES))
-    place = "place new cells in a fitted embedding"
-    _add_project(add("project", "IN REFERENCE [OUT] [options]", place, texts.PROJECT))
-    _add_merge(add("merge", "DATA RESULTS [OUT] [options]", "put results back into their data", texts.MERGE))
+    _add_demo(add("demo", texts.DEMO))
+    _add_fit(add("fit", texts.FIT))
+    _add_rank(add("rank", texts.RANK))
+    _add_anomalies(add("anomalies", texts.ANOMALIES))
+    _add_project(add("project", texts.PROJECT))
+    _add_merge(add("merge", texts.MERGE))
     for command in commands.choices.values():
         _add_help(command).add_argument("--traceback", action="store_true", help="show where in Python an error arose")
     options = _add_help(parser)
@@ -109,6 +90,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="print a script by which the tab key of a shell completes commands and options",
     )
     return parser
+
+
+def _described(about: texts.About) -> dict[str, Any]:
+    return {
+        "usage": f"%(prog)s {about.usage}",
+        "description": about.text,
+        "epilog": about.epilog,
+        "formatter_class": _Formatter,
+        "add_help": False,
+    }
 
 
 def _add_help(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class About:
-    """Text above the options of a command, and examples below them."""
+    """How a command is called, what it is for in a line and in full, and examples of it."""
 
+    usage: str
+    summary: str
     text: str
     examples: tuple[str, ...]
+    more: tuple[str, ...] = ()  # lines below the examples
 
     @property
     def epilog(self) -> str:
         """The examples as help shows them."""
-        return "\n".join(("examples:", *(f"  {line}" for line in self.examples)))
+        return "\n".join(("examples:", *(f"  {line}" for line in self.examples), *self.more))
 
 
 PROGRAM = About(
+    "COMMAND ...",
+    "the package from a shell",
     """\
 A Bayesian factor model for single-cell data: embeddings of cells and genes,
 gene ranking and anomalies, all with their uncertainty.
@@ -34,11 +39,12 @@ Results go to standard output, messages to standard error.""",
         "scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad",
         "scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad",
     ),
+    ("", "scvi-lfm COMMAND --help says more about each."),
 )
 
-MORE = "scvi-lfm COMMAND --help says more about each."
-
 DEMO = About(
+    "[options]",
+    "run everything on data that ship with the package",
     """\
 Run everything on 1,200 sorted blood cells that ship with the package: fit their
 counts, rank the genes of each type, find anomalies, write the data and figures.""",
@@ -46,6 +52,8 @@ counts, rank the genes of each type, find anomalies, write the data and figures.
 )
 
 FIT = About(
+    "IN [OUT] [options]",
+    "fit the model to counts, or to log-normalised values",
     """\
 Fit the model and write the data with the embeddings of cells and genes in it.
 
@@ -65,6 +73,8 @@ a Normal, which is faster.""",
 )
 
 RANK = About(
+    "IN (--groupby COLUMN | --mask COLUMN) [options]",
+    "rank genes for groups of cells",
     """\
 Rank genes by how well they align with groups of cells, from a stored fit.
 
@@ -79,6 +89,8 @@ sign rate) and log2 fold change (approximate for log-normalised values).""",
 )
 
 ANOMALIES = About(
+    "IN [options]",
+    "list values that should not be there",
     """\
 List cell-gene values that the model did not expect, from a stored fit.
 
@@ -92,6 +104,8 @@ log_ratio (log likelihood of "from other cells" over "from this cell"), lfdr
 )
 
 PROJECT = About(
+    "IN REFERENCE [OUT] [options]",
+    "place new cells in a fitted embedding",
     """\
 Place new cells in the embedding of a fitted reference, without a refit.
 
@@ -105,6 +119,8 @@ were.""",
 )
 
 MERGE = About(
+    "DATA RESULTS [OUT] [options]",
+    "put results back into their data",
     """\
 Put results that were written with --results-only back into their data.
 
