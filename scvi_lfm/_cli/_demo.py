@@ -127,9 +127,9 @@ def _usual_types(adata: ad.AnnData, entries: pd.DataFrame) -> list[str]:
 
 def _print_written(written: dict[Path, str]) -> None:
     """Print each file, by its path, and a sentence of what it holds."""
-    print("\nWRITTEN")
+    print("\nWRITTEN\n")
     for path, sentence in written.items():
-        print(f"\n  {path}\n      {sentence}")
+        print(f"  {path}\n      {sentence}")
 
 
 def _draw(adata: ad.AnnData, folder: Path) -> dict[Path, str]:
