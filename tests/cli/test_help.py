@@ -74,6 +74,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts.layers["counts"] = counts.X.copy()
     counts.obs["leiden"] = pd.Categorical(np.array(["1", "3", "7"])[np.arange(120) % 3])
     counts.obs["batch"] = pd.Categorical(np.array(["a", "b"])[np.arange(120) // 60])
+    counts.var_names = ["CD3E", *counts.var_names[1:]]
+    counts.obsm["X_pca"] = counts.obsm["A"]
     counts.obs["is_stimulated"] = np.arange(120) % 2 == 0
     counts.write_h5ad(folder / "counts.h5ad")
     counts.write_h5ad(folder / "new_counts.h5ad")
@@ -99,5 +101,5 @@ def test_example_runs(example: str, folder: Path, tmp_path: Path, monkeypatch: p
             (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 0
-    named = {text for text in arguments[1:] if text.endswith((".h5ad", ".zarr", ".csv"))}
+    named = {text for text in arguments[1:] if text.endswith((".h5ad", ".zarr", ".csv", ".html"))}
     assert named <= {path.name for path in tmp_path.iterdir()}
