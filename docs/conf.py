@@ -60,6 +60,9 @@ html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}
 copybutton_exclude = ".linenos, .gp, .go"
+# publishers refuse programs that ask, and what a DOI names stays
+linkcheck_ignore = [r"https://doi\.org/"]
+linkcheck_retries = 3
 
 # Where the pages of other projects lie, by the first word of a name. Written down instead of fetched, so that the
 # build needs no network and gives the same pages everywhere.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
 AUTO = "auto"
+# of the options of `scvi-lfm fit`, in the order of its help
+READ, MODEL, FITTING, WRITTEN = "what is read", "the model", "how it is fitted", "what is written"
 CONTINUOUS = ("normal", "student_t")
 LIKELIHOODS = (AUTO, *CONTINUOUS, "poisson", "negative_binomial", "bernoulli", "ordinal")
 NOISES = ("shared", "gene", "cell_gene")
@@ -41,6 +43,7 @@ class Argument:
     only: tuple[str, tuple[str, ...]] | None = None  # another argument, and its values that this one belongs to
     reads: str = ""  # what it names a field of that tools read again: "layers" or "obs"
     help: str = ""  # of the option; without, a shell cannot ask for it
+    group: str = FITTING  # of options; it is listed with them
     option: str = ""  # its name where that differs
     alone: float | None = None  # what the option means where no value follows it
     metavar: str = ""
@@ -63,26 +66,35 @@ def _given(default: object, **known: Any) -> Any:
 class FitArguments:
     """The arguments of :func:`scvi_lfm.tl.fit` but for the data: as given, or once every choice is made."""
 
-    n_factors: int | str = _given(30, minimum=0, words=(AUTO,), help="number of factors, or auto", metavar="N")
-    layer: str | None = _given(None, stored="name", reads="layers", help="layer to read (default: X)", metavar="NAME")
+    n_factors: int | str = _given(
+        30, minimum=0, words=(AUTO,), group=MODEL, help="number of factors, or auto", metavar="N"
+    )
+    layer: str | None = _given(
+        None, stored="name", reads="layers", group=READ, help="layer to read (default: X)", metavar="NAME"
+    )
     normalize: float | None = _given(
         None,
         stored="number",
         positive=True,
+        group=READ,
         help="fit log1p of counts scaled to a total of 10,000, or TOTAL, in each cell, as they are read",
         alone=1e4,
         metavar="TOTAL",
     )
-    likelihood: str = _given(AUTO, choices=LIKELIHOODS, help="'auto' goes by the values")
+    likelihood: str = _given(
+        AUTO, choices=LIKELIHOODS, group=MODEL, help="'auto': negative_binomial for whole numbers, else normal"
+    )
     noise: str = _given(
         "shared",
         choices=NOISES,
         only=("likelihood", CONTINUOUS),
-        help="of a Normal: one level, one for each gene, or one for each cell and gene",
+        group=MODEL,
+        help="of normal and student_t: one level, one for each gene, or one for each cell and gene",
     )
     observed: str = _given(
         "all",
         choices=OBSERVED,
+        group=READ,
         help="whether all entries are data, or only those that a sparse matrix stores, as of ratings",
     )
     held_out: str | sp.csr_array | None = _given(None, stored="name", reads="layers")
@@ -90,20 +102,30 @@ class FitArguments:
         None,
         stored="columns",
         reads="obs",
+        group=READ,
         help="columns of obs to tell apart from the cells, such as batch",
         metavar="COLUMN",
     )
     size_factors: np.ndarray | str | None = _given(
         None,
         stored="name",
+        group=READ,
         help="for counts: column of obs with the cells' size factors (default: total counts over their mean)",
         metavar="COLUMN",
     )
     mask_var: np.ndarray | str | None = _given(
-        None, stored="name", help="boolean column of var: the genes to fit (default: all)", metavar="COLUMN"
+        None, stored="name", group=READ, help="boolean column of var: the genes to fit (default: all)", metavar="COLUMN"
     )
-    family: str = _given("row_block", choices=FAMILIES, help="variational family")
-    engine: str = _given("natural_gradient", choices=ENGINES, help="how to fit")
+    family: str = _given(
+        "row_block",
+        choices=FAMILIES,
+        help="row_block: one posterior for all numbers of a cell or gene; mean_field: one for each number",
+    )
+    engine: str = _given(
+        "natural_gradient",
+        choices=ENGINES,
+        help="natural_gradient: steps in closed form; pyro: black-box gradients, slower",
+    )
     guide: str | Callable[..., Any] | None = _given(None, stored="name", only=("engine", ("pyro",)))
     learning_rate: float | None = _given(None, positive=True, only=("engine", ("pyro",)))
     prior_scales: Mapping[str, Any] | None = _given(None, stored="scales")
@@ -125,7 +147,12 @@ class FitArguments:
     )
     progress: bool = _given(default=True, stored="")
     key_added: str = _given(
-        "lfm", stored="", help="stem of the names that the fit is stored under", option="key", metavar="KEY"
+        "lfm",
+        stored="",
+        group=WRITTEN,
+        help="stem of the names that the fit is stored under",
+        option="key",
+        metavar="KEY",
     )
     copy: bool = _given(default=False, stored="")
 

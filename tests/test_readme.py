@@ -43,8 +43,6 @@ def test_the_two_commands_are_there_and_are_those_of_ci() -> None:
     assert commands[2] in (ROOT / ".ci" / "run").read_text()
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\((?!https?://)([^)#]+)", README)
-    assert targets
-    missing = [target for target in targets if not (ROOT / target).exists()]
-    assert not missing
+def test_it_is_short_enough_to_be_read() -> None:
+    """Links are followed by tests/test_links.py."""
+    assert len(README.splitlines()) < 90

@@ -81,11 +81,9 @@ def run_demo(folder: Path) -> None:
         _print_anomalies(adata)
         write_new(adata, draft)
     say("drawing ...")
-    figures = _draw(adata, folder)
-    print(f"\nWritten into {folder}:")
-    print(f"  {path.name:<18}the data with the fit, the ranking and the anomalies in it")
-    for name, meaning in figures.items():
-        print(f"  {name:<18}{meaning}")
+    written = {path: "The data, with the fit, the ranking and the anomalies in them."}
+    written |= _draw(adata, folder)
+    _print_written(written)
     print(_NEXT.format(data=path), end="")
 
 
@@ -127,21 +125,34 @@ def _usual_types(adata: ad.AnnData, entries: pd.DataFrame) -> list[str]:
     return [str(rate.groupby(adata.obs[TYPE], observed=True).mean().idxmax()) for rate in of_others]
 
 
-def _draw(adata: ad.AnnData, folder: Path) -> dict[str, str]:
-    """Draw the figures into `folder`: their names, and what each shows."""
+def _print_written(written: dict[Path, str]) -> None:
+    """Print each file, by its path, and a sentence of what it holds."""
+    print("\nWRITTEN\n")
+    for path, sentence in written.items():
+        print(f"  {path}\n      {sentence}")
+
+
+def _draw(adata: ad.AnnData, folder: Path) -> dict[Path, str]:
+    """Draw the figures into `folder`: their paths, and a sentence of what each shows."""
     import matplotlib as mpl
 
     mpl.use("agg")
     figures: dict[str, tuple[Figure, str]] = {
-        "overview.png": (_overview(adata), "cells, the genes of one type, and the anomalies"),
-        "rank_genes.png": (_figure(lfm.pl.rank_genes(adata, show=False)), "top genes of each type, with intervals"),
-        "loadings.png": (_figure(lfm.pl.loadings(adata, show=False)), "genes that make up the first factors"),
-        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "how much each factor separates the cells"),
-        "elbo.png": (_figure(lfm.pl.elbo(adata, show=False)), "how the fit converged"),
+        "overview.png": (
+            _overview(adata),
+            "Cells by two factors, genes of one type, and anomalies.",
+        ),
+        "rank_genes.png": (
+            _figure(lfm.pl.rank_genes(adata, show=False)),
+            "The top genes of each type, with intervals.",
+        ),
+        "loadings.png": (_figure(lfm.pl.loadings(adata, show=False)), "The genes that make up the first factors."),
+        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "How much each factor separates the cells."),
+        "elbo.png": (_figure(lfm.pl.elbo(adata, show=False)), "How the fit converged, epoch by epoch."),
     }
     for name, (figure, _) in figures.items():
         _save(figure, folder / name)
-    return {name: meaning for name, (_, meaning) in figures.items()}
+    return {folder / name: sentence for name, (_, sentence) in figures.items()}
 
 
 def _overview(adata: ad.AnnData) -> Figure:
