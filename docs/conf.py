@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from docutils import nodes
+from sphinx_autodoc_typehints import process_signature
 
 import scvi_lfm
 
@@ -38,6 +39,7 @@ default_role = "literal"
 autosummary_generate = True
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 # As plain sections these keep their definition lists: one entry for each key that a function writes.
 napoleon_custom_sections = ["Returns", "Raises"]
 typehints_document_rtype = False
@@ -138,8 +140,17 @@ def drop_stray_colon(app, what, name, obj, options, lines):
             return
 
 
+def drop_return_of_classes(app, what, name, obj, options, signature, annotation):
+    """A class returns itself, not what its `__init__` does."""
+    if what != "class":
+        return None
+    shown = process_signature(app, what, name, obj, options, signature, annotation)
+    return None if shown is None else (shown[0], None)
+
+
 def setup(app):
     """Register the functions above."""
+    app.connect("autodoc-process-signature", drop_return_of_classes, priority=400)
     app.connect("autodoc-process-docstring", drop_stray_colon, priority=499)
     app.connect("config-inited", copy_tutorials)
     app.connect("missing-reference", link_foreign_names)

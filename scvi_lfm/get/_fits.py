@@ -51,6 +51,14 @@ def factors_df(
         There is no such fit.
     TypeError, ValueError
         There is no such factor, or `n_genes` is no number of genes.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.get.factors_df(adata, factors=0, n_genes=5).columns.tolist()
+    ['factor', 'gene', 'loading', 'sd']
     """
     stored_fields(adata, key, "fit")
     keys = fit_keys(key)
@@ -145,6 +153,14 @@ def variance_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     ------
     KeyError
         There is no such fit.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.get.variance_df(adata)["variance_ratio"].is_monotonic_decreasing
+    True
     """
     stored = stored_fields(adata, key, "fit", VARIANCE_RATIO)
     ratio = np.asarray(stored[VARIANCE_RATIO], dtype=np.float64)
@@ -189,6 +205,14 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     is held against, and like all extrapolation it may be too hopeful: :func:`scvi_lfm.tl.check` compares with another
     fit. Where rare genes of counts were left out of epochs, only the last row speaks of them, and it may lie a little
     below the one before.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.get.elbo_df(adata)["share"].iloc[-1].item()
+    1.0
     """
     stored = stored_fields(adata, key, "fit", ELBO)
     elbo, held_out = stored[ELBO], stored.get(HELD_OUT, {})

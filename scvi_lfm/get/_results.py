@@ -62,6 +62,15 @@ def rank_genes_df(
     ------
     KeyError, TypeError, ValueError
         There is no such ranking or group, or a bound is no number or out of range.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.rank_genes(adata, mask_obs=adata.obsm["X_lfm"][:, 0] > 0)
+    >>> lfm.get.rank_genes_df(adata, "selected", max_lfsr=0.01, min_score=0).columns.tolist()
+    ['names', 'scores', 'logfoldchanges', 'sd', 'lfsr']
     """
     if max_lfsr is not None:
         check_fraction("max_lfsr", max_lfsr)
@@ -127,6 +136,16 @@ def anomalies_df(
     ------
     KeyError, ValueError
         There is no such table, cell, gene or direction.
+
+    Examples
+    --------
+    >>> import scvi_lfm as lfm
+    >>> adata = lfm.datasets.simulate(n_cells=200, n_genes=50, n_factors=3)
+    >>> adata.X[7, 3] += 30
+    >>> lfm.tl.fit(adata, n_factors=3, progress=False)
+    >>> lfm.tl.anomalies(adata)
+    >>> lfm.get.anomalies_df(adata, cell="cell_7")["gene"].tolist()
+    ['gene_3']
     """
     if direction is not None:
         check_choice("direction", direction, ("up", "down"))

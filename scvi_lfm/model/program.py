@@ -109,6 +109,18 @@ def model(
     Returns
     -------
     The observed values, (batch, m).
+
+    Examples
+    --------
+    A data set drawn from the model: `uncondition` draws `y` too, and only the shape of what is passed counts.
+
+    >>> import pyro, torch
+    >>> import scvi_lfm as lfm
+    >>> one, each = torch.ones(()), torch.ones(3)
+    >>> scales = lfm.model.Scales(a=one, A=each, b=one, B=each)
+    >>> program = pyro.poutine.uncondition(lfm.model.model)
+    >>> program(torch.zeros(20, 10), scales).shape
+    torch.Size([20, 10])
     """
     cells, genes = _plates(y, n_cells, rows)
     zero = y.new_zeros(())
@@ -169,6 +181,15 @@ def guide(
     Returns
     -------
     One draw of each site.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import scvi_lfm as lfm
+    >>> one, tril = torch.ones(()), torch.eye(4)
+    >>> q = lfm.model.GuideParameters(one, one, torch.zeros(20, 4), tril, torch.zeros(10, 4), tril)
+    >>> lfm.model.guide(torch.zeros(20, 10), q)["A"].shape
+    torch.Size([20, 1, 3])
     """
     cells, genes = _plates(y, n_cells, rows)
     mu = pyro.sample("mu", Normal(q.mu_loc, q.mu_scale))
@@ -194,6 +215,15 @@ def mean_field_guide(
     Returns
     -------
     One draw of each site.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import scvi_lfm as lfm
+    >>> one, tril = torch.ones(()), torch.eye(4)
+    >>> q = lfm.model.GuideParameters(one, one, torch.zeros(20, 4), tril, torch.zeros(10, 4), tril)
+    >>> lfm.model.mean_field_guide(torch.zeros(20, 10), q)["A"].shape
+    torch.Size([20, 1, 3])
     """
     cells, genes = _plates(y, n_cells, rows)
     cell_loc, cell_scale = q.cell_loc[:, None, :], q.cell_tril.diagonal(dim1=-2, dim2=-1)[..., None, :]

@@ -18,8 +18,10 @@ class Plan:
 
     Attributes
     ----------
-    n_cells, n_genes
-        Cells and genes to fit.
+    n_cells
+        Cells to fit.
+    n_genes
+        Genes to fit.
     n_stored
         Values that are stored of them; of some sources an estimate.
     n_factors
@@ -36,8 +38,10 @@ class Plan:
     read_in
         Whether values that are not in memory are read in once, because they take little; else they are read as often
         as `readings` says.
-    batch_size, n_batches
-        Cells in a minibatch, and minibatches in an epoch.
+    batch_size
+        Cells in a minibatch.
+    n_batches
+        Minibatches in an epoch.
     keeps_covariances
         Whether the covariance of each cell is held and stored, see `settings.max_cov_bytes`; None where one serves all.
     device
