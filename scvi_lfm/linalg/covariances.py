@@ -85,9 +85,14 @@ class Covariance(ABC):
         return packed * off_first(dimension(packed.shape[1]), packed)
 
     def spread(self, noise: Tensor) -> Tensor:
-        """Draws with these covariances, (rows, k), from standard Normal draws (rows, k)."""
-        blocks = self._with_rows(noise)
-        return torch.cat([(root(unpack(block.to(own.dtype))) @ own[..., None])[..., 0] for block, own in blocks])
+        """Draws with these covariances, (draws, rows, k), from standard Normal draws of that shape."""
+        drawn, start = torch.empty_like(noise), 0
+        for block in (part for whole in self.blocks() for part in whole.split(ROWS_PER_BLOCK)):
+            rows = slice(start, start + len(block))
+            factor, start = root(unpack(block.to(noise.dtype))), rows.stop
+            for own, made in zip(noise[:, rows], drawn[:, rows], strict=True):
+                made.copy_((factor @ own[..., None])[..., 0])
+        return drawn
 
     def slope_products_of_pairs(self, other: Covariance) -> Tensor:
         """tr(C_AA D_BB) of each row with the same row of another, (rows,)."""
@@ -156,7 +161,8 @@ class Common(OneBasis):
         return super().traces(matrices) @ self.packed().T
 
     def spread(self, noise: Tensor) -> Tensor:
-        return noise @ root(self.matrix).T
+        factor = root(self.matrix).T
+        return torch.stack([own @ factor for own in noise])
 
     def log_mean(self) -> Tensor:
         return self.matrix
@@ -216,7 +222,8 @@ class Eigenbasis(OneBasis):
         return matrices @ _outer_products(self.basis.T).T.to(matrices.dtype)
 
     def spread(self, noise: Tensor) -> Tensor:
-        return (self.diagonal.sqrt() * noise) @ self.basis.T
+        scale = self.diagonal.sqrt()
+        return torch.stack([(scale * own) @ self.basis.T for own in noise])
 
     def log_mean(self) -> Tensor:
         return (self.basis * self.diagonal.log().mean(0).exp()) @ self.basis.T

@@ -15,8 +15,12 @@ from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from torch import Tensor
 
     from ..posterior import StoredFit
+
+# of the draws that are made together, so that covariances are factored once for all of them
+NOISE_BYTES = 2**26
 
 
 @tool
@@ -76,16 +80,27 @@ def _draw(stored: StoredFit, n_samples: int, generator: torch.Generator) -> dict
     cells = np.zeros((n_samples, len(q.cell_mean), len(columns)), dtype=np.float32)
     genes = np.full((n_samples, len(stored.fitted), len(columns)), np.nan, dtype=np.float32)
     genes[:, stored.fitted] = 0
-    for draw in range(n_samples):
-        noise = torch.randn(q.cell_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
-        cells[draw][:, columns] = (q.cell_mean + q.cell_cov.spread(noise)).numpy()
-        noise = torch.randn(q.gene_mean.shape, generator=generator, dtype=torch.float64, device=generator.device)
-        genes[draw][np.ix_(stored.fitted, columns)] = (q.gene_mean + q.gene_cov.spread(noise)).numpy()
-    drawn = {
+    parts = (
+        (cells, q.cell_mean, q.cell_cov, np.ones(len(q.cell_mean), dtype=bool)),
+        (genes, q.gene_mean, q.gene_cov, stored.fitted),
+    )
+    size = 8 * (q.cell_mean.numel() + q.gene_mean.numel())
+    together = max(1, NOISE_BYTES // size)
+    for start in range(0, n_samples, together):
+        draws = slice(start, min(start + together, n_samples))
+        noise = [[_noise_like(mean, generator) for _, mean, _, _ in parts] for _ in range(draws.stop - start)]
+        for (out, mean, cov, rows), own in zip(parts, zip(*noise, strict=True), strict=True):
+            drawn = mean + cov.spread(torch.stack(own))
+            out[draws][:, np.outer(rows, columns)] = drawn.flatten(1).numpy()
+    latents = {
         "mu": np.asarray(q.mu + stored.level, dtype=np.float64 if stored.level else np.float32),
         "a": cells[:, :, 0],
         "A": cells[:, :, first:],
         "b": genes[:, :, 0],
         "B": genes[:, :, first:],
     }
-    return drawn | ({"beta": genes[:, :, 1:first]} if q.n_known else {})
+    return latents | ({"beta": genes[:, :, 1:first]} if q.n_known else {})
+
+
+def _noise_like(mean: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(mean.shape, generator=generator, dtype=torch.float64, device=generator.device)

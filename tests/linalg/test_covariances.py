@@ -98,10 +98,12 @@ def test_moved(cov, dense):
 
 
 def test_spread_is_by_a_root(cov, dense):
-    root = torch.stack([cov.spread(unit.expand(N, K)) for unit in torch.eye(K, dtype=torch.float64)], dim=2)
+    root = cov.spread(torch.eye(K, dtype=torch.float64)[:, None].expand(K, N, K)).movedim(0, 2)
     torch.testing.assert_close(root @ root.mT, dense(cov))
-    noise = normal(N, K, seed=1)
-    torch.testing.assert_close(cov.spread(noise), torch.einsum("ikl,il->ik", root, noise))
+    noise = normal(3, N, K, seed=1)
+    drawn = cov.spread(noise)
+    torch.testing.assert_close(drawn, torch.einsum("ikl,sil->sik", root, noise))
+    assert torch.equal(drawn[1:2], cov.spread(noise[1:2]))
 
 
 def test_packed(cov, dense):

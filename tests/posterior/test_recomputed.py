@@ -106,7 +106,7 @@ def test_answers_as_if_it_were_stored(posterior, monkeypatch, rows):
         (lazy.inner(one + one.T), stored.inner(one + one.T)),
         (lazy.quadratic(noise), stored.quadratic(noise)),
         (lazy.forms(x) @ lazy.coordinates().T, stored.forms(x) @ stored.coordinates().T),
-        (lazy.spread(noise), stored.spread(noise)),
+        (lazy.spread(noise[None]), stored.spread(noise[None])),
         (q.gene_cov.traces(lazy.slopes()), q.gene_cov.traces(stored.slopes())),
     ):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

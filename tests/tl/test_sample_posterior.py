@@ -7,6 +7,8 @@ import torch
 import scvi_lfm as lfm
 from scvi_lfm.posterior import read_fit, write_fit
 from scvi_lfm.posterior.gauge import translate_cells, translate_genes
+from scvi_lfm.posterior.recomputed import Recomputed
+from scvi_lfm.tl import _sample_posterior
 
 N_DRAWS = 4000
 
@@ -90,3 +92,24 @@ def test_genes_that_were_not_fitted_are_missing(fitted):
     for name in ("b", "B"):
         assert np.isnan(draws[name][:, 5]).all()
         assert np.isfinite(np.delete(draws[name], 5, axis=1)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"noise": "cell_gene"}, {"likelihood": "negative_binomial"}])
+def test_draws_do_not_depend_on_how_many_are_made_together(options, fit_of, monkeypatch):
+    adata = fit_of(**options)
+    together = lfm.tl.sample_posterior(adata, 5)
+    first = lfm.tl.sample_posterior(adata, 2)
+    monkeypatch.setattr(_sample_posterior, "NOISE_BYTES", 1)
+    one_by_one = lfm.tl.sample_posterior(adata, 5)
+    for key in ("a", "A", "b", "B"):
+        np.testing.assert_array_equal(together[key], one_by_one[key])
+        np.testing.assert_array_equal(together[key][:2], first[key])
+
+
+def test_covariances_that_are_not_stored_are_computed_once(fit_of, monkeypatch):
+    adata = fit_of("negative_binomial")
+    del adata.obsm["lfm_cov"]
+    made = []
+    monkeypatch.setattr(Recomputed, "blocks", lambda self, blocks=Recomputed.blocks: made.append(0) or blocks(self))
+    lfm.tl.sample_posterior(adata, 4)
+    assert len(made) == 1
