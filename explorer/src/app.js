@@ -216,6 +216,7 @@ export class App {
   // single cells
 
   inspect(i) {
+    this.plot.shown = null; // the click has selected that cell
     this.plot.show(this.sets[this.slot]?.cells);
     this.hover(i);
     say(find("hovered").textContent);
@@ -252,7 +253,7 @@ export class App {
   /** Draw a lasso through points (x, y) in the units of the axes: how many cells it holds, and how long the answer took. */
   lasso(vertices) {
     const started = performance.now();
-    this.plot.scatter.lassoSelect(vertices);
+    this.plot.lasso(vertices);
     find("genes-table").getBoundingClientRect(); // the answer is laid out
     return { cells: this.sets[this.slot]?.cells.length ?? 0, milliseconds: performance.now() - started };
   }

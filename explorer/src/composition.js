@@ -22,7 +22,7 @@ export function showComposition(column, codes, cells) {
   const rows = present.map((code) => {
     const share = sizes[code] / cells.length;
     const colour = column.colours[code] ?? "#9aa0aa";
-    const bar = make("div", { class: "bar", style: { width: `${100 * share}%`, background: colour } });
+    const bar = make("div", { class: "bar", style: { width: `${(100 * sizes[code]) / sizes[present[0]]}%`, background: colour } });
     return make(
       "tr",
       {},

@@ -28,6 +28,11 @@ export class GeneSearch {
       const place = name.indexOf(wanted);
       if (place >= 0) ranked[name === wanted ? 0 : place === 0 ? 1 : 2].push(j);
     });
+    // of those that begin so: CD3 is less like CD34 than like CD3E
+    const number = /\d$/.test(wanted);
+    const rest = (j) => this.folded[j].slice(wanted.length);
+    const further = (j) => Number(number && /^\d/.test(rest(j)));
+    ranked[1].sort((i, j) => further(i) - further(j) || rest(i).length - rest(j).length || i - j);
     return ranked.flat().slice(0, SHOWN);
   }
 

@@ -1,6 +1,5 @@
 // The scatter plot: positions, colours and the lasso.
 
-import { scaleLinear } from "d3-scale";
 import createScatterplot from "regl-scatterplot";
 import { drawingOrder } from "./colours.js";
 
@@ -13,19 +12,17 @@ export class Plot {
   constructor(canvas, header, arrays, events) {
     const [x, y] = header.axes;
     const half = Math.max(x.high - x.low, y.high - y.low) / 2 / MARGIN || 1;
-    const place = (axis, codes) => {
-      const [centre, step] = [(axis.low + axis.high) / 2, (axis.high - axis.low) / 65535];
-      return Float32Array.from(codes, (code) => (axis.low + step * code - centre) / half);
+    this.places = [x, y].map((axis) => (value) => (value - (axis.low + axis.high) / 2) / half);
+    const all = (codes, axis, place) => {
+      const step = (axis.high - axis.low) / 65535;
+      return Float32Array.from(codes, (code) => place(axis.low + step * code));
     };
-    this.x = place(x, arrays.x);
-    this.y = place(y, arrays.y);
+    this.x = all(arrays.x, x, this.places[0]);
+    this.y = all(arrays.y, y, this.places[1]);
     this.index = undefined;
-    const domain = (axis) => [(axis.low + axis.high) / 2 - half, (axis.low + axis.high) / 2 + half];
     const n = this.x.length;
     this.scatter = createScatterplot({
       canvas,
-      xScale: scaleLinear().domain(domain(x)),
-      yScale: scaleLinear().domain(domain(y)),
       syncEvents: true,
       spatialIndexUseWorker: false,
       deselectOnEscape: false,
@@ -38,7 +35,6 @@ export class Plot {
       pointSizeSelected: 0.6,
       pointOutlineWidth: 0,
       opacity: n > 50_000 ? 0.7 : 0.85,
-      opacityInactiveScale: 0.3,
     });
     this.#listen(events);
   }
@@ -55,7 +51,8 @@ export class Plot {
     });
     this.scatter.subscribe("lassoEnd", () => {
       selected = null;
-      lasso(Uint32Array.from(this.scatter.get("selectedPoints")));
+      this.shown = Uint32Array.from(this.scatter.get("selectedPoints"));
+      lasso(this.shown);
     });
     this.scatter.subscribe("deselect", clear);
     this.scatter.subscribe("pointOver", over);
@@ -73,6 +70,8 @@ export class Plot {
       pointColorHover: LASSO[theme],
       backgroundColor: ground,
       lassoColor: LASSO[theme],
+      // colours of selections tell by themselves what is selected
+      opacityInactiveScale: by.kind === "sets" ? 1 : 0.35,
     });
     const selected = [...this.scatter.get("selectedPoints")];
     await this.scatter.draw(
@@ -89,8 +88,16 @@ export class Plot {
 
   /** Show some cells as selected, without telling anybody. */
   show(cells) {
+    if (cells === this.shown) return;
+    this.shown = cells;
     if (cells?.length) this.scatter.select(Array.from(cells), { preventEvent: true });
     else this.scatter.deselect({ preventEvent: true });
+  }
+
+  /** Draw a lasso through points (x, y) in the units of the axes. */
+  lasso(vertices) {
+    const placed = vertices.map((point) => point.map((value, axis) => this.places[axis](value)));
+    this.scatter.lassoSelect(placed, { isGl: true });
   }
 
   mode(mode) {

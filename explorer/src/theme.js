@@ -10,8 +10,7 @@ export function onTheme(changed) {
   const button = find("theme");
   const name = () => {
     const other = current() === "dark" ? "light" : "dark";
-    button.textContent = other === "dark" ? "Dark" : "Light";
-    button.setAttribute("aria-label", `Switch to the ${other} theme`);
+    button.textContent = other === "dark" ? "Dark theme" : "Light theme";
   };
   const tell = () => {
     name();

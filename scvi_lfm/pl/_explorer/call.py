@@ -99,10 +99,10 @@ def explorer(
         )
         raise ValueError(msg)
     target = check_target(path, overwrite=overwrite)
-    found, dimensions = resolve_basis(adata, basis, dimensions)
+    found, drawn = resolve_basis(adata, basis, dimensions)
     colors = [] if color is None else as_list("color", color)
     asked = [] if columns is None else check_columns(adata, "columns", columns)
-    axes, xy = positions_of(adata, found, dimensions)
+    axes, xy = positions_of(adata, found, drawn)
     shown = [name for name in colors if name in adata.obs.columns]
     described = columns_of(adata, list(dict.fromkeys([*shown, *asked])), others=columns is None)
 
@@ -129,7 +129,7 @@ def explorer(
     )
     texts = {
         "title": title,
-        "axes": f"{found}, columns {dimensions[0]} and {dimensions[1]}" if any(dimensions) else found,
+        "axes": found if dimensions is None else f"{found}, columns {drawn[0]} and {drawn[1]}",
         "eta_note": f"Cells are coloured by its {payload.header['eta']}.".replace(",.", "."),
         "fold_note": fold_note(payload.header),
     }

@@ -18,12 +18,17 @@ which most are near zero.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from ...linalg.covariances import Common, Covariance, Eigenbasis
+from ...linalg.covariances import Common, Eigenbasis
 from ...linalg.packed import congruent, doubled, unpack
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...linalg.covariances import Covariance
 
 COMPONENTS, EXPLAINED = 8, 0.999
 SAMPLED_CELLS, SAMPLED_GENES = 10_000, 2_000

@@ -19,7 +19,7 @@ def check_target(path: object, *, overwrite: bool) -> Path:
     if not isinstance(path, str | os.PathLike):
         msg = f"`path` must be the name of a file, found {path!r}."
         raise TypeError(msg)
-    target = Path(os.fspath(path)).expanduser()  # type: ignore[arg-type]
+    target = Path(os.fspath(path)).expanduser()
     if target.suffix.lower() not in SUFFIXES:
         msg = f"`path` must end in .html, so that a browser opens it, found {str(path)!r}."
         raise ValueError(msg)
