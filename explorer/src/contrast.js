@@ -11,8 +11,8 @@ export class Model {
     Object.assign(this, { header, n, m, r, k: 1 + r, half: halfPrecision() });
     this.columns = Array.from({ length: this.k }, (_, c) => arrays[`cell_${c}`]);
     this.scales = header.cell_scales;
-    this.coefficients = header.cell_cov_scales.map((_, c) => arrays[`cell_cov_${c}`]);
-    this.cellCov = arrays.cell_cov; // (1 + K, k, k): a mean, and what cells differ by
+    this.coefficients = header.cell_cov_steps.map((_, c) => arrays[`cell_cov_${c}`]);
+    this.cellCov = arrays.cell_covs; // (1 + K, k, k): a mean, and what cells differ by
     this.genes = arrays.genes; // (m, k)
     this.geneNames = arrays.gene_names();
     this.cellNames = arrays.cell_names;
@@ -30,7 +30,7 @@ export class Model {
     const n = cells ? cells.length : this.n;
     const mean = new Float64Array(k);
     for (let c = 0; c < k; c++) mean[c] = (this.scales[c] * sumOf(this.columns[c], cells, this.half)) / n;
-    const shares = this.coefficients.map((column, c) => (this.header.cell_cov_scales[c] * sumOf(column, cells)) / n);
+    const shares = this.coefficients.map((column, c) => (this.header.cell_cov_steps[c] * sumOf(column, cells)) / n);
     return { n, mean, shares, cov: this.covOfMean(shares, n) };
   }
 
@@ -165,7 +165,7 @@ export function orderOf(values) {
   return Array.from(values, (_, j) => j).sort((a, b) => values[b] - values[a] || a - b);
 }
 
-function underNoise({ gene_sigma: sigma, gene_eig: eig }) {
+function underNoise({ gene_sigma: sigma, gene_eigenvalues: eig }) {
   const q = eig.length;
   const variances = new Float64Array(sigma.length * q);
   for (let j = 0; j < sigma.length; j++) {

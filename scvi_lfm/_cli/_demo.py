@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TYPE = "facs_celltype"
 SHOWN = "CD56+ NK"
+TITLE = "Sorted blood cells"
+PLANE = (0, 2)  # factors
 N_GENES, N_ENTRIES, MAX_ENTRIES = 7, 12, 1_000
 MOST = 0.9
 
@@ -82,10 +84,20 @@ def run_demo(folder: Path) -> None:
         write_new(adata, draft)
     say("drawing ...")
     figures = _draw(adata, folder)
+    page = lfm.pl.explorer(
+        adata,
+        folder / "explorer.html",
+        basis=fit_keys("lfm").cell_factors,
+        dimensions=PLANE,
+        color=TYPE,
+        title=TITLE,
+        overwrite=True,
+    )
     print(f"\nWritten into {folder}:")
     print(f"  {path.name:<18}the data with the fit, the ranking and the anomalies in it")
     for name, meaning in figures.items():
         print(f"  {name:<18}{meaning}")
+    print(f"  {page.path.name:<18}open it in a browser: select cells, and see their genes")
     print(_NEXT.format(data=path), end="")
 
 
@@ -152,7 +164,7 @@ def _overview(adata: ad.AnnData) -> Figure:
     )
     for axes in (cells, genes, entries):
         axes.spines[["top", "right"]].set_visible(False)
-    lfm.pl.factors(adata, TYPE, factors=(0, 2), title=f"{adata.n_obs:,} cells", ax=cells, show=False)
+    lfm.pl.factors(adata, TYPE, factors=PLANE, title=f"{adata.n_obs:,} cells", ax=cells, show=False)
     lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
     lfm.pl.anomalies(adata, title="counts that should not be there", ax=entries, show=False)
     return figure

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .. import __version__
 from .._fit_arguments import ARGUMENTS, DEFAULTS
 from . import _texts as texts
+from ._explore import ABOUT, EXAMPLES, add_explore
 from ._messages import PROGRAM, CommandError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rank(add("rank", "rank genes for groups of cells", texts.RANK, texts.RANK_EXAMPLES))
     _add_anomalies(add("anomalies", "list values that should not be there", texts.ANOMALIES, texts.ANOMALIES_EXAMPLES))
     _add_project(add("project", "place new cells in a fitted embedding", texts.PROJECT, texts.PROJECT_EXAMPLES))
+    add_explore(add("explore", "write a page in which cells are selected and their genes ranked", ABOUT, EXAMPLES))
     _add_merge(add("merge", "put results back into their data", texts.MERGE, texts.MERGE_EXAMPLES))
     return parser
 

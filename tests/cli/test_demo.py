@@ -60,8 +60,9 @@ def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
     assert f"correlate {adata.uns['lfm_anomaly']['depth_correlation']:+.2f} with" in printed
     figures = {path.name for path in out.glob("*.png")}
     assert figures == {"overview.png", "rank_genes.png", "loadings.png", "variance.png", "elbo.png"}
-    assert figures | {"pbmc_sorted.h5ad"} == {path.name for path in out.iterdir()}
-    assert all(name in printed for name in figures)
+    others = {"pbmc_sorted.h5ad", "explorer.html"}
+    assert figures | others == {path.name for path in out.iterdir()}
+    assert all(name in printed for name in figures | others)
     assert str(out) in printed
 
 

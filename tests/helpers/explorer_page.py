@@ -39,18 +39,22 @@ class Page:
     def cell_covs(self) -> np.ndarray:
         """S_i, (n, k, k)."""
         k = self.cells.shape[1]
-        matrices = self.arrays["cell_cov"].reshape(-1, k, k)
+        matrices = self.arrays["cell_covs"].reshape(-1, k, k)
         covs = np.repeat(matrices[:1], len(self.cells), axis=0)
-        for c, step in enumerate(self.header["cell_cov_scales"]):
+        for c, step in enumerate(self.header["cell_cov_steps"]):
             covs = covs + step * self.arrays[f"cell_cov_{c}"].astype(float)[:, None, None] * matrices[c + 1]
         return covs
 
     def gene_covs(self) -> np.ndarray:
         """T_BB of each gene, (m, r, r)."""
         r, m = self.header["n_factors"], self.header["n_genes"]
+        if r == 0:
+            return np.zeros((m, 0, 0))
         basis = self.arrays["gene_transform"].reshape(r, -1)
         if self.header["gene_cov"] == "eigenbasis":
-            variances = 1 / (self.arrays["gene_eig"] / self.arrays["gene_sigma"].astype(float)[:, None] ** 2 + 1)
+            variances = 1 / (
+                self.arrays["gene_eigenvalues"] / self.arrays["gene_sigma"].astype(float)[:, None] ** 2 + 1
+            )
             inside = np.einsum("jk,kl->jkl", variances, np.eye(basis.shape[1]))
         else:
             spread = np.sqrt(self.arrays["gene_variances"].reshape(m, r).astype(float))

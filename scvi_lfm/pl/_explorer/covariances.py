@@ -82,7 +82,7 @@ def _positions(free: torch.Tensor) -> torch.Tensor:
 def of_genes(cov: Covariance, prior: torch.Tensor, first: int) -> tuple[str, dict[str, np.ndarray]]:
     """Which form covariances of genes have, and its arrays; of the coordinates from `first` on."""
     if isinstance(cov, Eigenbasis):
-        arrays = {"gene_transform": cov.basis[first:], "gene_eig": cov.eig, "gene_sigma": cov.sigma.float()}
+        arrays = {"gene_transform": cov.basis[first:], "gene_eigenvalues": cov.eig, "gene_sigma": cov.sigma.float()}
         return "eigenbasis", {name: values.numpy() for name, values in arrays.items()}
     packed = cov.packed()
     basis = _basis(unpack(packed[:: -(-len(packed) // SAMPLED_GENES)].double())[:, first:, first:], prior)

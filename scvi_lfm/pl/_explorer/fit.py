@@ -49,7 +49,7 @@ def fit_payload(stored: StoredFit, names: np.ndarray) -> Payload:
         "has_rate": q.likelihood.has_rate,
         "log_base": base,
         "cell_scales": scales,
-        "cell_cov_scales": cell_cov.steps,
+        "cell_cov_steps": cell_cov.steps,
         "gene_cov": gene_cov,
         "correlation_steps": STEPS,
         "eta": _eta(q),
@@ -58,7 +58,7 @@ def fit_payload(stored: StoredFit, names: np.ndarray) -> Payload:
     arrays: dict[str, np.ndarray | list[str]] = {f"cell_{c}": column for c, column in enumerate(columns)}
     arrays |= {f"cell_cov_{c}": column for c, column in enumerate(cell_cov.coefficients)}
     arrays |= {
-        "cell_cov": cell_cov.matrices,
+        "cell_covs": cell_cov.matrices,
         "genes": genes.numpy(),
         **gene_arrays,
         "population": q.cell_prior.cov[first:, first:].numpy(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..._keys import fit_keys
 from ..._validate import as_list, check_count, near_matches, one_column
 from .._points import PALETTE
 
@@ -109,7 +110,7 @@ def resolve_basis(adata: AnnData, basis: object, dimensions: object) -> tuple[st
     if not isinstance(basis, str):
         msg = f"`basis` must be a key of obsm, found {basis!r}."
         raise TypeError(msg)
-    key = next((name for name in (basis, f"X_{basis}") if name in adata.obsm), None)
+    key = next((name for name in (basis, fit_keys(basis).cell_factors) if name in adata.obsm), None)
     if key is None:
         there = sorted(str(name) for name, rows in adata.obsm.items() if len(np.shape(rows)) == 2)
         msg = f"`basis`: obsm has no {basis!r}. {near_matches(basis, there)}"
