@@ -186,7 +186,8 @@ export class App {
     showLegend(this.by, theme, { sizes: column?.sizes, onGroup: (code) => this.selectGroup(column, code) });
     if (this.plot) {
       const { by } = this;
-      this.drawn = this.drawn.then(() => this.plot.colour(by, theme));
+      const draw = () => this.plot.colour(by, theme); // one after the other
+      this.drawn = this.drawn.then(draw, draw);
     }
     return this.drawn;
   }

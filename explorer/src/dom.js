@@ -34,7 +34,7 @@ export function fixed(value, digits = 2) {
 export function probability(value) {
   if (!Number.isFinite(value)) return "\u2013";
   if (value >= 0.001) return value.toFixed(3);
-  if (value < 1e-300) return "< 1e\u2212300";
+  if (value < 1e-99) return "< 1e\u221299";
   return value.toExponential(0).replace("-", MINUS);
 }
 

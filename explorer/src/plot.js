@@ -73,10 +73,9 @@ export class Plot {
       // colours of selections tell by themselves what is selected
       opacityInactiveScale: by.kind === "sets" ? 1 : 0.35,
     });
-    const selected = [...this.scatter.get("selectedPoints")];
     await this.scatter.draw(
       { x: this.x, y: this.y, z: by.codes },
-      { zDataType: "categorical", spatialIndex: this.index, select: selected },
+      { zDataType: "categorical", spatialIndex: this.index },
     );
     this.index = this.scatter.get("spatialIndex");
     this.scatter.set({ pointOrder: drawingOrder(by) });
