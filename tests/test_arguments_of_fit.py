@@ -99,10 +99,10 @@ FITS = [
     ("normal", {}),
     ("normal", {"noise": "cell_gene"}),
     ("normal", {"covariates": "odd"}),
-    ("normal", {"held_out": "test"}),
+    pytest.param("normal", {"held_out": "test"}, marks=pytest.mark.slow),
     ("normal", {"observed": "stored"}),
     ("negative_binomial", {}),
-    ("ordinal", {"covariates": "odd"}),
+    pytest.param("ordinal", {"covariates": "odd"}, marks=pytest.mark.slow),
 ]
 
 

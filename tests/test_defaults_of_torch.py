@@ -129,7 +129,7 @@ def others_slow(names: Iterable[str], *fast: str) -> list:
     return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
-@pytest.mark.parametrize("name", others_slow(FITS, "normal", "counts, held out"))
+@pytest.mark.parametrize("name", others_slow(FITS, "counts, held out"))
 def test_every_tool_gives_the_same_bits(name):
     likelihood, options = FITS[name]
     expected = results(likelihood, **options)

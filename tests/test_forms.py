@@ -124,7 +124,7 @@ CASES = [("normal", form) for form in (*SPARSE, *DENSE)] + [
 ]
 # the forms that are least like the others
 FAST = {
-    "normal": {"csc", "unsorted", "duplicated", "read-only", "half", "strided", "long double"},
+    "normal": {"csc", "duplicated", "half", "strided"},
     "poisson": {"csr >i4", "dense i1", "big-endian halves"},
 }
 

@@ -186,7 +186,7 @@ def test_labels_of_any_kind_are_drawn(adata, kind):
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-@pytest.mark.parametrize("groups", [None, r"$\frac$"])
+@pytest.mark.parametrize("groups", [pytest.param(None, marks=pytest.mark.slow), r"$\frac$"])
 def test_odd_groups_are_titles(adata, groups):
     adata.obs["label"], _ = LABELS["odd names"]
     lfm.tl.rank_genes(adata, "label", reference="a$b$c")

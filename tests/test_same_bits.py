@@ -22,6 +22,8 @@ FITS = {
     "stored entries, auto": {"observed": "stored", "n_factors": "auto", "batch_size": N},
 }
 
+QUICK = {"normal", "normal, minibatches", "stored entries", "stored entries, auto"}
+
 
 @contextmanager
 def threads(number):
@@ -61,15 +63,16 @@ def same(one, other):
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
-@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FITS]
+)
 def test_fits(values, name):
     options = {"n_factors": 3, "max_epochs": 4, "progress": False, "copy": True, **FITS[name]}
     found = []
-    for number in (1, 2, 4):
+    for number in (1, 4):
         with threads(number):
             found.append(arrays_of(lfm.tl.fit(values, **options)))
-    same(found[0], found[1])
-    same(found[0], found[2])
+    same(*found)
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge")

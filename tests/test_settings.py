@@ -49,7 +49,7 @@ def test_completion_shows_public_names_alone():
     assert dir(lfm.settings) == ["device", "max_cov_bytes", "progress", "verbosity"]
     for name in ("", ".tl", ".pl", ".get", ".datasets", ".model"):
         module = importlib.import_module(f"scvi_lfm{name}")
-        public = {*module.__all__, *(["CheckReport"] if name == ".tl" else [])}
+        public = {*module.__all__, *{".tl": ["CheckReport"], ".pl": ["ExplorerPage"]}.get(name, [])}
         assert set(dir(module)) == public
         assert all(hasattr(module, shown) for shown in public)
 

@@ -30,9 +30,9 @@ def test_this_process_has_the_threads_that_were_asked_for():
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "1 1 1 1 PASSIVE"),
+        pytest.param({}, "1 1 1 1 PASSIVE", marks=pytest.mark.slow),
         ({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}, "2 2 2 2 ACTIVE"),
-        ({"MKL_NUM_THREADS": "3"}, "1 3 1 1 PASSIVE"),
+        pytest.param({"MKL_NUM_THREADS": "3"}, "1 3 1 1 PASSIVE", marks=pytest.mark.slow),
     ],
     ids=str,
 )

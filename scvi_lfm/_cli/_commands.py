@@ -17,6 +17,7 @@ from ..posterior.store.lookup import entry
 from ..posterior.store.params import arguments_of
 from ._demo import run_demo
 from ._drafts import new_file
+from ._explore import explore
 from ._files import DATA, TABLE, read_data
 from ._messages import CommandError, say
 from ._results import put_back
@@ -128,6 +129,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "rank": _rank,
     "anomalies": _anomalies,
     "project": _project,
+    "explore": explore,
     "merge": _merge,
 }
 

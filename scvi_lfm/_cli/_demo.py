@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 TYPE = "facs_celltype"
 SHOWN = "CD56+ NK"
+TITLE = "Sorted blood cells"
+PLANE = (0, 2)  # factors
 N_GENES, N_ENTRIES, MAX_ENTRIES = 7, 12, 1_000
 MOST = 0.9
 
@@ -83,6 +85,16 @@ def run_demo(folder: Path) -> None:
     say("drawing ...")
     written = {path: "The data, with the fit, the ranking and the anomalies in them."}
     written |= _draw(adata, folder)
+    page = lfm.pl.explorer(
+        adata,
+        folder / "explorer.html",
+        basis=fit_keys("lfm").cell_factors,
+        dimensions=PLANE,
+        color=TYPE,
+        title=TITLE,
+        overwrite=True,
+    )
+    written[page.path] = "A page to open in a browser: select cells, and see their genes."
     _print_written(written)
     print(_NEXT.format(data=path), end="")
 
@@ -163,7 +175,7 @@ def _overview(adata: ad.AnnData) -> Figure:
     )
     for axes in (cells, genes, entries):
         axes.spines[["top", "right"]].set_visible(False)
-    lfm.pl.factors(adata, TYPE, factors=(0, 2), title=f"{adata.n_obs:,} cells", ax=cells, show=False)
+    lfm.pl.factors(adata, TYPE, factors=PLANE, title=f"{adata.n_obs:,} cells", ax=cells, show=False)
     lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
     lfm.pl.anomalies(adata, title="counts that should not be there", ax=entries, show=False)
     return figure

@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_rank(add("rank", texts.RANK))
     _add_anomalies(add("anomalies", texts.ANOMALIES))
     _add_project(add("project", texts.PROJECT))
+    _add_explore(add("explore", texts.EXPLORE))
     _add_merge(add("merge", texts.MERGE))
     for command in commands.choices.values():
         _add_help(command).add_argument("--traceback", action="store_true", help="show where in Python an error arose")
@@ -208,6 +209,27 @@ def _add_project(command: argparse.ArgumentParser) -> None:
     written = command.add_argument_group(WRITTEN)
     written.add_argument("--key-added", default="lfm", metavar="KEY", help="stem of the names to store under")
     _add_ways(written)
+
+
+def _add_explore(command: argparse.ArgumentParser) -> None:
+    files = command.add_argument_group(FILES)
+    files.add_argument("data", type=Path, metavar="IN", help="fitted data (.h5ad or .zarr)")
+    files.add_argument("page", type=Path, metavar="PAGE", help="page to write (.html)")
+    read = command.add_argument_group(READ)
+    read.add_argument(
+        "--basis",
+        metavar="NAME",
+        help="entry of obsm that says where cells lie (default: X_umap if there is one, else the first two factors)",
+    )
+    read.add_argument("--dimensions", nargs=2, type=int, metavar="N", help="two columns of the basis, counted from 0")
+    read.add_argument(
+        "--columns", nargs="+", metavar="COLUMN", help="columns of obs to take along (default: all of few groups)"
+    )
+    _add_key(read)
+    written = command.add_argument_group(WRITTEN)
+    written.add_argument("--color", nargs="+", metavar="NAME", help="columns of obs, or genes, to colour cells by")
+    written.add_argument("--title", help="title of the page (default: the name of IN)")
+    written.add_argument("--force", action="store_true", help="replace a file that is no earlier page")
 
 
 def _add_merge(command: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ Results go to standard output, messages to standard error.""",
         "scvi-lfm rank fitted.h5ad --groupby leiden --csv genes.csv",
         "scvi-lfm anomalies fitted.h5ad --direction up",
         "scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad",
+        "scvi-lfm explore fitted.h5ad page.html",
         "scvi-lfm merge counts.h5ad results.h5ad fitted.h5ad",
     ),
     ("", "scvi-lfm COMMAND --help says more about each."),
@@ -115,6 +116,23 @@ were.""",
     (
         "scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad",
         "scvi-lfm project new_counts.h5ad fitted.h5ad placed.h5ad --layer counts",
+    ),
+)
+
+EXPLORE = About(
+    "IN PAGE [options]",
+    "write a page in which cells are selected and their genes ranked",
+    """\
+Write a page that a browser opens by a double click, from a stored fit: draw a
+lasso around cells, or choose a group, and see their genes.
+
+The page is one file, needs no server and asks the network for nothing. It holds
+the fit, the columns of obs with few groups and the names of cells and genes,
+and no values of X.""",
+    (
+        "scvi-lfm explore fitted.h5ad page.html",
+        "scvi-lfm explore fitted.h5ad page.html --color leiden CD3E",
+        "scvi-lfm explore fitted.h5ad page.html --basis X_pca --dimensions 0 2",
     ),
 )
 

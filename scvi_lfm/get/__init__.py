@@ -1,6 +1,7 @@
 """Results as tidy tables, read from what the tools stored in an AnnData."""
 
-from ._fits import elbo_df, factors_df, rank_df, uncertainty_df, variance_df
+from ._elbo import elbo_df
+from ._fits import factors_df, rank_df, uncertainty_df, variance_df
 from ._results import anomalies_df, rank_genes_df
 
 __all__ = ["anomalies_df", "elbo_df", "factors_df", "rank_df", "rank_genes_df", "uncertainty_df", "variance_df"]

@@ -3,6 +3,8 @@
 from ._anomalies import anomalies
 from ._calibration import calibration
 from ._elbo import elbo
+from ._explorer import ExplorerPage as ExplorerPage
+from ._explorer import explorer
 from ._factors import factors
 from ._loadings import loadings
 from ._rank import rank
@@ -14,6 +16,7 @@ __all__ = [
     "anomalies",
     "calibration",
     "elbo",
+    "explorer",
     "factors",
     "loadings",
     "rank",
@@ -24,4 +27,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "ExplorerPage"])

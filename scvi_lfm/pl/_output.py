@@ -42,7 +42,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def checked_path(save: object) -> Path | None:
-    """Where to save a figure, if anywhere; raise unless matplotlib can write a file of that name there."""
+    """Path to save a figure at, if any; raise unless matplotlib can write a file of that name there."""
     if save is None or save is False:
         return None
     if not isinstance(save, str | os.PathLike):

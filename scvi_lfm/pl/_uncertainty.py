@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._keys import fit_keys
+from .._keys import EMBEDDING, fit_keys
 from .._validate import near_matches
 from ..get import uncertainty_df
 from ._colors import shades
@@ -97,7 +97,7 @@ def _places(adata: AnnData, basis: object, *, is_fit: bool) -> tuple[np.ndarray,
     if not isinstance(basis, str):
         msg = f"`basis` must be the name of an embedding in obsm, such as 'umap', found {basis!r}."
         raise TypeError(msg)
-    name = basis if basis in adata.obsm else f"X_{basis}"
+    name = basis if basis in adata.obsm else f"{EMBEDDING}{basis}"
     if name not in adata.obsm:
         msg = f"`basis`: obsm has neither {basis!r} nor {name!r}. {near_matches(name, adata.obsm)}"
         raise KeyError(msg)
@@ -105,5 +105,6 @@ def _places(adata: AnnData, basis: object, *, is_fit: bool) -> tuple[np.ndarray,
     if places.ndim != 2 or places.shape[1] < 2:
         msg = f"`basis`: obsm[{name!r}] has shape {places.shape}, and two columns are needed to draw it."
         raise ValueError(msg)
-    stem = "factor " if is_fit else name.removeprefix("X_").upper() if name == "X_umap" else name.removeprefix("X_")
+    named = name.removeprefix(EMBEDDING)
+    stem = "factor " if is_fit else "UMAP" if named == "umap" else named
     return places[:, :2], [f"{stem}{k}" for k in ((0, 1) if is_fit else (1, 2))]

@@ -143,7 +143,7 @@ def rank_genes(
         chosen = _chosen_groups(present, groupby, groups, reference)
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
-    base = _log_base(stored)
+    base = base_of_logs(stored)
     results = {group: _rank(stored, labels.to_numpy(), group, reference, base) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
@@ -204,7 +204,7 @@ def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) ->
             raise ValueError(msg)
 
 
-def _log_base(stored: StoredFit) -> float | None:
+def base_of_logs(stored: StoredFit) -> float | None:
     """Base of the log1p values that the fit read; None, and a note, if it read others."""
     if stored.posterior.likelihood.has_rate:
         return None

@@ -16,6 +16,7 @@ from ._tool import tool
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from torch import Tensor
 
     from ..posterior import Posterior
 
@@ -78,10 +79,7 @@ def similar_genes(adata: AnnData, gene: str, *, n_top: int = 20, key: str = "lfm
 def _neighbours(q: Posterior, position: int, n_top: int, names: np.ndarray) -> pd.DataFrame:
     first = 1 + q.n_known
     population = q.cell_prior.cov[first:, first:]
-    B = q.gene_factors
-    inner = q.cell_prior.cov.clone()
-    inner[:first], inner[:, :first] = 0, 0
-    variance = ((B @ population) * B).sum(1) + q.gene_cov.inner(inner)
+    B, variance = q.gene_factors, population_variances(q)
     covariance = B @ (population @ B[position])
     correlation = covariance / (variance * variance[position]).clamp_min(torch.finfo(variance.dtype).tiny).sqrt()
     order = np.argsort(-correlation.numpy(), kind="stable")
@@ -93,3 +91,12 @@ def _neighbours(q: Posterior, position: int, n_top: int, names: np.ndarray) -> p
             "covariance": covariance.numpy()[order],
         }
     )
+
+
+def population_variances(q: Posterior) -> Tensor:
+    """E[B_j' P_AA B_j] of each gene, (m,)."""
+    first = 1 + q.n_known
+    inner = q.cell_prior.cov.clone()
+    inner[:first], inner[:, :first] = 0, 0
+    B = q.gene_factors
+    return ((B @ inner[first:, first:]) * B).sum(1) + q.gene_cov.inner(inner)

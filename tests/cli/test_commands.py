@@ -75,7 +75,9 @@ def test_defaults_are_those_of_the_package() -> None:
         assert {name: options[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
-@pytest.mark.parametrize(("source", "target"), [("data.h5ad", "out.zarr"), ("data.zarr", "out.h5ad")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("data.h5ad", "out.zarr"), pytest.param("data.zarr", "out.h5ad", marks=pytest.mark.slow)]
+)
 def test_fit(folder: Path, tmp_path: Path, source: str, target: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--n-factors", 3, "--noise", "gene", "--family", "mean_field", "--seed", 7, "--key", "mine"]
     options += ["--covariates", "group"]

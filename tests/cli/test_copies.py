@@ -82,7 +82,7 @@ def assert_kept(before: dict[str, object], after: dict[str, object], suffix: str
     assert {name for name, value in before.items() if after.get(name) != value} <= lists
 
 
-@pytest.mark.parametrize("name", ["data.h5ad", "v2.zarr", "v3.zarr"])
+@pytest.mark.parametrize("name", ["data.h5ad", "v2.zarr", pytest.param("v3.zarr", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
 def test_everything_else_stays(rich: Path, tmp_path: Path, name: str) -> None:
     data, out = rich / name, tmp_path / name
@@ -107,7 +107,8 @@ def test_everything_else_stays(rich: Path, tmp_path: Path, name: str) -> None:
     assert set(found.uns["lfm"]) == set(expected.uns["lfm"])
 
 
-@pytest.mark.parametrize("name", ["v2.zarr", pytest.param("v3.zarr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v2.zarr", "v3.zarr"])
 @pytest.mark.filterwarnings("ignore")
 def test_in_place(rich: Path, tmp_path: Path, name: str) -> None:
     store = tmp_path / name
@@ -155,8 +156,9 @@ def test_mistakes(rich: Path, tmp_path: Path, name: str, capsys: pytest.CaptureF
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_other_formats_are_written_whole(rich: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("fit", rich / "data.h5ad", tmp_path / "out.zarr", "--n-factors", 2) == 0
+    assert run("fit", rich / "data.h5ad", tmp_path / "out.zarr", "--n-factors", 0) == 0
     assert "warning: others in" in capsys.readouterr().err
     found, expected = ad.read_zarr(tmp_path / "out.zarr"), ad.read_zarr(rich / "v2.zarr")
     assert (found.X != expected.X).nnz == 0
@@ -202,9 +204,9 @@ def test_columns_in_an_encoding_of_old(rich: Path, tmp_path: Path, capsys: pytes
     (store / ".zmetadata").unlink()
     attributes = store / "obs" / ".zattrs"
     attributes.write_text(attributes.read_text().replace("0.2.0", "0.1.0"))
-    assert run("fit", store, "--in-place", "--n-factors", 1) == 2
+    assert run("fit", store, "--in-place", "--n-factors", 0) == 2
     assert "encoding of old, which --in-place does not write into" in capsys.readouterr().err
-    assert run("fit", store, tmp_path / "new.zarr", "--n-factors", 1) == 0
+    assert run("fit", store, tmp_path / "new.zarr", "--n-factors", 0) == 0
     assert "lfm_a" in ad.read_zarr(tmp_path / "new.zarr").obs
 
 
@@ -220,16 +222,16 @@ def test_an_input_that_is_changed_in_between(
 
     monkeypatch.setattr(lfm.tl, "fit", change)
     monkeypatch.setattr(files, "VALUES", "memory")
-    assert run("fit", store, out, "--n-factors", 1) == 0
+    assert run("fit", store, out, "--n-factors", 0) == 0
     assert not (out / "new").exists()
     (store / "new").unlink()
     before = contents(store)
-    assert run("fit", store, "--in-place", "--n-factors", 1) == 2
+    assert run("fit", store, "--in-place", "--n-factors", 0) == 2
     assert "was changed while the command ran, so nothing was written" in capsys.readouterr().err
     assert contents(store) == before | {"new": b"by another process"}
 
 
-@pytest.mark.parametrize("name", ["data.h5ad", "v2.zarr"])
+@pytest.mark.parametrize("name", ["data.h5ad", pytest.param("v2.zarr", marks=pytest.mark.slow)])
 def test_no_room_for_a_copy(
     rich: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,7 +240,7 @@ def test_no_room_for_a_copy(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(lfm.tl, "fit", lambda *_, **__: pytest.fail("work was done"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=size - 1))
-    assert run("fit", data, out, "--n-factors", 1) == 1
+    assert run("fit", data, out, "--n-factors", 0) == 1
     assert f"cannot write {out}: no room on its disk, " in capsys.readouterr().err
     monkeypatch.undo()
 
@@ -246,4 +248,4 @@ def test_no_room_for_a_copy(
         raise OSError
 
     monkeypatch.setattr(shutil, "disk_usage", unknown)
-    assert run("fit", data, out, "--n-factors", 1) == 0
+    assert run("fit", data, out, "--n-factors", 0) == 0

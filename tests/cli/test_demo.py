@@ -60,7 +60,7 @@ def test_demo_tells_and_writes_the_main_job(demo: tuple[str, Path]) -> None:
     assert f"correlate {adata.uns['lfm_anomaly']['depth_correlation']:+.2f} with" in printed
     figures = {path.name for path in out.glob("*.png")}
     assert figures == {"overview.png", "rank_genes.png", "loadings.png", "variance.png", "elbo.png"}
-    assert figures | {"pbmc_sorted.h5ad"} == {path.name for path in out.iterdir()}
+    assert figures | {"pbmc_sorted.h5ad", "explorer.html"} == {path.name for path in out.iterdir()}
     told = re.findall(rf"^  ({re.escape(str(out))}/\S+)\n      ([A-Z].+\.)$", printed, re.MULTILINE)
     assert {path for path, _ in told} == {str(path) for path in out.iterdir()}
 

@@ -51,7 +51,7 @@ def test_an_output_is_replaced_only_by_a_whole_one(
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "zarr", "csv"])
+@pytest.mark.parametrize("suffix", ["h5ad", pytest.param("zarr", marks=pytest.mark.slow), "csv"])
 def test_a_failed_write_leaves_the_output(
     folder: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

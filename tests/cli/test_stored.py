@@ -62,6 +62,7 @@ def test_without_values(data: ad.AnnData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["indices", "indptr"])
 @pytest.mark.parametrize("values", ["stored", "memory"])
+@pytest.mark.half_slow
 def test_a_matrix_that_points_outside_itself(
     data: ad.AnnData, tmp_path: Path, part: str, values: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,7 @@ def counts():
         (40, 30, "above 30; the first is 40"),
     ],
 )
+@pytest.mark.half_slow
 def test_counts_that_are_none(source_of, form, counts, value, maximum, words):
     check_counts(source_of(form(counts)), "X", CELLS, GENES, maximum=maximum, **WORDS)
     counts[8, 5] = counts[10, 1] = value

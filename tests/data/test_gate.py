@@ -93,7 +93,7 @@ def fingerprint(values):
 
 
 # several fields of one AnnData are drawn at once
-thorough = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 @thorough

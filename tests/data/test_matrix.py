@@ -35,6 +35,7 @@ def matrix(request, source_of, values, mask):
 
 
 @pytest.mark.usefixtures("parts")
+@pytest.mark.half_slow
 def test_what_is_data_and_what_is_held_out(matrix, values, mask):
     matrix, data = matrix
     data = np.broadcast_to(data, values.shape)
@@ -51,6 +52,7 @@ def test_what_is_data_and_what_is_held_out(matrix, values, mask):
         np.testing.assert_array_equal(matrix.held_out.y, values[held])
 
 
+@pytest.mark.half_slow
 def test_less_a_constant(matrix, values):
     matrix, data = matrix
     less = matrix.less(2.5)
@@ -64,6 +66,7 @@ def test_less_a_constant(matrix, values):
 
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.half_slow
 def test_mapped_knows_cells_and_genes(source_of, form, dtype, values):
     held = form(values.astype(dtype))
     matrix = CellMatrix(source_of(held), covariates=np.ones((N, 1)))
@@ -81,6 +84,7 @@ def test_mapped_values_are_less_the_level(source_of, values):
     np.testing.assert_array_equal(matrix.mapped(lambda y, *_: y).stored().data, values[values != 0] - 3)
 
 
+@pytest.mark.half_slow
 def test_a_part_of_the_cells_is_in_memory(matrix, values):
     matrix, data = matrix
     some = np.array([3, 4, 20])
@@ -91,6 +95,7 @@ def test_a_part_of_the_cells_is_in_memory(matrix, values):
 
 
 @pytest.mark.parametrize("size", [40, 10_000])
+@pytest.mark.half_slow
 def test_a_sample_stands_for_all_entries_that_are_data(matrix, values, size):
     matrix, data = matrix
     data = np.broadcast_to(data, values.shape)

@@ -32,12 +32,14 @@ def dense(block):
 
 
 @pytest.mark.parametrize("which", [slice(None), slice(3, 9), np.array([4, 2, 29])], ids=str)
+@pytest.mark.half_slow
 def test_rows(source, which):
     block = source.rows(which)
     assert block.dtype == source.dtype == np.float32
     np.testing.assert_allclose(dense(block), LOGS[which], **close)
 
 
+@pytest.mark.half_slow
 def test_what_else_a_source_answers(source):
     assert source.shape == (N, M)
     np.testing.assert_allclose(np.concatenate([dense(block) for _, block in source.parts()]), LOGS, **close)
@@ -52,6 +54,7 @@ def test_what_else_a_source_answers(source):
         np.testing.assert_array_equal(source.pattern().toarray(), COUNTS > 0)
 
 
+@pytest.mark.half_slow
 def test_totals_stay_where_entries_and_genes_go(source):
     genes = np.array([1, 5, 6])
     np.testing.assert_allclose(dense(source.at_genes(genes).rows(slice(None))), LOGS[:, genes], **close)
@@ -102,6 +105,7 @@ def test_what_float32_cannot_scale(target, word):
 
 @pytest.mark.parametrize("genes", [None, np.array([1, 5, 6])], ids=["all", "some"])
 @pytest.mark.parametrize("totals", [None, np.full(N, 7, np.float32)], ids=["sums", "given"])
+@pytest.mark.half_slow
 def test_figures_of_counts_and_logs_come_from_one_reading(source_of, form, totals, genes, monkeypatch):
     counts = source_of(form(COUNTS))
     n_read, read = 0, type(counts).rows

@@ -21,6 +21,7 @@ def dense(block):
     return block if isinstance(block, np.ndarray) else block.toarray()
 
 
+@pytest.mark.half_slow
 @pytest.mark.usefixtures("parts")
 class TestEverySource:
     @pytest.fixture

@@ -54,6 +54,7 @@ def test_residuals_about_the_stored_truth_are_standard_normal():
     assert abs((z**4).mean() - 3) < 5 * np.sqrt(96 / (n * m))
 
 
+@pytest.mark.slow
 def test_draws_have_the_scales_that_were_asked_for():
     scales = [2.0, 0.5, 0.0]
     adata = lfm.datasets.simulate(5_000, 2_000, 3, mu=-1, cell_scale=0.2, gene_scale=3, factor_scales=scales)

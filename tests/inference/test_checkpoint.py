@@ -128,48 +128,52 @@ def writes(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_fit_goes_on_from_every_place_with_the_same_bits(name, writes, settings, monkeypatch, tmp_path):
-    case = CASES[name]
-    settings.max_cov_bytes = case.max_cov_bytes
-    whole, kept, copies = case.data(), case.data(), []
+def test_a_fit_that_is_killed_at_every_place_ends_with_the_same_bits(name, writes, tmp_path):
+    """At its first write each time: each call goes on from where the one before was killed, at the next place."""
+    case, path, data, calls = CASES[name], tmp_path / "fit", CASES[name].data(), 0
+    whole, left_alone, places = data.copy(), data.copy(), []
     case.fit(whole)
+    writes.append(places.append)
+    case.fit(left_alone, checkpoint=tmp_path / "left alone")
+    assert_same(whole, left_alone)
+    in_batches = case.options.get("batch_size", N) < N
+    assert len(places) > (10 if in_batches else 4)
+
+    def kill(_):
+        raise KilledError
+
+    writes[:] = [kill]
+    while calls < 100:
+        adata, calls = data.copy(), calls + 1
+        try:
+            case.fit(adata, checkpoint=path)
+            break
+        except KilledError:
+            assert stored(adata) == {}
+    assert calls > len(places)
+    assert_same(whole, adata)
+
+
+# every call computes all that is left
+@pytest.mark.parametrize(
+    "name", ["counts in batches", *(pytest.param(name, marks=pytest.mark.slow) for name in ("normal, auto", "stored"))]
+)
+def test_a_fit_goes_on_from_every_place_to_its_end(name, writes, monkeypatch, tmp_path):
+    case, data, copies = CASES[name], CASES[name].data(), []
+    whole = data.copy()
 
     def copy(path):
         copies.append(path.with_name(f"copy{len(copies)}"))
         shutil.copy(path, copies[-1])
 
     writes.append(copy)
-    case.fit(kept, checkpoint=tmp_path / "fit")
-    assert_same(whole, kept)
-    in_batches = case.options.get("batch_size", N) < N
-    assert len(copies) > (10 if in_batches else 4)
+    case.fit(whole, checkpoint=tmp_path / "fit")
     writes.clear()
     monkeypatch.setattr(checkpoint, "EVERY", np.inf)
     for path in copies:
-        again = case.data()
+        again = data.copy()
         case.fit(again, checkpoint=str(path))
         assert_same(whole, again)
-
-
-@pytest.mark.parametrize("name", ["normal in batches", "normal, auto", "stored in batches", "counts in batches"])
-def test_a_fit_that_is_killed_again_and_again(name, writes, tmp_path):
-    """At its first write each time."""
-    case, whole, calls = CASES[name], CASES[name].data(), 0
-    case.fit(whole)
-
-    def kill(_):
-        raise KilledError
-
-    writes.append(kill)
-    while calls < 100:
-        adata, calls = case.data(), calls + 1
-        try:
-            case.fit(adata, checkpoint=tmp_path / "fit")
-            break
-        except KilledError:
-            assert stored(adata) == {}
-    assert 10 < calls < 100
-    assert_same(whole, adata)
 
 
 TRACED = ("loop.py", "course.py", "engine.py", "sweep.py", "state.py", "passes.py")

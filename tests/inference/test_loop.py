@@ -162,7 +162,7 @@ def test_weak_factors_are_found(whole_batch, fit_options, shape, sigma, data, se
     assert result.elbo[-1][1] > from_truth - 5e-3 * (from_truth - result.elbo_rank0)
 
 
-@pytest.mark.parametrize("tol", [0.01, 0.001])
+@pytest.mark.parametrize("tol", [0.01, pytest.param(0.001, marks=pytest.mark.slow)])
 def test_converged_minibatches_are_as_close_as_they_say(fit_options, tol):
     """Noise of the estimates must not pass for convergence."""
     matrix = CellMatrix.of(lfm.datasets.simulate(2000, 200, 5, sigma=5.0, rng=1).X)
@@ -175,6 +175,7 @@ def test_converged_minibatches_are_as_close_as_they_say(fit_options, tol):
     assert not stochastic.converged or gap < 3 * tol
 
 
+@pytest.mark.slow
 def test_minibatches_come_close_to_coordinate_ascent(fit_options):
     adata = lfm.datasets.simulate(6000, 300, 5, sigma=2.0)
     matrix = CellMatrix.of(adata.X)

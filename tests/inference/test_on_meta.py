@@ -129,7 +129,7 @@ CASES = [
     Case("ordinal", "stored", held_out=True),
 ]
 # one of each room
-QUICK = {"normal-shared-row_block", "normal-stored", "negative_binomial", "ordinal"}
+QUICK = {"normal-shared-row_block", "normal-stored", "negative_binomial"}
 EACH_CASE = [case if str(case) in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
 
 
@@ -287,8 +287,17 @@ def test_the_end_of_a_fit_and_projection_stay_on_the_device(case, all_genes):
     assert large - set(AFTER) == set()
 
 
+@pytest.mark.half_slow
 @pytest.mark.parametrize("direction", ["both", "up"])
-@pytest.mark.parametrize("case", [case for case in CASES if not (case.options or case.held_out)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if str(case) in {*QUICK, "normal-covariates"} else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+        if not (case.options or case.held_out)
+    ],
+    ids=str,
+)
 def test_anomalies_stay_on_the_device(case, direction):
     """Entries are found and listed there; tails of counts are the host's."""
     with watched():

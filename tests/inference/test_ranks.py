@@ -28,9 +28,8 @@ def settle(problem, step, batch):
     return step
 
 
-@pytest.mark.parametrize("family", ["row_block", "mean_field"])
-@pytest.mark.parametrize("noise", ["shared", "gene"])
-@pytest.mark.half_slow
+@pytest.mark.parametrize("family", ["row_block", pytest.param("mean_field", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("noise", ["shared", pytest.param("gene", marks=pytest.mark.slow)])
 def test_the_curve_lies_just_below_the_bound_of_fits_of_each_rank(batch, first_step, noise, family):
     problem = Problem(N, M, family, noise)
     step = settle(problem, first_step(problem, batch, 7), batch)

@@ -238,7 +238,10 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize(
+    "likelihood",
+    ["negative_binomial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "bernoulli"))],
+)
 def test_agrees_with_refits_that_do_not_see_the_entry(problem_of, likelihood):
     shape, options = SMALL[likelihood]
     problem = problem_of(likelihood, shape, **options)
@@ -253,6 +256,7 @@ def test_agrees_with_refits_that_do_not_see_the_entry(problem_of, likelihood):
         assert np.abs(log_ratio).max() < 2 * width
 
 
+@pytest.mark.slow
 def test_agrees_closely_where_a_cell_has_many_genes(problem_of):
     problem = problem_of("negative_binomial", (150, 200), mu=0.5, factor_scales=[0.5, 0.4])
     # measured over seeds: 0.02 to 0.11, and 0.4 to 0.95 without the gene's side

@@ -598,6 +598,7 @@ def test_genes_that_were_not_fitted_have_no_score(planted):
     assert "gene_5" not in set(entries["gene"])
 
 
+@pytest.mark.slow
 def test_a_layer_of_counts(planted):
     adata = planted[::3, :60].copy()
     lfm.tl.fit(adata, 1, size_factors="depth", progress=False)

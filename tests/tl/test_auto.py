@@ -30,6 +30,7 @@ def auto(adata, **options):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.slow
 def test_finds_twelve_factors_of_one_and_a_half_times_the_threshold(seed):
     weakest = 1.5 * (1 + np.sqrt(M / N))
     adata = factors(weakest * np.linspace(2.5, 1, 12), seed=seed)
@@ -45,9 +46,8 @@ def test_finds_twelve_factors_of_one_and_a_half_times_the_threshold(seed):
 
 # batches as small as this do not settle, whatever the number of factors
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
-@pytest.mark.parametrize("noise", ["shared", "gene"])
-@pytest.mark.parametrize("batch_size", [None, 150])
-@pytest.mark.half_slow
+@pytest.mark.parametrize("noise", ["gene", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch_size", [150, pytest.param(None, marks=pytest.mark.slow)])
 def test_neither_the_noise_nor_the_batches_nor_the_bound_matter(monkeypatch, noise, batch_size):
     adata = factors(np.linspace(5, 2.5, 6), seed=0)
     assert auto(adata, noise=noise, batch_size=batch_size) == 6
@@ -84,7 +84,9 @@ def test_counts(monkeypatch, n_factors):
     assert np.diff(adata.uns["lfm"]["rank"]["elbo"])[n_factors + 2 :].max() < 1 / (adata.n_obs * adata.n_vars)
 
 
-@pytest.mark.parametrize("options", [{"covariates": "batch"}, {"noise": "cell_gene"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"covariates": "batch"}, pytest.param({"noise": "cell_gene"}, marks=pytest.mark.slow)], ids=str
+)
 def test_covariates_and_noise_of_cells_are_no_factors(options):
     adata = factors(np.linspace(5, 2.5, 4), seed=0)
     adata.obs["batch"] = np.repeat(["one", "two"], N // 2)

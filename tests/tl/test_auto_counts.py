@@ -18,7 +18,9 @@ def auto(adata, likelihood):
     return adata.obsm["X_lfm"].shape[1]
 
 
-@pytest.mark.parametrize(("scales", "seed"), [([0.5, 0.4, 0.3], 0), ([0.5, 0.4, 0.3], 1), ([], 0)])
+@pytest.mark.parametrize(
+    ("scales", "seed"), [([0.5, 0.4, 0.3], 0), pytest.param([0.5, 0.4, 0.3], 1, marks=pytest.mark.slow), ([], 0)]
+)
 def test_totals_bring_no_factor_of_their_own(monkeypatch, scales, seed):
     monkeypatch.setattr(objective, "ENTRIES", 20_000)
     monkeypatch.setattr(_fit_checks, "MOST_FACTORS_OF_COUNTS", 8)

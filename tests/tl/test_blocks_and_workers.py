@@ -75,6 +75,7 @@ def with_threads():
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.half_slow
 def test_threads_change_no_bit(fit_of, with_threads, monkeypatch, tool, kind):
     options = dict(KINDS[kind])
     adata = fit_of(options.pop("likelihood", "normal"), **options)
@@ -111,6 +112,7 @@ def test_scores_of_held_out_entries_do_not_depend_on_threads(fit_of, with_thread
     ],
     ids=["anomalies", "check", "predict"],
 )
+@pytest.mark.half_slow
 def test_readings(fit_of, monkeypatch, tool, number, kind):
     """One checks the values; what is held out is set aside by another, and the totals of the rest are a third."""
     options = dict(KINDS[kind])
@@ -124,6 +126,7 @@ def test_readings(fit_of, monkeypatch, tool, number, kind):
 @pytest.mark.parametrize("by", ["lfdr", "q", "either"])
 @pytest.mark.parametrize("likelihood", ["normal", "poisson"])
 @pytest.mark.parametrize("most", [1, 5])
+@pytest.mark.half_slow
 def test_what_is_held_until_the_end_is_what_is_listed(fit_of, monkeypatch, likelihood, by, most):
     """In one block nothing is let go before all distances are known."""
     adata = fit_of(likelihood)

@@ -18,7 +18,7 @@ from batches import accuracy, auc, linear_auc, two_batches
 LIKELIHOODS = ["normal", "negative_binomial"]
 
 
-@pytest.fixture(scope="module", params=LIKELIHOODS)
+@pytest.fixture(scope="module", params=["normal", pytest.param("negative_binomial", marks=pytest.mark.slow)])
 def both(request):
     """Two batches fitted with the batch and a number; the batch-free simulation, not fitted. Copy before writing."""
     shifted, free = two_batches(800, 250, request.param, seed=0)

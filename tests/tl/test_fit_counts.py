@@ -19,6 +19,8 @@ import scvi_lfm as lfm
 
 N, M, R = 120, 60, 2
 COUNTS = ("negative_binomial", "poisson", "bernoulli")
+# the Poisson is a negative binomial
+MOST_COUNTS = ("negative_binomial", pytest.param("poisson", marks=pytest.mark.slow), "bernoulli")
 PACKED = (R + 1) * (R + 2) // 2
 
 
@@ -44,7 +46,7 @@ def plain(data):
     return fit(data)
 
 
-@pytest.fixture(scope="module", params=COUNTS)
+@pytest.fixture(scope="module", params=MOST_COUNTS)
 def fitted(request):
     adata = simulate(request.param)
     adata.uns["likelihood"] = request.param
@@ -229,6 +231,7 @@ def test_presence_is_fitted_as_counts_where_no_likelihood_is_asked_for():
     assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
 
 
+@pytest.mark.slow
 def test_a_fit_with_another_likelihood_leaves_nothing_stale(data):
     """Under one key, in any order; another key keeps what it has."""
     adata = data.copy()
@@ -384,13 +387,14 @@ def test_cells_without_counts_can_be_fitted_where_size_factors_are_given(data):
 # options
 
 
+@pytest.mark.filterwarnings("ignore:The fit did not converge")
 def test_same_seed_same_bits(data):
-    options = {"batch_size": 40, "tol": 0.5}
+    options = {"batch_size": 40, "max_epochs": 1}
     first, again, other = (fit(data, rng=seed, **options) for seed in (4, 4, 5))
     assert same_result(first, again)
     assert not same_result(first, other)
     generators = [np.random.default_rng(7), np.random.default_rng(7)]
-    assert same_result(*(fit(data, rng=generator) for generator in generators))
+    assert same_result(*(fit(data, rng=generator, **options) for generator in generators))
 
 
 def test_params_reproduce_the_fit(data):

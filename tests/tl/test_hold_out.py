@@ -69,6 +69,7 @@ def test_dense_data_hold_out_no_more_zeros_than_the_fraction():
 
 @pytest.mark.half_slow
 @pytest.mark.parametrize("value", ["zeros", "values"])
+@pytest.mark.slow
 def test_every_entry_is_as_likely_to_be_drawn(value):
     adata = sparse(density=0.5, n=8, m=12)
     wanted = (adata.X.toarray() == 0) == (value == "zeros")

@@ -65,7 +65,10 @@ def variance_of_eta(state, i, j):
     return u @ T[j] @ u + v @ S[i] @ v + np.trace(S[i][1:, 1:] @ T[j][1:, 1:])
 
 
-@pytest.fixture(scope="module", params=[(40, 60), (60, 40), (40, 200)], ids="{0[0]} x {0[1]}".format)
+SHAPES = [(40, 60), pytest.param((60, 40), marks=pytest.mark.slow), (40, 200)]
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids="{0[0]} x {0[1]}".format)
 def problem(request, read_fields):
     adata = lfm.datasets.simulate(*request.param, 2)
     lfm.tl.fit(adata, 2, tol=1e-8, max_epochs=3000, progress=False)

@@ -44,6 +44,11 @@ PATHS = {
 }
 # each is one of the others with an option of another one of them
 SLOW = {
+    "minibatches",
+    "margins",
+    "auto",
+    "covariates",
+    "stored_minibatches",
     "minibatches_cell_gene",
     "held_out_gene_mean_field",
     "held_out_minibatches",
@@ -232,6 +237,7 @@ def test_projected_cells_and_their_predictions(both):
 
 @pytest.mark.parametrize("level", [0.0, *LEVELS])
 @pytest.mark.parametrize("name", ["shared", "stored"])
+@pytest.mark.half_slow
 def test_cells_of_the_fit_get_what_they_got_there(name, level):
     adata = fitted(name, level)
     again = lfm.tl.project(adata, adata, key_added="new", copy=True)
@@ -274,6 +280,7 @@ def test_recommended_entries():
 
 
 @pytest.mark.filterwarnings(PASSING)
+@pytest.mark.slow
 def test_predictions_under_the_student_t():
     adata, plain = fitted("student_t", LEVEL), fitted("student_t")
     names = {"obs_names": list(plain.obs_names[:9]), "var_names": list(plain.var_names[:9])}

@@ -85,6 +85,7 @@ CASES = {
     "held out": {"held_out": "test"},
     "student": {"likelihood": "student_t", "engine": "pyro", "n_factors": 1, "max_epochs": 20},
 }
+QUICK = {"sparse", "total", "some genes", "covariates", "held out"}
 
 
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, lambda x: x.toarray(), lambda x: x.astype(np.uint16)])
@@ -98,7 +99,9 @@ def test_every_form_of_counts_is_normalised_as_by_scanpy(form):
     same_fit(counts, fit(logged(counts_of())))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_fit_is_that_of_values_which_scanpy_normalised(case):
     options = {"n_factors": 3, "normalize": 1e4} | CASES[case]
     counts = counts_of()
@@ -171,7 +174,7 @@ def test_new_cells_are_normalised_as_the_reference_was(pair):
         assert one.uns["lfm"]["params"]["normalize"] == 1e4
 
 
-@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+@pytest.mark.parametrize("suffix", ["h5ad", pytest.param("zarr", marks=pytest.mark.slow)])
 def test_a_file_brings_it_back(pair, suffix, tmp_path):
     adata = pair[0]
     getattr(adata, f"write_{suffix}")(tmp_path / "fit")

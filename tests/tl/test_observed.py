@@ -165,6 +165,7 @@ def test_counts_held_out_are_predicted():
     assert correlation > 0.95
 
 
+@pytest.mark.slow
 def test_the_number_of_factors_by_held_out_entries():
     adata = ratings(400, 150, 3, share=0.5)
     adata.layers["test"] = mask_of(adata, 0.1)

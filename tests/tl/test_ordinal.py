@@ -83,6 +83,7 @@ def test_probabilities_of_levels(fitted, ratings):
             assert (y == level).mean() == pytest.approx(often, abs=0.01 + 5 * np.sqrt(often / len(y)))
 
 
+@pytest.mark.slow
 def test_levels_predict_better_than_numbers(ratings):
     """By log density of whole levels, the Normal's taken over the interval around each."""
     adata = ratings.adata("stored")
@@ -151,6 +152,7 @@ def test_round_trip(fitted, tmp_path):
     assert "levels" not in again.uns["lfm"]
 
 
+@pytest.mark.slow
 def test_command_line(ratings, tmp_path):
     source, out = tmp_path / "ratings.h5ad", tmp_path / "fitted.h5ad"
     ratings.adata("stored").write_h5ad(source)

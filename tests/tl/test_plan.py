@@ -12,6 +12,7 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anndata as ad
 import numpy as np
@@ -25,6 +26,9 @@ from scvi_lfm.data.counted import CellSample, Counted, Tally
 from scvi_lfm.data.memory import MemorySource
 from scvi_lfm.inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, Size, demand
 from scvi_lfm.tl._plan_making import CELLS, evenly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 N, M = 90, 40
 KINDS = {
@@ -41,7 +45,13 @@ KINDS = {
     "a number to choose": {"n_factors": "auto", "batch_size": 30},
     "Pyro": {"engine": "pyro", "likelihood": "normal"},
 }
+# one of each engine, and of what is read otherwise
+QUICK = {"values of some genes", "counts in minibatches", "counts normalised", "levels", "few held out"}
 QUIET = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def some_slow(kinds: Iterable[str]) -> list:
+    return [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in kinds]
 
 
 @cache
@@ -86,7 +96,7 @@ def test_its_docstring_names_them_all_and_its_example_runs():
 
 
 @QUIET
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in {"Pyro", "a number to choose"}])
+@pytest.mark.parametrize("kind", some_slow(kind for kind in KINDS if kind not in {"Pyro", "a number to choose"}))
 def test_it_is_what_the_fit_stores(kind):
     adata = made().copy()
     plan = lfm.plan(adata, **options_of(kind))
@@ -111,7 +121,9 @@ def test_factors_to_choose_from_are_the_most_that_a_fit_tries():
     assert plan.n_factors == adata.uns["lfm"]["params"]["max_factors"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_nothing_is_touched_and_nothing_said(kind):
     adata, rng = made().copy(), np.random.default_rng(3)
     state = rng.bit_generator.state

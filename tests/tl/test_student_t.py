@@ -104,6 +104,7 @@ def test_whole_numbers_are_warned_about():
         lfm.tl.fit(adata, 1, likelihood="student_t", **(FAST | {"max_epochs": 1}))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(fitted, tmp_path):
     fitted[:40].copy().write_h5ad(tmp_path / "data.h5ad")
     words = ["--likelihood", "student_t", "--engine", "pyro", "--n-factors", "1", "--max-epochs", "20"]

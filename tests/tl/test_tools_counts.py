@@ -17,6 +17,8 @@ from triangles import unpacked
 
 N, M, R = 120, 60, 3
 COUNTS = ("negative_binomial", "poisson", "bernoulli")
+# the Poisson is a negative binomial
+MOST_COUNTS = ("negative_binomial", pytest.param("poisson", marks=pytest.mark.slow), "bernoulli")
 
 
 def simulate(likelihood="negative_binomial", **options):
@@ -39,7 +41,7 @@ def fits():
     return made
 
 
-@pytest.fixture(params=COUNTS)
+@pytest.fixture(params=MOST_COUNTS)
 def fitted(request, fits):
     return fits[request.param]
 
@@ -234,6 +236,7 @@ def test_similar_genes_follow_the_formula(fitted):
 # draws
 
 
+@pytest.mark.half_slow
 def test_draws_have_the_moments_of_the_posterior(fitted):
     n_draws = 1500
     fields = read_fields(fitted)
@@ -300,7 +303,7 @@ def answers(adata):
 
 @pytest.mark.parametrize(
     ("likelihood", "form"),
-    [*((likelihood, "h5ad") for likelihood in COUNTS)]
+    [("negative_binomial", "h5ad"), ("bernoulli", "h5ad"), pytest.param("poisson", "h5ad", marks=pytest.mark.slow)]
     + [pytest.param(likelihood, "zarr", marks=pytest.mark.slow) for likelihood in COUNTS],
 )
 def test_after_a_file_every_tool_gives_the_same_bits(fits, likelihood, form, tmp_path):

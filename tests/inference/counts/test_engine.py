@@ -92,10 +92,8 @@ def test_the_elbo_does_not_drop_by_more_than_its_noise(count_options, likelihood
 
 
 @pytest.mark.usefixtures("fewer_entries")
-@pytest.mark.parametrize(
-    "likelihood",
-    ["negative_binomial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "bernoulli"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("likelihood", COUNTS)
 def test_batches_of_any_size_reach_the_same_elbo(count_options, likelihood):
     """Within 1 % of what the factors gain."""
     values = simulate(240, 60, likelihood=likelihood).X
@@ -159,7 +157,7 @@ def test_one_mark_for_each_epoch_and_the_stored_one(count_options):
 @pytest.mark.half_slow
 def test_same_seed_same_bits_and_another_seed_others(count_options, likelihood, batch_size):
     values = simulate(likelihood=likelihood).X
-    options = {"n_factors": 2, "likelihood": likelihood, "batch_size": batch_size, "max_epochs": 3, "tol": NEVER}
+    options = {"n_factors": 2, "likelihood": likelihood, "batch_size": batch_size, "max_epochs": 1, "tol": NEVER}
     first, again, other = (fit(values, count_options, seed=seed, **options) for seed in (4, 4, 5))
     for name in ("cell_mean", "gene_mean"):
         assert torch.equal(getattr(first.posterior, name), getattr(again.posterior, name))
@@ -252,7 +250,7 @@ def test_factors_that_the_data_do_not_need_come_to_nothing(count_options, likeli
 
 
 @pytest.mark.usefixtures("fewer_entries")
-@pytest.mark.parametrize("batch_size", [200, 100])
+@pytest.mark.parametrize("batch_size", [pytest.param(200, marks=pytest.mark.slow), 100])
 def test_and_are_off_in_time(count_options, batch_size):
     values = simulate(200, 100, 2, scale=0.8).X
     result = fit(values, count_options, n_factors=6, batch_size=batch_size, tol=NEVER, max_epochs=20)
@@ -261,7 +259,7 @@ def test_and_are_off_in_time(count_options, batch_size):
     assert np.array(result.variance_ratio)[:2].sum() > 0.99
 
 
-@pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson"])
+@pytest.mark.parametrize("likelihood", ["negative_binomial", pytest.param("poisson", marks=pytest.mark.slow)])
 def test_noise_has_no_factors(count_options, likelihood):
     values = np.random.default_rng(0).poisson(1.0, (150, 80)).astype(np.float32)
     result = fit(values, count_options, n_factors=4, likelihood=likelihood, tol=NEVER, max_epochs=20)
@@ -305,22 +303,22 @@ def test_fixed_scales_stay_where_they_are(count_options):
 # memory
 
 
-def test_covariances_that_are_not_kept_change_little(count_options, monkeypatch):
+@pytest.mark.parametrize("batch_size", [pytest.param(150, marks=pytest.mark.slow), 50])
+def test_covariances_that_are_not_kept_change_little(count_options, monkeypatch, batch_size):
     values = simulate().X
-    for batch_size in (150, 50):
-        full = fit(values, count_options, n_factors=2, batch_size=batch_size, tol=1e-3)
-        monkeypatch.setattr(lfm.settings, "_max_cov_bytes", 0)
-        lean = fit(values, count_options, n_factors=2, batch_size=batch_size, tol=1e-3)
-        monkeypatch.undo()
-        assert isinstance(full.posterior.cell_cov, Packed)
-        assert isinstance(lean.posterior.cell_cov, Recomputed)
-        gain = full.elbo[-1][1] - full.elbo_rank0
-        assert lean.elbo[-1][1] == pytest.approx(full.elbo[-1][1], abs=0.01 * gain)
-        sd = full.posterior.cell_cov.diagonals().sqrt()
-        # of two loadings of like size and unlike sign, rounding says which is the largest, and with it a factor's sign
-        signs = (lean.posterior.cell_mean * full.posterior.cell_mean).sum(0).sign()
-        assert ((signs * lean.posterior.cell_mean - full.posterior.cell_mean).abs() / sd).max() < 0.5
-        torch.testing.assert_close(lean.posterior.cell_cov.diagonals().sqrt(), sd, rtol=0.1, atol=0)
+    full = fit(values, count_options, n_factors=2, batch_size=batch_size, tol=1e-3)
+    monkeypatch.setattr(lfm.settings, "_max_cov_bytes", 0)
+    lean = fit(values, count_options, n_factors=2, batch_size=batch_size, tol=1e-3)
+    monkeypatch.undo()
+    assert isinstance(full.posterior.cell_cov, Packed)
+    assert isinstance(lean.posterior.cell_cov, Recomputed)
+    gain = full.elbo[-1][1] - full.elbo_rank0
+    assert lean.elbo[-1][1] == pytest.approx(full.elbo[-1][1], abs=0.01 * gain)
+    sd = full.posterior.cell_cov.diagonals().sqrt()
+    # of two loadings of like size and unlike sign, rounding says which is the largest, and with it a factor's sign
+    signs = (lean.posterior.cell_mean * full.posterior.cell_mean).sum(0).sign()
+    assert ((signs * lean.posterior.cell_mean - full.posterior.cell_mean).abs() / sd).max() < 0.5
+    torch.testing.assert_close(lean.posterior.cell_cov.diagonals().sqrt(), sd, rtol=0.1, atol=0)
 
 
 # data that are hard on it
@@ -384,7 +382,7 @@ def test_hard_data_are_fitted(count_options, data, likelihood):
         assert (q.gene_mean[~seen, 1:].norm(dim=1) < q.gene_mean[seen, 1:].norm(dim=1).median()).all()
 
 
-@pytest.mark.parametrize("batch_size", [120, 40])
+@pytest.mark.parametrize("batch_size", [120, pytest.param(40, marks=pytest.mark.slow)])
 def test_genes_that_are_always_or_never_present_are_fitted(count_options, batch_size):
     values = simulate(120, 60, likelihood="bernoulli", mu=-0.3).X
     values[:, 3], values[:, 4], values[:, 5], values[:, 6] = 1, 0, 0, 1

@@ -62,7 +62,10 @@ def test_few_cells_see_all_genes():
     assert frequent.frequent_genes(CellMatrix.of(y[1:])) is None
 
 
-@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial", "bernoulli"])
+@pytest.mark.parametrize(
+    "likelihood",
+    ["negative_binomial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "bernoulli"))],
+)
 def test_rare_genes_end_where_they_would(counts, leaves_out, monkeypatch, likelihood):
     data = counts.copy()
     if likelihood == "bernoulli":
@@ -77,6 +80,7 @@ def test_rare_genes_end_where_they_would(counts, leaves_out, monkeypatch, likeli
     assert np.corrcoef(eta(some).ravel(), eta(whole).ravel())[0, 1] > 0.99
 
 
+@pytest.mark.slow
 def test_the_trace_is_of_all_entries(counts, leaves_out, monkeypatch):
     elbo = fitted(counts).uns["lfm"]["elbo"]
     monkeypatch.setattr(frequent, "LEAST", counts.n_vars)
@@ -86,6 +90,7 @@ def test_the_trace_is_of_all_entries(counts, leaves_out, monkeypatch):
     assert abs(elbo["value"][0] - whole["value"][0]) < 0.2 * (whole["value"][0] - whole["rank0"])
 
 
+@pytest.mark.slow
 def test_the_order_of_genes_does_not_matter(counts, leaves_out):
     order = np.random.default_rng(0).permutation(counts.n_vars)
     first, second = fitted(counts), fitted(counts[:, order].copy())
@@ -94,6 +99,7 @@ def test_the_order_of_genes_does_not_matter(counts, leaves_out):
     np.testing.assert_allclose(first.var["lfm_b"].to_numpy()[order], second.var["lfm_b"], atol=0.2)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_matter(counts, leaves_out):
     before = torch.get_num_threads()
     found = []
@@ -110,7 +116,8 @@ def test_the_number_of_threads_does_not_matter(counts, leaves_out):
 
 
 @pytest.mark.parametrize("arguments", [{"held_out": "mask"}, {"observed": "stored"}, {"likelihood": "ordinal"}])
-def test_where_entries_are_no_data_all_genes_are_seen(counts, leaves_out, monkeypatch, arguments):
+def test_where_entries_are_no_data_all_genes_are_seen(leaves_out, monkeypatch, arguments):
+    counts = lfm.datasets.simulate(60, 40, 2, likelihood="negative_binomial", mu=0, rng=4)
     data = counts.copy()
     data.X = sp.csr_matrix(np.minimum(data.X.toarray(), 4))
     data.layers["mask"] = sp.csr_matrix(([True], ([3], [5])), shape=data.shape)

@@ -100,6 +100,7 @@ def test_row_block_ends_above_mean_field(whole_batch, first_step, noise, seed):
     assert ends["row_block"] > ends["mean_field"]
 
 
+@pytest.mark.slow
 def test_gauge_moves_leave_mean_field_close_to_its_own_optimum(whole_batch, first_step):
     """A move takes a mean-field q out of its family for a moment; it must not cost more than a thousandth."""
     batch = whole_batch(lfm.datasets.simulate(60, 40, 3).X)

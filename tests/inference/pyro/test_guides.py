@@ -37,6 +37,7 @@ def test_rows_have_the_covariances_of_their_form(form):
         torch.testing.assert_close(found, tril)
 
 
+@pytest.mark.slow
 def test_moments_of_a_flow_are_those_of_its_draws():
     with pyro_sandbox(0, CPU):
         loc, tril = torch.arange(12.0).double().reshape(4, 3), roots(4, 3)
