@@ -40,6 +40,7 @@ HELPERS = (
     "_context",
     "_fit_arguments",
     "_keys",
+    "_lazy",
     "_memory",
     "_settings",
     "_spelling",

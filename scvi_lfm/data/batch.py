@@ -7,13 +7,13 @@ import threading
 import warnings
 from collections import deque
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from .._lazy import lazy_property
 from .._workers import in_order
 from .canonical import of_parts
 from .memory import take
@@ -68,12 +68,12 @@ class Batch:
     covariates: np.ndarray | None = None  # (cells, p)
     lasts: bool = False  # whether many products are to come, for which a transposed copy pays
 
-    @cached_property
+    @lazy_property
     def by_cell(self) -> Tensor:
         """The block, (cells, genes)."""
         return self.values if isinstance(self.values, torch.Tensor) else _to_device(self.values, self.device)
 
-    @cached_property
+    @lazy_property
     def by_gene(self) -> Tensor:
         """The transposed block, (genes, cells).
 
@@ -88,7 +88,7 @@ class Batch:
         """Number of cells in the block."""
         return self.values.shape[0]
 
-    @cached_property
+    @lazy_property
     def known(self) -> Tensor:
         """Covariates of the cells, (cells, p) in float64; no column where there are none."""
         if self.covariates is None:
@@ -104,7 +104,7 @@ class Batch:
         scaled = Scaled(weights)
         return scaled.times(self._scatter(scaled.values(self._dtype)))
 
-    @cached_property
+    @lazy_property
     def square_sums(self) -> Tensor:
         """Sum of squares of each gene, (genes,) in float64."""
         ones = torch.ones(self.n_cells, 1, dtype=self._dtype, device=self.device)
@@ -128,11 +128,11 @@ class Batch:
         transposed = of_parts(sp.csc_array, shape, np.square(y.data) if squared else y.data, y.indices, y.indptr)
         return torch.from_numpy(transposed @ weights.numpy())
 
-    @cached_property
+    @lazy_property
     def _pattern_by_cell(self) -> Tensor:
         return _to_device(cast("Observed", self.observed).pattern, self.device)
 
-    @cached_property
+    @lazy_property
     def _pattern_by_gene(self) -> Tensor:
         return _to_device(cast("Observed", self.observed).pattern.tocsc().T, self.device)
 
