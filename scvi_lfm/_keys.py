@@ -14,8 +14,6 @@ GENE_BASIS, GENE_EIG = "gene_basis", "gene_eig"
 PARAMS, VERSION, SECONDS, CONVERGED, ELBO = "params", "version", "seconds", "converged", "elbo"
 VARIANCE_RATIO, RANK, HELD_OUT, COVARIATES = "variance_ratio", "rank", "held_out", "covariates"
 VALUES, LEVEL, TOTAL_COUNTS, EXPECTED_COUNTS = "values", "level", "total_counts", "expected_counts"
-# what scanpy calls an embedding in obsm begins with
-EMBEDDING = "X_"
 # in uns: which tool wrote which field
 WRITTEN = "lfm_written"
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from ..tl import CheckReport
 
+# Kolmogorov-Smirnov distance; fits of counts to counts have less than half of it, of the Normal to them several times
+FAR_FROM_UNIFORM = 0.1
+
 
 @plot
 def calibration(
@@ -35,7 +38,8 @@ def calibration(
     Above: the share of values inside, by expected value and by depth of the cell, with the range that passes. Strata
     that do not pass are orange; those with fewer than 2,000 entries say little, and are hollow. Below: histograms of
     the transforms by expected value, flat at 1 where the predictive is right, high at both ends where it is too narrow
-    and in the middle where it is too wide.
+    and in the middle where it is too wide. Intervals may hold their share by luck; the words then say
+    how far from uniform the transforms are (Kolmogorov-Smirnov distance).
 
     Parameters
     ----------
@@ -116,9 +120,12 @@ def verdict(report: CheckReport) -> tuple[bool, list[str]]:
         lines.append(f"Intervals are {' and '.join(found)} of {len(parts)} strata")
     elif len(parts):
         lines.append(f"{parts['coverage'].min():.1%} to {parts['coverage'].max():.1%} in every stratum")
+    shape = float(parts["ks"].max()) if len(parts) else 0.0
+    if shape > FAR_FROM_UNIFORM:
+        lines.append(f"Their shape is wrong all the same: transforms are up to {shape:.2f} from uniform")
     if report.leftover > MOST_LEFTOVER:
         lines.append(f"Structure is left over ({report.leftover:.1f} times the noise): more factors would take it up")
-    return passed and report.leftover <= MOST_LEFTOVER, lines
+    return passed and report.leftover <= MOST_LEFTOVER and shape <= FAR_FROM_UNIFORM, lines
 
 
 def _draw_transforms(axes: Axes, report: CheckReport) -> None:

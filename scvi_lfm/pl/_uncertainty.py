@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._keys import EMBEDDING, fit_keys
+from .._keys import fit_keys
 from .._validate import near_matches
 from ..get import uncertainty_df
 from ._colors import shades
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+BY_CAPITALS = {"umap", "pca"}  # names that are abbreviations
 
 
 @plot
@@ -97,7 +99,7 @@ def _places(adata: AnnData, basis: object, *, is_fit: bool) -> tuple[np.ndarray,
     if not isinstance(basis, str):
         msg = f"`basis` must be the name of an embedding in obsm, such as 'umap', found {basis!r}."
         raise TypeError(msg)
-    name = basis if basis in adata.obsm else f"{EMBEDDING}{basis}"
+    name = basis if basis in adata.obsm else fit_keys(basis).cell_factors
     if name not in adata.obsm:
         msg = f"`basis`: obsm has neither {basis!r} nor {name!r}. {near_matches(name, adata.obsm)}"
         raise KeyError(msg)
@@ -105,6 +107,7 @@ def _places(adata: AnnData, basis: object, *, is_fit: bool) -> tuple[np.ndarray,
     if places.ndim != 2 or places.shape[1] < 2:
         msg = f"`basis`: obsm[{name!r}] has shape {places.shape}, and two columns are needed to draw it."
         raise ValueError(msg)
-    named = name.removeprefix(EMBEDDING)
-    stem = "factor " if is_fit else "UMAP" if named == "umap" else named
-    return places[:, :2], [f"{stem}{k}" for k in ((0, 1) if is_fit else (1, 2))]
+    if is_fit:
+        return places[:, :2], ["factor 0", "factor 1"]
+    stem = name.removeprefix(fit_keys("").cell_factors)
+    return places[:, :2], [f"{stem.upper() if stem in BY_CAPITALS else stem}{k}" for k in (1, 2)]

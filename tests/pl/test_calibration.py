@@ -40,9 +40,8 @@ def test_densities_do_not_fall_to_zero_at_their_ends(report):
         assert patch.get_path().vertices[:, 1].min() == pytest.approx(patch.get_data().values.min())
 
 
-def changed(report, coverage, **more):
-    table = report.calibration.copy()
-    table["coverage"] = coverage
+def changed(report, coverage, ks=0.01, **more):
+    table = report.calibration.assign(coverage=coverage, ks=ks)
     of_all = table["by"] == "all"
     table["ok"] = np.where(of_all, table["coverage"].between(0.88, 0.92), table["coverage"].between(0.85, 0.95))
     return replace(report, calibration=table, **more)
@@ -57,8 +56,9 @@ def note(report):
 def test_the_verdict_is_in_words(report):
     n = len(report.calibration)
     good, wide, narrow = np.full(n, 0.901), np.full(n, 0.97), np.full(n, 0.8)
-    enough = int(((report.calibration["n"] >= 2000) & (report.calibration["by"] != "all")).sum())
-    assert enough > 1
+    counted = (report.calibration["n"] >= 2000) & (report.calibration["by"] != "all")
+    enough = int(counted.sum())
+    assert 1 < enough < n - 1
     assert note(changed(report, good, leftover=1.0)) == (
         "Predictions can be trusted: 90.1% of all values lie inside 90.1% to 90.1% in every stratum",
         "#0072b2",
@@ -68,6 +68,10 @@ def test_the_verdict_is_in_words(report):
     assert words.endswith(f"Intervals are too wide in {enough} of {enough} strata")
     assert color == "#d55e00"
     assert f"too narrow in {enough} of {enough} strata" in note(changed(report, narrow, leftover=1.0))[0]
+    words, color = note(changed(report, good, ks=np.where(np.arange(n) == counted.argmax(), 0.31, 0.01), leftover=1.0))
+    assert words.endswith("Their shape is wrong all the same: transforms are up to 0.31 from uniform")
+    assert color == "#d55e00"
+    assert "shape" not in note(changed(report, good, ks=np.where(counted, 0.01, 0.31), leftover=1.0))[0]
     words, color = note(changed(report, good, leftover=3.2))
     assert "Structure is left over (3.2 times the noise): more factors would take it up" in words
     assert color == "#d55e00"
