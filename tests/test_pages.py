@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import anndata as ad
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["coming_from.md", "faq.md", *(f"guide/{page.name}" for page in sorted((DOCS / "guide").glob("*.md")))]
+PAGES = ["index.md", "coming_from.md", "faq.md", *(f"guide/{page.name}" for page in sorted((DOCS / "guide").glob("*.md")))]
 NAMED = ["CD79A", "MS4A1", "NKG7", "GNLY", "LYZ", "CD3D"]
 
 
@@ -34,7 +34,7 @@ def snippets(text: str) -> list[str]:
 def fitted() -> ad.AnnData:
     """A quarter of the shipped cells and their most abundant genes, for the fit that the guide begins with."""
     adata = lfm.datasets.pbmc_sorted()
-    abundant = adata.var_names[np.argsort(-np.asarray(adata.X.sum(0)).ravel())[:120]]
+    abundant = adata.var_names[np.argsort(-np.asarray(adata.X.sum(0)).ravel())[:80]]
     adata = adata[::4, adata.var_names.isin([*abundant, *NAMED])].copy()
     adata.obs["batch"] = np.where(np.arange(adata.n_obs) % 2, "first", "second")
     adata.obs["donor"] = [f"donor_{number % 4}" for number in range(adata.n_obs)]
@@ -43,8 +43,8 @@ def fitted() -> ad.AnnData:
     return adata
 
 
-# those that repeat a fit of all shipped cells
-SLOW = {"guide/index.md"}
+# those that fit all shipped cells, or choose the number of factors
+SLOW = {"index.md", "guide/index.md", "guide/factors.md"}
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES])
