@@ -35,7 +35,7 @@ export class App {
         clear: () => this.select(null),
       });
     } catch (error) {
-      find("plot-note").textContent = `Cells cannot be drawn here: ${error.message}`;
+      find("plot-note").textContent = `Cells cannot be drawn: ${error.message}`;
       find("plot-note").hidden = false;
     }
     onTheme(() => this.recolour());

@@ -10,6 +10,9 @@ const LASSO = { light: "#0072b2", dark: "#56b4e9" };
 export class Plot {
   /** @param events functions `lasso(cells)`, `click(cell)`, `over(cell or -1)` and `clear()` */
   constructor(canvas, header, arrays, events) {
+    if (!document.createElement("canvas").getContext("webgl")) {
+      throw new Error("this browser has no WebGL, or it is switched off. Groups can be selected all the same.");
+    }
     const [x, y] = header.axes;
     const half = Math.max(x.high - x.low, y.high - y.low) / 2 / MARGIN || 1;
     this.places = [x, y].map((axis) => (value) => (value - (axis.low + axis.high) / 2) / half);

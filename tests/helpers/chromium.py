@@ -44,24 +44,29 @@ def missing() -> str | None:
 
 
 @contextmanager
-def browser(folder: Path, *, size: tuple[int, int] = (1280, 800), dark: bool = False) -> Iterator[Chrome]:
+def browser(folder: Path, *, size: tuple[int, int] = (1280, 800), more: tuple[str, ...] = ()) -> Iterator[Chrome]:
     """A browser with a new profile in a folder."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
-    for option in (*OPTIONS, f"--user-data-dir={folder / 'profile'}", "--window-size={},{}".format(*size)):
+    for option in (*OPTIONS, *more, f"--user-data-dir={folder / 'profile'}", "--window-size={},{}".format(*size)):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
         driver.set_script_timeout(120)
-        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [theme]})
+        prefer(driver, "light")
         yield driver
     finally:
         driver.quit()
+
+
+def prefer(driver: Chrome, theme: str) -> None:
+    """What the system is said to be set to."""
+    feature = {"name": "prefers-color-scheme", "value": theme}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
 def show(driver: Chrome, page: Path) -> None:

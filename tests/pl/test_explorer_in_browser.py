@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
-from chromium import browser, missing, requests, show
+from chromium import browser, missing, prefer, requests, show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,12 +305,19 @@ def test_the_network_is_asked_for_nothing(driver, normal, folder):
 
 
 def test_both_themes(page):
+    """As the system is set, until the reader switches."""
     ground = "return getComputedStyle(document.body).backgroundColor"
-    light = page.execute_script(ground)
+    light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 28)"
+    for system, expected in (("light", light), ("dark", dark), ("light", light)):
+        prefer(page, system)
+        assert page.execute_script(ground) == expected
     page.find_element("id", "theme").click()
-    dark = page.execute_script(ground)
-    assert (light, dark) == ("rgb(255, 255, 255)", "rgb(20, 23, 28)")
-    assert text(page, "theme") == "Light theme"
+    assert page.execute_script(ground) == dark
+    prefer(page, "dark")
+    page.find_element("id", "theme").click()
+    assert page.execute_script(ground) == light
+    assert text(page, "theme") == "Dark theme"
+    prefer(page, "light")
 
 
 def test_a_page_without_columns(driver, folder):
@@ -319,6 +326,16 @@ def test_a_page_without_columns(driver, folder):
     opened(driver, adata, folder / "bare.html", color=None, columns=[])
     assert driver.execute_script("return app.lasso([[-99, -99], [99, -99], [99, 99], [-99, 99]]).cells") == 30
     assert "A holds every cell" in text(driver, "genes-empty")
+
+
+def test_without_webgl_groups_can_be_selected(normal, folder, tmp_path):
+    with browser(tmp_path, more=("--disable-3d-apis",)) as driver:
+        opened(driver, normal, folder / "normal.html")
+        assert text(driver, "plot-note").startswith("Cells cannot be drawn: this browser has no WebGL")
+        driver.execute_script(GROUP, TYPE, "CD19+ B")
+        driver.execute_script("app.showGene(3)")
+        lfm.tl.rank_genes(normal, TYPE, groups=["CD19+ B"])
+        compare(driver, normal, 0.002)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder of downloads is set otherwise")
