@@ -122,6 +122,11 @@ def read_ratings():
         return lfm.datasets.movielens(path)
 
 
+def explore(adata):
+    with tempfile.TemporaryDirectory() as folder:
+        lfm.pl.explorer(adata, Path(folder) / "page.html", basis="X_lfm", dimensions=(0, 1), color="type")
+
+
 def slow_fit(adata, **options):
     """Few steps of the reference engine, which warns that it did not converge."""
     with pytest.warns(UserWarning, match="did not converge"):
@@ -167,6 +172,7 @@ CALLS = {
     "pl.anomalies": lambda adata: lfm.pl.anomalies(adata, show=False),
     "pl.calibration": lambda adata: lfm.pl.calibration(lfm.tl.check(adata, refit=False), show=False),
     "pl.elbo": lambda adata: lfm.pl.elbo(adata, show=False),
+    "pl.explorer": explore,
     "pl.factors": lambda adata: lfm.pl.factors(adata, "type", show=False),
     "pl.loadings": lambda adata: lfm.pl.loadings(adata, show=False),
     "pl.rank_genes": lambda adata: lfm.pl.rank_genes(adata, show=False),
