@@ -85,16 +85,17 @@ def run_demo(folder: Path) -> None:
     say("drawing ...")
     written = {path: "The data, with the fit, the ranking and the anomalies in them."}
     written |= _draw(adata, folder)
-    page = lfm.pl.explorer(
+    page = folder / "explorer.html"
+    lfm.pl.explorer(
         adata,
-        folder / "explorer.html",
+        page,
         basis=fit_keys("lfm").cell_factors,
         dimensions=PLANE,
         color=TYPE,
         title=TITLE,
         overwrite=True,
     )
-    written[page.path] = "A page to open in a browser: select cells, and see their genes."
+    written[page] = "A page to open in a browser: select cells, and see their genes."
     _print_written(written)
     print(_NEXT.format(data=path), end="")
 
