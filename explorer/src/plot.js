@@ -109,9 +109,4 @@ export class Plot {
   reset() {
     this.scatter.reset();
   }
-
-  zoomTo(cells) {
-    if (cells?.length > 1) this.scatter.zoomToPoints(Array.from(cells), { padding: 0.3, transition: true });
-    else this.reset();
-  }
 }

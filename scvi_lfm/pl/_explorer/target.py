@@ -48,7 +48,7 @@ def write_whole(target: Path, parts: Iterable[bytes]) -> int:
     """Write a file that appears once it is whole, and replaces what was there; its bytes."""
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with draft.open("xb") as file:
+        with draft.open("wb") as file:
             for part in parts:
                 file.write(part)
             size = file.tell()
