@@ -47,8 +47,8 @@ def anomalies(
     """Anomalous entries: the value observed against the one expected from all other values.
 
     Entries above the dashed diagonal are higher than expected, entries below it lower; counts are drawn on logarithmic
-    axes. The line above the plot gives their number and the correlation of the cells' scores with depth: far from zero,
-    the table finds shallow or deep cells.
+    axes. The line above the plot gives their number and the correlation (Spearman's) of the cells' scores with depth:
+    far from zero, the table finds shallow or deep cells.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def anomalies(
     axes.set(xlabel=f"expected {what}", ylabel=f"observed {what}")
     axes.set_title(title or "")
     depth = table.attrs["depth_correlation"]
-    correlation = f"; Spearman correlation of cells' scores with depth {depth:.2f}" if np.isfinite(depth) else ""
+    correlation = f"; correlation of cells' scores with depth {depth:.2f}" if np.isfinite(depth) else ""
     note(axes, f"{len(table):,} entries{correlation}")
     if table.empty:
         axes.text(0.5, 0.5, "no anomalous entries", transform=axes.transAxes, ha="center", color=GREY)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..model.likelihoods import Likelihood
 
-SMALL, LETTER = 8, 0.062  # points; and inches that a letter of this size takes, if not the widest
+SMALL, LETTER = 8, 0.06  # points; and inches that a letter of this size takes, if not the widest
 WIDTH = 6.4  # inches of a figure: in a notebook, wider ones are shrunk, and their letters with them
 LONGEST = 26  # characters of a name beside a panel
 # half the width of a 95 % interval of a Normal, in standard deviations

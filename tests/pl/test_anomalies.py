@@ -96,7 +96,7 @@ def test_labels(listed):
 
 @pytest.mark.parametrize(
     ("depth", "note"),
-    [(-0.125, "60 entries; Spearman correlation of cells' scores with depth -0.12"), (np.nan, "60 entries")],
+    [(-0.125, "60 entries; correlation of cells' scores with depth -0.12"), (np.nan, "60 entries")],
 )
 def test_note_gives_the_correlation_with_depth(listed, depth, note):
     listed.uns["lfm_anomaly"]["depth_correlation"] = depth
