@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     import anndata as ad
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ["index.md", "coming_from.md", "faq.md", *(f"guide/{page.name}" for page in sorted((DOCS / "guide").glob("*.md")))]
+PAGES = [
+    "index.md",
+    "coming_from.md",
+    "faq.md",
+    *(f"guide/{page.name}" for page in sorted((DOCS / "guide").glob("*.md"))),
+]
 NAMED = ["CD79A", "MS4A1", "NKG7", "GNLY", "LYZ", "CD3D"]
 
 
