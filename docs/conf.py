@@ -145,7 +145,7 @@ def drop_return_of_classes(app, what, name, obj, options, signature, annotation)
     if what != "class":
         return None
     shown = process_signature(app, what, name, obj, options, signature, annotation)
-    return None if shown is None else (shown[0], None)
+    return None if shown is None else (shown[0].removesuffix(" -> None"), None)
 
 
 def setup(app):
