@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TUTORIALS = sorted((ROOT / "tutorials").glob("*.ipynb"))
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guide").glob("*.md")])
 
 
@@ -17,9 +19,18 @@ def prose(text: str) -> str:
     return re.sub(r"(?<!`)`[^`\n]+`(?!`)", "", text)
 
 
+def written(page: Path) -> str:
+    """A page in Markdown; of a notebook, the cells that are."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    cells = json.loads(text)["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
 def targets(page: Path) -> set[str]:
     """What a page links to, shows or includes, but for other sites."""
-    text = prose(page.read_text(encoding="utf-8"))
+    text = prose(written(page))
     found = re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", text)
     found += re.findall(r"^\[[^\]]+\]:\s+(\S+)", text, flags=re.MULTILINE)
     found += re.findall(r"\b(?:href|src)=\"([^\"]+)\"", text)
@@ -30,7 +41,7 @@ def targets(page: Path) -> set[str]:
 
 def anchors(page: Path) -> set[str]:
     """Of headings, as GitHub and MyST make them, and those that a page names itself."""
-    text = page.read_text(encoding="utf-8")
+    text = written(page)
     named = set(re.findall(r"^\(([\w-]+)\)=$|\{#([\w-]+)", text, flags=re.MULTILINE))
     found = {name for pair in named for name in pair if name}
     for heading in re.findall(r"^#{1,6} (.+?)\s*$", prose_keeping_code(text), flags=re.MULTILINE):
@@ -47,9 +58,9 @@ def prose_keeping_code(text: str) -> str:
 
 def place(page: Path, path: str) -> Path:
     """Where a target lies; the build copies the tutorials below docs/."""
-    found = page.parent / path
-    below_docs = page.is_relative_to(ROOT / "docs") and "tutorials" in Path(path).parts and path.endswith(".ipynb")
-    return ROOT / "tutorials" / Path(path).name if below_docs else found
+    folder = ROOT / "docs" / "tutorials" if page in TUTORIALS else page.parent
+    target = (folder / path).resolve()
+    return ROOT / "tutorials" / target.name if target.parent == ROOT / "docs" / "tutorials" else target
 
 
 def broken(page: Path) -> list[str]:
@@ -57,12 +68,12 @@ def broken(page: Path) -> list[str]:
     for target in sorted(targets(page)):
         path, _, anchor = target.partition("#")
         file = place(page, path) if path else page
-        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+        if not file.exists() or (anchor and file.suffix in {".md", ".ipynb"} and anchor not in anchors(file)):
             found.append(target)
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*PAGES, *TUTORIALS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert broken(page) == []
 
