@@ -93,6 +93,7 @@ FOREIGN_EXCEPTIONS = {
 SHORT_NAMES = {
     "AnnData": "anndata.AnnData",
     "Axes": "matplotlib.axes.Axes",
+    "Figure": "matplotlib.figure.Figure",
     "Mapping": "collections.abc.Mapping",
     "Sequence": "collections.abc.Sequence",
     "Tensor": "torch.Tensor",
