@@ -51,6 +51,7 @@ myst_heading_anchors = 3
 # Tutorials carry their outputs; a page that wants its cells run says so in its front matter.
 nb_execution_mode = "off"
 nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds for a cell: machines may be busy
 nb_merge_streams = True
 
 bibtex_bibfiles = ["references.bib"]
