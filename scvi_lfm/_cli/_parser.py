@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # groups of options besides those of `fit`
 FILES, ASKED, COMPUTED, PRINTED = "files", "what is asked", "how it is computed", "what is printed"
+SHOWN = "what is shown"
 # as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
@@ -226,9 +227,10 @@ def _add_explore(command: argparse.ArgumentParser) -> None:
         "--columns", nargs="+", metavar="COLUMN", help="columns of obs to take along (default: all of few groups)"
     )
     _add_key(read)
+    shown = command.add_argument_group(SHOWN)
+    shown.add_argument("--color", nargs="+", metavar="NAME", help="columns of obs, or genes, to colour cells by")
+    shown.add_argument("--title", help="title of the page (default: the name of IN)")
     written = command.add_argument_group(WRITTEN)
-    written.add_argument("--color", nargs="+", metavar="NAME", help="columns of obs, or genes, to colour cells by")
-    written.add_argument("--title", help="title of the page (default: the name of IN)")
     written.add_argument("--force", action="store_true", help="replace a file that is no earlier page")
 
 
