@@ -245,6 +245,7 @@ def test_project(folder: Path, tmp_path: Path) -> None:
     assert_same_fit(ad.read_h5ad(out), adata, "placed")
 
 
+@pytest.mark.slow
 def test_project_normalizes_counts(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts, fitted, placed = folder / "counts.h5ad", tmp_path / "fitted.h5ad", tmp_path / "placed.h5ad"
     assert run("fit", counts, fitted, "--n-factors", 3, "--normalize") == 0

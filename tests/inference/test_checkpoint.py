@@ -77,6 +77,8 @@ CASES = {
     "counts without covariances": Case("negative_binomial", options=BATCHES, max_cov_bytes=1000),
     "levels in batches": Case("ordinal", options=BATCHES),
 }
+# one of each engine and of each way through the loop
+QUICK = {"normal in batches", "normal, auto", "stored in batches", "counts in batches", "counts without covariances"}
 
 
 def stored(adata: ad.AnnData) -> dict[str, np.ndarray]:
@@ -127,7 +129,9 @@ def writes(monkeypatch):
     return hooks
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_fit_that_is_killed_at_every_place_ends_with_the_same_bits(name, writes, tmp_path):
     """At its first write each time: each call goes on from where the one before was killed, at the next place."""
     case, path, data, calls = CASES[name], tmp_path / "fit", CASES[name].data(), 0

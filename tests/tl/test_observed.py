@@ -117,7 +117,7 @@ def test_held_out_values_are_never_looked_at(observed, likelihood):
 # whether 200 epochs reach so small a tolerance is up to rounding, and so near to the end it makes no difference
 @pytest.mark.filterwarnings("ignore:The fit did not converge")
 @pytest.mark.parametrize("likelihood", ["normal", "poisson", "negative_binomial"])
-@pytest.mark.parametrize("family", ["row_block", "mean_field"])
+@pytest.mark.parametrize("family", ["row_block", pytest.param("mean_field", marks=pytest.mark.slow)])
 @pytest.mark.half_slow
 def test_where_every_entry_is_stored_it_is_the_fit_of_all(likelihood, family):
     adata = lfm.datasets.simulate(150, 80, 2, likelihood=likelihood, mu=1.5)
