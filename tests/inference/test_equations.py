@@ -165,7 +165,7 @@ def test_blocks_of_rows_change_nothing(rows, monkeypatch):
     whole = solve(H, h, prior, current)
     monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 3 * K**2)
     monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 1)
-    assert len(list(batch_inverse.blocks(ROWS, K, torch.device("cpu")))) == 3
+    assert len(list(batch_inverse.row_blocks(ROWS, K, torch.device("cpu")))) == 3
     parts = solve(H, h, prior, current)
     for name in ("mean", "cov", "missing"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-12, atol=1e-14)

@@ -49,7 +49,7 @@ def of_cells(cov: Covariance, n: int, free: torch.Tensor) -> OfCells:
     positions = _positions(free)
     if is_common(cov):
         return OfCells(unpack(cov.packed()[:, positions].double()).numpy(), [], [])
-    sample = cov.at(torch.arange(0, n, -(-n // SAMPLED_CELLS))).packed()[:, positions].double()
+    sample = cov.at(slice(0, n, -(-n // SAMPLED_CELLS))).packed()[:, positions].double()
     mean = sample.mean(0)
     root = torch.linalg.cholesky(unpack(mean))
     weight = doubled(len(free), mean).sqrt()
@@ -79,7 +79,7 @@ def is_common(cov: Covariance) -> bool:
 
 def _positions(free: torch.Tensor) -> torch.Tensor:
     """Positions of the lower triangle of some coordinates in that of all."""
-    rows, columns = torch.tril_indices(len(free), len(free))
+    rows, columns = torch.tril_indices(len(free), len(free), device=free.device)
     return free[rows] * (free[rows] + 1) // 2 + free[columns]
 
 
@@ -91,7 +91,7 @@ def of_genes(cov: Any, prior: torch.Tensor, first: int) -> tuple[str, dict[str, 
     packed = cov.packed()
     basis = _basis(unpack(packed[:: -(-len(packed) // SAMPLED_GENES)].double())[:, first:, first:], prior)
     inverse, r = torch.linalg.inv(basis), len(basis)
-    rows, columns = torch.tril_indices(r, r, -1)
+    rows, columns = torch.tril_indices(r, r, -1, device=packed.device)
     variances, correlations = [], []
     for block in packed.split(ROWS_PER_BLOCK):
         moved = inverse @ unpack(block.double())[:, first:, first:] @ inverse.T

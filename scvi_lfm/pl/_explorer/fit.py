@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..._memory import naming_memory
+from ...model.priors import free_coordinates
 from ...tl._rank_genes import base_of_logs
 from ...tl._similar_genes import population_variances
 from .arrays import Payload
@@ -33,7 +33,7 @@ def fit_payload(stored: StoredFit, names: np.ndarray) -> Payload:
     """The part of a payload that is of the fit; `names` are those of its genes."""
     q = stored.posterior
     first = 1 + q.n_known
-    free = torch.tensor([0, *range(first, q.cell_mean.shape[1])])
+    free = free_coordinates(q.cell_mean.shape[1], q.n_known, q.cell_mean.device)
     rows, genes = q.cell_mean[:, free], q.gene_mean[:, free].float()
     cell_cov = of_cells(q.cell_cov, len(rows), free)
     gene_cov, gene_arrays = of_genes(q.gene_cov, q.gene_prior.cov[first:, first:], first)
