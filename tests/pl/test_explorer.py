@@ -22,10 +22,10 @@ KINDS = [
     ("normal", {"noise": "cell_gene"}),
     ("normal", {"covariates": "odd"}),
     ("normal", {"observed": "stored"}),
-    ("bernoulli", {}),
+    pytest.param("bernoulli", {}, marks=pytest.mark.slow),
     ("negative_binomial", {}),
-    ("negative_binomial", {"covariates": "odd"}),
-    ("ordinal", {}),
+    pytest.param("negative_binomial", {"covariates": "odd"}, marks=pytest.mark.slow),
+    pytest.param("ordinal", {}, marks=pytest.mark.slow),
 ]
 HOSTILE = "</script><script>alert('x')</script> \"quoted\" & ünïcødé 😀"
 

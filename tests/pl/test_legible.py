@@ -83,6 +83,7 @@ def drawn(name, adata, **more):
     return PLOTS[name](adata, return_fig=True, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_on_the_shipped_cells(name, shipped):
     figure = drawn(name, shipped, title="My title")
@@ -99,6 +100,7 @@ def test_with_many_long_and_repeated_names(name, crowded):
     assert texts.cut_off() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_beside_another_plot(name, shipped):
     """In axes of a figure of the user's, half a notebook wide."""
@@ -110,6 +112,7 @@ def test_beside_another_plot(name, shipped):
     assert drawn_texts(figure).overlaps() == []
 
 
+@pytest.mark.slow
 def test_letters_are_no_smaller_than_eight_points(shipped):
     for name in PLOTS:
         for text in drawn(name, shipped).findobj(plt.Text):
