@@ -49,7 +49,7 @@ def fitted() -> ad.AnnData:
 
 
 # those that fit all shipped cells, or choose the number of factors
-SLOW = {"index.md", "guide/index.md", "guide/factors.md", "guide/missing.md"}
+SLOW = {"index.md", "guide/index.md", "guide/factors.md", "guide/missing.md", "faq.md"}
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES])

@@ -21,6 +21,8 @@ from scvi_lfm._cli import main
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.slow
+
 # what a fit of counts adds to the columns, and what lists them
 NEW = {"obs": ["lfm_a", "lfm_a_sd", "lfm_size_factor"], "var": ["lfm_b", "lfm_b_sd", "lfm_theta"]}
 

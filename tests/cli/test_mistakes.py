@@ -106,6 +106,7 @@ def test_mistake(folder: Path, tmp_path: Path, name: str, capsys: pytest.Capture
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_mistake_in_a_process(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "scvi_lfm", "fit", folder / "nowhere.h5ad", tmp_path / "out.h5ad"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -81,6 +81,7 @@ def test_rank_and_anomalies_of_results(made: Path, tmp_path: Path, capsys: pytes
     assert "has neither X nor layers. If it holds results alone: scvi-lfm merge DATA" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data.h5ad", "data.zarr"])
 def test_merged_results_are_what_fit_writes(made: Path, tmp_path: Path, name: str) -> None:
     data, out = tmp_path / name, tmp_path / f"merged{name[4:]}"
@@ -103,6 +104,7 @@ def test_names_in_another_order(made: Path, tmp_path: Path) -> None:
     assert_same(ad.read_h5ad(tmp_path / "merged.h5ad"), expected)
 
 
+@pytest.mark.slow
 def test_names_that_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = ad.read_h5ad(made / "data.h5ad"), tmp_path / "out.h5ad"
     for cut, of in ((data[:, 3:], "gene 'gene_0'"), (data[1:], "cell 'cell_0'")):

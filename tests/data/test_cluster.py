@@ -67,6 +67,7 @@ def forms(source):
         yield LessMargins(source, 0.5, np.linspace(0, 1, N), np.linspace(0, 1, M))
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_sources_is_that_from_memory(values):
     cells, genes = np.array([100, 3, 50, 3]), np.array([0, 1, 2, 0])
     for found, expected in zip(forms(on_cluster(values)), forms(MemorySource(values)), strict=True):

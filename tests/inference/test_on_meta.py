@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from on_meta import Event, Watch
 
+pytestmark = pytest.mark.slow
+
 N_CELLS, N_GENES, BATCH = 151, 83, 80
 # no axis of cells or genes is as short, and no number of latents or steps here as large
 SHORT = 32

@@ -33,6 +33,7 @@ def own_guide(y, *, n_cells, rows):
         pyro.sample("B", dist.Normal(*normal("B", m, 2)).to_event(1))
 
 
+@pytest.mark.slow
 def test_a_guide_of_ones_own_runs_and_leaves_pyros_store_alone(adata, few_steps, monkeypatch):
     monkeypatch.setattr("scvi_lfm.inference.pyro.own_guide.DRAWS", 50)
     store = pyro.get_param_store()
