@@ -72,7 +72,7 @@ def uncertainty(
     KeyError
         There is no such fit or embedding.
     TypeError, ValueError
-        The embedding has fewer than two columns, or an argument is none of the above.
+        The embedding has fewer than two columns or places that are no numbers, or an argument is none of the above.
 
     Examples
     --------
@@ -106,6 +106,9 @@ def _places(adata: AnnData, basis: object, *, is_fit: bool) -> tuple[np.ndarray,
     places = np.asarray(adata.obsm[name])
     if places.ndim != 2 or places.shape[1] < 2:
         msg = f"`basis`: obsm[{name!r}] has shape {places.shape}, and two columns are needed to draw it."
+        raise ValueError(msg)
+    if n_lost := int((~np.isfinite(places[:, :2])).any(1).sum()):
+        msg = f"`basis`: obsm[{name!r}] says of {n_lost} of {len(places)} cells not where they lie: not a number there."
         raise ValueError(msg)
     if is_fit:
         return places[:, :2], ["factor 0", "factor 1"]

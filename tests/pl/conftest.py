@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import torch  # noqa: F401  # whose import adds filters of warnings, for which no plot is to blame
 
 import scvi_lfm as lfm
 

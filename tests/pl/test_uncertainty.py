@@ -97,9 +97,11 @@ def test_cells_placed_later_have_it_too(counts):
         ("umpa", KeyError, r"`basis`: obsm has neither 'umpa' nor 'X_umpa'\. Did you mean 'X_umap'"),
         (3, TypeError, r"`basis` must be the name of an embedding in obsm, such as 'umap', found 3"),
         ("flat", ValueError, r"`basis`: obsm\['flat'\] has shape \(40, 1\), and two columns are needed"),
+        ("holes", ValueError, r"`basis`: obsm\['holes'\] says of 3 of 40 cells not where they lie"),
     ],
 )
 def test_a_wrong_basis_is_named(counts, basis, error, message):
     counts.obsm["X_umap"], counts.obsm["flat"] = np.ones((40, 2)), np.ones((40, 1))
+    counts.obsm["holes"] = np.where(np.arange(40)[:, None] < 3, np.nan, np.ones((40, 2)))
     with pytest.raises(error, match=message):
         lfm.pl.uncertainty(counts, basis, show=False)
