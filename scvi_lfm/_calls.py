@@ -37,6 +37,7 @@ ELSEWHERE = {
     "tol": "tolerance eps epsilon",
     "progress": "verbose progress_bar progressbar show_progress silent",
     "copy": "inplace",
+    "rankby": "rank_by sort_by sortby order_by orderby by rankby_abs",
     "reference": "ref adata_ref ref_adata adata_reference",
     "groupby": "group_by cluster_key labels labels_key cluster clusters",
     "groups": "group",

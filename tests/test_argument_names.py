@@ -40,6 +40,8 @@ PUBLIC = {
         ("tl.fit", "batchsize", "Did you mean 'batch_size'"),
         ("tl.anomalies", "use_rep", "Did you mean 'key'?"),
         ("tl.rank_genes", "group", "Did you mean 'groups'?"),
+        ("tl.rank_genes", "rank_by", "Did you mean 'rankby'?"),
+        ("tl.rank_genes", "sort_by", "Did you mean 'rankby'?"),
         ("tl.rank_genes", "n_genes", "There are: 'adata', 'groupby', "),
         ("tl.rank_cells", "gene", "Did you mean 'genes'?"),
         ("tl.similar_genes", "k", "Did you mean 'n_top'?"),

@@ -145,7 +145,7 @@ export class App {
       return;
     }
     const genes = this.ranking.top(TOLD).map((gene) => gene.name);
-    say(`${cells(A.cells.length)} in A. Genes with the highest scores: ${genes.join(", ")}.`);
+    say(`${cells(A.cells.length)} in A. First genes: ${genes.join(", ")}.`);
   }
 
   reference(A) {

@@ -12,6 +12,7 @@ export class Ranking {
     Object.assign(this, { model, onGene, rows: AT_FIRST, result: null, order: [], lower: false, gene: null });
     find("higher").addEventListener("click", () => this.direction(false));
     find("lower").addEventListener("click", () => this.direction(true));
+    find("rank-by").addEventListener("change", () => this.show(this.result));
     find("more").addEventListener("click", () => {
       this.rows += MORE;
       this.draw();
@@ -22,7 +23,7 @@ export class Ranking {
   show(result) {
     this.result = result;
     this.rows = AT_FIRST;
-    this.order = result ? orderOf(result.score) : [];
+    this.order = result ? orderOf(inOrderOf(result, find("rank-by").value)) : [];
     this.draw();
   }
 
@@ -67,7 +68,7 @@ export class Ranking {
     return row;
   }
 
-  /** The first genes by decreasing score, as numbers. */
+  /** The first genes in the order asked for, as numbers. */
   top(number) {
     const { score, sd, lfsr, fold } = this.result;
     return this.order.slice(0, number).map((j) => ({
@@ -84,6 +85,11 @@ export class Ranking {
     const rows = this.top(this.order.length).map((gene) => Object.values(gene).map(cell).join(","));
     return `${[names, ...rows].join("\n")}\n`;
   }
+}
+
+/** What orders genes: scores, or scores over their standard deviations, which are 0 where there is neither. */
+function inOrderOf({ score, sd }, by) {
+  return by === "score" ? score : score.map((value, j) => (value === 0 ? 0 : value / sd[j]));
 }
 
 function cell(value) {

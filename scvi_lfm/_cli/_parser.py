@@ -21,6 +21,7 @@ SHOWN = "what is shown"
 # as in `tl.anomalies`, which takes seconds to import; a test compares them
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
+RANKBY = ("scores", "scores/sd")  # of `tl.rank_genes`
 
 
 class Parser(argparse.ArgumentParser):
@@ -164,6 +165,9 @@ def _add_rank(command: argparse.ArgumentParser) -> None:
     asked.add_argument("--groups", nargs="+", metavar="GROUP", help="only these groups (default: all)")
     asked.add_argument(
         "--reference", default="rest", help="what to compare with: 'rest', 'average' (the average cell), or a group"
+    )
+    asked.add_argument(
+        "--rankby", choices=RANKBY, default="scores", help="what orders genes: how far groups differ, or how surely"
     )
     _add_key(read)
     _add_results(command, "genes to print for each group; the files hold all", "rank_genes_lfm")

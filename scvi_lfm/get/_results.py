@@ -46,7 +46,8 @@ def rank_genes_df(
 
     Returns
     -------
-    One row for each gene of each group, best score first, with the columns
+    One row for each gene of each group, in the order of its `rankby` (the highest score first unless that says
+    otherwise), with the columns
 
     - `group`: the group of cells (categorical, in the order asked for); left out if one group was asked for.
     - `names`: the gene.

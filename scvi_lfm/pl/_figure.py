@@ -115,7 +115,7 @@ def describe(panels: list[Axes], names: list[str], xlabel: str, title: str | Non
             axes.set_xlabel(xlabel, fontsize=SMALL, parse_math=False)
     if own:
         figure = panels[0].figure
-        figure.supxlabel(xlabel.replace("\n", " "), fontsize=SMALL + 1, parse_math=False)
+        figure.supxlabel(xlabel.replace("\n", " ", 1), fontsize=SMALL + 1, parse_math=False)
         if title:
             figure.suptitle(title)
 

@@ -36,7 +36,9 @@ def rank_genes(
     save: str | PathLike[str] | None = None,
     return_fig: bool = False,
 ) -> list[Axes] | Figure | None:
-    """Genes with the highest scores in each group of cells, one panel a group.
+    """First genes of each group of cells, one panel a group.
+
+    They are those with the highest scores unless the ranking was ordered otherwise (`rankby`).
 
     Whiskers are 95 % posterior intervals (1.96 standard deviations to each side). They speak about these cells, not
     about the donors they came from. :func:`scanpy.pl.rank_genes_groups` draws the same ranking without them.
@@ -87,14 +89,17 @@ def rank_genes(
     if groups is not None and "group" not in ranked:
         ranked = ranked.assign(group=as_list("groups", groups)[0])
     tables = {str(group): table.head(n_genes) for group, table in ranked.groupby("group", observed=False)}
-    reference = adata.uns[key][PARAMS].get("reference", "average")
+    params = adata.uns[key][PARAMS]
+    reference = params.get("reference", "average")
     others = {"rest": "the other cells", "average": "the average cell"}.get(reference, shown(reference))
     panels = row_panels([list(table["names"]) for table in tables.values()], ax)
     for axes, table in zip(panels, tables.values(), strict=True):
         _draw_group(axes, table)
-    likelihood = likelihood_of(adata, adata.uns[key][PARAMS].get("key", "lfm"))
+    likelihood = likelihood_of(adata, params.get("key", "lfm"))
     what = "log rate" if likelihood.has_rate else "eta" if likelihood.has_levels else "expected expression"
     xlabel = f"score: difference in {what}\nfrom {others}, with 95% posterior interval"
+    if params.get("rankby", "scores") != "scores":
+        xlabel += f"\nin the order of {params['rankby']}"
     describe(panels, list(tables), xlabel, title, own=ax is None)
     return panels
 

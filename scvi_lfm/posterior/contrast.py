@@ -38,10 +38,15 @@ class Contrast:
     sd: Tensor
 
     @property
+    def in_sds(self) -> Tensor:
+        """Scores over their standard deviations."""
+        # without factors there is neither score nor spread, and so no sign
+        return torch.where(self.score == 0, 0.0, self.score / self.sd)
+
+    @property
     def lfsr(self) -> Tensor:
         """Local false sign rate: the posterior probability that the sign of the score is wrong."""
-        # without factors there is neither score nor spread, and so no sign
-        return standard_tail(torch.where(self.score == 0, 0.0, self.score / self.sd).abs())
+        return standard_tail(self.in_sds.abs())
 
 
 @naming_memory("rank genes")

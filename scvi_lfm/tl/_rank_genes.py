@@ -12,7 +12,7 @@ import torch
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import as_list, check_anndata, itself_or_copy, near_matches, resolve_groups, resolve_mask
+from .._validate import as_list, check_anndata, check_choice, itself_or_copy, near_matches, resolve_groups, resolve_mask
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
 from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..posterior import StoredFit
 
 SELECTED = "selected"
+SCORES, IN_SDS = RANKBY = ("scores", "scores/sd")
 # nothing here is one, but scanpy's readers of a ranking die without the columns
 ASKED_BY_SCANPY = ("pvals", "pvals_adj")
 
@@ -41,6 +42,7 @@ def rank_genes(
     groups: Sequence[str] | None = None,
     mask_obs: np.ndarray | str | None = None,
     reference: str | None = "rest",
+    rankby: str = "scores",
     key: str = "lfm",
     key_added: str = "rank_genes_lfm",
     copy: bool = False,
@@ -71,6 +73,9 @@ def rank_genes(
         of `obs`. The group is then called `"selected"`.
     reference
         `"rest"` (all other cells), the name of a group, or None: the average cell of the fit.
+    rankby
+        What orders the genes: `"scores"`, how far the groups differ, or `"scores/sd"`, how surely they do, whose order
+        is closer to that of a test. Either order begins with the highest; what is stored under `scores` is the same.
     key
         Stem under which the fit is stored.
     key_added
@@ -80,7 +85,8 @@ def rank_genes(
 
     Returns
     -------
-    None, or the copy if `copy`. For each group a field of record arrays, genes in decreasing order of score:
+    None, or the copy if `copy`. For each group a field of record arrays, genes in decreasing order of what
+    `rankby` says:
 
     `.uns['rank_genes_lfm']['names']` : (m,)
         Genes.
@@ -99,7 +105,8 @@ def rank_genes(
     `.uns['rank_genes_lfm']['pvals']`, `.uns['rank_genes_lfm']['pvals_adj']` : (m,)
         NaN throughout, for nothing here is one: scanpy's readers ask for the columns. A `pval_cutoff` keeps no gene.
     `.uns['rank_genes_lfm']['params']` : dict
-        `groupby` (`"mask_obs"` with a mask), `reference`, `method`, `use_raw`, `layer` (absent for `X`), `key`.
+        `groupby` (`"mask_obs"` with a mask), `reference`, `rankby`, `method`, `use_raw`, `layer` (absent for `X`),
+        `key`.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -112,7 +119,7 @@ def rank_genes(
     KeyError
         There is no such fit, column or group.
     TypeError, ValueError
-        The groups cannot be compared. `adata` is then as it was.
+        The groups cannot be compared, or `rankby` is none of the two. `adata` is then as it was.
 
     Examples
     --------
@@ -125,6 +132,7 @@ def rank_genes(
     """
     check_anndata(adata)
     check_free(adata, "rank_genes", key_added, _places, copy=copy)
+    check_choice("rankby", rankby, RANKBY)
     stored = open_fit(adata, key)
     if (groupby is None) == (mask_obs is None):
         msg = "Pass either `groupby` (a column of obs) or `mask_obs` (the cells), and not both."
@@ -147,11 +155,11 @@ def rank_genes(
     results = {group: _rank(stored, labels.to_numpy(), group, reference, base) for group in chosen}
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
-    params |= {"use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
+    params |= {"rankby": rankby, "use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
     if stored.arguments.layer is not None:
         params["layer"] = stored.arguments.layer
     adata = itself_or_copy(adata, copy=copy)
-    record = {PARAMS: params, **_records(names, results)}
+    record = {PARAMS: params, **_records(names, results, rankby)}
     with all_or_nothing(adata):
         adata.uns[key_added] = record
         note_written(adata, "rank_genes", _places(key_added))
@@ -238,10 +246,12 @@ def _log2_unlogged(eta: Tensor, base: float) -> Tensor:
 
 
 @naming_memory("rank genes")
-def _records(names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]]) -> dict[str, np.ndarray]:
+def _records(
+    names: np.ndarray, results: Mapping[str, tuple[Contrast, np.ndarray]], rankby: str
+) -> dict[str, np.ndarray]:
     columns: dict[str, dict[str, np.ndarray]] = {}
     for group, (contrast, fold) in results.items():
-        order = np.argsort(-contrast.score.numpy(), kind="stable")
+        order = np.argsort(-(contrast.score if rankby == SCORES else contrast.in_sds).numpy(), kind="stable")
         fields = {
             "names": names.astype(object),
             "scores": contrast.score.numpy().astype(np.float32),

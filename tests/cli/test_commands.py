@@ -56,9 +56,10 @@ def test_help_does_not_wait_for_libraries() -> None:
 
 
 def test_choices_are_those_of_the_package() -> None:
-    anomalies = import_module("scvi_lfm.tl._anomalies")
+    anomalies, rank_genes = (import_module(f"scvi_lfm.tl.{name}") for name in ("_anomalies", "_rank_genes"))
     assert parser.DIRECTIONS == anomalies.DIRECTIONS
     assert parser.LISTED_BY == anomalies.LISTED_BY
+    assert parser.RANKBY == rank_genes.RANKBY
 
 
 def test_defaults_are_those_of_the_package() -> None:
@@ -184,10 +185,11 @@ def test_rank_and_anomalies_of_a_fit_to_counts(
 
 def test_rank(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = tmp_path / "genes.csv", tmp_path / "ranked.h5ad"
-    options = ["--groups", "one", "two", "--reference", "three", "--n-top", 2, "--csv", table, "--out", out]
+    options = ["--groups", "one", "two", "--reference", "three", "--rankby", "scores/sd"]
+    options += ["--n-top", 2, "--csv", table, "--out", out]
     assert run("rank", folder / "fitted.h5ad", "--groupby", "group", *options) == 0
     adata = ad.read_h5ad(folder / "fitted.h5ad")
-    lfm.tl.rank_genes(adata, "group", groups=["one", "two"], reference="three")
+    lfm.tl.rank_genes(adata, "group", groups=["one", "two"], reference="three", rankby="scores/sd")
     expected = lfm.get.rank_genes_df(adata)
     assert table.read_text() == expected.to_csv(index=False)
     pd.testing.assert_frame_equal(lfm.get.rank_genes_df(ad.read_h5ad(out)), expected)

@@ -136,7 +136,14 @@ def test_a_mask_is_the_group_selected(adata):
 def test_groups_and_params(adata):
     lfm.tl.rank_genes(adata, "group")
     assert adata.uns["rank_genes_lfm"]["names"].dtype.names == GROUPS
-    params = {"reference": "rest", "method": "lfm", "use_raw": False, "key": "lfm", "groupby": "group"}
+    params = {
+        "reference": "rest",
+        "rankby": "scores",
+        "method": "lfm",
+        "use_raw": False,
+        "key": "lfm",
+        "groupby": "group",
+    }
     assert adata.uns["rank_genes_lfm"]["params"] == params
     lfm.tl.rank_genes(adata, "group", reference="low")
     assert adata.uns["rank_genes_lfm"]["names"].dtype.names == ("middle", "high")

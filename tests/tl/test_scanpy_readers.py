@@ -9,19 +9,20 @@ import pytest
 import scanpy as sc
 
 import scvi_lfm as lfm
+from scvi_lfm.tl._rank_genes import RANKBY
 
 KEY = "rank_genes_lfm"
 GROUPS = ("low", "middle", "high")
 FROM_VALUES = ("dotplot", "matrixplot", "heatmap", "stacked_violin", "tracksplot")
 
 
-@pytest.fixture(scope="module")
-def ranked(fitted, tmp_path_factory):
-    """A ranking that went through a file. Shared: copy before writing into it."""
+@pytest.fixture(scope="module", params=RANKBY)
+def ranked(request, fitted, tmp_path_factory):
+    """A ranking in either order that went through a file. Shared: copy before writing into it."""
     adata = fitted.copy()
     # as if the values were logarithms, which have fold changes
     adata.uns["lfm"]["values"] = adata.uns["lfm"]["values"] | {"log_base": np.e}
-    lfm.tl.rank_genes(adata, "group")
+    lfm.tl.rank_genes(adata, "group", rankby=request.param)
     # else each plot computes one, from principal components of its own
     sc.tl.dendrogram(adata, "group", use_rep="X_lfm")
     path = tmp_path_factory.mktemp("ranked") / "ranked.h5ad"
