@@ -50,15 +50,32 @@ def checked_path(save: object) -> Path | None:
         raise TypeError(msg)
     from matplotlib.backend_bases import FigureCanvasBase
 
-    path = Path(save)
+    path = Path(save).expanduser()
     endings = sorted(FigureCanvasBase.get_supported_filetypes())
     if path.suffix[1:].lower() not in endings:
         msg = f"`save` must be the path of a file that ends in one of .{', .'.join(endings)}, found {str(path)!r}."
         raise ValueError(msg)
-    if not path.parent.is_dir():
-        msg = f"`save`: there is no folder {str(path.parent)!r} to put {path.name!r} into. Make it first."
-        raise ValueError(msg)
+    check_place("save", path)
     return path
+
+
+def check_place(argument: str, path: Path) -> None:
+    """Raise unless a file may be put at `path`, which `argument` named."""
+    folder = path.parent
+    if not folder.exists():
+        msg = f"`{argument}`: there is no folder {str(folder)!r} to put {path.name!r} into. Make it first."
+    elif not folder.is_dir():
+        msg = f"`{argument}`: {str(folder)!r} is a file, and no folder to put {path.name!r} into. Name another place."
+    elif path.is_dir():
+        msg = f"`{argument}`: {str(path)!r} is a folder. Name a file in it."
+    elif path.exists() and not path.is_file():
+        msg = f"`{argument}`: {str(path)!r} is not a file. Name another one."
+    elif not os.access(path if path.exists() else folder, os.W_OK):
+        what = "file" if path.exists() else "folder"
+        msg = f"`{argument}`: you may not write to the {what} {str(path if path.exists() else folder)!r}. Name another."
+    else:
+        return
+    raise ValueError(msg)
 
 
 def finish(

@@ -261,7 +261,7 @@ MISTAKES = {
     "suffix": ({"path": "page.png"}, ValueError, r"`path` must end in \.html"),
     "folder": ({"path": "nowhere/page.html"}, ValueError, r"`path`: there is no folder '.*nowhere'"),
     "no path": ({"path": None}, TypeError, "`path` must be the name of a file, found None"),
-    "a folder": ({"path": "folder.html"}, ValueError, "is not a file"),
+    "a folder": ({"path": "folder.html"}, ValueError, "is a folder"),
     "title": ({"title": 3}, TypeError, "`title` must be a string"),
     "key": ({"key": "lmf"}, KeyError, "lmf"),
 }

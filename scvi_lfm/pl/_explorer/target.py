@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._output import check_place
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,12 +26,7 @@ def check_target(path: object, *, overwrite: bool) -> Path:
         msg = f"`path` must end in .html, so that a browser opens it, found {str(path)!r}."
         raise ValueError(msg)
     target = target.resolve()
-    if not target.parent.is_dir():
-        msg = f"`path`: there is no folder {str(target.parent)!r}. Make it first, or name another file."
-        raise ValueError(msg)
-    if target.exists() and not target.is_file():
-        msg = f"`path`: {str(target)!r} is not a file. Name another one."
-        raise ValueError(msg)
+    check_place("path", target)
     if target.exists() and not overwrite and not _is_page(target):
         msg = (
             f"`path`: {str(target)!r} exists and is no page of lfm.pl.explorer. Name another file, or pass "
