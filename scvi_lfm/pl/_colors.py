@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._validate import near_matches
+
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
 
@@ -25,6 +27,22 @@ def shades(*, reverse: bool = False) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("shades", _SHADES[::-1] if reverse else _SHADES)
+
+
+def color_map(name: object) -> Colormap:
+    """The colour map of a name, or the one given; None: `shades`."""
+    import matplotlib as mpl
+    from matplotlib.colors import Colormap
+
+    if name is None or isinstance(name, Colormap):
+        return shades() if name is None else name
+    if not isinstance(name, str):
+        msg = f"`cmap` must be the name of a colour map, such as 'cividis', or a matplotlib Colormap, found {name!r}."
+        raise TypeError(msg)
+    if name not in mpl.colormaps:
+        msg = f"`cmap`: matplotlib has no colour map {name!r}. {near_matches(name, mpl.colormaps)}"
+        raise ValueError(msg)
+    return mpl.colormaps[name]
 
 
 def steps(n: int) -> list[tuple[float, ...]]:

@@ -12,6 +12,7 @@ from .._keys import PARAMS, fit_keys
 from .._validate import near_matches, one_column
 from ..get import variance_df
 from ..get._stored import check_factors, listed
+from ._colors import color_map
 from ._figure import SMALL, WIDTH, likelihood_of, many_axes, shown
 from ._output import plot
 from ._points import are_numbers, draw_cells, fit_legends
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 
@@ -32,7 +34,7 @@ def factors(
     *,
     factors: tuple[int, int] = (0, 1),
     key: str = "lfm",
-    cmap: str = "viridis",
+    cmap: str | Colormap | None = None,
     title: str | None = None,
     ax: Axes | Sequence[Axes] | None = None,
     show: bool | None = None,
@@ -53,7 +55,7 @@ def factors(
     key
         The `key_added` of the fit.
     cmap
-        Colour map of numbers.
+        Colour map of numbers, or its name; None goes from light blue to nearly black, so that high values stand out.
     title
         Title of the plot; of the figure, if there are several panels.
     ax
@@ -75,7 +77,8 @@ def factors(
     KeyError
         There is no such fit, column or gene.
     TypeError, ValueError
-        There is no such factor, a column holds neither numbers nor labels, or `ax` has not one axes for each panel.
+        There is no such factor or colour map, a column holds neither numbers nor labels, or `ax` has not one axes for
+        each panel.
 
     Examples
     --------
@@ -85,6 +88,7 @@ def factors(
     >>> axes = lfm.pl.factors(adata, "gene_0", show=False)
     """
     across, up = _pair(factors)
+    colormap = color_map(cmap)
     shares = variance_df(adata, key=key)["variance_ratio"]
     check_factors([across, up], len(shares))
     keys = fit_keys(key)
@@ -103,7 +107,7 @@ def factors(
         axes.set_xlabel(f"factor {across} ({shares[across]:.1%}{of_whole})", fontsize=fontsize)
         axes.set_ylabel(f"factor {up} ({shares[up]:.1%}{of_whole})", fontsize=fontsize)
         palette = list(adata.uns.get(f"{name}_colors", []))
-        draw_cells(axes, xy, column, palette=palette, cmap=cmap, label="" if several else None)
+        draw_cells(axes, xy, column, palette=palette, cmap=colormap, label="" if several else None)
         if several:
             text = shown(name) if ax is None or not title else f"{title}: {shown(name)}"
             axes.set_title(text, fontsize=SMALL + 2, parse_math=False)
@@ -146,6 +150,7 @@ def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
         raise KeyError(msg)
     gene = adata[:, color]
     values = gene.X if layer is None else gene.layers[layer]
+    values = values.compute() if hasattr(values, "compute") else values  # a dask array, as of data read lazily
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     return pd.Series(values[:, 0], index=adata.obs_names, name=color, dtype=float)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._colors import BLUE, MARKERS, MISSING, PALETTE
+from ._colors import BLUE, MARKERS, MISSING, PALETTE, color_map
 from ._figure import SMALL, shown
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def draw_cells(
     values: pd.Series | None,
     *,
     palette: Sequence[str] = (),
-    cmap: str | Colormap = "viridis",
+    cmap: Colormap | None = None,
     vmin: float | None = None,
     vmax: float | None = None,
     label: str | None = None,
@@ -56,7 +56,7 @@ def draw_cells(
     order = np.random.default_rng(0).permutation(np.flatnonzero(~missing))
     if are_numbers(values):
         numbers = values.astype(float).to_numpy()[order]
-        points = axes.scatter(x[order], y[order], c=numbers, cmap=cmap, vmin=vmin, vmax=vmax, **style)
+        points = axes.scatter(x[order], y[order], c=numbers, cmap=color_map(cmap), vmin=vmin, vmax=vmax, **style)
         axes.figure.colorbar(points, ax=axes, aspect=30).set_label(label, parse_math=False)
         return
     if values.dtype == object:  # pandas does not sort tuples among other labels
