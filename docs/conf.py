@@ -18,6 +18,8 @@ author = "scvi_lfm authors"
 copyright = "scvi_lfm authors"
 version = release = scvi_lfm.__version__
 
+# Mathematics: pages name MathJax's own site, so formulas are drawn by browsers with a network and read as LaTeX
+# without. What would work offline is a copy of MathJax in every build (2 MB), or pictures made by a LaTeX (imgmath).
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from selenium.webdriver import Chrome
 
+# the first that there is; machines of continuous integration have Chrome, whose driver is of the same version
+BROWSERS = ("chromium", "google-chrome")
 OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -37,10 +39,14 @@ def missing() -> str | None:
         import selenium  # noqa: F401
     except ImportError:
         return "selenium is not installed (pip install 'scvi-lfm[browser]')"
-    for program in ("chromium", "chromedriver"):
-        if shutil.which(program) is None:
+    for program, found in (("chromium", _program()), ("chromedriver", shutil.which("chromedriver"))):
+        if found is None:
             return f"there is no {program} (apt-get install chromium chromium-driver)"
     return None
+
+
+def _program() -> str | None:
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextmanager
@@ -50,7 +56,7 @@ def browser(folder: Path, *, size: tuple[int, int] = (1280, 800), more: tuple[st
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = str(shutil.which("chromium"))
+    options.binary_location = str(_program())
     for option in (*OPTIONS, *more, f"--user-data-dir={folder / 'profile'}", "--window-size={},{}".format(*size)):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
