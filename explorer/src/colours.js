@@ -1,9 +1,11 @@
 // What cells are coloured by: a code for each cell, a colour for each code, and what the legend says.
 
-// viridis at nine equal steps
-const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
+// equal steps from low to high, which stands out most: on white those of the package's plots, on dark viridis
+const RAMPS = {
+  light: ["#9ebcd8", "#3f7fb5", "#0b3d73", "#06122e"],
+  dark: ["#414287", "#31668e", "#24878e", "#25ab82", "#67cc5c", "#addc30", "#fde725"],
+};
 const STEPS = 255; // code 255 is for missing values
-const DARKEST = 0.22; // where the map begins on a dark ground
 const CLIPPED = 0.005; // share of cells at either end that take the colour of the end
 
 export const SETS = {
@@ -47,11 +49,11 @@ export function bySet(n, first, second) {
 }
 
 export function ramp(theme, steps) {
-  const from = theme === "dark" ? DARKEST : 0;
+  const stops = RAMPS[theme];
   return Array.from({ length: steps }, (_, i) => {
-    const at = (from + ((1 - from) * i) / (steps - 1)) * (VIRIDIS.length - 1);
-    const k = Math.min(Math.floor(at), VIRIDIS.length - 2);
-    return mixed(VIRIDIS[k], VIRIDIS[k + 1], at - k);
+    const at = (i / (steps - 1)) * (stops.length - 1);
+    const k = Math.min(Math.floor(at), stops.length - 2);
+    return mixed(stops[k], stops[k + 1], at - k);
   });
 }
 

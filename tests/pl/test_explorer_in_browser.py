@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,44 @@ def test_genes_in_the_order_of_scores_over_their_sds(page, normal):
     page.execute_script(GROUP, TYPE, "CD56+ NK")
     found = pd.DataFrame(page.execute_script(RANKING))
     assert (found["score"] / found["sd"]).is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_high_numbers_stand_out_most(page, theme):
+    """By their contrast with the ground, which grows from one end of the colours to the other."""
+    prefer(page, theme)
+    try:
+        page.execute_script("app.showGene(0)")
+        style = "getComputedStyle(document.querySelector('.ramp')).backgroundImage"
+        ground = "getComputedStyle(document.body).backgroundColor"
+        stops, (below,) = (
+            [luminance(found) for found in re.findall(r"rgb\((\d+), (\d+), (\d+)\)", text)]
+            for text in page.execute_script(f"return [{style}, {ground}]")
+        )
+        contrast = [(max(stop, below) + 0.05) / (min(stop, below) + 0.05) for stop in stops]
+        assert len(contrast) == 9
+        assert contrast == sorted(contrast)
+        assert contrast[0] > 1.8
+        assert contrast[-1] > 10
+    finally:
+        prefer(page, "light")
+
+
+def luminance(rgb: tuple[str, ...]) -> float:
+    """Relative luminance as defined in WCAG 2, 0 for black and 1 for white."""
+    shares = np.array(rgb, dtype=float) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def test_nothing_in_the_toolbar_of_genes_is_cut_or_broken(page):
+    page.execute_script(GROUP, TYPE, "CD19+ B")
+    heights = page.execute_script(
+        "return Array.from(document.querySelector('.bar-of-buttons').children, (e) => e.getBoundingClientRect().height)"
+    )
+    assert max(heights) < 36  # one line
+    overflow = "const bar = document.querySelector('.bar-of-buttons'); return bar.scrollWidth - bar.clientWidth"
+    assert page.execute_script(overflow) <= 0
 
 
 def test_fold_changes(page, normal):
