@@ -1,8 +1,12 @@
 """The model page can be ticked: every formula names its function, and every letter is in the legend."""
 
+import ast
 import re
 from pathlib import Path
 
+import scvi_lfm as lfm
+
+PACKAGE = Path(lfm.__file__).parent
 PAGE = (Path(__file__).parents[1] / "docs" / "model.md").read_text()
 LEGEND = PAGE[PAGE.index("## Symbols") : PAGE.index("## linalg")]
 WHERE = re.compile(r"\*`[\w/]+\.py`: `")
@@ -36,6 +40,15 @@ def says_where(text: str) -> bool:
 
 def test_every_letter_is_in_the_legend():
     assert letters(PAGE) - letters(LEGEND) == set()
+
+
+def test_names_of_the_legend_are_in_the_code():
+    """The last column of its tables says what to look for."""
+    nodes = (node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())))
+    known = {getattr(node, part, None) for node in nodes for part in ("id", "attr", "arg", "name")}
+    columns = " ".join(row.split("|")[-2] for row in LEGEND.splitlines() if row.startswith("|"))
+    names = {name for code in re.findall(r"`([^`]+)`", columns) for name in re.findall(r"[A-Za-z_]\w*", code)}
+    assert names - known == set()
 
 
 def test_every_formula_says_where_it_is_computed():

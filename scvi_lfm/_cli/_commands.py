@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING
 import scvi_lfm as lfm
 
 from .._fit_arguments import AUTO
-from .._keys import PARAMS, PRIOR_GENE_COV, SECONDS, VARIANCE_RATIO
-from .._validate import near_matches
+from .._keys import PARAMS, SECONDS, VARIANCE_RATIO
 from ..model.likelihoods import CONTINUOUS, COUNTS
 from ..posterior.store.lookup import entry
 from ..posterior.store.params import arguments_of
 from ._demo import run_demo
 from ._drafts import new_file
 from ._explore import explore
-from ._files import DATA, TABLE, read_data
+from ._files import DATA, TABLE, check_fitted, read_data
 from ._messages import CommandError, say
 from ._results import put_back
 from ._sources import Source, read_source, target_of
@@ -60,7 +59,7 @@ def _rank(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata, source = read_source(arguments, values=False)
-        _check_fitted(adata, arguments.data, arguments.key)
+        check_fitted(adata, arguments.data, arguments.key)
         reference = None if arguments.reference == "average" else arguments.reference
         _run(lfm.tl.rank_genes, arguments, adata, mask_obs=arguments.mask, reference=reference)
         table = lfm.get.rank_genes_df(adata, key=arguments.key_added)
@@ -77,7 +76,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
     with ExitStack() as files:
         drafts = _drafts(arguments, files)
         adata, source = read_source(arguments)
-        _check_fitted(adata, arguments.data, arguments.key)
+        check_fitted(adata, arguments.data, arguments.key)
         _run(lfm.tl.anomalies, arguments, adata)
         table = lfm.get.anomalies_df(adata, key=arguments.key_added)
         _write_results(adata, table, drafts, source)
@@ -100,7 +99,7 @@ def _anomalies(arguments: argparse.Namespace) -> None:
 def _project(arguments: argparse.Namespace) -> None:
     with _output(arguments, arguments.data, arguments.reference) as draft:
         reference = read_data(arguments.reference, values=False)
-        _check_fitted(reference, arguments.reference, arguments.key)
+        check_fitted(reference, arguments.reference, arguments.key)
         if arguments.normalize:
             _check_normalized(arguments, reference)
         adata, source = read_source(arguments)
@@ -179,14 +178,6 @@ def _summary(adata: ad.AnnData, key: str) -> str:
         f"fitted {adata.n_obs:,} cells x {adata.n_vars:,} genes with {len(ratio)} factors "
         f"(likelihood {likelihood}) in {stored[SECONDS]:.1f} s; {found}"
     )
-
-
-def _check_fitted(adata: ad.AnnData, path: Path, key: str) -> None:
-    if key not in adata.uns:
-        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and PRIOR_GENE_COV in value]
-        advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
-        msg = f"{path} holds no fit {key!r}. {advice}"
-        raise CommandError(msg)
 
 
 @contextmanager

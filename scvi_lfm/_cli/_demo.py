@@ -151,10 +151,7 @@ def _draw(adata: ad.AnnData, folder: Path) -> dict[Path, str]:
 
     mpl.use("agg")
     figures: dict[str, tuple[Figure, str]] = {
-        "overview.png": (
-            _overview(adata),
-            "Cells by two factors, genes of one type, and anomalies.",
-        ),
+        "overview.png": (_overview(adata), "Cells by two factors, genes of one type, and anomalies."),
         "rank_genes.png": (
             _figure(lfm.pl.rank_genes(adata, show=False)),
             "The top genes of each type, with intervals.",

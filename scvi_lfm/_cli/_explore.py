@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import scvi_lfm as lfm
 
 from .._keys import fit_keys
-from ._files import read_data
-from ._messages import CommandError, say
+from ._files import check_fitted, read_data
+from ._messages import say
 
 if TYPE_CHECKING:
     import argparse
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 def explore(arguments: argparse.Namespace) -> None:
     """Write the page."""
     adata = read_data(arguments.data, values=False)
-    if arguments.key not in adata.uns:
-        msg = f"{arguments.data} holds no fit {arguments.key!r}. Make one: scvi-lfm fit {arguments.data} OUT"
-        raise CommandError(msg)
+    check_fitted(adata, arguments.data, arguments.key)
     page = lfm.pl.explorer(
         adata,
         arguments.page,

@@ -6,7 +6,9 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from .._keys import PRIOR_GENE_COV
 from .._memory import OutOfMemoryError, is_out_of_memory, naming_memory
+from .._spelling import near_matches
 from ._drafts import check_suffix
 from ._messages import CommandError, one_line
 from ._probe import check_survives
@@ -18,14 +20,15 @@ if TYPE_CHECKING:
 
 DATA = (".h5ad", ".zarr")
 TABLE = (".csv",)
-# "stored" leaves X and layers in the file, to be read piece by piece; "memory" reads them
-VALUES = "stored"
 _PIECE = 10_000_000  # indices, 80 MB at most
 _LESS = "Close other programs, or look whether the file is whole: a damaged one may ask for any amount"
 
 
 def read_data(path: Path, *, values: bool = True) -> ad.AnnData:
-    """Read an AnnData, h5ad or zarr by the suffix of its file; without X and layers where no tool needs them."""
+    """Read an AnnData, h5ad or zarr by the suffix of its file; without X and layers where no tool needs them.
+
+    They stay in the file, to be read piece by piece.
+    """
     suffix = check_suffix(path, DATA)
     if not path.exists():
         msg = f"no such file: {path}"
@@ -43,7 +46,7 @@ def read_data(path: Path, *, values: bool = True) -> ad.AnnData:
             warnings.simplefilter("ignore")
             if suffix == ".h5ad":
                 check_survives(path)
-            adata = read_parts(path, values=VALUES if values else "none")
+            adata = read_parts(path, values=values)
         _check_indices(adata)
     except _reading_errors() as error:
         if is_out_of_memory(error):  # h5py has a KeyError for it as well
@@ -52,6 +55,15 @@ def read_data(path: Path, *, values: bool = True) -> ad.AnnData:
         msg = f"cannot read {path} as {suffix[1:]}, is it complete and written by anndata? ({one_line(error)})"
         raise CommandError(msg) from error
     return adata
+
+
+def check_fitted(adata: ad.AnnData, path: Path, key: str) -> None:
+    """Raise unless there is a fit under this key."""
+    if key not in adata.uns:
+        fits = [name for name, value in adata.uns.items() if isinstance(value, dict) and PRIOR_GENE_COV in value]
+        advice = near_matches(key, fits) if fits else f"Make one: scvi-lfm fit {path} OUT"
+        msg = f"{path} holds no fit {key!r}. {advice}"
+        raise CommandError(msg)
 
 
 def _check_indices(adata: ad.AnnData) -> None:

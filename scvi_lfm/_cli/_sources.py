@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from . import _files
 from ._changes import Snapshot
 from ._copies import Stamp, size, stamp
+from ._files import read_data
 from ._messages import CommandError
 from ._stores import can_take_fields
 
@@ -23,13 +23,12 @@ if TYPE_CHECKING:
 class Source:
     """Where an AnnData was read from, and as what.
 
-    `kept` says where its values are: in `"memory"`, in the file (`"stored"`), or nowhere (`"none"`).
     `way` is how it is written with what is new: into a `"copy"` of its file; into a folder with links to its files
     (`"link"`), which replaces the store; without values, as `"results"`; or as a `"whole"`, where formats differ.
     """
 
     path: Path
-    kept: str
+    has_values: bool  # which are in the file still
     way: str
     before: Snapshot
     stamp: Stamp
@@ -49,12 +48,11 @@ def read_source(arguments: argparse.Namespace, *, values: bool = True) -> tuple[
     path = arguments.data
     is_copied = arguments.in_place or arguments.out is not None
     before = stamp(path) if is_copied and path.exists() else ()
-    adata = _files.read_data(path, values=values)
+    adata = read_data(path, values=values)
     if values and adata.X is None and not adata.layers:
         msg = f"{path} has neither X nor layers. If it holds results alone: scvi-lfm merge DATA {path} OUT"
         raise CommandError(msg)
-    kept = _files.VALUES if values else "none"
-    return adata, Source(path, kept, _way(arguments), Snapshot.of(adata), before)
+    return adata, Source(path, values, _way(arguments), Snapshot.of(adata), before)
 
 
 def _way(arguments: argparse.Namespace) -> str:

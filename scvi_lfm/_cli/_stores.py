@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ._changes import Changes
 
 Store = Any  # a group of h5py or of zarr
-_VALUES = ("X", "layers", "raw")
 PARTS = ("X", *FRAMES, *MAPPINGS, "raw")
 
 
@@ -44,39 +43,42 @@ def _open(path: Path) -> Any:
     return zarr.open_group(path, mode="r")
 
 
-def read_parts(path: Path, *, values: str) -> ad.AnnData:
+def read_parts(path: Path, *, values: bool) -> ad.AnnData:
     """Read what an AnnData is made of, and leave alone whatever else a file holds.
 
-    `values`, X, layers and raw, are read into `"memory"`, left in the file (`"stored"`) to be read from it piece by
-    piece where they are by cells, or left out (`"none"`). Files in encodings of old are read whole.
+    Values, X, layers and raw, are left in the file, to be read from it piece by piece where they are by cells, or left
+    out. Files in encodings of old are read whole.
     """
     import anndata as ad
 
-    if values == "stored":
+    if values:
         store = _open(path)  # open for as long as one of its values is there
         if _is_current(store):
-            return _read(store, _stored)
+            return ad.AnnData(**_described(store), **_values(store))
     else:
         with reading(path) as store:
             if _is_current(store):
-                return _read(store, ad.io.read_elem if values == "memory" else None)
+                return ad.AnnData(**_described(store))
     return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
 
 
-def _read(store: Store, read_value: Callable[[Any], Any] | None) -> ad.AnnData:
+def _described(store: Store) -> dict[str, Any]:
+    """All but the values."""
     import anndata as ad
 
-    parts = {name: ad.io.read_elem(store[name]) for name in PARTS if name in store and name not in _VALUES}
-    if read_value is None:
-        return ad.AnnData(**parts)
-    if "X" in store:
-        parts["X"] = read_value(store["X"])
+    return {name: ad.io.read_elem(store[name]) for name in (*FRAMES, *MAPPINGS) if name in store and name != "layers"}
+
+
+def _values(store: Store) -> dict[str, Any]:
+    import anndata as ad
+
+    parts = {"X": _stored(store["X"])} if "X" in store else {}
     if "layers" in store:
-        parts["layers"] = {name: read_value(store["layers"][name]) for name in store["layers"]}
+        parts["layers"] = {name: _stored(store["layers"][name]) for name in store["layers"]}
     if "raw" in store and _encoding(raw := store["raw"]) == "raw":  # where there is none it may be a null
         parts["raw"] = {name: ad.io.read_elem(raw[name]) for name in ("var", "varm") if name in raw}
-        parts["raw"]["X"] = read_value(raw["X"])
-    return ad.AnnData(**parts)
+        parts["raw"]["X"] = _stored(raw["X"])
+    return parts
 
 
 def _stored(part: Any) -> Any:

@@ -47,16 +47,14 @@ def write_data(adata: ad.AnnData, draft: Draft, source: Source) -> None:
     """
     changes, way = source.before.changes(adata), source.way
     if way in {"copy", "link"} and not source.is_unchanged():
-        if way == "link" or source.kept != "memory":
-            msg = f"{source.path} was changed while the command ran, so nothing was written: run it again"
-            raise CommandError(msg)
-        way = "whole"
+        msg = f"{source.path} was changed while the command ran, so nothing was written: run it again"
+        raise CommandError(msg)
     if way == "results":
         for layer in (name for container, name in changes.written if container == "layers"):
             say(f"warning: the layer {layer!r} is new, and not among the results")
         write_new(results_of(adata), draft)
     elif way == "whole":
-        if source.kept == "none":
+        if not source.has_values:
             adata = read_data(source.path)
             changes.apply(adata)
         if lost := others(source.path):

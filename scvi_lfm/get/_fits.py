@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from .._calls import named_arguments
-from .._keys import PARAMS, RANK, VARIANCE_RATIO, fit_keys
-from .._validate import check_count, near_matches
-from ._stored import advice, check_factors, stored_fields
+from .._keys import PARAMS, RANK, VARIANCE_RATIO
+from .._validate import check_count
+from ._stored import array_of_fit, check_factors, stored_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,12 +61,7 @@ def factors_df(
     ['factor', 'gene', 'loading', 'sd']
     """
     stored_fields(adata, key, "fit")
-    keys = fit_keys(key)
-    for name in (keys.gene_factors, keys.gene_factors_sd):
-        if name not in adata.varm:
-            msg = f"varm has no {name!r}. {near_matches(name, adata.varm)} {advice('fit', key)}"
-            raise KeyError(msg)
-    loadings, sds = np.asarray(adata.varm[keys.gene_factors]), np.asarray(adata.varm[keys.gene_factors_sd])
+    loadings, sds = (array_of_fit(adata, key, "varm", name) for name in ("gene_factors", "gene_factors_sd"))
     on = np.flatnonzero((sds > 0).any(0)).tolist()
     chosen = on if factors is None else check_factors(factors, loadings.shape[1])
     fitted = np.isfinite(loadings).all(1)
@@ -115,13 +110,9 @@ def uncertainty_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     >>> adata.obs["lfm_sd"] = lfm.get.uncertainty_df(adata)["relative"]
     """
     stored_fields(adata, key, "fit")
-    keys = fit_keys(key)
-    for name in (keys.cell_factors, keys.cell_factors_sd):
-        if name not in adata.obsm:
-            msg = f"obsm has no {name!r}. {near_matches(name, adata.obsm)} {advice('fit', key)}"
-            raise KeyError(msg)
-    place = np.asarray(adata.obsm[keys.cell_factors], dtype=np.float64)
-    sd = np.sqrt(np.square(np.asarray(adata.obsm[keys.cell_factors_sd], dtype=np.float64)).sum(1))
+    names = ("cell_factors", "cell_factors_sd")
+    place, sds = (array_of_fit(adata, key, "obsm", name).astype(np.float64) for name in names)
+    sd = np.sqrt(np.square(sds).sum(1))
     spread = np.sqrt(place.var(0).sum()) if len(place) else 0.0
     relative = sd / (spread if spread > 0 else np.nan)
     return pd.DataFrame({"sd": sd, "relative": relative}, index=adata.obs_names)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .._keys import fit_keys
 from .._validate import check_anndata, check_count, check_key, near_matches
 
 if TYPE_CHECKING:
@@ -28,6 +31,15 @@ def stored_fields(adata: AnnData, key: str, tool: str, *fields: str) -> Mapping[
             msg = f"uns[{key!r}] was not written by lfm.tl.{tool}: it has no {field!r}. {advice(tool, key)}"
             raise KeyError(msg)
     return stored
+
+
+def array_of_fit(adata: AnnData, key: str, frame: str, name: str) -> np.ndarray:
+    """The array of a fit in obsm or varm (`frame`) that `FitKeys` has under `name`."""
+    fields, place = getattr(adata, frame), getattr(fit_keys(key), name)
+    if place not in fields:
+        msg = f"{frame} has no {place!r}. {near_matches(place, fields)} {advice('fit', key)}"
+        raise KeyError(msg)
+    return np.asarray(fields[place])
 
 
 def advice(tool: str, key: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import operator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .trace import Trace
@@ -31,10 +32,6 @@ class Place(Generic[S]):
         return Place(state, self.n_seen + 1, sums)
 
 
-def _make(make: Callable[[], Place[Any]]) -> Place[Any]:
-    return make()
-
-
 @dataclass(frozen=True)
 class Pass(Generic[S]):
     """An epoch to go through, from its beginning or from where it was left.
@@ -45,7 +42,7 @@ class Pass(Generic[S]):
 
     n_seen: int = 0
     sums: Any = None
-    keep: Callable[[Callable[[], Place[S]]], Place[S]] = _make
+    keep: Callable[[Callable[[], Place[S]]], Place[S]] = operator.call
 
     def through(
         self,
@@ -101,7 +98,7 @@ class Course:
     draws: Draws
     before: Trace  # of earlier numbers of factors
     values: tuple[tuple[float, float], ...] = ()  # of this one: epoch, ELBO per entry
-    held_out: tuple[tuple[float, float, float], ...] = field(default=())
+    held_out: tuple[tuple[float, float, float], ...] = ()
     ranks: RankCurve | None = None  # what is known of numbers of factors so far
 
     @property

@@ -86,11 +86,6 @@ class Minibatches:
         order = self._first_order[1:] if number == 1 else self._draw()
         return (self._blocks(part, keep=True) for part in order[n_seen:])
 
-    def read_epoch(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Batch]]:
-        """Positions and blocks of every cell once, in random order; without the first `n_seen`."""
-        order = [np.arange(self.matrix.shape[0])] if self._whole is not None else self._draw()
-        return self._read(order[n_seen:])
-
     def visits(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Blocks]]:
         """Positions and minibatches of every cell once, each one block where it is not on a cluster."""
         order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
@@ -100,7 +95,7 @@ class Minibatches:
         """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""
         if self._whole is not None:
             return iter([(torch.arange(self.matrix.shape[0], device=self._device), self._whole)][n_seen:])
-        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self.read_epoch(n_seen))
+        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self._read(self._draw()[n_seen:]))
 
     def in_order(self) -> Iterator[Batch]:
         """Blocks of every cell once, in the order of the matrix."""

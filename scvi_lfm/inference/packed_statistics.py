@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..linalg.packed import dimension
+from ..linalg.packed import dimension, packed_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +30,5 @@ def margins(weighted: Tensor) -> tuple[Tensor, Tensor]:
 @lru_cache(maxsize=32)
 def without_activity(k: int, device: torch.device) -> Tensor:
     """Positions of packed (1, A), k values, within packed (1, a, A)."""
-    rows, columns = torch.tril_indices(k, k, device=device)
-    big, small = rows + (rows > 0), columns + (columns > 0)
-    return big * (big + 1) // 2 + small
+    coordinate = torch.arange(k, device=device)
+    return packed_part(coordinate + (coordinate > 0))

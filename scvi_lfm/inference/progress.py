@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 EVERY = 30.0
 
 
-class Progress(Protocol):
-    """Listener that is told of every minibatch and every epoch."""
+class Progress:
+    """Listener that is told of every minibatch and every epoch; this one says nothing."""
 
     def __enter__(self) -> Self:
         """Begin."""
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
         """End, by an error or not."""
@@ -39,32 +40,13 @@ class Progress(Protocol):
 def show_progress(max_epochs: int, *, shown: bool) -> Progress:
     """Progress on standard error; none unless `shown`, or where there is no standard error."""
     if not shown or sys.stderr is None:
-        return Silence()
+        return Progress()
     # a notebook's standard error is no terminal, yet shows a bar
     in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
     return Bar(max_epochs) if in_notebook or sys.stderr.isatty() else Lines(max_epochs)
 
 
-class Silence:
-    """No progress."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
-        pass
-
-    def update(self) -> None:
-        pass
-
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        pass
-
-    def end(self, reason: str) -> None:
-        pass
-
-
-class Report:
+class Report(Progress):
     """The state of a fit in words, with the time left as epochs to come at the last epoch's pace."""
 
     def __init__(self, max_epochs: int) -> None:
@@ -119,9 +101,6 @@ class Lines(Report):
             self._thread.join()
         if kind is None:
             _write(self.last())
-
-    def update(self) -> None:
-        pass
 
     def _repeat(self) -> None:
         while not self._over.wait(EVERY):

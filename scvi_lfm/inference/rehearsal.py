@@ -12,7 +12,7 @@ import torch
 from .._workers import n_workers
 from ..data.counted import Counted
 from .loop import engine_for
-from .progress import Silence
+from .progress import Progress
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def rehearse(matrix: CellMatrix, options: FitOptions) -> Rehearsal:
     with phase():
         state, rank0 = engine.start()
     with phase():
-        state, values = engine.epoch(state, EPOCH, Silence())
+        state, values = engine.epoch(state, EPOCH, Progress())
     with phase():
         engine.finish(state, Trace([(float(EPOCH), values[-1])], rank0, converged=True))
     return Rehearsal(*phases)

@@ -14,7 +14,7 @@ import torch
 
 from ..data import column_sums
 from ..linalg.moments import row_moment
-from ..linalg.packed import congruent, unpack
+from ..linalg.packed import congruent, packed_part, unpack
 from ..model import Gaussian
 
 if TYPE_CHECKING:
@@ -182,9 +182,3 @@ class PackedGlobals(Globals):
 def factor_columns(ahead: int, kept: Tensor) -> Tensor:
     """Columns of a row whose first `ahead` always stay, and whose factors stay at the positions `kept`."""
     return torch.cat([torch.arange(ahead, device=kept.device), kept + ahead])
-
-
-def packed_part(kept: Tensor) -> Tensor:
-    """Positions of the lower triangle of some rows and columns, in increasing order, within that of all."""
-    first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
-    return kept[first] * (kept[first] + 1) // 2 + kept[second]

@@ -1,11 +1,18 @@
-"""Second moments of rows with a one in front, (1, row)."""
+"""Rows with a one in front, (1, row), and their second moments."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch.nn import functional
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def one_first(rows: Tensor) -> Tensor:
+    """Rows (1, row)."""
+    return functional.pad(rows, (1, 0), value=1.0)
 
 
 def row_moment(rows: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -112,10 +112,15 @@ def congruent(linear: Tensor, values: Tensor) -> Tensor:
     return moved.unflatten(0, values.shape[:-1])
 
 
+def packed_part(kept: Tensor) -> Tensor:
+    """Positions in a packed matrix of some of its rows and columns, in increasing order, as a packed matrix."""
+    first, second = torch.tril_indices(len(kept), len(kept), device=kept.device)
+    return kept[first] * (kept[first] + 1) // 2 + kept[second]
+
+
 def inner(k: int, device: torch.device) -> Tensor:
-    """Positions in a packed (k, k) matrix of the part without its first row and column, in packed order."""
-    rows, columns = torch.tril_indices(k - 1, k - 1, device=device) + 1
-    return rows * (rows + 1) // 2 + columns
+    """Positions in a packed (k, k) matrix of the part without its first row and column."""
+    return packed_part(torch.arange(1, k, device=device))
 
 
 def first_column(k: int, device: torch.device) -> Tensor:

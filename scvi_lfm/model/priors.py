@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,7 @@ MU_SCALE = 100.0
 # learned prior variances stay above this share of the noise variance, so that their inverses exist
 FLOOR = 1e-12
 NAMES = ("a", "A", "b", "B", "sigma")
+_NONE = torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,7 @@ class PriorScales:
     b: Tensor  # ()
     B: Tensor  # (r,)
     fixed: frozenset[str] = frozenset()
-    beta: Tensor = field(
-        default_factory=lambda: torch.zeros(0, dtype=torch.float64, device="cpu")
-    )  # (p,): of coefficients
+    beta: Tensor = _NONE  # (p,): of coefficients
 
     @property
     def cell_var(self) -> Tensor:
@@ -117,12 +116,17 @@ def initial_scales(n_factors: int, given: Mapping[str, object], spread: Tensor, 
     }
     return PriorScales(
         a=start["a"],
-        A=start["A"].expand(n_factors),
+        A=_of_each(start["A"], n_factors),
         b=start["b"],
-        B=start["B"].expand(n_factors),
+        B=_of_each(start["B"], n_factors),
         fixed=frozenset(given),
         beta=spread.expand(n_covariates),
     )
+
+
+def _of_each(scale: Tensor, n_factors: int) -> Tensor:
+    """One scale for each factor; of more or fewer factors than were asked for, the first one's."""
+    return scale if scale.shape == (n_factors,) else scale.flatten()[:1].expand(n_factors)
 
 
 def kl_of_mu(mean: Tensor, var: Tensor) -> Tensor:

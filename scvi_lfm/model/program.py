@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pyro.distributions import TorchDistribution, TransformModule
     from torch import Tensor
 
+_ONE = torch.ones((), dtype=torch.float32, device="cpu")
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -48,14 +50,10 @@ class Scales:
     A: Tensor  # (r,)
     b: Tensor  # ()
     B: Tensor  # (r,)
-    sigma: Tensor = torch.ones(
-        (), dtype=torch.float32, device="cpu"
-    )  # (), (m,) or (batch, m): noise of the Normal, scale of the Student t
-    df: Tensor = torch.ones((), dtype=torch.float32, device="cpu")  # (): degrees of freedom of the Student t
-    theta: Tensor = torch.ones(
-        (), dtype=torch.float32, device="cpu"
-    )  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
-    beta: Tensor = torch.ones((), dtype=torch.float32, device="cpu")  # () or (p,): of the coefficients of covariates
+    sigma: Tensor = _ONE  # (), (m,) or (batch, m): noise of the Normal, scale of the Student t
+    df: Tensor = _ONE  # (): degrees of freedom of the Student t
+    theta: Tensor = _ONE  # () or (m,): dispersion of the negative binomial, variance rate + rate^2 / theta
+    beta: Tensor = _ONE  # () or (p,): of the coefficients of covariates
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix, Observed
 from scvi_lfm.inference.loop import engine_for
-from scvi_lfm.inference.progress import Silence
+from scvi_lfm.inference.progress import Progress
 from scvi_lfm.inference.trace import Trace
 
 N, M, R = 120, 60, 3
@@ -74,7 +74,7 @@ def started(request, fit_options):
     state, rank0 = engine.start()
     states, bounds = [state], [rank0]
     for number in range(1, 7):
-        state, estimates = engine.epoch(state, number, Silence())
+        state, estimates = engine.epoch(state, number, Progress())
         states.append(state)
         bounds.append(estimates[-1])
     return engine, states, bounds
@@ -108,7 +108,7 @@ def test_leading_factors(started, k):
     engine, states, _ = started
     fewer = engine.leading(states[-1], k)
     assert fewer.globals.n_factors == k
-    after, estimates = engine.epoch(fewer, 7, Silence())
+    after, estimates = engine.epoch(fewer, 7, Progress())
     assert after.globals.n_factors == k
     assert all(map(math.isfinite, estimates))
 

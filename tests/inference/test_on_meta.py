@@ -20,7 +20,7 @@ from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.engine import Engine
 from scvi_lfm.inference.loop import engine_for
 from scvi_lfm.inference.normal import engine as normal_engine
-from scvi_lfm.inference.progress import Silence
+from scvi_lfm.inference.progress import Progress
 from scvi_lfm.inference.project import place_cells
 from scvi_lfm.inference.trace import Trace
 from scvi_lfm.posterior.anomalies.listing import Question, list_entries
@@ -181,7 +181,7 @@ def _fault(event: Event) -> str:
 @pytest.mark.parametrize("batch_size", [N_CELLS, BATCH], ids=["one batch", "minibatches"])
 @pytest.mark.parametrize("case", EACH_CASE, ids=str)
 def test_nothing_is_waited_for_within_an_epoch(case, batch_size):
-    bar = Silence()
+    bar = Progress()
     with watched() as watch:
         engine = case.engine(batch_size)
         state, _ = engine.start()
@@ -222,7 +222,7 @@ def test_what_waits_is_seen(monkeypatch, way):
     state, engine = _begun()
     monkeypatch.setattr(Engine, "_best_move", waits)
     with watched() as watch:
-        engine.epoch(state, 1, Silence())
+        engine.epoch(state, 1, Progress())
     assert faults(watch, 1)
     assert all("inference/observed/engine.py: ObservedEngine._sweep" in fault for fault in faults(watch, 1))
 
@@ -246,7 +246,7 @@ def test_what_is_on_the_cpu_is_seen(monkeypatch):
         Engine, "_best_move", lambda self, g, moment: best_move(self, g, moment @ torch.eye(4, dtype=torch.float64))
     )
     with watched(), pytest.raises(RuntimeError, match="on the CPU"):
-        engine.epoch(state, 1, Silence())
+        engine.epoch(state, 1, Progress())
 
 
 def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
@@ -256,7 +256,7 @@ def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
         engine = Case("normal").engine(20)
         state, _ = engine.start()
         watch.clear()
-        engine.epoch(state, 2, Silence(), lambda estimates: False)
+        engine.epoch(state, 2, Progress(), lambda estimates: False)
     assert engine.n_batches == 8
     assert [event.place for event in watch if event.kind == "read"] == [PAIRED] * 3
 

@@ -13,7 +13,7 @@ import pytest
 import scvi_lfm as lfm
 from scvi_lfm.inference import progress
 from scvi_lfm.inference.convergence import remaining_gap, values_left
-from scvi_lfm.inference.progress import Bar, Lines, Report, Silence, duration, show_progress
+from scvi_lfm.inference.progress import Bar, Lines, Progress, Report, duration, show_progress
 
 
 class Terminal(io.StringIO):
@@ -60,7 +60,7 @@ def test_report_gives_the_time_left_at_the_pace_of_the_last_epoch(monkeypatch):
 
 @pytest.mark.parametrize(
     ("stderr", "shown", "kind"),
-    [(Terminal(), True, Bar), (io.StringIO(), True, Lines), (Terminal(), False, Silence), (None, True, Silence)],
+    [(Terminal(), True, Bar), (io.StringIO(), True, Lines), (Terminal(), False, Progress), (None, True, Progress)],
 )
 def test_what_is_shown_goes_by_standard_error(monkeypatch, stderr, shown, kind):
     monkeypatch.setattr(sys, "stderr", stderr)

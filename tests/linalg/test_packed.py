@@ -11,9 +11,11 @@ from scvi_lfm.linalg.packed import (
     diagonal,
     dimension,
     doubled,
+    inner,
     off_first,
     outer,
     pack,
+    packed_part,
     packed_size,
     unpack,
 )
@@ -70,6 +72,13 @@ def test_off_first(shape):
     expected = matrix.clone()
     expected[..., 0, :] = expected[..., :, 0] = 0
     assert torch.equal(unpack(pack(matrix) * off_first(shape[-1], matrix)), expected)
+
+
+@pytest.mark.parametrize("kept", [[], [0], [3], [0, 2, 3], [0, 1, 2, 3, 4]])
+def test_parts(kept):
+    matrix, kept = symmetric((2, 5)), torch.tensor(kept, dtype=torch.long)
+    assert torch.equal(pack(matrix)[:, packed_part(kept)], pack(matrix[:, kept[:, None], kept]))
+    assert torch.equal(inner(5, kept.device), packed_part(torch.arange(1, 5)))
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -57,6 +57,13 @@ def test_initial_scales_are_the_given_ones_or_the_spread_of_the_data(given, name
     assert scales.fixed == set(given)
 
 
+@pytest.mark.parametrize(("n_factors", "expected"), [(0, []), (5, [2.0] * 5)])
+def test_initial_scales_of_another_number_of_factors(n_factors, expected):
+    """None for the margins alone; more where factors are drawn beyond those asked for, which all scales alike allow."""
+    scales = initial_scales(n_factors, {"A": [2.0, 2, 2], "B": 2.0}, tensor(0.7))
+    assert scales.A.tolist() == scales.B.tolist() == expected
+
+
 @pytest.mark.parametrize(
     ("given", "free"),
     [

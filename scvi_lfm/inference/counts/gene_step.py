@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._workers import in_order
+from ...linalg.moments import one_first
 from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
 from ...posterior.rates import cell_features
@@ -58,7 +59,7 @@ def cell_statistics(
     mu = g.mu.to(cells.mean.dtype)
     left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
     offset = cells.log_size + mu
-    x = torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
+    x = one_first(cells.mean)
     xx = outer(x)
     xx[:, inner(x.shape[1], x.device)] += cells.cov
     mean_xx, m = unpack(xx.double().mean(0)), problem.n_genes
@@ -78,7 +79,7 @@ def cell_statistics(
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
         data, seen, half_variance, weight = (values[::every] for values in (data, seen, half_variance, weight))
         which = None if which is None else which[::every]
-        if likelihood.learns_dispersion:
+        if likelihood.dispersion_score is not None:
             # no count at a rate of zero says nothing of the dispersion
             pull = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
             excess[genes], square[genes] = _of_dispersion(pull, weight, half_variance, g.dispersion[genes])

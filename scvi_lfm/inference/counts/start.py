@@ -61,11 +61,10 @@ def fit_margins(
     nothing = torch.zeros(problem.n_genes, dtype=torch.float64, device=device)
     eta = _log_rates(blocks[:some], log_size[:some]) if levels is None else nothing
     mu = eta.mean()
-    given = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
-    scales = initial_scales(0, given, torch.full_like(mu, SPREAD), p)
-    if "a" not in given:
+    scales = initial_scales(0, prior_scales, torch.full_like(mu, SPREAD), p)
+    if "a" not in prior_scales:
         scales = replace(scales, a=scales.a * ACTIVITY_SPREAD)
-    if "b" not in given:
+    if "b" not in prior_scales:
         b = (eta - mu).square().mean().sqrt().clamp_min(1e-3) if levels is None else ABUNDANCE_SPREAD * scales.b
         scales = replace(scales, b=b)
     start = START_DISPERSION if problem.likelihood.learns_dispersion else 0.0

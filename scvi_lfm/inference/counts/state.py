@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.packed import congruent, diagonal, pack
+from ...linalg.packed import congruent, diagonal, pack, packed_part
 from ...model.noise import level_parameters
-from ..state import PackedAverages, PackedGlobals, Problem, factor_columns, packed_part
+from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

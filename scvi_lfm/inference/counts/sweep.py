@@ -10,7 +10,7 @@ import torch
 from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
 from ..passes import added, average_with
-from ..progress import Silence
+from ..progress import Progress
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ...data import Batch
     from ...data.blocks import Blocks
     from ..minibatches import Minibatches
-    from ..progress import Progress
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 
@@ -40,7 +39,7 @@ def sweep(
 
     What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once.
     """
-    features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Silence()
+    features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Progress()
     if everyone.on_cluster and pass_.n_seen == 0:
         found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
         at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))

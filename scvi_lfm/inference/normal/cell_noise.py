@@ -19,6 +19,7 @@ import torch
 
 from ...data import Scaled
 from ...linalg.covariances import Eigenbasis
+from ...linalg.moments import one_first
 from ...posterior.posterior import extend
 from .natural_gradient import CellBlock, cell_information
 from .state import NormalStatistics
@@ -50,7 +51,7 @@ class NoisyCells(CellBlock):
 
     def statistics(self, batch: Batch) -> NormalStatistics:
         """Averages over the cells; all but `xx` have weights omega_i."""
-        x = torch.cat([torch.ones_like(self.mean[:, :1]), self.mean], dim=1)
+        x = one_first(self.mean)
         omega, n = self.omega, batch.n_cells
         weighted_x = omega[:, None] * x
         xx, weighted = x.T @ x / n, weighted_x.T @ x / n

@@ -42,15 +42,18 @@ TOO_LITTLE = 1e-3
 
 def drop_unused_factors(problem: Problem, step: Step) -> Step:
     """Remove factors that are off, and solve once more for the genes so that T_j belongs to the final noise."""
-    g = step.globals
-    if g.n_factors == 0:
-        return keep_factors(problem, step, torch.arange(0, device=g.mu.device))
-    p = g.n_known
+    g, p = step.globals, step.globals.n_known
     norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2 + p :]
     explained = step.statistics.xx.diagonal()[2 + p :] * g.gene_mean[:, 1 + p :].square().sum(0)
-    least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
-    on = (norms > OFF * norms.amax()) & (explained > least)
-    return keep_factors(problem, step, torch.nonzero(on).flatten())
+    return keep_factors(problem, step, used_factors(norms, explained, g.precision))
+
+
+def used_factors(norms: Tensor, explained: Tensor, precision: Tensor) -> Tensor:
+    """Positions of the factors that are on, from sums of E[B^2] and what their means explain in a cell, (r,) each."""
+    if not len(norms):
+        return torch.arange(0, device=norms.device)
+    least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / precision.mean())
+    return torch.nonzero((norms > OFF * norms.amax()) & (explained > least)).flatten()
 
 
 def finish(problem: Problem, step: Step, batches: Minibatches, trace: Trace) -> FitResult:

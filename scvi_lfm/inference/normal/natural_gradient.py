@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...linalg.moments import one_first
 from ...model.priors import MU_SCALE
 from ..noise import noise_floor
 from .state import NormalGlobals, NormalStatistics, is_constant
@@ -98,7 +99,7 @@ def local_elbo(
 
 def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> NormalStatistics:
     """Averages over the cells of a batch."""
-    x = torch.cat([torch.ones_like(cell_mean[:, :1]), cell_mean], dim=1)
+    x = one_first(cell_mean)
     xx = x.T @ x / batch.n_cells
     xx[1:, 1:] += cov
     return NormalStatistics(xx, batch.times_cells(x / batch.n_cells), batch.square_sums / batch.n_cells)

@@ -34,7 +34,6 @@ OVERSAMPLING = 10
 def fit_without_factors(problem: Problem, cells: Blocks, prior_scales: Mapping[str, object]) -> Step:
     """Coordinate ascent on mu + a_i + b_j alone, and zeta_i . beta_j where there are covariates."""
     mean, spread = location_and_spread(cells.each(sums))
-    margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     p = cells.known.shape[1]
     ones = torch.ones(1 + p, dtype=torch.float64, device=cells.device)
@@ -46,7 +45,7 @@ def fit_without_factors(problem: Problem, cells: Blocks, prior_scales: Mapping[s
         gene_eig=ones,
         gene_diagonal=ones.expand(problem.n_genes, 1 + p),
         precision=sigma.square().reciprocal().expand(problem.n_genes),
-        scales=initial_scales(0, margins, spread, p),
+        scales=initial_scales(0, prior_scales, spread, p),
     )
     for _ in range(RANK0_SWEEPS):
         step = sweep(problem, g, cells)

@@ -14,7 +14,7 @@ from ...posterior.held_out import NOTHING, score_held_out
 from ..course import WHOLE
 from ..engine import Engine
 from ..learning_rate import learning_rate
-from ..normal.finish import OFF, TOO_LITTLE
+from ..normal.finish import used_factors
 from ..normal.start import first_factors
 from ..state import Problem
 from .centre import centred
@@ -162,7 +162,10 @@ class ObservedEngine(Engine["State"]):
     def finish(self, state: State, trace: Trace) -> FitResult:
         """The result, after factors that are off are dropped."""
         state = self._in_best_gauge(state)
-        g = state.globals.at_factors(used_factors(state))
+        g, statistics = state.globals, state.statistics
+        norms = g.second_moment().diagonal()[2:]
+        explained = statistics.xx.diagonal()[2:] * (statistics.observed() @ g.gene_mean[:, 1:].square())
+        g = g.at_factors(used_factors(norms, explained, g.precision))
         return finish(self._problem, g, self._blocks, self._original, self._centre, trace)
 
 
@@ -170,14 +173,3 @@ def _in_blocks(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, *, 
     n = matrix.shape[0]
     count = max(-(-n // CELLS_PER_BLOCK), min(BLOCKS, n // LEAST_CELLS), 1)
     return Blocks(matrix, even_slices(n, count), device, dtype, last=last)
-
-
-def used_factors(state: State) -> Tensor:
-    """Positions of the factors that are on."""
-    g, statistics = state.globals, state.statistics
-    if g.n_factors == 0:
-        return torch.arange(0, device=g.mu.device)
-    norms = g.second_moment().diagonal()[2:]
-    explained = statistics.xx.diagonal()[2:] * (statistics.observed() @ g.gene_mean[:, 1:].square())
-    least = torch.maximum(OFF * explained.amax(), TOO_LITTLE / g.precision.mean())
-    return torch.nonzero((norms > OFF * norms.amax()) & (explained > least)).flatten()

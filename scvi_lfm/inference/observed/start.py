@@ -63,7 +63,6 @@ def fit_margins(
 ) -> tuple[ObservedGlobals, list[Rows], float]:
     """Coordinate ascent on mu + a_i + b_j alone; q of the cells, and the ELBO per observed entry."""
     mean, spread = location_and_spread(blocks.each(sums))
-    margins = {name: value for name, value in prior_scales.items() if name not in {"A", "B"}}
     sigma = torch.as_tensor(prior_scales.get("sigma", spread), dtype=spread.dtype, device=spread.device)
     n, m, dtype = blocks.n_cells, problem.n_genes, blocks.dtype
     g = ObservedGlobals(
@@ -73,7 +72,7 @@ def fit_margins(
         gene_cov=(spread.square() / n).to(dtype).expand(m, 1),
         gene_log_det=mean.new_zeros(()),
         precision=sigma.square().reciprocal().expand(m),
-        scales=initial_scales(0, margins, spread),
+        scales=initial_scales(0, prior_scales, spread),
     )
     for _ in range(MARGIN_SWEEPS):
         statistics, cells = statistics_of(CellStep.of(g, problem.family), blocks)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...data import Scaled, column_sums
+from ...linalg.moments import one_first
 from ...linalg.packed import diagonal, doubled, first_column, inner, outer, slope_moments, unpack
 from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE, kl_of_mu
@@ -92,20 +93,16 @@ def mean_moment(blocks: Sequence[Rows]) -> Tensor:
 
 
 def _moment(cells: Rows) -> Tensor:
-    x = _features(cells)
+    x = one_first(cells.mean)
     moment = x.T @ x
     moment[1:, 1:] += unpack(column_sums(cells.cov))
     return moment
 
 
-def _features(cells: Rows) -> Tensor:
-    return torch.cat([torch.ones_like(cells.mean[:, :1]), cells.mean], dim=1)
-
-
 def cell_statistics(batch: Batch, cells: Rows) -> ObservedStatistics:
     """Averages over the cells of a block."""
     n, k = cells.mean.shape
-    x = _features(cells)
+    x = one_first(cells.mean)
     products = outer(x.to(cells.cov.dtype))
     products[:, inner(k + 1, x.device)] += cells.cov
     products /= n

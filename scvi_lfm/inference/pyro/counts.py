@@ -18,7 +18,7 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ..counts.engine import CountEngine
 from ..minibatches import Minibatches
 from .guides import RowGuide
-from .monte_carlo import draws_in, mean_elbo
+from .monte_carlo import draws_in, in_order, mean_elbo
 from .own_guide import OwnGuide
 from .parameters import LearnedScales
 
@@ -55,8 +55,8 @@ class Guide(Protocol):
     def sparse_parameters(self) -> list[Tensor]:
         """Parameters by cell, whose gradients are sparse."""
 
-    def moments(self, blocks: Iterable[Tensor]) -> RowMoments:
-        """Moments of all rows; `blocks` hold the values of all cells in order."""
+    def moments(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> RowMoments:
+        """Moments of all rows; `blocks` hold positions and values of all cells in order."""
 
 
 class CountProgram:
@@ -128,7 +128,7 @@ class CountProgram:
 
     def finish(self, trace: Trace) -> FitResult:
         """The result; its last ELBO is that of the guide as it is, averaged over many draws."""
-        found = self.guide.moments(batch.dense() for batch in self.batches.in_order())
+        found = self.guide.moments((rows, batch.dense()) for rows, batch in in_order(self.batches))
         zero = torch.zeros_like(found.gene_mean[0])
         cell_scales, gene_scales = self.scales.of_rows()
         q = CountPosterior(

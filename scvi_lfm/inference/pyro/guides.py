@@ -110,7 +110,7 @@ class RowGuide(nn.Module):
         """The parameters of cells."""
         return [self.cells.table]
 
-    def moments(self, _: Iterable[Tensor]) -> RowMoments:
+    def moments(self, _: Iterable[tuple[Tensor, Tensor]]) -> RowMoments:
         """Moments, exact for Normal rows; those of a flow's output are estimated from many draws, once for all rows."""
         with torch.no_grad():
             cell_mean, cell_cov = _pushed(self.cells(), self.cell_flow)

@@ -13,9 +13,9 @@ from ...linalg.covariances import Common
 from ...model import guide, mean_field_guide, model
 from ...model.priors import initial_scales
 from ..minibatches import Minibatches
-from ..normal.elbo import elbo
 from ..normal.finish import summarise, to_result
 from ..normal.natural_gradient import CellBlock
+from ..normal.ranks import elbo_per_entry
 from ..normal.start import fit_without_factors, location_and_spread, sums
 from ..state import Problem
 from .monte_carlo import in_order
@@ -49,8 +49,7 @@ class NormalProgram:
 
     def _without_factors(self, base: Step) -> float:
         """ELBO per entry of mu + a_i + b_j alone."""
-        n_cells, n_genes = self._problem.n_cells, self._problem.n_genes
-        return float(elbo(base.globals, base.statistics, base.cell_cov, n_cells)) / (n_cells * n_genes)
+        return elbo_per_entry(self._problem, base)
 
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """Optimisers: one for what cells share, and a sparse one for their means."""

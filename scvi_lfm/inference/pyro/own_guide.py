@@ -46,12 +46,11 @@ class OwnGuide:
         """No parameters: none is known to be by cell."""
         return []
 
-    def moments(self, blocks: Iterable[Tensor]) -> RowMoments:
+    def moments(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> RowMoments:
         """Means and covariances of draws."""
-        cells, start = [], 0
+        cells = []
         with torch.no_grad():
-            for y in blocks:
-                rows = torch.arange(start, start + len(y), device=y.device)
+            for rows, y in blocks:
                 first = self._draw(y, rows)
                 found = {"a": _Moments(_rows(first, "a", "A")), "b": _Moments(_rows(first, "b", "B"))}
                 level = 0.0
@@ -61,7 +60,6 @@ class OwnGuide:
                     found["a"].add(_rows(sites, "a", "A"))
                     found["b"].add(_rows(sites, "b", "B"))
                 cells.append(found["a"].both())
-                start += len(y)
         cell_mean, cell_cov = (torch.cat(parts) for parts in zip(*cells, strict=True))
         return RowMoments(level, cell_mean, cell_cov, *found["b"].both())
 

@@ -14,7 +14,7 @@ from ..normal.state import NormalGlobals
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..counts.state import CountGlobals as CountGlobals
+    from ..counts.state import CountGlobals
 
 START_SCALE = 0.1
 
@@ -89,28 +89,23 @@ class SharedParameters(nn.Module):
 
     def cell_cov(self) -> Tensor:
         """S, in float64."""
-        root = self._root(self.cell_root).detach().double()
+        root = _exact(self._root(self.cell_root))
         return root @ root.T
 
     def globals(self) -> NormalGlobals:
         """Globals as the closed-form engine holds them, in float64."""
-        precision = self.sigma().detach().double().square().reciprocal()
-        eig = self.log_eig.detach().double().exp()
+        precision, eig = _exact(self.sigma()).square().reciprocal(), _exact(self.log_eig).exp()
         scales = self.scales()
         return NormalGlobals(
-            mu=self.mu_loc.detach().double(),
-            mu_var=self.log_mu_scale.detach().double().exp().square(),
-            gene_mean=self.gene_loc.detach().double(),
-            gene_basis=self._root(self.gene_root).detach().double(),
+            mu=_exact(self.mu_loc),
+            mu_var=_exact(self.log_mu_scale).exp().square(),
+            gene_mean=_exact(self.gene_loc),
+            gene_basis=_exact(self._root(self.gene_root)),
             gene_eig=eig,
             gene_diagonal=1 / (precision[:, None] * eig + 1),
             precision=precision,
             scales=PriorScales(
-                a=scales.a.detach().double(),
-                A=scales.A.detach().double(),
-                b=scales.b.detach().double(),
-                B=scales.B.detach().double(),
-                fixed=self._fixed,
+                _exact(scales.a), _exact(scales.A), _exact(scales.b), _exact(scales.B), fixed=self._fixed
             ),
         )
 
@@ -142,3 +137,8 @@ class LearnedScales(nn.Module):
     def dispersion(self, n_genes: int) -> Tensor:
         """Dispersions 1 / theta (m,), zero where there is none."""
         return (-self.theta).exp().detach() if self.theta.dim() else self.theta.new_zeros(n_genes)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """Values in float64, without a gradient."""
+    return tensor.detach().double()

@@ -54,7 +54,6 @@ class StudentProgram(NormalProgram):
     def _without_factors(self, base: Step) -> float:
         """ELBO per entry of q under the Normal, with scale and degrees of freedom at their best for it."""
         problem, options, g = self._problem, self._options, base.globals
-        n_entries = problem.n_cells * problem.n_genes
         batch = self.batches.first()
         block = local_step(problem, g)(batch)
         some = slice(0, max(1, ENTRIES // problem.n_genes))
@@ -78,7 +77,7 @@ class StudentProgram(NormalProgram):
         squares = expected_squares(g, base.statistics)
         data = problem.n_cells * normal.expected_log_density(squares, g.precision).sum()
         divergence = data - elbo(g, base.statistics, base.cell_cov, problem.n_cells)
-        return -float(loss().detach()) - float(divergence) / n_entries
+        return -float(loss().detach()) - float(divergence) / problem.n_entries
 
     def finish(self, trace: Trace) -> FitResult:
         """The result; its last ELBO is averaged over many draws."""

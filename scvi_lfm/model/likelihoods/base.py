@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any, Self
 
     from torch import Tensor
@@ -60,8 +60,8 @@ class Likelihood:
     log_zero: Callable[..., Tensor] = never_zero  # of (seen, *parameters): log P(Y = 0)
     maximum: int | None = None  # the largest value; None: there is none
     summed: Likelihood | None = None  # of several values together; None: the same
-    # of (y, seen, *parameters): derivatives of the log density, by name of the parameter that is learned from them
-    parameter_scores: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    # of (y, seen, *parameters): derivative of the log density by the dispersion of each gene, summed over cells, (m,)
+    dispersion_score: Callable[..., Tensor] | None = None  # None: there is no dispersion to learn
 
     @property
     def has_levels(self) -> bool:
@@ -71,12 +71,7 @@ class Likelihood:
     @property
     def learns_dispersion(self) -> bool:
         """Whether each gene has a dispersion to learn."""
-        return "dispersion" in self.parameter_scores
-
-    @property
-    def dispersion_score(self) -> Callable[..., Tensor]:
-        """Derivative of the log density with respect to the dispersion of each gene, summed over cells, (m,)."""
-        return self.parameter_scores["dispersion"]
+        return self.dispersion_score is not None
 
 
 class Law(ABC):

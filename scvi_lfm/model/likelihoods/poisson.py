@@ -35,5 +35,5 @@ POISSON = replace(
     name="poisson",
     weight_and_score=weight_and_score,
     fisher_weight=fisher_weight,
-    parameter_scores={},
+    dispersion_score=None,
 )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from ...linalg.packed import dimension, packed_size
+from ...linalg.packed import dimension, packed_part, packed_size
+from ...model.priors import free_coordinates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,18 +68,11 @@ def packed_with_known(cov: Tensor, n_known: int) -> Tensor:
         return cov
     k = dimension(cov.shape[-1]) + n_known
     full = cov.new_zeros(*cov.shape[:-1], packed_size(k))
-    full[..., _free(k, n_known, cov.device)] = cov
+    full[..., packed_part(free_coordinates(k, n_known, cov.device))] = cov
     return full
 
 
 def packed_of_free(cov: Tensor, n_known: int) -> Tensor:
     """Packed covariances of (a, A) from those of (a, zeta, A)."""
-    return cov[..., _free(dimension(cov.shape[-1]), n_known, cov.device)] if n_known else cov
-
-
-def _free(k: int, n_known: int, device: torch.device) -> Tensor:
-    """Positions in a packed (k, k) matrix of what is not known."""
-    position = torch.arange(k, device=device)
-    free = (position == 0) | (position > n_known)
-    first, second = torch.tril_indices(k, k, device=device)
-    return free[first] & free[second]
+    free = free_coordinates(dimension(cov.shape[-1]), n_known, cov.device)
+    return cov[..., packed_part(free)] if n_known else cov
