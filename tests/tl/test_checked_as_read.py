@@ -57,14 +57,7 @@ def backed(adata, path):
 
 def fitted(adata, **options):
     """The fit, and what was warned of."""
-    options = {
-        "n_factors": 2,
-        "normalize": 1e4,
-        "batch_size": BATCH,
-        "max_epochs": 2,
-        "tol": 1e-9,
-        "progress": False,
-    } | options
+    usual = {"n_factors": 2, "normalize": 1e4, "batch_size": BATCH, "max_epochs": 2, "tol": 1e-9, "progress": False}
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         lfm.tl.fit(adata, **(usual | options))
