@@ -63,7 +63,7 @@ def thin_molecules(
 
 
 def choose(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Some of the first n numbers, each as likely and at most once, in order."""
+    """Numbers below n, as many as are asked for, each as likely and at most once, in order."""
     if not count:
         return np.empty(0, dtype=np.int64)
     if n <= MOST_IN_MEMORY or count <= n // FEW:
@@ -82,7 +82,7 @@ def choose(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _between(increasing: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Those of some numbers from the first to before the last, counted from the first."""
+    """Numbers from the first to before the last, counted from the first."""
     start, stop = np.searchsorted(increasing, (first, last))
     return increasing[start:stop] - first
 

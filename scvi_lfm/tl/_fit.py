@@ -273,7 +273,7 @@ def fit(
     if options.choose_rank:
         warn_at_bound(result, options)
     adata = itself_or_copy(adata, copy=copy)
-    seconds = time.perf_counter() - started
+    seconds = result.seconds_before + time.perf_counter() - started
     record, n_factors = record_of(prepared, result, seconds), n_factors_of(prepared, result)
     q, fitted, totals = result.posterior, prepared.fitted, prepared.totals
     write_fit(adata, key_added, q, n_factors=n_factors, fitted=fitted, record=record, totals=totals)
