@@ -3,10 +3,11 @@
 from .batch import Batch, Scaled, column_sums
 from .covariates import code, learn_coding, numbers_of_levels
 from .entries import HeldOut, Observed
-from .gate import read_matrix
+from .gate import judged, read_matrix
 from .level import at_level, common_level
 from .matrix import CellMatrix
 from .memory import MemorySource
+from .normalised_as_read import UnfitValuesError
 from .observed import read_held_out, restrict
 from .sample import draw_sample
 from .source import CellSource
@@ -21,11 +22,13 @@ __all__ = [
     "Observed",
     "Scaled",
     "Summary",
+    "UnfitValuesError",
     "at_level",
     "code",
     "column_sums",
     "common_level",
     "draw_sample",
+    "judged",
     "learn_coding",
     "numbers_of_levels",
     "read_held_out",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from .kind import kind_of
 from .matrix import CellMatrix
 from .memory import MemorySource
 from .normalised import log_normalised
+from .normalised_as_read import NormalisedAsRead, can_be_judged_later
 from .opening import open_source
 
 # values elsewhere that take no more are read into memory once, rather than block by block again and again
@@ -36,6 +38,7 @@ def read_matrix(
     totals: np.ndarray | None = None,
     stored_only: bool = False,
     some: CellSample | None = None,
+    later: bool = False,
 ) -> CellMatrix:
     """Read cells by genes, checked, without altering or densifying anything.
 
@@ -56,6 +59,9 @@ def read_matrix(
         Whether entries that a sparse matrix does not store are no values; for the record of their kind alone.
     some
         Cells to read alone, into memory; None reads all.
+    later
+        Whether counts to normalise, of all genes, may be checked by :func:`judged` after they were worked with, where
+        they lie in a file and a reading is saved by that. The record of their kind is None until then.
 
     Returns
     -------
@@ -78,6 +84,8 @@ def read_matrix(
     source, names, normalised = _open(adata, layer, some), adata.var_names, None
     cells = adata.obs_names if some is None else adata.obs_names[some.cells]
     chosen = None if genes is None or genes.all() else np.flatnonzero(genes)
+    if later and normalize is not None and totals is None and chosen is None and can_be_judged_later(source):
+        return CellMatrix(NormalisedAsRead.of(source, normalize))
     if normalize is not None:
         source, normalised = log_normalised(source, normalize, where, cells, names, totals, chosen)
     elif chosen is not None:
@@ -85,6 +93,30 @@ def read_matrix(
     names = names if chosen is None else names[chosen]
     check_finite(source, where, cells, names)
     return CellMatrix(source, kind=kind_of(source.summary, stored_only=stored_only), normalised=normalised)
+
+
+@naming_memory("read the values")
+def judged(matrix: CellMatrix, adata: AnnData, layer: str | None) -> CellMatrix:
+    """The matrix that :func:`read_matrix` returned without a record of its kind, checked, with what was left out.
+
+    Nothing is read again if every cell was read among its neighbours since.
+
+    Raises
+    ------
+    ValueError
+        A value is NaN, infinite, negative or beyond float32.
+    OSError
+        A file cannot be read.
+    """
+    as_read, where = cast("NormalisedAsRead", matrix.source), place_of(layer)
+    counts, of_logs, names = as_read.source, None, (adata.obs_names, adata.var_names)
+    found = as_read.summaries()
+    if found is not None:
+        of_logs = found[1]
+        counts.is_known(found[0])
+    source, normalised = log_normalised(counts, as_read.target, where, *names, of_logs=of_logs)
+    check_finite(source, where, *names)
+    return replace(matrix, source=source, kind=kind_of(source.summary), normalised=normalised)
 
 
 def _open(adata: AnnData, layer: str | None, some: CellSample | None) -> CellSource:

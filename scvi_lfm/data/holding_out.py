@@ -1,55 +1,98 @@
-"""Random parts of a matrix to hold out: entries, molecules. Arrays in, arrays out; nothing is made dense."""
+"""Random parts of a matrix to hold out: entries, molecules. Cells are read a few at a time; nothing is made dense."""
 
 from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from .._memory import naming_memory
+from .source import stacked
+
+if TYPE_CHECKING:
+    from .source import CellSource
+
+# numpy draws from so many numbers with all of them in memory, unless it draws fewer than one in so many
+MOST_IN_MEMORY, FEW = 2**25, 50
 
 
 @naming_memory("hold out entries")
 def draw_entries(
-    values: sp.csr_array | np.ndarray, fraction: float, rng: np.random.Generator, *, stored: bool
+    source: CellSource, fraction: float, rng: np.random.Generator, *, stored: bool
 ) -> tuple[sp.csr_array, int]:
     """Mask of held-out entries, and for how many rows an entry was kept back so that they lose not all of them.
 
     `stored`: the fraction is of the stored entries. Otherwise it is of the entries that are not zero, and as many of
     the zeros are held out with them, but no more than the fraction of all zeros.
     """
-    pattern = sp.csr_array(values) if stored else _without_zeros(values)
-    n_rows, n_columns = pattern.shape
-    drawn = np.zeros(pattern.nnz, dtype=bool)
-    drawn[rng.choice(pattern.nnz, round(fraction * pattern.nnz), replace=False, shuffle=False)] = True
-    kept = _keep_one(drawn, pattern.indptr, rng)
-    row = np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(pattern.indptr))
-    positions = row * n_columns + pattern.indices
-    held = positions[drawn]
+    n_rows, n_columns = source.shape
+    sizes = list(source.each_part(partial(_row_sizes, stored=stored)))
+    ends = np.cumsum(np.concatenate([[0], *sizes]), dtype=np.int64)
+    drawn = choose(int(ends[-1]), round(fraction * int(ends[-1])), rng)
+    drawn, kept = _keep_one(drawn, ends, rng)
+    zeros = np.empty(0, dtype=np.int64)
     if not stored:
-        n_zeros = n_rows * n_columns - pattern.nnz
-        n_drawn = min(len(held), round(fraction * n_zeros))
-        ranks = rng.choice(n_zeros, n_drawn, replace=False, shuffle=False) if n_drawn else np.empty(0, dtype=np.int64)
-        held = np.concatenate([held, _nth_zeros(ranks, positions)])
-    mask = sp.csr_array((np.ones(len(held), dtype=bool), np.divmod(held, n_columns)), shape=pattern.shape)
-    mask.sort_indices()
-    return mask, kept
+        n_zeros = n_rows * n_columns - int(ends[-1])
+        zeros = choose(n_zeros, min(len(drawn), round(fraction * n_zeros)), rng)
+    masks, start = [], 0
+    for block in source.each_part(partial(_entries, stored=stored)):
+        stop = start + block.shape[0]
+        first, last = int(ends[start]), int(ends[stop])
+        of_zeros = _between(zeros, start * n_columns - first, stop * n_columns - last)
+        masks.append(_mask(block, _between(drawn, first, last), of_zeros))
+        start = stop
+    return stacked(masks), kept
 
 
 @naming_memory("hold out molecules")
 def thin_molecules(
-    counts: sp.csr_array | np.ndarray, fraction: float, rng: np.random.Generator
+    source: CellSource, fraction: float, rng: np.random.Generator
 ) -> tuple[sp.csr_array, sp.csr_array, int]:
     """Counts that stay, counts that are held out, and in how many rows a molecule was kept back."""
-    counts = _without_zeros(counts)
-    whole = counts.data.astype(np.int64)
-    held = rng.binomial(whole, fraction)
-    kept = _keep_one_molecule(whole, held, counts.indptr, rng)
-    parts = []
-    for data in (whole - held, held):
-        part = sp.csr_array((data.astype(np.float32), counts.indices.copy(), counts.indptr.copy()), shape=counts.shape)
-        part.eliminate_zeros()
-        parts.append(part)
-    return parts[0], parts[1], kept
+    parts: tuple[list[sp.csr_array], list[sp.csr_array]] = ([], [])
+    for counts in source.each_part(_without_zeros):
+        whole = counts.data.astype(np.int64)
+        held = rng.binomial(whole, fraction)
+        for part, data in zip(parts, (whole - held, held), strict=True):
+            block = sp.csr_array((data.astype(np.float32), counts.indices.copy(), counts.indptr.copy()), counts.shape)
+            block.eliminate_zeros()
+            part.append(block)
+    return _keep_one_molecule(stacked(parts[0]), stacked(parts[1]), rng)
+
+
+def choose(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers below n, as many as are asked for, each as likely and at most once, in order."""
+    if not count:
+        return np.empty(0, dtype=np.int64)
+    if n <= MOST_IN_MEMORY or count <= n // FEW:
+        return np.sort(rng.choice(n, count, replace=False, shuffle=False))
+    if 2 * count > n:
+        left = np.ones(n, dtype=bool)
+        left[choose(n, n - count, rng)] = False
+        return np.flatnonzero(left)
+    found = np.empty(0, dtype=np.int64)
+    while len(found) < count:
+        # those that come first in a row of draws are any, as one is as likely as another
+        more = rng.integers(n, size=int(1.1 * (count - len(found)) / (1 - len(found) / n)) + 10)
+        found = np.concatenate([found, more])
+        found = found[np.sort(np.unique(found, return_index=True)[1])][:count]
+    return np.sort(found)
+
+
+def _between(increasing: np.ndarray, first: int, last: int) -> np.ndarray:
+    """Numbers from the first to before the last, counted from the first."""
+    start, stop = np.searchsorted(increasing, (first, last))
+    return increasing[start:stop] - first
+
+
+def _entries(block: sp.csr_array | np.ndarray, *, stored: bool) -> sp.csr_array:
+    return sp.csr_array(block) if stored else _without_zeros(block)
+
+
+def _row_sizes(block: sp.csr_array | np.ndarray, *, stored: bool) -> np.ndarray:
+    return np.diff(_entries(block, stored=stored).indptr)
 
 
 def _without_zeros(values: sp.csr_array | np.ndarray) -> sp.csr_array:
@@ -62,26 +105,41 @@ def _without_zeros(values: sp.csr_array | np.ndarray) -> sp.csr_array:
     return values
 
 
-def _keep_one(drawn: np.ndarray, indptr: np.ndarray, rng: np.random.Generator) -> int:
+def _mask(pattern: sp.csr_array, drawn: np.ndarray, zeros: np.ndarray) -> sp.csr_array:
+    """True at some of the entries of a pattern, and of the others, in order, that are not there."""
+    n_rows, n_columns = pattern.shape
+    row = np.searchsorted(pattern.indptr, drawn, side="right") - 1
+    held = row.astype(np.int64) * n_columns + pattern.indices[drawn]
+    if len(zeros):
+        of_entry = np.repeat(np.arange(n_rows, dtype=np.int64), np.diff(pattern.indptr))
+        held = np.sort(np.concatenate([held, _nth_zeros(zeros, of_entry * n_columns + pattern.indices)]))
+    starts = np.searchsorted(held, np.arange(n_rows + 1, dtype=np.int64) * n_columns)
+    return sp.csr_array((np.ones(len(held), dtype=bool), held % max(n_columns, 1), starts), shape=pattern.shape)
+
+
+def _keep_one(drawn: np.ndarray, ends: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """Take one entry back, at random, in each row of which all were drawn."""
-    size = np.diff(indptr)
-    lost = np.flatnonzero((size > 0) & (_row_sums(drawn, indptr) == size))
-    drawn[indptr[lost] + rng.integers(0, size[lost])] = False
-    return len(lost)
+    size = np.diff(ends)
+    lost = np.flatnonzero((size > 0) & (np.diff(np.searchsorted(drawn, ends)) == size))
+    taken = ends[lost] + rng.integers(0, size[lost])
+    return np.delete(drawn, np.searchsorted(drawn, taken)), len(lost)
 
 
-def _keep_one_molecule(whole: np.ndarray, held: np.ndarray, indptr: np.ndarray, rng: np.random.Generator) -> int:
+def _keep_one_molecule(
+    train: sp.csr_array, held: sp.csr_array, rng: np.random.Generator
+) -> tuple[sp.csr_array, sp.csr_array, int]:
     """Take one molecule back, at random, in each row of which all were drawn."""
-    size = _row_sums(whole, indptr)
-    lost = np.flatnonzero((size > 0) & (_row_sums(held, indptr) == size))
-    before = np.concatenate([[0], np.cumsum(whole)])
-    held[np.searchsorted(before, before[indptr[lost]] + rng.integers(0, size[lost]), side="right") - 1] -= 1
-    return len(lost)
-
-
-def _row_sums(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:
-    before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-    return before[indptr[1:]] - before[indptr[:-1]]
+    lost = np.flatnonzero((np.diff(train.indptr) == 0) & (np.diff(held.indptr) > 0))
+    if not len(lost):
+        return train, held, 0
+    rows = held[lost]
+    before = np.concatenate([[0], np.cumsum(rows.data, dtype=np.int64)])
+    begins = before[rows.indptr[:-1]]
+    at = np.searchsorted(before, begins + rng.integers(0, np.diff(before[rows.indptr])), side="right") - 1
+    held.data[held.indptr[lost] + at - rows.indptr[:-1]] -= 1
+    held.eliminate_zeros()
+    one_each = sp.csr_array((np.ones(len(lost), dtype=np.float32), (lost, rows.indices[at])), shape=held.shape)
+    return train + one_each, held, len(lost)
 
 
 def _nth_zeros(ranks: np.ndarray, positions: np.ndarray) -> np.ndarray:

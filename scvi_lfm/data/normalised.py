@@ -40,7 +40,7 @@ class LogNormalised(WrappedSource):
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The logarithms of some cells."""
-        return _logs(self.source.rows(which), self.factor[which])
+        return logs_of(self.source.rows(which), self.factor[which])
 
     def at_genes(self, genes: np.ndarray) -> LogNormalised:
         """The columns of some genes; totals stay those over all."""
@@ -76,11 +76,13 @@ def log_normalised(
     genes: pd.Index,
     totals: np.ndarray | None = None,
     chosen: np.ndarray | None = None,
+    of_logs: Summary | None = None,
 ) -> tuple[LogNormalised, Normalised]:
     """Counts scaled in each cell from its total to `target`, and their log1p; a cell without any stays so.
 
     `totals` are those of a fit, from which genes may be lost since; None takes the sums over all genes. Of the
-    logarithms, those of the genes at the positions `chosen` alone. Figures of both come from one reading.
+    logarithms, those of the genes at the positions `chosen` alone. Figures of both come from one reading, or are known
+    where `of_logs`, those of the logarithms, are.
 
     Raises
     ------
@@ -90,14 +92,15 @@ def log_normalised(
 
     def make(rows: slice, block: sp.csr_array | np.ndarray, sums: np.ndarray) -> sp.csr_array | np.ndarray:
         with np.errstate(all="ignore"):  # what is wrong with the counts is said below
-            logs = _logs(block, _factors(target, sums if totals is None else totals[rows]))
+            logs = logs_of(block, factors_of(target, sums if totals is None else totals[rows]))
         return logs if chosen is None else columns(logs, chosen)
 
-    summary = counts.summarise_with(make, counts.shape[1] if chosen is None else len(chosen))
+    if of_logs is None:
+        of_logs = counts.summarise_with(make, counts.shape[1] if chosen is None else len(chosen))
     check_finite(counts, where, cells, genes)
     check_not_negative(counts, where, cells, genes, asked=f"normalize={target:g}")
     totals = counts.summary.cell_sums if totals is None else totals
-    factors = _factors(target, totals)
+    factors = factors_of(target, totals)
     limits = np.finfo(np.float32)
     with np.errstate(over="ignore", under="ignore"):
         totals = totals.astype(np.float32)
@@ -108,17 +111,18 @@ def log_normalised(
         )
         raise ValueError(msg)
     kept = counts if chosen is None else counts.at_genes(chosen)
-    return LogNormalised(kept, factors, summary), Normalised(kind_of(counts.summary), totals)
+    return LogNormalised(kept, factors, of_logs), Normalised(kind_of(counts.summary), totals)
 
 
-def _factors(target: float, totals: np.ndarray) -> np.ndarray:
+def factors_of(target: float, totals: np.ndarray) -> np.ndarray:
     """Factors by which the counts of cells are multiplied, float32."""
     with np.errstate(over="ignore", under="ignore"):
         totals = totals.astype(np.float32)
         return np.divide(target, totals, out=np.ones(len(totals)), where=totals > 0).astype(np.float32)
 
 
-def _logs(block: sp.csr_array | np.ndarray, factor: np.ndarray) -> sp.csr_array | np.ndarray:
+def logs_of(block: sp.csr_array | np.ndarray, factor: np.ndarray) -> sp.csr_array | np.ndarray:
+    """`log1p(factor_i y_ij)` of a block, in float32; indices are shared."""
     if isinstance(block, np.ndarray):
         scaled = np.multiply(block, factor[:, None], dtype=np.float32)
         return np.log1p(scaled, out=scaled)

@@ -118,8 +118,12 @@ class CellSource(ABC):
         if found is None:
             cluster = self.cluster
             found = _summary_of(self) if cluster is None else joined(list(cluster.each_task(_summary_of, self)))
-            vars(self)["_summary"] = found
+            self.is_known(found)
         return found
+
+    def is_known(self, summary: Summary) -> None:
+        """Keep the figures of all values, which somebody else has read."""
+        vars(self)["_summary"] = summary
 
     def summarise_with(self, make: Make, n_genes: int) -> Summary | None:
         """Figures of what is made of the values, and :attr:`summary`, both from one reading.
@@ -129,7 +133,8 @@ class CellSource(ABC):
         """
         if self.cluster is not None:
             return None
-        vars(self)["_summary"], made = self._summarise(make, n_genes)
+        own, made = self._summarise(make, n_genes)
+        self.is_known(own)
         return made
 
     def _summarise(self, make: Make | None, n_made: int) -> tuple[Summary, Summary]:

@@ -61,6 +61,15 @@ def stored_values(block: sp.csr_array | np.ndarray) -> np.ndarray:
     return block if isinstance(block, np.ndarray) else block.data
 
 
+def row_sums(block: sp.csr_array) -> np.ndarray:
+    """Sum of the values of each cell of a sparse block, the same to the bit wherever the cell lies in it."""
+    sums, of_row = np.zeros(block.shape[0]), np.flatnonzero(np.diff(block.indptr))
+    if len(of_row):
+        with np.errstate(all="ignore"):
+            sums[of_row] = np.add.reduceat(block.data, block.indptr[of_row], dtype=np.float64)
+    return sums
+
+
 @dataclass(frozen=True)
 class Part:
     """Part of a summary: figures of some cells."""
@@ -136,10 +145,9 @@ def _part(cells: slice, block: sp.csr_array | np.ndarray, known_genes: np.ndarra
         if isinstance(block, np.ndarray):
             of_cells, of_genes = (np.logical_or.reduce(block, axis) for axis in (1, 0))
             return Part(cells, stored.size, extremes, n, n_whole, block.sum(1, dtype=np.float64), of_cells, of_genes)
-        sums, of_cells = np.zeros(block.shape[0]), np.zeros(block.shape[0], dtype=bool)
+        sums, of_cells = row_sums(block), np.zeros(block.shape[0], dtype=bool)
         of_row = np.flatnonzero(np.diff(block.indptr))
         starts = block.indptr[of_row]
-        sums[of_row] = np.add.reduceat(stored, starts, dtype=np.float64)
         of_cells[of_row] = True if present is None else np.logical_or.reduceat(present, starts)
         genes = block.indices if present is None else block.indices[present]
         of_genes = genes[~known_genes.take(genes)]

@@ -15,6 +15,7 @@ import numpy as np
 
 from .._calls import warn_user
 from .._settings import logger
+from .checkpoint_lock import CheckpointLock
 from .encoding import decode, encode
 from .fingerprint import differences, fingerprint
 
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 # seconds from one write to the next, at the least, and how often as long as a write took
 EVERY, TIMES = 60.0, 50.0
 WHAT = "checkpoint of scvi_lfm.tl.fit, 1"
-HEADER = "header"
+HEADER, SECONDS = "header", "seconds"
 
 
 class Keeper(Protocol):
     """Keeper of the places from which a fit can go on."""
+
+    seconds_before: float  # of earlier calls, up to what they kept
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -69,6 +72,8 @@ def keeper(matrix: CellMatrix, options: FitOptions) -> Keeper:
 class Nothing:
     """Keeper of nothing."""
 
+    seconds_before = 0.0
+
     def __enter__(self) -> Self:
         return self
 
@@ -96,11 +101,20 @@ class Checkpoint:
         self._make: Callable[[], Course] | None = None
         self._on_disk: Course | None = None
         self._due = time.monotonic() + EVERY
+        self._begun, self.seconds_before = time.monotonic(), 0.0
+        self._lock = CheckpointLock(path)
 
     def __enter__(self) -> Self:
+        self._lock.take()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._note(error)
+        finally:
+            self._lock.give_back()
+
+    def _note(self, error: BaseException | None) -> None:
         if not isinstance(error, KeyboardInterrupt | SystemExit):
             return
         if self._make is not None:
@@ -142,7 +156,7 @@ class Checkpoint:
                 f"{self._max_epochs}. Pass max_epochs={begun} or more, or another path; to begin anew, delete the file."
             )
             raise ValueError(msg)
-        self._on_disk = course
+        self._on_disk, self.seconds_before = course, float(header.get(SECONDS, 0.0))
         logger.info("going on from checkpoint %r, after %d epoch(s)", str(self._path), course.epochs)
         return course
 
@@ -171,7 +185,7 @@ class Checkpoint:
             return
         begun = time.monotonic()
         try:
-            write_file(self._path, self._mark, course)
+            write_file(self._path, self._mark, course, self.seconds_before + begun - self._begun)
             self._on_disk = course
         except OSError as error:
             # a fit is worth more than its checkpoint
@@ -180,10 +194,11 @@ class Checkpoint:
         self._due = now + max(EVERY, TIMES * (now - begun) if EVERY else 0.0)
 
 
-def write_file(path: Path, mark: dict[str, str], course: Course) -> None:
+def write_file(path: Path, mark: dict[str, str], course: Course, seconds: float) -> None:
     """Write a file that is whole or not there: what was there before stays until it is."""
     arrays: list[np.ndarray] = []
     tree = {"what": WHAT, "fingerprint": mark, "course": encode(course, arrays), "n_arrays": len(arrays)}
+    tree[SECONDS] = seconds
     header = np.frombuffer(json.dumps(tree).encode(), dtype=np.uint8)
     path = path.resolve()  # a link stays
     draft = path.with_name(f"{path.name}.part")

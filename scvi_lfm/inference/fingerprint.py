@@ -9,6 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from .._settings import settings
+from ..linalg.packed import packed_size
+from ..model.likelihoods import LIKELIHOODS
+
 if TYPE_CHECKING:
     from ..data import CellMatrix
     from .options import FitOptions
@@ -42,6 +46,8 @@ def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
         "held_out": "none" if matrix.held_out is None else _digest(*vars(matrix.held_out).values()),
         "covariates": _digest(matrix.covariates),
     }
+    if not LIKELIHOODS[options.likelihood].linear:
+        found["covariances of cells, by settings.max_cov_bytes,"] = _words_of_covariances(matrix, options)
     # where a number of factors is chosen, it says when they are first dropped
     return found | ({"max_epochs": str(options.max_epochs)} if options.choose_rank else {})
 
@@ -54,6 +60,12 @@ def differences(kept: dict[str, str], asked: dict[str, str]) -> str:
         if was != now:
             words.append(f"{name} (was {was}, is {now})")
     return ", ".join(words)
+
+
+def _words_of_covariances(matrix: CellMatrix, options: FitOptions) -> str:
+    """What a fit does with the covariances of cells: steps from what is held differ from those without it."""
+    n_bytes = matrix.shape[0] * packed_size(1 + matrix.n_covariates + options.n_factors) * 4
+    return "held" if n_bytes <= settings.max_cov_bytes else "computed when needed"
 
 
 def _digest_of_values(matrix: CellMatrix) -> str:

@@ -59,3 +59,4 @@ class FitResult:
     converged: bool
     held_out: HeldOutTrace | None = None
     ranks: RankCurve | None = None
+    seconds_before: float = 0.0  # that earlier calls took, from whose checkpoint it went on

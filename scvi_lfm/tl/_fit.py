@@ -11,10 +11,11 @@ from .._fit_arguments import FitArguments
 from .._memory import naming_memory
 from .._settings import logger
 from .._validate import check_anndata, itself_or_copy
-from ..inference import FitOptions, FitResult, fit_natural_gradient
+from ..data import UnfitValuesError
+from ..inference import fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
 from ._fit_memory import check_memory, size_of
-from ._fit_prepare import prepare_fit
+from ._fit_prepare import check_what_was_read, prepare_fit
 from ._fit_result import check_storable, n_factors_of, record_of, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, note_written, obs_places
 from ._tool import tool
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
     from anndata import AnnData
 
-    from ..data import CellMatrix
+    from ..inference import FitResult
+    from ._fit_prepare import PreparedFit
 
 
 @tool
@@ -260,17 +262,18 @@ def fit(
     check_anndata(adata)
     check_free(adata, "fit", key_added, fit_places, reads=obs_places(covariates), copy=copy)
     prepared = prepare_fit(adata, given)
-    matrix, options = prepared.matrix, prepared.options
+    shape, options = prepared.matrix.shape, prepared.options
     check_memory(size_of(prepared), options.device)
-    logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *matrix.shape, options.device)
-    result = _run(engine, matrix, options)
+    logger.info("likelihood %r, %s cells x %s genes, on %s", options.likelihood, *shape, options.device)
+    result = _run(adata, prepared)
+    prepared = check_what_was_read(adata, prepared)
     check_storable(result.posterior, adata.obs_names, adata.var_names[prepared.fitted])
     if not result.converged:
         warn_not_converged(result, options)
     if options.choose_rank:
         warn_at_bound(result, options)
     adata = itself_or_copy(adata, copy=copy)
-    seconds = time.perf_counter() - started
+    seconds = result.seconds_before + time.perf_counter() - started
     record, n_factors = record_of(prepared, result, seconds), n_factors_of(prepared, result)
     q, fitted, totals = result.posterior, prepared.fitted, prepared.totals
     write_fit(adata, key_added, q, n_factors=n_factors, fitted=fitted, record=record, totals=totals)
@@ -280,14 +283,15 @@ def fit(
 
 
 @naming_memory("fit the model", "Pass a smaller batch_size or n_factors, or fewer genes (mask_var)")
-def _run(engine: str, matrix: CellMatrix, options: FitOptions) -> FitResult:
+def _run(adata: AnnData, prepared: PreparedFit) -> FitResult:
     try:
-        if engine == "pyro":
+        if prepared.arguments.engine == "pyro":
             from ..inference.pyro import fit_pyro
 
-            return fit_pyro(matrix, options)
-        return fit_natural_gradient(matrix, options)
-    except torch.linalg.LinAlgError as error:
+            return fit_pyro(prepared.matrix, prepared.options)
+        return fit_natural_gradient(prepared.matrix, prepared.options)
+    except (torch.linalg.LinAlgError, UnfitValuesError) as error:
+        check_what_was_read(adata, prepared)
         msg = (
             "The fit broke down numerically: values differ from each other, or from their mean, by too many orders of "
             "magnitude, or cells or genes repeat each other exactly. Look for such values, or rescale the data. "

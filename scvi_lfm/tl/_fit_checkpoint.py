@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..inference.checkpoint_lock import check_not_taken
+
 
 def check_checkpoint(path: object) -> None:
     """Raise unless a file can be written there."""
@@ -26,3 +28,4 @@ def check_checkpoint(path: object) -> None:
     if not os.access(folder, os.W_OK | os.X_OK):
         msg = f"`checkpoint`={str(path)!r} lies in {str(folder)!r}, where nothing may be written. Pass another path."
         raise ValueError(msg)
+    check_not_taken(Path(path))

@@ -13,7 +13,7 @@ from .._context import prepare_threads, resolve_device, resolve_rng
 from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
 from .._validate import check_count, in_memory, place_of, resolve_mask
-from ..data import at_level, code, common_level, learn_coding, read_matrix
+from ..data import at_level, code, common_level, judged, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base
 from ..inference import FitOptions
 from ..model import likelihoods
@@ -55,15 +55,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PreparedFit:
-    """Checked values, and every choice made."""
+    """Checked values, and every choice made; or values that are to be checked when the fit has read them."""
 
     matrix: CellMatrix
     arguments: FitArguments  # with every choice made
     options: FitOptions
     fitted: np.ndarray  # (m,) bool: genes to fit
-    kind: ValueKind  # of all values that were read
     log_base: float | None  # None where they are no logs
     coding: pd.DataFrame | None = None  # of the covariates
+
+    @property
+    def kind(self) -> ValueKind:
+        """Kind of all values that were read; known once they are checked."""
+        return cast("ValueKind", self.matrix.kind)
 
     @property
     def totals(self) -> np.ndarray | None:
@@ -86,16 +90,12 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = N
     prepare_threads()
     fitted = _genes_to_fit(adata, given)
     matrix, coding = _read(adata, given, fitted, some)
-    kind, normalised = cast("ValueKind", matrix.kind), matrix.normalised
-    stored_only = given.observed == "stored"
-    never_counts = stored_only or normalised is not None
+    read = matrix
+    never_counts = given.observed == "stored" or given.normalize is not None
+    kind = cast("ValueKind", matrix.kind)
     given = replace(given, likelihood=choose_likelihood(given.likelihood, kind, never_counts=never_counts))
-    like_logs = given.likelihood in CONTINUOUS and not stored_only
-    looks = looks_of(matrix, kind) if like_logs else None
     levels, matrix = _values_to_fit(adata, given, scales, matrix, fitted, some)
-    if some is None:
-        _check_data(adata, given, matrix, fitted)
-        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, given.likelihood)
+    base = None if read.kind is None else _judge(adata, given, read, matrix, fitted, some)
     log_size = _log_size(adata, given, matrix, some)
     if given.likelihood in CONTINUOUS:
         matrix = _less_level(matrix, given)
@@ -120,8 +120,43 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = N
         levels=levels,
         choose_rank=given.n_factors == AUTO,
     )
-    base = (math.e if normalised else log_base(adata.uns, kind)) if like_logs and looks is None else None
-    return PreparedFit(matrix, made, options, fitted, kind, base, coding)
+    return PreparedFit(matrix, made, options, fitted, base, coding)
+
+
+def check_what_was_read(adata: AnnData, prepared: PreparedFit) -> PreparedFit:
+    """Check values that a fit has read, where they were not before.
+
+    Raises
+    ------
+    ValueError
+        The data cannot be used.
+    """
+    given, matrix = prepared.arguments, prepared.matrix
+    if matrix.kind is not None:
+        return prepared
+    matrix = judged(matrix, adata, given.layer)
+    base = _judge(adata, given, matrix, matrix, prepared.fitted, None)
+    return replace(prepared, matrix=matrix, log_base=base)
+
+
+def _judge(
+    adata: AnnData,
+    given: FitArguments,
+    read: CellMatrix,
+    matrix: CellMatrix,
+    fitted: np.ndarray,
+    some: CellSample | None,
+) -> float | None:
+    """Check values that were read, and those of them that are data; the base of their logarithms, if they are any."""
+    kind, normalised = cast("ValueKind", read.kind), read.normalised
+    like_logs = given.likelihood in CONTINUOUS and given.observed != "stored"
+    looks = looks_of(read, kind) if like_logs else None
+    if some is None:
+        _check_data(adata, given, matrix, fitted)
+        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, given.likelihood)
+    if not like_logs or looks is not None:
+        return None
+    return math.e if normalised else log_base(adata.uns, kind)
 
 
 def _read(
@@ -132,7 +167,13 @@ def _read(
     coding = None if obs is None else learn_coding(obs, given.covariates)
     stored_only = given.observed == "stored"
     matrix = read_matrix(
-        adata, given.layer, genes=fitted, normalize=given.normalize, stored_only=stored_only, some=some
+        adata,
+        given.layer,
+        genes=fitted,
+        normalize=given.normalize,
+        stored_only=stored_only,
+        some=some,
+        later=some is None and can_be_checked_later(given),
     )
     if obs is None or coding is None:
         return matrix, None
@@ -226,6 +267,12 @@ def _check_together(given: FitArguments) -> dict[str, object]:
 def _stated(n_factors: int | str) -> int:
     """The number of factors asked for, 0 where it is to be chosen."""
     return 0 if isinstance(n_factors, str) else n_factors
+
+
+def can_be_checked_later(given: FitArguments) -> bool:
+    """Whether a fit is one that reads every cell among its neighbours and asks for nothing of all of them before."""
+    wants_none = given.held_out is None and given.checkpoint is None
+    return given.normalize is not None and given.engine == "natural_gradient" and wants_none
 
 
 def _genes_to_fit(adata: AnnData, given: FitArguments) -> np.ndarray:

@@ -64,7 +64,8 @@ def hold_out(
     Parameters
     ----------
     adata
-        Annotated data.
+        Annotated data. Values in a file or a dask array are read a few cells at a time, three times; what is written is
+        in memory.
     fraction
         Share to hold out, between 0 and 1: of the entries, the molecules or the cells.
     by
@@ -139,7 +140,7 @@ def hold_out(
     if by == "molecules":
         names = adata.obs_names, adata.var_names
         check_counts(matrix.source, where, *names, asked="by='molecules'", otherwise="by='entries'")
-        train, held, kept = thin_molecules(matrix.stored(), share, generator)
+        train, held, kept = thin_molecules(matrix.source, share, generator)
         parts = [held, train]
     else:
         held, kept = _entries(matrix, share, generator, where, observed)
@@ -192,4 +193,4 @@ def _entries(
             "Make it sparse, with the observed entries alone, or pass observed='all'."
         )
         raise ValueError(msg)
-    return draw_entries(matrix.stored(), fraction, rng, stored=observed == "stored")
+    return draw_entries(matrix.source, fraction, rng, stored=observed == "stored")

@@ -13,11 +13,12 @@ from .._memory import available_bytes
 from ..data.counted import CellSample
 from ..data.gate import is_read_in
 from ..data.kind import looks_like_expression
+from ..data.normalised_as_read import can_be_judged_later
 from ..data.opening import open_source
 from ..inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, START_OF_COUNTS, demand
 from ..inference.rehearsal import Phase, rehearse
 from ._fit_memory import size_of
-from ._fit_prepare import prepare_fit
+from ._fit_prepare import can_be_checked_later, prepare_fit
 from ._plan_record import Plan
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make_plan(adata: AnnData, given: FitArguments) -> Plan:
         looks_like_expression(prepared.matrix.source)  # as the fit does, which warns
     checked = Phase(time.perf_counter() - begun - some.seconds, some.tally.n_cells)
     observed, share = prepared.matrix.observed, n / max(len(some.cells), 1)
-    where, n_stored, read_in = _values(adata, prepared, share)
+    where, n_stored, read_in, later = _values(adata, prepared, share)
     size = replace(
         size_of(prepared),
         n_cells=n,
@@ -64,7 +65,7 @@ def make_plan(adata: AnnData, given: FitArguments) -> Plan:
         own_pattern=0 if observed is None else observed.pattern.nnz * share,
     )
     needed, epochs = demand(size), _epochs(prepared, size)
-    readings, seconds = {"check": checked.cells_read * share / n}, None
+    readings, seconds = {"check": 0.0 if later else checked.cells_read * share / n}, None
     if size.engine != PYRO:
         phases = _phases(prepared, size)
         readings |= {name: phase.cells_read / n for name, phase in phases.items()}
@@ -105,14 +106,15 @@ def evenly(n_cells: int, count: int) -> np.ndarray:
     return np.unique(starts[:, None] + np.arange(count // RUNS))
 
 
-def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, float, bool]:
-    """Place of the values, number of those stored at the genes to fit, and whether they are read in."""
+def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, float, bool, bool]:
+    """Place of the values, number of those stored at the genes to fit, whether they are read in, or checked later."""
     source = open_source(adata, prepared.arguments.layer)
     n_sampled, where = prepared.matrix.source.n_stored * share, source.place
     everything = source.n_stored if source.knows_n_stored else n_sampled
     all_of_it = prepared.fitted.all() and prepared.matrix.observed is None
     read_in = where != "memory" and is_read_in(everything, source.dtype)
-    return where, everything if all_of_it else n_sampled, read_in
+    later = bool(all_of_it) and not read_in and can_be_checked_later(prepared.arguments)
+    return where, everything if all_of_it else n_sampled, read_in, later and can_be_judged_later(source)
 
 
 def _epochs(prepared: PreparedFit, size: Size) -> float:

@@ -49,8 +49,8 @@ class Plan:
     epochs
         Passes over the cells until it has converged, a guess.
     readings
-        How often all values are read: `"check"`, `"start"`, `"epoch"` (each) and `"finish"`. Numbers below one are of
-        some of the cells.
+        How often all values are read: `"check"` (none, where the fit checks what it reads), `"start"`, `"epoch"`
+        (each) and `"finish"`. Numbers below one are of some of the cells.
     parts
         Bytes of main memory beyond what is held already, by what they are for.
     host_bytes

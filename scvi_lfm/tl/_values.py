@@ -221,9 +221,9 @@ def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fi
         return f"X matches: call {place} = adata.X.copy() first."
     raw = adata.raw
     if raw is not None and raw.var_names.is_unique and adata.var_names.isin(raw.var_names).all():
-        values = raw.X[:, raw.var_names.get_indexer(adata.var_names)]
-        like = ad.AnnData(values, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=adata.var_names))
-        if _suits(like, None, genes, fitted):
+        # in a file, what is selected of it is read a few cells at a time
+        whole = ad.AnnData(raw.X, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=raw.var_names))
+        if _suits(whole[:, adata.var_names], None, genes, fitted):
             return f"raw matches: call {place} = adata.raw[:, adata.var_names].X first."
     return None
 

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from scipy.stats import binomtest
 
 import scvi_lfm as lfm
+from scvi_lfm.data.on_disk import SparseFile
 
 N, M = 60, 40
 
@@ -215,3 +216,26 @@ def test_bad_input(name):
 def test_not_an_anndata():
     with pytest.raises(TypeError, match="`adata` must be an AnnData"):
         lfm.tl.hold_out(np.ones((3, 3)))
+
+
+@pytest.mark.parametrize("options", [{}, {"by": "molecules", "fraction": 0.9}, {"observed": "stored"}], ids=str)
+def test_a_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch, options):
+    in_memory = lfm.datasets.simulate(90, 40, 2, likelihood="poisson", mu=0.0)
+    in_memory.X = sp.csr_matrix(in_memory.X)
+    in_memory.write_h5ad(tmp_path / "cells.h5ad")
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
+    monkeypatch.setattr("scvi_lfm.data.source.VALUES_PER_PART", 400)
+    longest, span = [0], SparseFile.span
+
+    def measured(source, start, stop):
+        longest[0] = max(longest[0], stop - start)
+        return span(source, start, stop)
+
+    monkeypatch.setattr(SparseFile, "span", measured)
+    for adata in (in_memory, backed):
+        lfm.tl.hold_out(adata, **options)
+    assert set(backed.layers) == set(in_memory.layers)
+    for name in in_memory.layers:
+        assert (backed.layers[name] != in_memory.layers[name]).nnz == 0
+    assert 0 < longest[0] < 45

@@ -167,6 +167,19 @@ def test_raw_may_be_what_matches(logs):
     np.testing.assert_array_equal(logs.obs["lfm_anomaly"], expected.obs["lfm_anomaly"])
 
 
+def test_raw_in_a_file_is_judged_a_few_cells_at_a_time(logs, tmp_path, monkeypatch):
+    logs.raw, logs.X = sc.AnnData(logs.X, obs=logs.obs, var=logs.var)[:, ::-1].copy(), logs.layers["counts"]
+    logs.write_h5ad(tmp_path / "cells.h5ad")
+    adata = sc.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+
+    def refuse(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("anndata._core.sparse_dataset.BaseCompressedSparseDataset.__getitem__", refuse)
+    with pytest.raises(ValueError, match="raw matches"):
+        lfm.tl.anomalies(adata)
+
+
 def test_x_may_be_what_matches_a_fit_of_a_layer(fits):
     adata = fits["logs"].copy()
     adata.layers["values"] = adata.X.copy()
