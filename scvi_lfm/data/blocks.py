@@ -136,7 +136,7 @@ class Blocks:
         *parts: Sequence[Any],
         pool: Callable[[Iterable[Result], int], Result] | None = None,
     ) -> Iterator[Result]:
-        """Results of a function that is given the parts of each block alone, as :meth:`each` has them: no cell is read."""
+        """Results of a function that is given the parts of each block alone: no cell is read; else as :meth:`each`."""
         if self._cluster is not None:
             placed = [self._cluster.bare(cells) for cells in self._of_tasks]
             return self._each_task(partial(_visit_parts, function, pool), placed, parts)

@@ -16,7 +16,7 @@ from scvi_lfm.data.cluster import Cluster
 from scvi_lfm.data.less_margins import LessMargins
 from scvi_lfm.data.normalised import LogNormalised
 from scvi_lfm.data.opening import source_of
-from scvi_lfm.data.packing import pickled
+from scvi_lfm.data.packing import outlined, pickled, unpickled
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
