@@ -126,33 +126,44 @@ class Blocks:
         On a cluster `pool` makes one result of those of the blocks of a task, in all of so many cells, so that only
         that travels. A function that is to travel may hold no values.
         """
-
-        def run(number: int) -> Result:
-            return function(self._block(number), *(of_blocks[number] for of_blocks in parts))
-
         if self._cluster is not None:
-            return self._each_task(function, parts, pool)
+            return self._each_task(partial(_visit_blocks, function, pool, self.dtype), self._placed, parts)
+        return self._each_here(lambda number: function(self._block(number), *(own[number] for own in parts)))
+
+    def each_without_values(
+        self,
+        function: Callable[..., Result],
+        *parts: Sequence[Any],
+        pool: Callable[[Iterable[Result], int], Result] | None = None,
+    ) -> Iterator[Result]:
+        """Results of a function that is given the parts of each block alone: no cell is read; else as :meth:`each`."""
+        if self._cluster is not None:
+            placed = [self._cluster.bare(cells) for cells in self._of_tasks]
+            return self._each_task(partial(_visit_parts, function, pool), placed, parts)
+        return self._each_here(lambda number: function(*(own[number] for own in parts)))
+
+    def _each_here(self, run: Callable[[int], Result]) -> Iterator[Result]:
         numbers = range(len(self._parts))
         # what is alone may use all workers
         return in_order(run, numbers) if self.device.type == "cpu" and len(numbers) > 1 else map(run, numbers)
 
     def _each_task(
-        self,
-        function: Callable[..., Result],
-        parts: Sequence[Sequence[Any]],
-        pool: Callable[[Iterable[Result], int], Result] | None,
+        self, visit: Callable[..., list[Result]], placed: Sequence[Placed], parts: Sequence[Sequence[Any]]
     ) -> Iterator[Result]:
         bounds = [0, *np.cumsum([len(blocks) for blocks in self._tasks]).tolist()]
         more = [[of_blocks[first:last] for of_blocks in parts] for first, last in pairwise(bounds)]
-        visit = partial(_visit_blocks, function, pool, self.dtype)
-        for found in self._cluster.each(visit, self._placed, self._tasks, more):
+        for found in self._cluster.each(visit, placed, self._tasks, more):
             yield from found
+
+    @property
+    def _of_tasks(self) -> list[slice | np.ndarray]:
+        """Positions of the cells of each task."""
+        sizes = iter(self._parts)
+        return [joined_cells([next(sizes) for _ in blocks]) for blocks in self._tasks]
 
     @cached_property
     def _placed(self) -> list[Placed]:
-        sizes = iter(self._parts)
-        whole = [joined_cells([next(sizes) for _ in blocks]) for blocks in self._tasks]
-        return [self._cluster.place(self._matrix, cells, keep=self._keep) for cells in whole]
+        return [self._cluster.place(self._matrix, cells, keep=self._keep) for cells in self._of_tasks]
 
     def _block(self, number: int) -> Batch:
         kept = self._kept.get(number)
@@ -205,11 +216,16 @@ def _visit_blocks(
     return list(found) if pool is None else [pool(found, cells[-1].stop)]
 
 
-def blocks(
-    matrix: CellMatrix, device: torch.device, dtype: torch.dtype = torch.float32, *, size: int | None = None
-) -> Iterator[tuple[slice, Batch]]:
-    """Positions and blocks of every cell once, in order, of `size` cells each, or as many as the rule says."""
-    return blocks_of(matrix, _slices(matrix, device, dtype, size), device, dtype)
+def _visit_parts(
+    function: Callable[..., Result],
+    pool: Callable[[Iterable[Result], int], Result] | None,
+    _: None,
+    cells: Sequence[slice],
+    parts: Sequence[Sequence[Any]],
+) -> list[Result]:
+    """Results of `function` for what has a part for each of some blocks; on a worker."""
+    found = (function(*more) for more in zip(*parts, strict=True))
+    return list(found) if pool is None else [pool(found, cells[-1].stop)]
 
 
 def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:

@@ -5,7 +5,6 @@ What travels are the function, what it needs to know, and what it makes of the c
 
 from __future__ import annotations
 
-import io
 import pickle
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +16,7 @@ import torch
 
 from .cluster_errors import naming_cells, raised_by_function
 from .memory import MemorySource, take
+from .packing import outlined, pickled, unpickled
 from .source import CellSource, stacked
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Placed:
     first: int
     last: int
     chunks: dict[str, slice]  # cells of each chunk, by the key of what computes it
-    held: Any  # Delayed: what has their values
+    held: Any  # Delayed: what has their values; None: nothing, for what is done without
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ class Cluster:
         """Placed cells of one task; their values stay on the cluster where they are to be kept."""
         import dask
 
-        first, last = (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
+        first, last = _ends(cells)
         touched = range(int(np.searchsorted(self.borders, first, side="right")) - 1, len(self.chunks))
         spans = {
             number: slice(*self.borders[number : number + 2].tolist())
@@ -100,15 +100,24 @@ class Cluster:
             held = self.client.persist(held)
         return Placed(first, last, {str(self.chunks[number].key): span for number, span in spans.items()}, held)
 
+    @staticmethod
+    def bare(cells: Cells) -> Placed:
+        """Cells of one task that does without their values."""
+        return Placed(*_ends(cells), {}, None)
+
     def each(
         self, function: Callable[..., Result], placed: Sequence[Placed], *parts: Sequence[Any]
     ) -> Iterator[Result]:
-        """Results of `function` for what has the values of each, in order, with its part of what has one for each."""
+        """Results of `function` for what has the values of each, in order, with its part of what has one for each.
+
+        The function travels once to a worker, with every tensor that parts may have too: these do not travel again.
+        """
         import dask
 
-        known = dask.delayed(hold_function, pure=False)(pickled(function))
+        outline, tensors = outlined(function)
+        known = dask.delayed(hold_function, pure=False)(outline, pickled(tensors))
         tasks = [
-            dask.delayed(work, pure=False)(known, each.held, pickled(of_each))
+            dask.delayed(work, pure=False)(known, each.held, pickled(of_each, tensors))
             for each, *of_each in zip(placed, *parts, strict=True)
         ]
         # a step has a few megabytes to tell every worker, and dask warns of them
@@ -157,6 +166,7 @@ class Held:
 
     what: Any
     n_bytes: int
+    tensors: tuple[torch.Tensor, ...] = ()  # of a function
 
     def __sizeof__(self) -> int:
         return self.n_bytes
@@ -172,18 +182,19 @@ def hold_cells(packed: bytes, *chunks: Any) -> Held:
         return Held(hollow.over(MemorySource(values)), n_bytes + len(packed))
 
 
-def hold_function(packed: bytes) -> Held:
+def hold_function(outline: bytes, packed: bytes) -> Held:
     """A function that many tasks call."""
-    return Held(pickle.loads(packed), len(packed))
+    tensors = pickle.loads(packed)
+    return Held(unpickled(outline, tensors), len(outline) + len(packed), tensors)
 
 
-def work(function: Held, cells: Held, packed: bytes) -> bytes:
+def work(function: Held, cells: Held | None, packed: bytes) -> bytes:
     """Result of a function for some cells, on one thread."""
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with raised_by_function():
-            return pickled(function.what(cells.what, *pickle.loads(packed)))
+            return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
     finally:
         torch.set_num_threads(n_threads)
 
@@ -196,25 +207,14 @@ def _entries(source: CellSource, cell: np.ndarray, gene: np.ndarray) -> np.ndarr
     return source.entries(cell, gene)
 
 
+def _ends(cells: Cells) -> tuple[int, int]:
+    """The first and the last of increasing cells."""
+    return (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
+
+
 def _within(cells: Cells, span: slice) -> Cells:
     """Positions in a span of those of increasing cells that are there."""
     if isinstance(cells, slice):
         return slice(max(cells.start, span.start) - span.start, min(cells.stop, span.stop) - span.start)
     first, last = np.searchsorted(cells, (span.start, span.stop))
     return cells[first:last] - span.start
-
-
-def pickled(what: Any) -> bytes:
-    """Bytes of anything, functions inside functions too."""
-    import cloudpickle
-
-    class Packer(cloudpickle.Pickler):
-        def reducer_override(self, thing: Any) -> Any:
-            if type(thing) is torch.Tensor and thing.layout == torch.strided:
-                # as torch has it, a row of a tensor would bring the whole tensor along
-                return torch.from_numpy, (np.array(thing.detach().numpy(), order="C"),)
-            return super().reducer_override(thing)
-
-    with io.BytesIO() as file:
-        Packer(file, protocol=5).dump(what)
-        return file.getvalue()

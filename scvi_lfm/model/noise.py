@@ -26,7 +26,7 @@ class NormalNoise:
         """Noise of some genes."""
         return replace(self, sigma=self.sigma[rows], predictive=self.predictive[rows])
 
-    def at_cells(self, rows: Tensor) -> NormalNoise:
+    def at_cells(self, rows: Tensor | slice) -> NormalNoise:
         """Noise of some cells."""
         return self if self.cell is None else replace(self, cell=self.cell[rows])
 
@@ -110,7 +110,7 @@ class CountNoise:
         """Noise of some genes."""
         return replace(self, dispersion=self.dispersion[rows])
 
-    def at_cells(self, rows: Tensor) -> CountNoise:
+    def at_cells(self, rows: Tensor | slice) -> CountNoise:
         """Noise of some cells."""
         return replace(self, log_size=self.log_size[rows])
 

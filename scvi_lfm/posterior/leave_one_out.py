@@ -73,33 +73,32 @@ def _without(var: Tensor, weight: Tensor) -> Tensor:
 
 
 class LeaveOneOut:
-    """Leave-one-out moments of blocks of cells with all genes.
+    """Leave-one-out moments of some cells with all genes; of a posterior, what is kept is that of the genes."""
 
-    Means of the posterior have not seen a share of the values in `taken`; covariances have seen all.
-    """
-
-    def __init__(self, q: Posterior, taken: SharesLeftOut | None = None, dtype: torch.dtype = torch.float32) -> None:
-        self._q, self._taken, self._dtype = q, taken, dtype
+    def __init__(self, q: Posterior, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
         self._predictor = BlockPredictor(q, q.gene_cov_of_fit, dtype)
 
-    def fitted(self, cells: slice) -> Fitted:
-        """Moments of eta with all values, (cells, m) each."""
-        return Fitted(self._predictor.mean(cells), *self._predictor.variances(cells))
+    def fitted(self, some: Posterior) -> Fitted:
+        """Moments of eta of some cells, whose posterior is given, with all values, (cells, m) each."""
+        return Fitted(self._predictor.mean(some), *self._predictor.variances(some))
 
-    def eta(self, y: Tensor, cells: slice) -> tuple[Moments, Tensor]:
-        """Moments of eta for entries `y` (cells, m), each without itself; and what is seen of eta with all of them."""
-        likelihood, fitted = self._q.likelihood, self.fitted(cells)
+    def eta(self, y: Tensor, some: Posterior, taken: SharesLeftOut | None = None) -> tuple[Moments, Tensor]:
+        """Moments of eta for entries `y` (cells, m), each without itself; and what is seen of eta with all of them.
+
+        Means of the posterior have not seen a share of the values in `taken`; covariances have seen all.
+        """
+        likelihood, fitted = some.likelihood, self.fitted(some)
         seen = fitted.seen_by(likelihood)
-        parameters = self._q.noise.of_cells(cells, self._dtype, of_fit=True)
+        parameters = some.noise.of_cells(slice(None), self._dtype, of_fit=True)
         weight, score = likelihood.weight_and_score(y, seen, *parameters)
-        if self._taken is not None:
-            taken = self._taken.rows(cells)
+        if taken is not None:
             score[taken.cell, taken.gene] *= taken.seen
         return fitted.without(weight, score, likelihood), seen
 
-    def law(self, y: Tensor, cells: slice) -> Law:
+    def law(self, y: Tensor, some: Posterior) -> Law:
         """Laws of the entries `y` (cells, m), each without itself."""
-        return self._q.law_in_cells(self.eta(y, cells)[0], cells)
+        return some.law_in_cells(self.eta(y, some)[0])
 
 
 def fitted_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Fitted:

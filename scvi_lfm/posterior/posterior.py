@@ -63,9 +63,14 @@ class Posterior:
         parameters = (parameter.to(eta.mean.dtype) for parameter in self.noise.of_pairs(cells, genes))
         return self.likelihood.law(eta.mean, eta.var, *parameters)
 
-    def law_in_cells(self, eta: Moments, cells: slice | Tensor | None) -> Law:
-        """Laws of the values of some cells with all genes, from moments of eta, (m,) or (cells, m)."""
-        return self.likelihood.law(eta.mean, eta.var, *self.noise.of_cells(cells, eta.mean.dtype))
+    def law_in_cells(self, eta: Moments) -> Law:
+        """Laws of the values of all cells with all genes, from moments of eta, (m,) or (cells, m)."""
+        return self.likelihood.law(eta.mean, eta.var, *self.noise.of_cells(slice(None), eta.mean.dtype))
+
+    def law_on_average(self) -> Law:
+        """Laws of the values of the genes in the average cell, (m,)."""
+        eta = self.population()
+        return self.likelihood.law(eta.mean, eta.var, *self.noise.of_cells(None, eta.mean.dtype))
 
     def population(self) -> Moments:
         """Moments of each gene's expected eta over all cells like the fitted ones, whose size factors are 1, (m,).
@@ -118,7 +123,7 @@ class Posterior:
             self, gene_mean=self.gene_mean[rows], gene_cov=self.gene_cov.at(rows), noise=self.noise.at_genes(rows)
         )
 
-    def at_cells(self, rows: Tensor) -> Self:
+    def at_cells(self, rows: Tensor | slice) -> Self:
         """The posterior of some cells alone, with all genes."""
         return replace(
             self, cell_mean=self.cell_mean[rows], cell_cov=self.cell_cov.at(rows), noise=self.noise.at_cells(rows)
@@ -167,7 +172,7 @@ class CountPosterior(Posterior):
     def expected_values(self) -> Tensor:
         """Expected values of the genes in the average cell, of the size factors' mean, (m,)."""
         if not self.likelihood.has_rate:
-            return self.law_in_cells(self.population(), None).mean()
+            return self.law_on_average().mean()
         rates = self.expected_rates() * self.noise.log_size.exp().mean()
         return self.likelihood.mean(rates, self.noise.dispersion)
 

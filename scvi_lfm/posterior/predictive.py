@@ -88,12 +88,12 @@ def _with_offset(q: Posterior, mean: Tensor, cells: Tensor) -> Tensor:
 
 
 class BlockPredictor:
-    """Moments of eta for blocks of cells by all genes; what depends on genes alone is computed once.
+    """Moments of eta for some cells by all genes; what depends on genes alone is computed once, and all that is kept.
 
     Parameters
     ----------
     q
-        The posterior.
+        The posterior of any cells.
     gene_cov
         Covariances of the genes to take, by default those of `q`.
     dtype
@@ -101,39 +101,40 @@ class BlockPredictor:
     """
 
     def __init__(self, q: Posterior, gene_cov: Covariance | None = None, dtype: torch.dtype = torch.float32) -> None:
-        self._q, self._dtype = q, dtype
+        self._q, self._dtype = q.at_cells(slice(0)), dtype
         self._gene_cov = q.gene_cov if gene_cov is None else gene_cov
         self._v = extend(q.gene_mean)
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
-        self._offset = q.noise.offset(slice(None)).to(dtype) if q.likelihood.has_rate else None
 
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
         """Sides of the genes in v' S v and in the products with T, (m, c) each."""
         return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
 
-    def mean(self, cells: slice | Tensor) -> Tensor:
-        """Expected eta, (cells, m)."""
-        mean = torch.addmm(self._intercept, self._q.cell_mean[cells].to(self._dtype), self._slopes)
-        return mean if self._offset is None else mean.add_(self._offset[cells, None])
+    def mean(self, some: Posterior) -> Tensor:
+        """Expected eta of some cells, whose posterior is given, (cells, m)."""
+        mean = torch.addmm(self._intercept, some.cell_mean.to(self._dtype), self._slopes)
+        if not some.likelihood.has_rate:
+            return mean
+        return mean.add_(some.noise.offset(slice(None)).to(self._dtype)[:, None])
 
-    def variances(self, cells: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def variances(self, some: Posterior) -> tuple[Tensor, Tensor, Tensor]:
         """The variance of eta by part, v' S_i v, u' T_j u and tr(S_AA T_BB): (cells, m) or what broadcasts to it."""
-        S, u = self._q.cell_cov.at(cells).made(), extend(self._q.cell_mean[cells])
+        S, u = some.cell_cov.made(), extend(some.cell_mean)
         of_v, of_genes = self._sides
         by_cell = S.coordinates().to(self._dtype) @ of_v.T
         by_gene = self._gene_cov.forms(u).to(self._dtype) @ of_genes.T
         by_both = self._gene_cov.traces(S.slopes()).to(self._dtype) @ of_genes.T
         return by_cell, by_gene, by_both
 
-    def moments(self, cells: slice | Tensor) -> Moments:
+    def moments(self, some: Posterior) -> Moments:
         """Mean and variance of eta, (cells, m) each."""
-        by_cell, by_gene, by_both = self.variances(cells)
-        return Moments(self.mean(cells), by_gene.add_(by_both).add_(by_cell))
+        by_cell, by_gene, by_both = self.variances(some)
+        return Moments(self.mean(some), by_gene.add_(by_both).add_(by_cell))
 
-    def expected(self, cells: slice | Tensor) -> Tensor:
+    def expected(self, some: Posterior) -> Tensor:
         """Expected values, (cells, m); the variance of eta is found only where it matters."""
-        if self._q.likelihood.linear:
-            return self.mean(cells)
-        return self._q.law_in_cells(self.moments(cells), cells).mean()
+        if some.likelihood.linear:
+            return self.mean(some)
+        return some.law_in_cells(self.moments(some)).mean()

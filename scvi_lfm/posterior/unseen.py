@@ -48,7 +48,7 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
 
     def best(block: tuple[slice, sp.coo_array]) -> tuple[Tensor, Tensor]:
         part, stored = block
-        score = _block_score(predictor, torch.from_numpy(cells[part]), sds)
+        score = _block_score(predictor, q.at_cells(torch.from_numpy(cells[part])), sds)
         score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
         best, at = score.topk(min(n_top, score.shape[1]), dim=1)
         row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
@@ -60,9 +60,9 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
 
 
-def _block_score(predictor: BlockPredictor, cells: Tensor, sds: float | None) -> Tensor:
+def _block_score(predictor: BlockPredictor, some: Posterior, sds: float | None) -> Tensor:
     """Scores by which the entries of a block of cells are ordered, (cells, m)."""
-    return predictor.expected(cells) if sds is None else _upper(predictor.moments(cells), sds)
+    return predictor.expected(some) if sds is None else _upper(predictor.moments(some), sds)
 
 
 def _upper(eta: Moments, sds: float) -> Tensor:

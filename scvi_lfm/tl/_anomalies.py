@@ -12,22 +12,19 @@ from .._memory import naming_memory
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, itself_or_copy
 from ..posterior.anomalies.listing import Question, list_entries
 from ..posterior.anomalies.scan import anomaly_scan
-from ..posterior.dense_blocks import dense_blocks
+from ..posterior.dense_blocks import DenseBlocks
 from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit, open_values
 from ._overwriting import check_free, note_written
 from ._tool import tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import torch
     from anndata import AnnData
 
     from ..data import CellMatrix
     from ..posterior import StoredFit
     from ..posterior.anomalies.listing import Listing
-    from ..posterior.dense_blocks import DenseBlock
 
 
 DIRECTIONS = ("both", "up", "down")
@@ -128,7 +125,8 @@ def anomalies(
     Notes
     -----
     The values are read twice, besides the reading that checks them: once to learn how often entries come from other
-    cells, and which counts are odd, once to score.
+    cells, and which counts are odd, once to score. On a cluster of dask, tail probabilities are counted in a third
+    reading, unless entries are listed by lfdr alone, so that no more than the entries of the list travel.
 
     Examples
     --------
@@ -183,15 +181,12 @@ def _find(
     matrix: CellMatrix, stored: StoredFit, direction: str, by: str, fdr: float, max_entries: int, device: torch.device
 ) -> tuple[Listing, str]:
     """Listing of what is found, and the score that it was listed by."""
-
-    def read() -> Iterator[DenseBlock]:
-        return dense_blocks(matrix, device)
-
-    scan, share = anomaly_scan(stored.posterior, read, direction, fdr)
+    blocks = DenseBlocks(matrix, device)
+    scan, cleaned, share = anomaly_scan(stored.posterior, blocks, direction, fdr)
     by = scan.listed_by if by == "auto" else by
     question = Question(by, fdr, max_entries, share)
     # a value of zero, less the level
-    return list_entries(scan, read(), question, total=matrix.n_observed, zero=-matrix.level), by
+    return list_entries(scan, cleaned, blocks, question, total=matrix.n_observed, zero=-matrix.level), by
 
 
 def _order(rows: dict[str, np.ndarray], by: str) -> np.ndarray:

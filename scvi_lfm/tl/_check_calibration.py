@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from .._memory import naming_memory
-from .._workers import in_order
 from ..posterior.calibration import (
     BINS,
     SharedResiduals,
@@ -20,7 +19,7 @@ from ..posterior.calibration import (
     kolmogorov_smirnov,
     most_abundant,
 )
-from ..posterior.dense_blocks import dense_blocks
+from ..posterior.dense_blocks import DenseBlocks
 from ..posterior.leave_one_out import LeaveOneOut
 from ._check_words import ENOUGH, OVERALL, STRATUM, edge_names
 
@@ -45,7 +44,7 @@ MOST_CELLS, MOST_HELD = 4096, 2**26
 
 @dataclass(frozen=True)
 class _Looked:
-    """Cells that are looked at: all, or some at random that stand for all."""
+    """Cells that are looked at: all, or some at random that stand for all. They are few, and read into memory."""
 
     cells: np.ndarray  # positions, increasing
     matrix: CellMatrix
@@ -53,7 +52,7 @@ class _Looked:
 
     def at(self, cells: np.ndarray) -> _Looked:
         """Cells at some positions among these."""
-        if len(cells) == len(self.cells):
+        if len(cells) == len(self.cells) and self.matrix.source.place == "memory":
             return self
         rows = torch.from_numpy(cells).to(self.posterior.cell_mean.device)
         return _Looked(self.cells[cells], self.matrix.at_cells(cells), self.posterior.at_cells(rows))
@@ -96,9 +95,9 @@ def _transform(looked: _Looked, seed: int) -> Callable[[DenseBlock], tuple[Tenso
 
     def of_block(block: DenseBlock) -> tuple[Tensor, Tensor, Tensor | None]:
         y = block.values()
-        law = loo.law(y, block.cells)
+        law = loo.law(y, block.posterior)
         # a stream of its own for each block, whoever is at it
-        draws = torch.Generator().manual_seed(seed + block.cells.start)
+        draws = torch.Generator().manual_seed(seed + block.start)
         return law.mean(), law.transform(y, draws), block.observed()
 
     return of_block
@@ -113,8 +112,8 @@ def _leftover(looked: _Looked, device: torch.device, seed: int) -> float:
         # the middle of the scale says nothing about an entry that was not observed
         return SharedResiduals.of(pit if observed is None else pit.masked_fill(~observed, 0.5))
 
-    blocks = dense_blocks(looked.matrix, device)
-    return functools.reduce(SharedResiduals.plus, in_order(of_block, blocks)).excess()
+    parts = DenseBlocks(looked.matrix, device).each(of_block, looked.posterior)
+    return functools.reduce(SharedResiduals.plus, parts).excess()
 
 
 def _transforms(looked: _Looked, depth: np.ndarray, device: torch.device, seed: int) -> tuple[Tensor, Tensor]:
@@ -124,16 +123,13 @@ def _transforms(looked: _Looked, depth: np.ndarray, device: torch.device, seed: 
     """
     transform, n_depths = _transform(looked, seed), int(depth.max()) + 1
     strata = torch.as_tensor(depth[looked.cells], device=device)
-
-    def counted(cells: slice, expected: Tensor, pit: Tensor, observed: Tensor | None) -> Tensor:
-        return count_transforms(pit, expected, strata[cells], edges, n_depths, observed)
-
-    blocks = dense_blocks(looked.matrix, device)
-    first = next(blocks)
-    expected, pit, observed = transform(first)
-    edges = _edges(expected if observed is None else expected[observed], looked.posterior)
-    others = in_order(lambda block: counted(block.cells, *transform(block)), blocks)
-    return sum(others, counted(first.cells, expected, pit, observed)), edges
+    edges, counts, start = None, torch.zeros((), dtype=torch.int64, device=device), 0
+    for expected, pit, observed in DenseBlocks(looked.matrix, device).each(transform, looked.posterior):
+        if edges is None:
+            edges = _edges(expected if observed is None else expected[observed], looked.posterior)
+        of_cells, start = strata[start : start + len(pit)], start + len(pit)
+        counts = counts + count_transforms(pit, expected, of_cells, edges, n_depths, observed)
+    return counts, cast("Tensor", edges)
 
 
 def _edges(expected: Tensor, q: NormalPosterior | CountPosterior) -> Tensor:

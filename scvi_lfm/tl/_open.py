@@ -83,7 +83,7 @@ def open_values(
     mask = _held_out_of(adata, stored) if new is None else None
     matrix = restrict(matrix, stored.arguments.observed, mask)
     if stored.level:
-        law = whole.law_in_cells(whole.population(), None)
+        law = whole.law_on_average()
         spread = float((law.variance().mean() + law.mean().var(correction=0)).sqrt())
         matrix = at_level(matrix, stored.level, place_of(layer), spread=spread)
     return Values(matrix, layer)

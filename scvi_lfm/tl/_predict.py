@@ -177,7 +177,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
     genes = slice(None) if fitted.all() else fitted
 
     def fill(cells: slice) -> None:
-        layer[cells, genes] = predictor.expected(cells).numpy()
+        layer[cells, genes] = predictor.expected(stored.posterior.at_cells(cells)).numpy()
         if stored.level:
             layer[cells] += stored.level
 

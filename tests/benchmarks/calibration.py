@@ -98,13 +98,14 @@ def bounds(table: pd.DataFrame) -> pd.Series:
 
 def structure_left(adata: ad.AnnData) -> float:
     """Largest eigenvalue of the transforms as Normal scores, in units of that of independent ones."""
-    loo, generator = LeaveOneOut(read_fit(adata, "lfm").posterior), torch.Generator().manual_seed(0)
+    q, generator = read_fit(adata, "lfm").posterior, torch.Generator().manual_seed(0)
+    loo = LeaveOneOut(q)
     genes = np.argsort(-np.asarray(adata.X.sum(0)).ravel(), kind="stable")[:STRUCTURE_GENES]
     gram = np.zeros((len(genes), len(genes)))
     for start in range(0, adata.n_obs, CELLS_PER_BLOCK):
         cells = slice(start, min(start + CELLS_PER_BLOCK, adata.n_obs))
         y = torch.from_numpy(adata.X[cells].toarray())
-        places = loo.law(y, cells).transform(y, generator)
+        places = loo.law(y, q.at_cells(cells)).transform(y, generator)
         scores = ndtri(np.clip(places[:, genes].double().numpy(), 1e-6, 1 - 1e-6))
         gram += scores.T @ scores
     return float(np.linalg.eigvalsh(gram)[-1] / (np.sqrt(adata.n_obs) + np.sqrt(len(genes))) ** 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.data import blocks as module
-from scvi_lfm.data.blocks import blocks, blocks_of, even_slices, random_parts, slices
+from scvi_lfm.data.blocks import Blocks, blocks_of, even_slices, random_parts, slices
 
 CPU = torch.device("cpu")
 
@@ -80,9 +80,10 @@ def test_blocks_hold_the_values_of_their_cells(form, monkeypatch):
     values = np.random.default_rng(0).poisson(1.0, (10, 5)).astype(np.float32)
     covariates = np.arange(10.0)[:, None]
     matrix = CellMatrix.of(form(values), covariates=covariates)
-    found = list(blocks(matrix, CPU))
+    in_order = Blocks.of_size(matrix, CPU)
+    found = list(zip(in_order.places, in_order.each(lambda batch: batch), strict=True))
     assert [cells.stop - cells.start for cells, _ in found] == [3, 3, 3, 1]
-    found += blocks(matrix, CPU, torch.float64, size=4)
+    found += blocks_of(matrix, slices(10, 5, size=4), CPU, torch.float64)
     found += blocks_of(matrix, [np.array([7, 2]), np.array([0])], CPU)
     for cells, batch in found:
         np.testing.assert_array_equal(batch.dense(), values[cells])
@@ -92,8 +93,8 @@ def test_blocks_hold_the_values_of_their_cells(form, monkeypatch):
 
 def test_a_block_is_read_when_it_is_asked_for(monkeypatch):
     matrix, read = CellMatrix.of(np.ones((6, 2))), []
-    monkeypatch.setattr(CellMatrix, "batch", lambda _, rows, *__: read.append(rows))
-    iterator = blocks(matrix, CPU, size=2)
+    monkeypatch.setattr(CellMatrix, "batch", lambda _, rows, *__, **___: read.append(rows))
+    iterator = Blocks.of_size(matrix, CPU, 2).each(lambda batch: batch)
     assert read == []
     next(iterator)
     assert read == [slice(0, 2)]

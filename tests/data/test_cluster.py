@@ -10,12 +10,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from scvi_lfm.data import CellMatrix, MemorySource, Scaled
+from scvi_lfm.data import CellMatrix, MemorySource, Scaled, cluster
 from scvi_lfm.data.blocks import Blocks
-from scvi_lfm.data.cluster import Cluster, pickled
+from scvi_lfm.data.cluster import Cluster
 from scvi_lfm.data.less_margins import LessMargins
 from scvi_lfm.data.normalised import LogNormalised
 from scvi_lfm.data.opening import source_of
+from scvi_lfm.data.packing import outlined, pickled, unpickled
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
@@ -100,9 +101,44 @@ def test_blocks_are_worked_on_in_order_with_their_parts(values, cells, keep):
     np.testing.assert_array_equal(blocks.known, known[slice(None) if cells is None else cells])
 
 
+def test_what_needs_no_values_reads_no_chunk(values, monkeypatch):
+    blocks = Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU)
+    monkeypatch.setattr(Cluster, "place", None)
+    weights = torch.arange(N, dtype=torch.float64)
+    found = list(blocks.each_without_values(lambda part: part + 1, blocks.split(weights)))
+    assert len(found) == len(blocks.places)
+    assert torch.equal(torch.cat(found), weights + 1)
+    pooled = list(blocks.each_without_values(torch.sum, blocks.split(weights), pool=lambda parts, n: (sum(parts), n)))
+    assert sum(n for _, n in pooled) == N
+    assert sum(total for total, _ in pooled) == weights.sum()
+
+
+def test_tensors_of_a_function_travel_once(values, monkeypatch):
+    """Parts that have them too say which they are."""
+    genes, sent = torch.arange(100_000.0), []
+    packs = cluster.pickled
+    monkeypatch.setattr(cluster, "pickled", lambda what, *shared: sent.append(packs(what, *shared)) or sent[-1])
+    blocks = Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU)
+    parts = [{"genes": genes, "own": torch.tensor([float(k)])} for k in range(len(blocks.places))]
+    found = list(blocks.each(lambda batch, part: part["own"] + part["genes"][7] - genes[6], parts))
+    assert torch.cat(found).tolist() == [k + 1.0 for k in range(len(found))]
+    assert sum(len(each) > 4 * len(genes) for each in sent) == 1
+
+
 def test_tasks_have_whole_chunks_and_enough_cells(values):
     groups = on_cluster(values).cluster.groups
     np.testing.assert_array_equal(groups, [0, 26, 52, 78, 104, 120])
+
+
+def test_numbers_stand_for_tensors_that_are_known():
+    a, b = torch.ones(3), torch.zeros(2)
+    outline, tensors = outlined({"a": a, "twice": [a, b], "none": None})
+    assert [id(each) for each in tensors] == [id(a), id(b)]
+    found = unpickled(outline, tensors)
+    assert found["a"] is found["twice"][0] is a
+    other = unpickled(pickled((b, a[:2]), tensors), tensors)
+    assert other[0] is b
+    assert torch.equal(other[1], torch.ones(2))
 
 
 def test_only_a_row_of_a_tensor_is_packed():

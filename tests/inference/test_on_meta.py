@@ -25,11 +25,9 @@ from scvi_lfm.inference.project import place_cells
 from scvi_lfm.inference.trace import Trace
 from scvi_lfm.posterior.anomalies.listing import Question, list_entries
 from scvi_lfm.posterior.anomalies.scan import anomaly_scan
-from scvi_lfm.posterior.dense_blocks import dense_blocks
+from scvi_lfm.posterior.dense_blocks import DenseBlocks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from on_meta import Event, Watch
 
 pytestmark = pytest.mark.slow
@@ -306,12 +304,10 @@ def test_anomalies_stay_on_the_device(case, direction):
         engine = case.engine(N_CELLS)
         state, _ = engine.start()
         matrix, posterior = case.matrix(), engine.finish(state, Trace([], 0.0, converged=True)).posterior
-
-        def read() -> Iterator[Any]:
-            return dense_blocks(matrix, META)
-
-        scan, share = anomaly_scan(posterior, read, direction, 0.1)
-        found = list_entries(scan, read(), Question("either", 0.1, 100, share), total=matrix.n_observed)
+        blocks = DenseBlocks(matrix, META)
+        scan, cleaned, share = anomaly_scan(posterior, blocks, direction, 0.1)
+        question = Question("either", 0.1, 100, share)
+        found = list_entries(scan, cleaned, blocks, question, total=matrix.n_observed)
     assert found.cell_score.device == found.gene_score.device == META
     assert found.cell_score.shape == (N_CELLS,)
     assert found.gene_score.shape == (N_GENES,)

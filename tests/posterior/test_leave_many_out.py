@@ -92,7 +92,7 @@ def test_pairs_are_those_of_blocks(odd):
     pairs = eta_without(new, y[cell, gene], taken)
     for start, stop in ((0, 300), (10, 40)):
         cells = slice(start, stop)
-        block, _ = LeaveOneOut(new, taken).eta(y[cells], cells)
+        block, _ = LeaveOneOut(new).eta(y[cells], new.at_cells(cells), taken.rows(cells))
         inside = (cell >= start) & (cell < stop)
         at = cell[inside] - start, gene[inside]
         torch.testing.assert_close(pairs.mean[inside], block.mean[at], rtol=1e-4, atol=1e-4)
@@ -102,8 +102,8 @@ def test_pairs_are_those_of_blocks(odd):
 def test_one_count_wholly_taken_is_left_one_out(odd):
     adata, *_ = odd
     q, y = fit(adata), torch.from_numpy(adata.X)
-    left_out = LeaveOneOut(q).eta(y, slice(0, 300))[0]
-    rate = LeaveOneOut(q).fitted(slice(0, 300)).seen_by(q.likelihood)
+    left_out = LeaveOneOut(q).eta(y, q)[0]
+    rate = LeaveOneOut(q).fitted(q).seen_by(q.likelihood)
     for i in (3, 100, 200):
         # counts are taken out where more was found than expected
         j = int(torch.nonzero(y[i, 20:] > rate[i, 20:])[0]) + 20
@@ -125,7 +125,7 @@ def test_goes_most_of_the_way_to_a_refit_that_has_not_seen_them(odd, clean):
     lfm.tl.fit(without_bursts, 2, likelihood="negative_binomial", progress=False)
 
     def rates(posterior):
-        return LeaveOneOut(posterior).fitted(slice(0, 300)).seen_by(posterior.likelihood).log()
+        return LeaveOneOut(posterior).fitted(posterior).seen_by(posterior.likelihood).log()
 
     target = rates(fit(without_bursts))
     # measured: 0.60 and 0.24 over the genes with bursts
@@ -143,9 +143,7 @@ def test_a_row_that_rests_on_one_count_stays_finite(clean):
     new, one = without(fit(adata), torch.tensor([20_000.0]), entries([11], [7], [1.0]))
     for part in (new.cell_mean, new.gene_mean):
         assert torch.isfinite(part).all()
-    before, rate = (
-        LeaveOneOut(part).fitted(slice(0, 300)).seen_by(part.likelihood)[:, 7] for part in (fit(adata), new)
-    )
+    before, rate = (LeaveOneOut(part).fitted(part).seen_by(part.likelihood)[:, 7] for part in (fit(adata), new))
     assert rate.max() <= before.max()
     # it is left one out all the same; how far that goes alone is up to rounding, as it is all that its row knows
     assert one.seen > 0.9

@@ -157,7 +157,7 @@ def test_moments_are_the_formula(drawn, dense, likelihood):
     eta, (weight, score) = refit.eta(state), refit.weights(state)
     assert (weight * by_gene > 0.999).any()  # leverages that no fit would have are held below 1
     spread = sum(part / (1 - np.minimum(part * weight, 0.999)) for part in (by_cell, by_gene))
-    moments, rate = LeaveOneOut(q).eta(tensor(y), slice(0, 12))
+    moments, rate = LeaveOneOut(q).eta(tensor(y), q)
     np.testing.assert_allclose(rate, np.exp(eta + (by_cell + by_gene + by_both) / 2), rtol=1e-4)
     np.testing.assert_allclose(moments.var, spread + by_both, rtol=2e-3)
     np.testing.assert_allclose(moments.mean, (eta - spread * score).clip(-50, 30), rtol=5e-3, atol=1e-3)
@@ -166,8 +166,8 @@ def test_moments_are_the_formula(drawn, dense, likelihood):
 def test_blocks_of_cells_change_nothing(drawn):
     q, y = drawn()
     loo = LeaveOneOut(q)
-    whole, rate = loo.eta(tensor(y), slice(0, 12))
-    part, some = loo.eta(tensor(y[5:9]), slice(5, 9))
+    whole, rate = loo.eta(tensor(y), q)
+    part, some = loo.eta(tensor(y[5:9]), q.at_cells(slice(5, 9)))
     for everything, few in ((whole.mean, part.mean), (whole.var, part.var), (rate, some)):
         torch.testing.assert_close(everything[5:9], few, rtol=5e-6, atol=1e-5)
 
@@ -175,8 +175,8 @@ def test_blocks_of_cells_change_nothing(drawn):
 def test_covariances_may_be_computed_anew(drawn):
     q, y = drawn()
     anew = Recomputed.of(q.mu, q.cell_mean, q.gene_mean, q.gene_cov, q.noise, q.cell_prior, "row_block")
-    kept, _ = LeaveOneOut(replace(q, cell_cov=Packed(anew.packed()))).eta(tensor(y[3:8]), slice(3, 8))
-    made, _ = LeaveOneOut(replace(q, cell_cov=anew)).eta(tensor(y[3:8]), slice(3, 8))
+    forms = replace(q, cell_cov=Packed(anew.packed())), replace(q, cell_cov=anew)
+    kept, made = (LeaveOneOut(form).eta(tensor(y[3:8]), form.at_cells(slice(3, 8)))[0] for form in forms)
     torch.testing.assert_close(made.mean, kept.mean)
     torch.testing.assert_close(made.var, kept.var)
 
@@ -191,7 +191,7 @@ class Problem:
     state: State  # at the fixed point of all entries
 
     def moments(self):
-        return LeaveOneOut(self.q).eta(tensor(self.refit.y), slice(0, len(self.refit.y)))[0]
+        return LeaveOneOut(self.q).eta(tensor(self.refit.y), self.q)[0]
 
     def compared(self, entries):
         """By how much refits move entries, the error of that, the same without the gene's side, and of the variance."""
@@ -280,11 +280,11 @@ def test_an_entry_that_owns_a_factor_stays_finite(likelihood):
     lfm.tl.fit(adata, 4, likelihood=likelihood, size_factors="size_factor", progress=False)
     q = read_fit(adata, "lfm").posterior
     loo = LeaveOneOut(q)
-    moments, rate = loo.eta(tensor(values), slice(0, 60))
+    moments, rate = loo.eta(tensor(values), q)
     assert torch.isfinite(moments.mean).all()
     assert torch.isfinite(moments.var).all()
     assert (moments.var > 0).all()
-    fitted, entry = loo.fitted(slice(0, 60)), (11, 7)
+    fitted, entry = loo.fitted(q), (11, 7)
     weight, score = weight_and_score(likelihood, 20_000, rate.double().numpy(), q.noise.dispersion.numpy())
     # it pulls up what it is expected to be. Under the Poisson, which has no room for it, it is all that its gene and
     # its cell's factor know: what is left of one less a leverage is rounding, and how far a step goes without it too

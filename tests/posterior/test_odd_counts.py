@@ -8,21 +8,28 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm.data.batch import Batch
+from scvi_lfm.data import CellMatrix
 from scvi_lfm.data.entries import Observed
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.other_cells import OwnAndOther
 from scvi_lfm.posterior.anomalies.scan import CountScan
-from scvi_lfm.posterior.dense_blocks import DenseBlock
+from scvi_lfm.posterior.dense_blocks import DenseBlocks
 from scvi_lfm.posterior.leave_one_out import LeaveOneOut
 
 
-def blocks(y, size, observed=None):
-    pattern = None if observed is None else Observed(sp.csr_array(observed.numpy()), only=True)
-    for start in range(0, len(y), size):
-        cells = slice(start, min(start + size, len(y)))
-        part = None if pattern is None else pattern.rows(cells, np.float32)
-        yield DenseBlock(cells, Batch(y[cells], y.device, part))
+@pytest.fixture
+def blocks(monkeypatch):
+    def make(y, size, observed=None):
+        pattern = None if observed is None else Observed(sp.csr_array(observed.numpy()), only=True)
+        monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", size * y.shape[1])
+        return DenseBlocks(CellMatrix.of(y.numpy(), pattern), y.device)
+
+    return make
+
+
+def scan_of(found, direction, blocks):
+    return CountScan(OwnAndOther(found.posterior, blocks), direction, found.gross, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +48,10 @@ def two_groups():
     return read_fit(adata, "lfm").posterior, torch.from_numpy(counts)
 
 
-def test_a_marker_of_other_cells_is_told_from_what_no_cell_has(two_groups):
+def test_a_marker_of_other_cells_is_told_from_what_no_cell_has(two_groups, blocks):
     q, y = two_groups
-    scores = CountScan(without_odd_counts(q, blocks(y, 200)), "both", 0.1).score(y, slice(0, 200))
+    found = without_odd_counts(q, blocks(y, 200))
+    scores = scan_of(found, "both", blocks(y, 200)).score(y, found.posterior, found.taken)
     marker, nowhere = scores.log_ratio[3, 0], scores.log_ratio[7, 1]
     assert marker > 5
     assert nowhere < marker / 2
@@ -52,7 +60,7 @@ def test_a_marker_of_other_cells_is_told_from_what_no_cell_has(two_groups):
     assert (-scores.distance[7, 1]).exp() < 1e-4
 
 
-def test_both_are_taken_out_and_next_to_nothing_else(two_groups):
+def test_both_are_taken_out_and_next_to_nothing_else(two_groups, blocks):
     q, y = two_groups
     found = without_odd_counts(q, blocks(y, 200))
     share = torch.zeros_like(y)
@@ -61,13 +69,13 @@ def test_both_are_taken_out_and_next_to_nothing_else(two_groups):
     assert share[7, 1] > 0.99
     # measured: 5.4, what is not theirs spread over 61 of 12,000 counts
     assert share.sum() < 8
-    before, after = (LeaveOneOut(part).fitted(slice(0, 200)).seen_by(q.likelihood) for part in (q, found.posterior))
+    before, after = (LeaveOneOut(part).fitted(part).seen_by(q.likelihood) for part in (q, found.posterior))
     # measured over seeds: 0.08 to 0.21, and 0.39 to 0.44 of all that its group expects of a gene that was pulled up
     assert after[3, 0] < 0.4 * before[3, 0]
     assert after[:100, 1].mean() < 0.6 * before[:100, 1].mean()
 
 
-def test_blocks_of_cells_change_nothing(two_groups):
+def test_blocks_of_cells_change_nothing(two_groups, blocks):
     q, y = two_groups
     whole, parts = (without_odd_counts(q, blocks(y, size)) for size in (200, 37))
     assert torch.equal(whole.taken.cell, parts.taken.cell)
@@ -77,7 +85,7 @@ def test_blocks_of_cells_change_nothing(two_groups):
     assert whole.share == parts.share
 
 
-def test_what_is_no_data_says_nothing():
+def test_what_is_no_data_says_nothing(blocks):
     adata = lfm.datasets.simulate(200, 60, 2, likelihood="negative_binomial", mu=0.3)
     lfm.tl.fit(adata, 2, likelihood="negative_binomial", progress=False)
     q, y = read_fit(adata, "lfm").posterior, torch.from_numpy(adata.X.toarray())
@@ -88,7 +96,7 @@ def test_what_is_no_data_says_nothing():
     assert shares[0] < 0.8 * shares[1]
 
 
-def test_odd_counts_of_a_gene_do_not_hide_the_next_one():
+def test_odd_counts_of_a_gene_do_not_hide_the_next_one(blocks):
     """One gene is found in every tenth cell of the wrong group: these look less odd the more of them there are."""
     rng = np.random.default_rng(1)
     rates = np.full((400, 80), 1.0)
@@ -103,8 +111,8 @@ def test_odd_counts_of_a_gene_do_not_hide_the_next_one():
     q, y = read_fit(adata, "lfm").posterior, torch.from_numpy(counts)
     found = without_odd_counts(q, blocks(y, 400))
     clean = np.setdiff1d(np.arange(200), wrong)
-    pulled = LeaveOneOut(q).fitted(slice(0, 400)).seen_by(q.likelihood)[clean, 25].mean()
-    scores = CountScan(found, "up", 0.1).score(y, slice(0, 400))
+    pulled = LeaveOneOut(q).fitted(q).seen_by(q.likelihood)[clean, 25].mean()
+    scores = scan_of(found, "up", blocks(y, 400)).score(y, found.posterior, found.taken)
     # the true rate is 0.05
     assert scores.expected[clean, 25].mean() < 0.5 * pulled
     assert (scores.log_ratio[wrong, 25] > 5).all()
@@ -114,13 +122,13 @@ def test_presence_has_no_room_for_them():
     adata = lfm.datasets.simulate(60, 30, 1, likelihood="bernoulli", mu=-0.5)
     lfm.tl.fit(adata, 1, likelihood="bernoulli", progress=False)
     q = read_fit(adata, "lfm").posterior
-    found = without_odd_counts(q, [])
+    found = without_odd_counts(q, None)
     assert found.posterior is q
     assert found.taken is found.gross is found.share is None
 
 
 @pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
-def test_where_no_count_is_odd_nothing_changes(likelihood):
+def test_where_no_count_is_odd_nothing_changes(likelihood, blocks):
     adata = lfm.datasets.simulate(60, 30, 1, likelihood=likelihood, mu=-1)
     lfm.tl.fit(adata, 1, likelihood=likelihood, progress=False)
     q = read_fit(adata, "lfm").posterior

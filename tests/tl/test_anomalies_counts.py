@@ -19,8 +19,9 @@ import scvi_lfm as lfm
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.posterior import read_fit
 from scvi_lfm.posterior.anomalies.odd_counts import without_odd_counts
+from scvi_lfm.posterior.anomalies.other_cells import OwnAndOther
 from scvi_lfm.posterior.anomalies.scan import CountScan
-from scvi_lfm.posterior.dense_blocks import dense_blocks
+from scvi_lfm.posterior.dense_blocks import DenseBlocks
 from triangles import unpacked
 
 LIKELIHOODS = ("negative_binomial", "poisson", "bernoulli")
@@ -336,13 +337,19 @@ def pairs(entries):
 # every entry, against a dense computation
 
 
+def scan_of(adata, y, direction):
+    """The scan of a fit, and its scores of the counts."""
+    blocks = DenseBlocks(CellMatrix.of(y.numpy()), y.device)
+    cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, blocks)
+    scan = CountScan(OwnAndOther(cleaned.posterior, blocks), direction, cleaned.gross, 0.1)
+    return scan, scan.score(y, cleaned.posterior, cleaned.taken)
+
+
 @pytest.mark.parametrize("direction", ["both", "up", "down"])
 @pytest.mark.half_slow
 def test_scores_of_every_entry(simulated, dense, direction):
     y = torch.from_numpy(dense.y).float()
-    cleaned = without_odd_counts(read_fit(simulated, "lfm").posterior, dense_blocks(CellMatrix.of(y.numpy()), y.device))
-    scan = CountScan(cleaned, direction, 0.1)
-    scores = scan.score(y, slice(0, len(y)))
+    scan, scores = scan_of(simulated, y, direction)
     above = dense.y > dense.expected
     asked = {"both": above | ~above, "up": above, "down": ~above}[direction]
     np.testing.assert_allclose(scores.expected, dense.expected, rtol=1e-4)
@@ -425,8 +432,7 @@ def test_scores_far_out_keep_their_digits(likelihood):
     lfm.tl.fit(adata, 2, likelihood=likelihood, size_factors="size_factor", progress=False)
     dense = Dense.of(adata)
     y = torch.from_numpy(values)
-    cleaned = without_odd_counts(read_fit(adata, "lfm").posterior, dense_blocks(CellMatrix.of(values), y.device))
-    scores = CountScan(cleaned, "both", 0.1).score(y, slice(0, 80))
+    _, scores = scan_of(adata, y, "both")
     for part in (scores.expected, scores.distance, scores.log_ratio):
         assert torch.isfinite(part).all()
     odd = [11, 12], [7, 8]

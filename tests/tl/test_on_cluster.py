@@ -75,11 +75,23 @@ def in_chunks(adata: ad.AnnData) -> ad.AnnData:
 def fitted(adata: ad.AnnData, name: str) -> dict[str, np.ndarray]:
     """Everything that a fit writes, as arrays."""
     lfm.tl.fit(adata, 2, max_epochs=4, progress=False, **FITS[name])
+    return written(adata)
+
+
+def written(adata: ad.AnnData) -> dict[str, np.ndarray]:
     found = {f"obsm {key}": np.asarray(values) for key, values in adata.obsm.items()}
     found |= {f"varm {key}": np.asarray(values) for key, values in adata.varm.items()}
     found |= {f"obs {key}": adata.obs[key].to_numpy() for key in adata.obs if key.startswith("lfm")}
     found |= {f"var {key}": adata.var[key].to_numpy() for key in adata.var if key.startswith("lfm")}
     return found | {"elbo": np.asarray(adata.uns["lfm"]["elbo"]["value"])}
+
+
+@cache
+def with_fit(name: str) -> ad.AnnData:
+    """Values in memory, with a fit; not to be written to."""
+    adata = made().copy()
+    fitted(adata, name)
+    return adata
 
 
 @contextmanager
@@ -137,6 +149,25 @@ def test_fits_are_those_from_memory_and_chunks_stay_away(client, no_chunks_here,
     assert errors["elbo"] < 1e-6
 
 
+def killing(client, monkeypatch, most, every):
+    """Process ids of workers, killed at random soon after tasks of some calls in `every` were given to them."""
+    rng, calls, killed, compute = np.random.default_rng(0), [], [], client.compute
+
+    def compute_and_kill(tasks, **options):
+        futures = compute(tasks, **options)
+        calls.append(len(calls))
+        if len(calls) % every == every // 2 and len(killed) < most:
+            worker = rng.choice(sorted(client.cluster.workers))
+            pid = client.cluster.workers[worker].pid
+            if pid is not None:
+                killed.append(pid)
+                threading.Timer(0.02 * rng.random(), os.kill, (pid, signal.SIGKILL)).start()
+        return futures
+
+    monkeypatch.setattr(client, "compute", compute_and_kill)
+    return killed
+
+
 @pytest.mark.parametrize("name", ["values by minibatches", "counts"])
 def test_bits_do_not_depend_on_the_number_of_workers_or_on_their_deaths(client, monkeypatch, name):
     """Workers are killed five times, while tasks of theirs are under way or hold what others need."""
@@ -145,21 +176,7 @@ def test_bits_do_not_depend_on_the_number_of_workers_or_on_their_deaths(client, 
         adata = in_chunks(made())
         # what a worker holds is lost with it
         adata.X, adata.layers["logs"] = fewer.persist([adata.X, adata.layers["logs"]])
-        rng, calls, killed = np.random.default_rng(0), [], []
-        compute = fewer.compute
-
-        def compute_and_kill(tasks, **options):
-            futures = compute(tasks, **options)
-            calls.append(len(calls))
-            if len(calls) % 2 == 1 and len(killed) < 5:
-                worker = rng.choice(sorted(fewer.cluster.workers))
-                pid = fewer.cluster.workers[worker].pid
-                if pid is not None:
-                    killed.append(pid)
-                    threading.Timer(0.02 * rng.random(), os.kill, (pid, signal.SIGKILL)).start()
-            return futures
-
-        monkeypatch.setattr(fewer, "compute", compute_and_kill)
+        killed = killing(fewer, monkeypatch, 5, every=2)
         found = fitted(adata, name)
     assert len(killed) == 5
     for key, values in expected.items():
@@ -256,14 +273,101 @@ def test_cells_are_projected_where_they_lie(client, no_chunks_here, name):
     assert distance(np.asarray(new.obsm["X_lfm"]), expected.obsm["X_lfm"]) < TOLERANCE
 
 
-def test_every_tool_works_on_a_cluster(client):
-    """Tools that look at single entries read chunks as they do without a cluster."""
-    adata, expected = in_chunks(made()), made().copy()
-    for one in (adata, expected):
-        fitted(one, "counts held out")
-        lfm.tl.anomalies(one)
-        lfm.tl.check(one, refit=False)
-    np.testing.assert_allclose(adata.obs["lfm_anomaly"], expected.obs["lfm_anomaly"], rtol=1e-3, atol=1e-4)
+def anomalies_of(adata, **options):
+    """Everything that is found, as arrays; entries in the order of cells and genes."""
+    lfm.tl.anomalies(adata, **options)
+    found, entries = adata.uns["lfm_anomaly"], lfm.get.anomalies_df(adata)
+    entries = entries.assign(cell=adata.obs_names.get_indexer(entries["cell"])).set_index(["cell", "gene"]).sort_index()
+    arrays = {name: entries[name].to_numpy() for name in ("expected", "p", "q", "log_ratio", "lfdr")}
+    arrays |= {"cells": adata.obs["lfm_anomaly"].to_numpy(), "genes": adata.var["lfm_anomaly"].to_numpy()}
+    numbers = {name: found["params"][name] for name in ("n_by_tail", "n_by_ratio", "by")}
+    return list(entries.index), numbers, arrays
+
+
+ANOMALIES = [
+    ("values", "auto"),
+    ("values", "q"),
+    ("noise by cell", "either"),
+    ("normalised", "auto"),
+    ("ratings", "either"),
+    ("counts", "auto"),
+    ("counts", "q"),
+    ("counts held out", "auto"),
+]
+
+
+@cache
+def odd(name: str) -> ad.AnnData:
+    """A fit, to which odd values were put afterwards."""
+    adata = with_fit(name).copy()
+    adata.X.data[::200] += 9
+    adata.layers["logs"].data[::200] += 3
+    return adata
+
+
+@pytest.mark.parametrize(("name", "by", "kept"), [*((*case, True) for case in ANOMALIES), ("counts", "auto", False)])
+def test_anomalies_are_found_where_cells_lie(client, no_chunks_here, monkeypatch, name, by, kept):
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 70 * M)
+    reference = odd(name)
+    if not kept:  # covariances of cells, which are then made anew
+        reference = reference.copy()
+        del reference.obsm["lfm_cov"]
+    # more pass than may be listed
+    options = {"by": by, "max_entries": 40, "fdr": 0.5}
+    expected, found = anomalies_of(reference.copy(), **options), anomalies_of(in_chunks(reference), **options)
+    assert 3 < len(expected[0]) <= 40
+    assert found[:2] == expected[:2]
+    for what, values in expected[2].items():
+        # sums of float32 over cells in another order
+        np.testing.assert_allclose(found[2][what], values, rtol=1e-4, atol=1e-5, err_msg=what)
+
+
+@pytest.mark.parametrize("name", ["values", "counts"])
+def test_anomalies_have_the_same_bits_where_workers_die(client, monkeypatch, name):
+    monkeypatch.setattr("scvi_lfm.posterior.dense_blocks.ENTRIES_PER_BLOCK", 70 * M)
+    expected = anomalies_of(in_chunks(odd(name)), by="either")
+    with cluster_of(2) as fewer:
+        killed = killing(fewer, monkeypatch, 2, every=1)
+        found = anomalies_of(in_chunks(odd(name)), by="either")
+    assert len(killed) == 2
+    assert found[:2] == expected[:2]
+    for what, values in expected[2].items():
+        np.testing.assert_array_equal(found[2][what], values, err_msg=what)
+
+
+@pytest.mark.parametrize("name", ["values", "ratings", "counts"])
+def test_cells_that_are_checked_come_here_and_no_chunks(client, no_chunks_here, name):
+    expected = lfm.tl.check(with_fit(name).copy(), refit=False)
+    found = lfm.tl.check(in_chunks(with_fit(name)), refit=False)
+    pd.testing.assert_frame_equal(found.calibration, expected.calibration)
+    np.testing.assert_array_equal(found.histogram, expected.histogram)
+    assert found.leftover == pytest.approx(expected.leftover, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["values", "counts"])
+def test_checks_refit_where_cells_lie_whatever_workers_die(client, no_chunks_here, monkeypatch, name):
+    expected = lfm.tl.check(with_fit(name).copy())
+    with cluster_of(2) as fewer:
+        killed = killing(fewer, monkeypatch, 2, every=2)
+        found = lfm.tl.check(in_chunks(with_fit(name)))
+    assert len(killed) == 2
+    columns = ["elbo", "gap", "eta_difference"]
+    np.testing.assert_allclose(found.convergence[columns], expected.convergence[columns], rtol=1e-2, atol=1e-4)
+
+
+def test_entries_that_travel_are_few_beside_the_values(client, monkeypatch):
+    """Where every tenth entry of a block might be listed before the others are known."""
+    rng = np.random.default_rng(1)
+    n, m = 4000, 500
+    monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", 1000)
+    values = rng.normal(size=(n, m)).astype(np.float32)
+    adata = ad.AnnData(da.from_array(values, chunks=(500, -1)))
+    lfm.tl.fit(adata, 2, max_epochs=2, batch_size=n, progress=False)
+    sent, loads = [], Cluster._unpacked
+    monkeypatch.setattr(Cluster, "_unpacked", staticmethod(lambda found: sent.append(len(found)) or loads(found)))
+    lfm.tl.anomalies(adata, by="q")
+    assert len(sent) > 3 * 4
+    assert sum(sent) < values.nbytes / 10
 
 
 def test_example_of_the_page_runs(tmp_path):

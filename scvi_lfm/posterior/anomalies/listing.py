@@ -1,17 +1,19 @@
 """The entries to list and the scores of cells and genes, from one reading of all cells.
 
-At which distance an entry passes is known once all distances are; until then whatever may pass is held.
+At which distance an entry passes is known once all distances are; until then whatever may pass is held. On a cluster,
+where that would travel, all distances are counted first, in a reading of their own.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ..._workers import in_order
 from ..tally import tally
 from .share import evidence, from_others, least_log_ratio
 from .thresholds import Distances
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...model.likelihoods.base import InFamily
-    from ..dense_blocks import DenseBlock
+    from ..dense_blocks import DenseBlock, DenseBlocks
+    from .odd_counts import WithoutOdd
     from .scan import Scan
+    from .thresholds import Scores
 
 # a p leaves out half the probability of the value itself at most, and so orders entries otherwise than distances do
 SLACK = math.log(2)
@@ -95,7 +99,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class _Part:
-    """Entries and scores that a block of cells brings."""
+    """Entries and scores that some cells bring."""
 
     counts: Tensor  # (bins,): entries by distance
     n_entries: int
@@ -107,7 +111,7 @@ class _Part:
 
 
 def list_entries(
-    scan: Scan, blocks: Iterable[DenseBlock], question: Question, *, total: int, zero: float = 0.0
+    scan: Scan, cleaned: WithoutOdd, blocks: DenseBlocks, question: Question, *, total: int, zero: float = 0.0
 ) -> Listing:
     """Score all cells, and list the entries that pass.
 
@@ -115,8 +119,10 @@ def list_entries(
     ----------
     scan
         Of the posterior.
+    cleaned
+        The posterior under which cells are scored.
     blocks
-        All cells, read once.
+        All cells.
     question
         What entries are listed by.
     total
@@ -124,45 +130,69 @@ def list_entries(
     zero
         The value that is no detection.
     """
-    counts = torch.zeros(scan.distance_bins, dtype=torch.int64, device=scan.device)
-    distances = Distances(counts, scan.distance_max, scan.tail, total, total)
+    uncounted = torch.zeros(scan.distance_bins, dtype=torch.int64, device=scan.device)
+    distances = Distances(uncounted, scan.distance_max, scan.tail, total, total)
+    if blocks.on_cluster and question.by != "lfdr":
+        counts = _added(blocks.each(partial(_counts_of, scan), cleaned.posterior, cleaned.taken, pool=_added))
+        distances = replace(distances, counts=counts, n_left=0)
     min_ratio, min_distance = question.least_log_ratio(scan.device), distances.least(question.fdr, certain=False)
+    score = partial(_score, scan, question, min_ratio, min_distance, zero)
+    pool = partial(_joined, question, distances, min_ratio)
+    found = pool(blocks.each(score, cleaned.posterior, cleaned.taken, pool=pool))
+
+    distances, listed = replace(distances, counts=found.counts, n_left=0), found.held
+    rows = {name: getattr(listed, name) for name in ("cell", "gene", "y", "expected")}
+    rows["p"] = scan.p_of(listed.y, listed.distance, listed.own)
+    rows["q"], rows["log_ratio"] = distances.q_of(listed.distance), listed.log_ratio
+    rows["lfdr"] = 1 - from_others(listed.log_ratio.double(), question.share)
+    n_by_tail = distances.n_from(distances.least(question.fdr))
+    return Listing(rows, found.cell_score, found.gene_score, found.depth, n_by_tail, found.n_by_ratio)
+
+
+def _joined(question: Question, distances: Distances, min_ratio: float, parts: Iterable[_Part], _: int = 0) -> _Part:
+    """What several blocks bring; of entries, those that may still be listed, `distances` being known before."""
+    counts, every = torch.zeros_like(distances.counts), []
     held: list[Entries] = []
-    parts, n_by_ratio, enough = [], 0, question.max_entries
-    gene_score = torch.zeros((), dtype=torch.float64, device=scan.device)
-
-    def of_block(block: DenseBlock) -> _Part:
-        return _score(scan, block, question, min_ratio, min_distance, zero)
-
-    for part in in_order(of_block, blocks):
-        counts = distances.counts + part.counts
-        distances = replace(distances, counts=counts, n_left=distances.n_left - part.n_entries)
+    n_entries, n_by_ratio, enough = 0, 0, question.max_entries
+    gene_score = torch.zeros((), dtype=torch.float64, device=counts.device)
+    for part in parts:
+        counts, n_entries = counts + part.counts, n_entries + part.n_entries
+        if distances.n_left:
+            distances = replace(distances, counts=counts, n_left=distances.n_left - part.n_entries)
         n_by_ratio += part.n_by_ratio
         gene_score = gene_score + part.gene_score
-        parts.append((part.cell_score, part.depth))
+        every.append((part.cell_score, part.depth))
         held.append(part.held)
         if sum(map(len, held)) > 2 * enough:
             held = [_trimmed(Entries.joined(held), question, distances, min_ratio)]
             enough = max(question.max_entries, len(held[0]))
     listed = _trimmed(Entries.joined(held), question, distances, min_ratio)
-    rows = {name: getattr(listed, name) for name in ("cell", "gene", "y", "expected")}
-    rows["p"] = scan.p_of(listed.y, listed.distance, listed.own)
-    rows["q"], rows["log_ratio"] = distances.q_of(listed.distance), listed.log_ratio
-    rows["lfdr"] = 1 - from_others(listed.log_ratio.double(), question.share)
-    cell_score, depth = (torch.cat(values) for values in zip(*parts, strict=True))
-    n_by_tail = distances.n_from(distances.least(question.fdr))
-    return Listing(rows, cell_score, gene_score, depth, n_by_tail, n_by_ratio)
+    cell_score, depth = (torch.cat(values) for values in zip(*every, strict=True))
+    return _Part(counts, n_entries, n_by_ratio, listed, cell_score, gene_score, depth)
 
 
-def _score(
-    scan: Scan, block: DenseBlock, question: Question, min_ratio: float, min_distance: float, zero: float
-) -> _Part:
-    y, observed = block.values(), block.observed()
-    scores = scan.score(y, block.cells).at(observed)
-    nats = evidence(scores.log_ratio, question.share)
+def _counts_of(scan: Scan, block: DenseBlock) -> Tensor:
+    """Entries of a block by distance."""
+    return _by_distance(scan, scan.score(block.values(), block.posterior, block.taken).at(block.observed()))
+
+
+def _by_distance(scan: Scan, scores: Scores) -> Tensor:
     # those not asked about are in a bin before the first
     n_bins = scan.distance_bins
     places = (scores.distance * (n_bins / scan.distance_max)).floor_().add_(1).clamp_(0, n_bins)
+    return tally(places, n_bins + 1)[1:]
+
+
+def _added(counts: Iterable[Tensor], _: int = 0) -> Tensor:
+    return functools.reduce(torch.add, counts)
+
+
+def _score(
+    scan: Scan, question: Question, min_ratio: float, min_distance: float, zero: float, block: DenseBlock
+) -> _Part:
+    y, observed = block.values(), block.observed()
+    scores = scan.score(y, block.posterior, block.taken).at(observed)
+    nats = evidence(scores.log_ratio, question.share)
     by_ratio, detected = scores.log_ratio >= min_ratio, y != zero
     passing = by_ratio
     if question.by != "lfdr":
@@ -170,7 +200,7 @@ def _score(
         passing = by_tail if question.by == "q" else by_tail | by_ratio
     at = torch.nonzero(passing, as_tuple=True)
     held = Entries(
-        at[0] + block.cells.start,
+        at[0] + block.start,
         at[1],
         y[at],
         scores.expected[at],
@@ -179,7 +209,7 @@ def _score(
         cast("InFamily", scores.own).at(at),
     )
     return _Part(
-        tally(places, n_bins + 1)[1:],
+        _by_distance(scan, scores),
         y.numel() if observed is None else int(observed.sum()),
         int(by_ratio.sum()),
         held,

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
 from ..leave_many_out import eta_without, without
 from ..shares_left_out import SharesLeftOut
 from .gross_errors import fit_gross_errors, most_likely_burst
 from .other_cells import OwnAndOther
-from .share import RATIO_BINS, fit_share, ratio_centers, ratio_histogram
+from .share import fit_share, ratio_centers, ratio_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from torch import Tensor
 
-    from ..dense_blocks import DenseBlock
+    from ..dense_blocks import DenseBlock, DenseBlocks
     from ..posterior import Posterior
     from .gross_errors import GrossErrors
 
@@ -56,7 +55,7 @@ class _Candidates:
     other: Tensor  # (k,): log density by other cells
 
 
-def without_odd_counts(q: Posterior, blocks: Iterable[DenseBlock]) -> WithoutOdd:
+def without_odd_counts(q: Posterior, blocks: DenseBlocks) -> WithoutOdd:
     """The posterior without the odd ones among the counts of all cells, which are read once."""
     if q.likelihood.maximum is not None:
         return WithoutOdd(q)
@@ -71,13 +70,16 @@ def without_odd_counts(q: Posterior, blocks: Iterable[DenseBlock]) -> WithoutOdd
     return WithoutOdd(cleaned, taken.where(taken.share > 0), gross, share)
 
 
-def _candidates(q: Posterior, blocks: Iterable[DenseBlock]) -> tuple[_Candidates, float, float]:
-    """Counts that have a better explanation than their own cell, the share of other cells, the number of molecules."""
-    laws = OwnAndOther(q)
+_Found = tuple["_Candidates", "Tensor", float]
 
-    def of_block(block: DenseBlock) -> tuple[_Candidates, Tensor, float]:
+
+def _candidates(q: Posterior, blocks: DenseBlocks) -> tuple[_Candidates, float, float]:
+    """Counts that have a better explanation than their own cell, the share of other cells, the number of molecules."""
+    laws = OwnAndOther(q, blocks)
+
+    def of_block(block: DenseBlock) -> _Found:
         y, observed = block.values(), block.observed()
-        own, others = laws(y, block.cells)
+        own, others = laws(y, block.posterior, None)
         log_ratio = others.log_zero().sub_(own.log_zero())
         at = torch.nonzero(y, as_tuple=True)
         count, here = y[at], own.at(at)
@@ -85,16 +87,21 @@ def _candidates(q: Posterior, blocks: Iterable[DenseBlock]) -> tuple[_Candidates
         log_ratio[at] = (by_others - by_own).to(log_ratio)
         best = torch.maximum(by_others, most_likely_burst(count, here.mean()).to(by_others))
         some = (count > here.mean()) & (best > by_own + LEAST_EVIDENCE)
-        found = _Candidates(at[0][some] + block.cells.start, at[1][some], count[some], by_others[some])
+        found = _Candidates(at[0][some] + block.start, at[1][some], count[some], by_others[some])
         ratios = ratio_histogram(log_ratio if observed is None else log_ratio[observed])
         return found, ratios, float(y.sum(dtype=torch.float64))
 
-    parts, n_molecules = [], 0.0
-    ratios = torch.zeros(RATIO_BINS, dtype=torch.int64, device=q.gene_mean.device)
-    for found, counted, total in in_order(of_block, blocks):
-        parts.append(found)
-        ratios += counted
+    found, ratios, n_molecules = _joined(blocks.each(of_block, q, pool=_joined))
+    return found, fit_share(ratio_centers(q.gene_mean.device), ratios), max(n_molecules, 1.0)
+
+
+def _joined(parts: Iterable[_Found], _: int = 0) -> _Found:
+    """What is found in several blocks, in order."""
+    found, ratios, n_molecules = next(parts := iter(parts))
+    every = [found]
+    for found, counted, total in parts:
+        every.append(found)
+        ratios = ratios + counted
         n_molecules += total
-    columns = ([getattr(part, field.name) for part in parts] for field in fields(_Candidates))
-    everything = _Candidates(*(torch.cat(values) for values in columns))
-    return everything, fit_share(ratio_centers(q.gene_mean.device), ratios), max(n_molecules, 1.0)
+    columns = ([getattr(part, field.name) for part in every] for field in fields(_Candidates))
+    return _Candidates(*(torch.cat(values) for values in columns)), ratios, n_molecules

@@ -18,21 +18,23 @@ the cell's own prediction: rarity alone cannot score.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
-from ...data.blocks import slices
 from ...model.likelihoods.base import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
 from ..rates import GeneFeatures, cell_features, rates
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
     from ...model.likelihoods import Law
+    from ..dense_blocks import DenseBlocks
     from ..posterior import Posterior
     from ..shares_left_out import SharesLeftOut
 
@@ -45,22 +47,20 @@ MOST_PRESENT = 1 - 1e-6
 class OwnAndOther:
     """The laws of entries by their own cells, which have not seen them, and by others.
 
-    Of values in `taken`, their own cells have not seen a share.
+    Of the posterior of all cells, what is kept is that of the genes.
     """
 
-    def __init__(self, q: Posterior, taken: SharesLeftOut | None = None) -> None:
-        self._q, self._loo = q, LeaveOneOut(q, taken)
-        self._others = OtherRates(q) if q.likelihood.has_rate else OtherCells(q)
+    def __init__(self, q: Posterior, blocks: DenseBlocks) -> None:
+        self.device, self._loo = q.gene_mean.device, LeaveOneOut(q)
+        self._others = OtherRates(q, blocks) if q.likelihood.has_rate else OtherCells(q)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the computations."""
-        return self._q.gene_mean.device
+    def __call__(self, y: Tensor, some: Posterior, taken: SharesLeftOut | None) -> tuple[Law, Law]:
+        """Laws of the entries `y` (cells, m) of some cells, whose posterior is given, by these cells and by others.
 
-    def __call__(self, y: Tensor, cells: slice) -> tuple[Law, Law]:
-        """Laws of the entries `y` (cells, m), by their own cells and by others."""
-        eta, seen = self._loo.eta(y, cells)
-        return self._q.law_in_cells(eta, cells), self._others.law(cells, seen)
+        Of values in `taken`, their own cells have not seen a share.
+        """
+        eta, seen = self._loo.eta(y, some, taken)
+        return some.law_in_cells(eta), self._others.law(some, seen)
 
 
 class OtherCells:
@@ -68,25 +68,25 @@ class OtherCells:
 
     def __init__(self, q: Posterior) -> None:
         eta = q.population()
-        self._q, self._eta = q, Moments(eta.mean.float(), eta.var.float())
+        self._eta = Moments(eta.mean.float(), eta.var.float())
 
-    def law(self, cells: slice, seen: Tensor) -> Law:
+    def law(self, some: Posterior, seen: Tensor) -> Law:
         """Laws of the values in some cells."""
-        return self._q.law_in_cells(self._eta, cells)
+        return some.law_in_cells(self._eta)
 
 
 class OtherRates:
     """Laws of the counts of each gene in other cells, from the rates of the cells at hand."""
 
-    def __init__(self, q: Posterior) -> None:
-        self._likelihood, self._offset, self._n_cells = q.likelihood, q.noise.offset, len(q.cell_mean)
+    def __init__(self, q: Posterior, blocks: DenseBlocks) -> None:
+        self._likelihood, self._n_cells = q.likelihood, len(q.cell_mean)
         (self._dispersion,) = q.noise.of_cells(None, torch.float32)
         # sums over cells of the expected value at size factor one, and of its square, (m,) each
-        self._total, self._square = self._sums(q)
+        self._total, self._square = _rate_sums(q, blocks)
 
-    def law(self, cells: slice, seen: Tensor) -> OfCounts:
+    def law(self, some: Posterior, seen: Tensor) -> OfCounts:
         """Laws of the counts in some cells, whose own rates `seen` (cells, m) are left out."""
-        size = self._offset(cells)[:, None].exp().float()
+        size = some.noise.offset(slice(None))[:, None].exp().float()
         rate, dispersion = self._without(seen / size)
         return OfCounts(self._likelihood, size * rate, (dispersion,))
 
@@ -101,23 +101,30 @@ class OtherRates:
         relative = square.div_(average).div_(average).sub_(1).clamp_(0, MOST_VARIANCE)
         return average, relative.mul_(1 + self._dispersion).add_(self._dispersion)
 
-    def _sums(self, q: Posterior) -> tuple[Tensor, Tensor]:
-        features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
 
-        def of_block(cells: slice) -> tuple[Tensor, Tensor]:
-            mean = q.cell_mean[cells].float()
-            left = cell_features(mean, q.cell_cov.at(cells).packed())
-            offset = mean.new_full((len(mean),), q.mu)
-            total, square = mean.new_empty(2, len(q.gene_mean))
-            for genes in features.blocks(len(mean)):
-                rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
-                value = self._likelihood.mean(rate, torch.zeros_like(rate[0]))
-                total[genes], square[genes] = value.sum(0), value.square().sum(0)
-            return total, square
+def _rate_sums(q: Posterior, blocks: DenseBlocks) -> tuple[Tensor, Tensor]:
+    """Sums over cells of the expected value at size factor one, and of its square, (m,) each."""
+    features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
+    mu, likelihood = q.mu, q.likelihood
 
-        total = torch.zeros(len(q.gene_mean), dtype=torch.float64, device=q.gene_mean.device)
-        square = torch.zeros_like(total)
-        for of_total, of_square in in_order(of_block, slices(self._n_cells, 0, size=CELLS_PER_BLOCK)):
-            total += of_total
-            square += of_square
-        return total.float(), square.float()
+    def of_block(some: Posterior) -> tuple[Tensor, Tensor]:
+        mean = some.cell_mean.float()
+        left = cell_features(mean, some.cell_cov.packed())
+        offset = mean.new_full((len(mean),), mu)
+        total, square = mean.new_empty(2, len(features.mean))
+        for genes in features.blocks(len(mean)):
+            rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
+            value = likelihood.mean(rate, torch.zeros_like(rate[0]))
+            total[genes], square[genes] = value.sum(0), value.square().sum(0)
+        return total, square
+
+    total, square = _added(blocks.each_posterior(of_block, q, CELLS_PER_BLOCK, pool=_added))
+    return total.float(), square.float()
+
+
+def _added(parts: Iterable[tuple[Tensor, Tensor]], _: int = 0) -> tuple[Tensor, Tensor]:
+    """Sums in float64."""
+    return functools.reduce(
+        lambda one, other: (one[0] + other[0], one[1] + other[1]),
+        ((of_total.double(), of_square.double()) for of_total, of_square in parts),
+    )

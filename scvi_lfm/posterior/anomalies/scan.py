@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
 from ...model.likelihoods import normal
-from .odd_counts import without_odd_counts
+from .odd_counts import WithoutOdd, without_odd_counts
 from .other_cells import OwnAndOther
 from .share import fit_share, ratio_centers, ratio_histogram
 from .thresholds import NOT_ASKED, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import ClassVar
 
     from torch import Tensor
 
     from ...model.likelihoods import Law
-    from ..dense_blocks import DenseBlock
+    from ..dense_blocks import DenseBlock, DenseBlocks
     from ..posterior import Posterior
-    from .odd_counts import WithoutOdd
+    from ..shares_left_out import SharesLeftOut
+    from .gross_errors import GrossErrors
 
 
 class Scan(ABC):
@@ -59,9 +59,9 @@ class Scan(ABC):
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
         """Distances in the direction asked for, and log ratios."""
 
-    def score(self, y: Tensor, cells: slice) -> Scores:
-        """Scores of the entries `y` (cells, m): both questions."""
-        own, others = self._laws(y, cells)
+    def score(self, y: Tensor, some: Posterior, taken: SharesLeftOut | None = None) -> Scores:
+        """Scores of the entries `y` (cells, m) of some cells, whose posterior is given: both questions."""
+        own, others = self._laws(y, some, taken)
         expected = own.mean()
         distance, log_ratio = self._compare(y, own, others)
         if self._direction != "both":
@@ -109,9 +109,9 @@ class CountScan(Scan):
 
     distance_max, listed_by = 160.0, "either"
 
-    def __init__(self, cleaned: WithoutOdd, direction: str, fdr: float) -> None:
-        super().__init__(OwnAndOther(cleaned.posterior, cleaned.taken), direction)
-        self._gross, self._fdr = cleaned.gross, fdr
+    def __init__(self, laws: OwnAndOther, direction: str, gross: GrossErrors | None, fdr: float) -> None:
+        super().__init__(laws, direction)
+        self._gross, self._fdr = gross, fdr
 
     def tail(self, distance: Tensor) -> Tensor:
         return (-distance).exp()
@@ -148,31 +148,34 @@ class CountScan(Scan):
         return (distance - math.log(2)).clamp_(min=0) if self._direction == "both" else distance
 
 
-def anomaly_scan(
-    q: Posterior, read: Callable[[], Iterable[DenseBlock]], direction: str, fdr: float
-) -> tuple[Scan, float]:
-    """The scan of a posterior, and the share of entries that come from other cells, from one reading of all cells.
+def anomaly_scan(q: Posterior, blocks: DenseBlocks, direction: str, fdr: float) -> tuple[Scan, WithoutOdd, float]:
+    """The scan of all cells, the posterior under which they are scored, and the share of entries from other cells.
 
-    What is odd among counts is learned with it; it has been taken out of the posterior that scores.
+    All cells are read once. What is odd among counts is learned with it; it has been taken out of that posterior.
     """
     scan: Scan
     if q.likelihood.has_rate:
-        cleaned = without_odd_counts(q, read())
-        scan = CountScan(cleaned, direction, fdr)
+        cleaned = without_odd_counts(q, blocks)
+        scan = CountScan(OwnAndOther(cleaned.posterior, blocks), direction, cleaned.gross, fdr)
         if cleaned.share is not None:
-            return scan, cleaned.share
+            return scan, cleaned, cleaned.share
     else:
-        scan = (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q), direction)
-    return scan, _share(scan, read())
+        cleaned = WithoutOdd(q)
+        scan = (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q, blocks), direction)
+    return scan, cleaned, _share(scan, q, blocks)
 
 
-def _share(scan: Scan, blocks: Iterable[DenseBlock]) -> float:
+def _share(scan: Scan, q: Posterior, blocks: DenseBlocks) -> float:
     def ratios(block: DenseBlock) -> Tensor:
-        ratio, observed = scan.score(block.values(), block.cells).log_ratio, block.observed()
+        ratio, observed = scan.score(block.values(), block.posterior).log_ratio, block.observed()
         return ratio_histogram(ratio if observed is None else ratio[observed])
 
-    counts = functools.reduce(torch.add, in_order(ratios, blocks))
+    counts = _added(blocks.each(ratios, q, pool=_added))
     return fit_share(ratio_centers(counts.device), counts)
+
+
+def _added(counts: Iterable[Tensor], _: int = 0) -> Tensor:
+    return functools.reduce(torch.add, counts)
 
 
 def _tail_beyond(law: Law, y: Tensor, above: Tensor) -> Tensor:
