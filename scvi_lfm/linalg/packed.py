@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import in_order
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -107,8 +109,13 @@ def congruent(linear: Tensor, values: Tensor) -> Tensor:
         return pack(right.mT @ unpack(values) @ right)
     rows = values.flatten(0, -2)
     moved = rows.new_empty(len(rows), packed_size(len(linear)))
-    for old, new in zip(rows.split(ROWS_PER_BLOCK), moved.split(ROWS_PER_BLOCK), strict=True):
+
+    def move(block: tuple[Tensor, Tensor]) -> None:
+        old, new = block
         new.copy_(pack(torch.bmm(right.mT.expand(len(old), -1, -1), unpack(old) @ right)))
+
+    for _ in in_order(move, zip(rows.split(ROWS_PER_BLOCK), moved.split(ROWS_PER_BLOCK), strict=True)):
+        pass
     return moved.unflatten(0, values.shape[:-1])
 
 

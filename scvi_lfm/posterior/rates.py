@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..linalg.packed import doubled, first_column, outer, packed_size, slope_moments
+from .._workers import in_order
+from ..linalg.packed import ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments
 from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
 
@@ -42,11 +43,20 @@ class GeneFeatures:
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
         """Features from means (m, r+1) and packed covariances (m, p) of (b, B)."""
-        slopes = extend(mean)
-        second = slope_moments(slopes, cov)
-        with_abundance = cov[:, first_column(mean.shape[1], cov.device)].clone()
-        with_abundance[:, 0] = 0  # b meets the 1 of v, which has no variance
-        return cls(mean, slopes, torch.cat([cov, second, mean[:, :1] * slopes + with_abundance], dim=1))
+        m, k, p = *mean.shape, cov.shape[1]
+        slopes, first = extend(mean), first_column(k, cov.device)
+        moments = cov.new_empty(m, 2 * p + k)
+
+        def fill(genes: slice) -> None:
+            here, spread, some = moments[genes], cov[genes], slopes[genes]
+            here[:, :p], here[:, p : 2 * p] = spread, slope_moments(some, spread)
+            with_abundance = torch.addcmul(spread[:, first], mean[genes, :1], some)
+            with_abundance[:, 0] = mean[genes, 0]  # b meets the 1 of v, which has no variance
+            here[:, 2 * p :] = with_abundance
+
+        for _ in in_order(fill, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, m, ROWS_PER_BLOCK))):
+            pass
+        return cls(mean, slopes, moments)
 
     @property
     def packed_size(self) -> int:

@@ -61,7 +61,7 @@ def cell_statistics(
     offset = cells.log_size + mu
     x = one_first(cells.mean)
     xx = outer(x)
-    xx[:, inner(x.shape[1], x.device)] += cells.cov
+    xx.index_add_(1, inner(x.shape[1], x.device), cells.cov)
     mean_xx, m = unpack(xx.double().mean(0)), problem.n_genes
     # averages of what has a row for each gene are sums of shares
     x, xx = x / n, xx.div_(n)

@@ -59,7 +59,7 @@ def settle(
     So are dispersions without a prior. Where steps do not bring a gene closer they swing around its optimum, and are
     made shorter.
     """
-    genes = torch.arange(problem.n_genes, device=missing.device)
+    genes, g = torch.arange(problem.n_genes, device=missing.device), g.copied()
     trust = torch.full_like(missing, TRUST)
     for _ in range(STEPS):
         open_ = missing > ENOUGH

@@ -117,13 +117,14 @@ class CountGlobals(PackedGlobals):
         )
 
     def put(self, genes: Tensor, mean: Tensor, cov: Tensor, dispersion: Tensor) -> Self:
-        """Globals with other q and dispersions for some genes."""
-        return replace(
-            self,
-            gene_mean=self.gene_mean.index_copy(0, genes, mean),
-            gene_cov=self.gene_cov.index_copy(0, genes, cov),
-            dispersion=self.dispersion.index_copy(0, genes, dispersion),
-        )
+        """Globals with other q and dispersions for some genes; written in place."""
+        self.gene_mean[genes], self.gene_cov[genes], self.dispersion[genes] = mean, cov, dispersion
+        return replace(self)  # without what was computed from the former ones
+
+    def copied(self) -> Self:
+        """Globals whose q and dispersions may be written to."""
+        own = {name: getattr(self, name).clone() for name in ("gene_mean", "gene_cov", "dispersion")}
+        return replace(self, **own)
 
     def in_family(self, family: str) -> Self:
         """Globals without the covariances that mean field does not have."""

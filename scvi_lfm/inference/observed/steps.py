@@ -104,7 +104,7 @@ def cell_statistics(batch: Batch, cells: Rows) -> ObservedStatistics:
     n, k = cells.mean.shape
     x = one_first(cells.mean)
     products = outer(x.to(cells.cov.dtype))
-    products[:, inner(k + 1, x.device)] += cells.cov
+    products.index_add_(1, inner(k + 1, x.device), cells.cov)
     products /= n
     weighted = batch.observed_times_cells(products)
     return ObservedStatistics(

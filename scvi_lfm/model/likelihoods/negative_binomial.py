@@ -56,7 +56,8 @@ def log_zero(rate: Tensor, dispersion: Tensor) -> Tensor:
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
     damping = torch.addcmul(rate.new_ones(()), rate, dispersion).reciprocal_()
-    return damping * rate, (y - rate).mul_(damping)
+    score = (y - rate).mul_(damping)
+    return damping.mul_(rate), score
 
 
 def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
