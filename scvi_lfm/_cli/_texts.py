@@ -86,6 +86,7 @@ sign rate) and log2 fold change (approximate for log-normalised values).""",
         "scvi-lfm rank fitted.h5ad --groupby leiden",
         "scvi-lfm rank fitted.h5ad --groupby leiden --groups 3 7 --reference 1",
         "scvi-lfm rank fitted.h5ad --mask is_stimulated --csv genes.csv",
+        "scvi-lfm rank fitted.h5ad --groupby leiden --rankby scores/sd",
     ),
 )
 

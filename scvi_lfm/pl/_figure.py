@@ -88,7 +88,8 @@ def row_panels(names: list[list[str]], ax: object) -> list[Axes]:
     """A panel, or one of `ax`, for each list of names, with room for them: as many in a row as a notebook shows."""
     n, longest = len(names), max((len(shown(name)) for each in names for name in each), default=1)
     n_cols = min(n, 2 if n == 4 else 3, int(WIDTH / (longest * LETTER + 1.2)))
-    size = (4.2 if n == 1 else WIDTH / n_cols, 1.1 + 0.17 * max(map(len, names)))
+    # one panel is as wide as what is written below it, beside the names
+    size = (max(4.2, longest * LETTER + 3.6) if n == 1 else WIDTH / n_cols, 1.1 + 0.17 * max(map(len, names)))
     return many_axes(n, ax, size=size, n_cols=n_cols)
 
 

@@ -100,6 +100,16 @@ def test_with_many_long_and_repeated_names(name, crowded):
     assert texts.cut_off() == []
 
 
+@pytest.mark.parametrize("groups", [None, "group 0 of cells with a long name"])
+def test_with_the_order_below_the_panels(crowded, groups):
+    adata = crowded.copy()
+    adata.uns["rank_genes_lfm"]["params"]["rankby"] = "scores/sd"
+    texts = drawn_texts(lfm.pl.rank_genes(adata, groups, return_fig=True))
+    assert sum("in the order of scores/sd" in words for words in texts.words) == 1
+    assert texts.overlaps() == []
+    assert texts.cut_off() == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLOTS)
 def test_beside_another_plot(name, shipped):
