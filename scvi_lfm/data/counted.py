@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from .source import CellSource
 
 
+# that a device reads at the least
+BYTES_PER_SECOND = 1e8
+
+
 @dataclass(eq=False)
 class Tally:
     """Number of cells that were read, those read again too."""
@@ -73,14 +77,15 @@ class CellSample:
 
     def take(self, source: CellSource) -> Counted:
         """Read the cells into memory."""
-        work, passed, n_waits = work_clock(), time.perf_counter(), device_reads()
+        work, passed, n_bytes = work_clock(), time.perf_counter(), device_bytes()
         values = source.rows(self.cells)
-        self.seconds = self.work = work_clock() - work
-        if device_reads() > n_waits:
-            self.seconds = max(self.work, time.perf_counter() - passed)
+        self.work, passed = work_clock() - work, time.perf_counter() - passed
+        # the rest of the time that passed may be other programs'
+        waited = (device_bytes() - n_bytes) / BYTES_PER_SECOND
+        self.seconds = self.work + min(waited, max(passed - self.work, 0.0))
         return Counted(MemorySource(values), self.tally)
 
 
-def device_reads() -> float:
-    """How often this process has had something read from a device; where no system tells, it might have been so."""
-    return time.perf_counter() if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_inblock
+def device_bytes() -> float:
+    """Bytes that devices have read for this process so far; 0 where no system tells."""
+    return 0.0 if resource is None else 512.0 * resource.getrusage(resource.RUSAGE_SELF).ru_inblock

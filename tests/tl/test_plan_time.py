@@ -28,30 +28,34 @@ def source():
     return Slow(sp.random_array((30, 20), density=0.3, format="csr", rng=np.random.default_rng(0)))
 
 
-def reads(monkeypatch, numbers):
-    numbers = iter(numbers)
-    monkeypatch.setattr(counted, "device_reads", lambda: next(numbers))
+def seconds_beyond_work(source, monkeypatch, read):
+    numbers = iter([700.0, 700.0 + read])
+    monkeypatch.setattr(counted, "device_bytes", lambda: next(numbers))
+    some = CellSample(np.arange(30))
+    assert some.take(source).shape == (30, 20)
+    assert 0 < some.work < WAIT
+    return some.seconds - some.work
 
 
 def test_waiting_for_other_programs_takes_no_time(source, monkeypatch):
-    reads(monkeypatch, [7, 7])
-    some = CellSample(np.arange(30))
-    assert some.take(source).shape == (30, 20)
-    assert some.seconds == some.work < WAIT
+    assert seconds_beyond_work(source, monkeypatch, 0) == 0
 
 
-def test_waiting_for_a_device_does(source, monkeypatch):
-    reads(monkeypatch, [7, 8])
-    some = CellSample(np.arange(30))
-    some.take(source)
-    assert some.work < WAIT <= some.seconds
+def test_waiting_for_a_device_does_by_what_it_has_read(source, monkeypatch):
+    assert seconds_beyond_work(source, monkeypatch, 1e6) == pytest.approx(0.01)
 
 
-def test_a_device_that_nobody_counts_may_have_been_waited_for(source, monkeypatch):
+def test_no_more_than_has_passed_is_waited(source, monkeypatch):
+    begun = time.perf_counter()
+    beyond = seconds_beyond_work(source, monkeypatch, 1e12)
+    assert 0 < beyond < time.perf_counter() - begun
+
+
+def test_a_system_that_does_not_tell(source, monkeypatch):
     monkeypatch.setattr(counted, "resource", None)
     some = CellSample(np.arange(30))
     some.take(source)
-    assert some.seconds >= WAIT
+    assert some.seconds == some.work
 
 
 def test_seconds_of_a_plan_are_work(monkeypatch):
