@@ -37,6 +37,8 @@ GPU_BLOCK_BYTES = 2**28
 # files are often sorted by type or donor: a part needs enough runs to hold some of each
 MOST_ONE_BY_ONE = 2**15
 RUNS_PER_PART = 16
+# of a part that stands for all: a file reads them three times as fast as single cells, and there are hundreds of runs
+CELLS_PER_SHORT_RUN = 4
 
 
 class Blocks:
@@ -256,20 +258,28 @@ def even_slices(n_cells: int, count: int) -> list[slice]:
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
-def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_alone: bool = False) -> list[np.ndarray]:
+def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_short: bool = False) -> list[np.ndarray]:
     """Positions of cells at random in `count` parts of nearly the same size; within a part in order.
 
     Many cells come in short runs of neighbours, which a file gives many times faster than cells one by one.
-    `first_alone` draws the cells of the first part one by one all the same, to stand for all.
+    `first_short` draws the cells of the first part in runs that are many times shorter, to stand for all.
     """
     run = -(-n_cells // count) // RUNS_PER_PART
     if n_cells <= MOST_ONE_BY_ONE or run < 2:
         return [np.sort(part) for part in np.array_split(rng.permutation(n_cells), count)]
-    if not first_alone or count == 1:
+    if not first_short or count == 1:
         return [np.sort(part) for part in np.array_split(_in_runs(np.arange(n_cells), run, rng), count)]
-    first = np.sort(rng.permutation(n_cells)[: -(-n_cells // count)])
+    first = _short_runs(n_cells, -(-n_cells // count), min(run, CELLS_PER_SHORT_RUN), rng)
     others = _in_runs(np.delete(np.arange(n_cells), first), run, rng)
     return [first, *(np.sort(part) for part in np.array_split(others, count - 1))]
+
+
+def _short_runs(n_cells: int, size: int, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of some cells in short runs, in order."""
+    runs = rng.permutation(-(-n_cells // length))[: size // length + 2]
+    cells = (length * runs[:, None] + np.arange(length)).ravel()
+    # counted from anywhere, around the end: each cell is as likely
+    return np.sort((rng.integers(n_cells) + cells[cells < n_cells][:size]) % n_cells)
 
 
 def _in_runs(cells: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -31,7 +31,7 @@ class Minibatches:
         n_cells = matrix.shape[0]
         self.count = -(-n_cells // batch_size)
         # the first block is for the start, and for figures of all
-        self._first_order = random_parts(n_cells, self.count, rng, first_alone=True)
+        self._first_order = random_parts(n_cells, self.count, rng, first_short=True)
 
     def of(self, matrix: CellMatrix) -> Minibatches:
         """Minibatches of another matrix of these cells, in the same blocks."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import n_workers
+from .._workers import work_clock
 from ..data.counted import Counted
 from .loop import engine_for
 from .progress import Progress
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # the second, which unlike the first has no minibatch that was seen before
 EPOCH = 2
-# what each worker more adds to one
-EFFICIENCY = 0.8
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ def rehearse(matrix: CellMatrix, options: FitOptions) -> Rehearsal:
 
 
 def _clock(device: torch.device) -> float:
-    """Processor time over what the workers get through, as few cells keep one busy; on a GPU time that has passed."""
+    """Time of work, as few cells keep one worker busy; on a GPU time that has passed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         return time.perf_counter()
-    return time.process_time() / (1 + EFFICIENCY * (n_workers() - 1))
+    return work_clock()

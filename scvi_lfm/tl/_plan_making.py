@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .._memory import available_bytes
+from .._workers import work_clock
 from ..data.counted import CellSample
 from ..data.gate import is_read_in
 from ..data.kind import looks_like_expression
@@ -48,12 +48,12 @@ def make_plan(adata: AnnData, given: FitArguments) -> Plan:
     n = adata.n_obs
     # asked of the names of all cells, and then known: no part of what is taken times the cells that a sample stands for
     _ = adata.obs_names.is_unique, adata.var_names.is_unique
-    begun = time.perf_counter()
+    begun = work_clock()
     some = CellSample(evenly(n, CELLS))
     prepared = prepare_fit(adata, given, some)
     if prepared.arguments.observed == "stored":
         looks_like_expression(prepared.matrix.source)  # as the fit does, which warns
-    checked = Phase(time.perf_counter() - begun - some.seconds, some.tally.n_cells)
+    checked = Phase(work_clock() - begun - some.work, some.tally.n_cells)
     observed, share = prepared.matrix.observed, n / max(len(some.cells), 1)
     where, n_stored, read_in, later = _values(adata, prepared, share)
     size = replace(

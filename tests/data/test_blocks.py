@@ -41,20 +41,35 @@ def test_even_and_random_parts_differ_in_size_by_one_at_the_most(n, count):
         assert all((np.diff(part) > 0).all() for part in parts)
 
 
-@given(n=st.integers(20, 400), count=st.integers(1, 6), seed=st.integers(0, 5), first_alone=st.booleans())
-def test_many_cells_are_drawn_in_runs(n, count, seed, first_alone):
+@given(n=st.integers(20, 400), count=st.integers(1, 6), seed=st.integers(0, 5), first_short=st.booleans())
+def test_many_cells_are_drawn_in_runs(n, count, seed, first_short):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "MOST_ONE_BY_ONE", 19)
         patch.setattr(module, "RUNS_PER_PART", 4)
-        parts = random_parts(n, count, np.random.default_rng(seed), first_alone=first_alone)
+        parts = random_parts(n, count, np.random.default_rng(seed), first_short=first_short)
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(n))
     assert len(parts) == count
     assert np.ptp([len(part) for part in parts]) <= 1
-    alone = first_alone and count > 1
-    holes = len(parts[0]) if alone else 0
-    for part in parts[alone:]:
+    short = first_short and count > 1
+    # the holes that the first part leaves
+    holes = len(parts[0]) if short else 0
+    for part in parts[short:]:
         # runs of a quarter of a part: four whole ones, or more where some are cut
         assert (np.diff(part) > 1).sum() <= 6 + holes
+
+
+def test_the_part_that_stands_for_all_is_of_short_runs(monkeypatch):
+    monkeypatch.setattr(module, "MOST_ONE_BY_ONE", 10)
+    rng, n, count, trials = np.random.default_rng(0), 402, 3, 3000
+    inside = np.zeros(n)
+    for _ in range(trials):
+        first = random_parts(n, count, rng, first_short=True)[0]
+        ends = np.flatnonzero(np.diff(first) > 1)
+        # some touch; the last is cut, one is short, and one goes around the end
+        assert 5 < len(ends) + 1 <= 134 // 4 + 4
+        inside[first] += 1
+    # of 402 binomials one in 4,000 tests would be further out than five standard deviations
+    assert np.abs(inside / trials - 1 / count).max() < 5 * np.sqrt(1 / count * (1 - 1 / count) / trials)
 
 
 def test_runs_hold_each_cell_and_each_pair_of_neighbours_as_often(monkeypatch):
