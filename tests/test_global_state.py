@@ -133,11 +133,21 @@ def slow_fit(adata, **options):
         lfm.tl.fit(adata, 2, engine="pyro", max_epochs=3, progress=False, **options)
 
 
-def fit_counts(adata):
+def as_counts(adata, likelihood):
     counts = adata.copy()
-    counts.X = np.rint(np.exp(counts.X.clip(-2, 2)))
-    lfm.tl.fit(counts, 2, max_epochs=3, tol=10.0, progress=False)
+    counts.X = np.rint(np.exp(counts.X.clip(-2, 2))).clip(max=1 if likelihood == "bernoulli" else None)
+    return counts
+
+
+def use_counts(adata, likelihood):
+    """A fit of counts, and the tools that know them."""
+    counts = as_counts(adata, likelihood)
+    lfm.tl.fit(counts, 2, likelihood=likelihood, batch_size=20, max_epochs=3, tol=10.0, progress=False)
     lfm.tl.anomalies(counts)
+    lfm.tl.rank_genes(counts, "type", key_added="ranked")
+    lfm.tl.predict(counts, obs_names="cell_1", var_names="gene_1")
+    lfm.tl.sample_posterior(counts, 2)
+    lfm.tl.project(counts.copy(), counts, key_added="new")
 
 
 CALLS = {
@@ -155,7 +165,9 @@ CALLS = {
     "tl.rank_cells": lambda adata: lfm.tl.rank_cells(adata, "gene_1"),
     "tl.similar_genes": lambda adata: lfm.tl.similar_genes(adata, "gene_1"),
     "tl.anomalies": lfm.tl.anomalies,
-    "tl.fit, counts": lambda adata: fit_counts(adata),
+    "tl.fit, counts": lambda adata: use_counts(adata, "negative_binomial"),
+    "tl.fit, poisson": lambda adata: use_counts(adata, "poisson"),
+    "tl.fit, presence": lambda adata: use_counts(adata, "bernoulli"),
     "tl.check": lambda adata: lfm.tl.check(adata),
     "tl.predict": lambda adata: lfm.tl.predict(adata, layer_added="eta"),
     "tl.predict, pairs": lambda adata: lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1", pairs=True),
@@ -257,16 +269,17 @@ def test_is_as_it_was_after_the_first_call_of_a_session():
     assert run.stdout == ""
 
 
-def test_results_do_not_depend_on_it(complete):
+@pytest.mark.parametrize("likelihood", ["normal", "negative_binomial"])
+def test_results_do_not_depend_on_it(complete, likelihood):
     """Neither seeds nor the default dtype of the session reach a fit."""
-    results = []
+    results, data = [], complete if likelihood == "normal" else as_counts(complete, likelihood)
     for seed, dtype in ((1, torch.float32), (2, torch.float64)):
         np.random.seed(seed)
         torch.manual_seed(seed)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            results.append(lfm.tl.fit(complete, 2, batch_size=10, tol=1.0, progress=False, copy=True))
+            results.append(lfm.tl.fit(data, 2, batch_size=10, tol=1.0, progress=False, copy=True))
         finally:
             torch.set_default_dtype(before)
     np.testing.assert_array_equal(results[0].obsm["X_lfm"], results[1].obsm["X_lfm"])

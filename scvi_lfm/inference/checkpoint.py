@@ -6,10 +6,11 @@ When it is written depends on the clock; what is computed never does.
 from __future__ import annotations
 
 import json
+import operator
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,13 +37,14 @@ WHAT = "checkpoint of scvi_lfm.tl.fit, 1"
 HEADER, SECONDS = "header", "seconds"
 
 
-class Keeper(Protocol):
-    """Keeper of the places from which a fit can go on."""
+class Keeper:
+    """Keeper of the places from which a fit can go on; this one keeps none."""
 
-    seconds_before: float  # of earlier calls, up to what they kept
+    seconds_before: float = 0.0  # of earlier calls, up to what they kept
 
     def __enter__(self) -> Self:
         """Begin."""
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -51,12 +53,15 @@ class Keeper(Protocol):
 
     def read(self) -> Course | None:
         """Course of an earlier call, if there was one."""
+        return None
 
     def keep(self, course: Course) -> Course:
         """Take note of a place between two epochs."""
+        return course
 
     def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
         """Function that takes note of the places inside an epoch."""
+        return operator.call
 
     def end(self) -> None:
         """Take note that the last epoch is over."""
@@ -65,35 +70,11 @@ class Keeper(Protocol):
 def keeper(matrix: CellMatrix, options: FitOptions) -> Keeper:
     """Keeper of the state of a fit, in the file that was asked for, or of nothing."""
     if options.checkpoint is None:
-        return Nothing()
+        return Keeper()
     return Checkpoint(Path(options.checkpoint), fingerprint(matrix, options), options.max_epochs, options.device)
 
 
-class Nothing:
-    """Keeper of nothing."""
-
-    seconds_before = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        pass
-
-    def read(self) -> None:
-        pass
-
-    def keep(self, course: Course) -> Course:
-        return course
-
-    def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
-        return lambda make: make()
-
-    def end(self) -> None:
-        pass
-
-
-class Checkpoint:
+class Checkpoint(Keeper):
     """Keeper of the state of a fit in a file."""
 
     def __init__(self, path: Path, mark: dict[str, str], max_epochs: int, device: torch.device) -> None:
@@ -101,7 +82,7 @@ class Checkpoint:
         self._make: Callable[[], Course] | None = None
         self._on_disk: Course | None = None
         self._due = time.monotonic() + EVERY
-        self._begun, self.seconds_before = time.monotonic(), 0.0
+        self._begun = time.monotonic()
         self._lock = CheckpointLock(path)
 
     def __enter__(self) -> Self:

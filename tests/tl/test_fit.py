@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -19,14 +18,6 @@ def data():
 
 def fit(adata, n_factors=2, **options):
     return lfm.tl.fit(adata, n_factors, copy=True, progress=False, **options)
-
-
-def same_result(one, other, key="lfm"):
-    """Whether two fits hold the same bits."""
-    fields = [(one.obsm[f"X_{key}"], other.obsm[f"X_{key}"]), (one.varm[key], other.varm[key])]
-    fields += [(one.obs[f"{key}_a"], other.obs[f"{key}_a"]), (one.var[f"{key}_b"], other.var[f"{key}_b"])]
-    fields += [(one.uns[key]["cell_cov"], other.uns[key]["cell_cov"])]
-    return all(np.array_equal(left, right, equal_nan=True) for left, right in fields)
 
 
 def test_stores_float32_fields_of_the_documented_shapes(fitted):
@@ -94,29 +85,6 @@ def test_gene_covariances_follow_from_the_cells_and_the_prior(fitted, read_field
     np.testing.assert_allclose(fields.gene_covs(fields.noise), T, rtol=1e-2, atol=1e-2 * np.abs(T).max())
 
 
-def test_params_reproduce_the_fit(data):
-    options = {"noise": "gene", "family": "mean_field", "batch_size": 20, "max_epochs": 7, "tol": 0.5, "rng": 3}
-    result = fit(data, prior_scales={"b": 0.5}, **options)
-    params = result.uns["lfm"]["params"]
-    assert {name: params[name] for name in options} == options
-    assert params["prior_scales"] == {"b": 0.5}
-    assert not {"layer", "mask_var", "guide", "learning_rate"} & set(params)
-    again = fit(data, **{name: params[name] for name in (*options, "prior_scales")})
-    assert same_result(result, again)
-    assert fit(data, rng=np.random.default_rng(0)).uns["lfm"]["params"].get("rng") is None
-
-
-@pytest.mark.filterwarnings("ignore:The fit did not converge")
-def test_same_seed_same_bits(data):
-    options = {"batch_size": 20, "max_epochs": 2}
-    assert same_result(fit(data, rng=4, **options), fit(data, rng=4, **options))
-    assert not same_result(fit(data, rng=4, **options), fit(data, rng=5, **options))
-    generators = [np.random.default_rng(7), np.random.default_rng(7)]
-    first, second = (fit(data, rng=generator, max_epochs=2) for generator in generators)
-    assert same_result(first, second)
-    assert not same_result(first, fit(data, rng=generators[0], max_epochs=2))
-
-
 @pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix, sp.csr_array, sp.csc_array, np.asfortranarray])
 def test_the_form_of_the_matrix_does_not_matter(data, form):
     thinned = np.where(data.X > 0, data.X, 0)
@@ -124,64 +92,6 @@ def test_the_form_of_the_matrix_does_not_matter(data, form):
     expected, result = fit(dense), fit(other)
     np.testing.assert_allclose(result.obsm["X_lfm"], expected.obsm["X_lfm"], atol=1e-3)
     assert type(result.X) is type(other.X)
-
-
-def test_layer_is_read_instead_of_x(data):
-    adata = data.copy()
-    adata.layers["values"] = data.X
-    adata.X = np.zeros_like(data.X)
-    result = fit(adata, layer="values")
-    assert result.uns["lfm"]["params"]["layer"] == "values"
-    assert same_result(result, fit(data))
-
-
-def test_copy_leaves_the_original_alone_and_holds_the_same(data):
-    in_place = data.copy()
-    assert lfm.tl.fit(in_place, 2, progress=False) is None
-    result = fit(data)
-    assert "lfm" not in data.uns
-    assert same_result(result, in_place)
-
-
-def test_a_view_becomes_actual_and_its_parent_stays_as_it_was(data):
-    parent = data.copy()
-    view = parent[10:50]
-    with pytest.warns(ad.ImplicitModificationWarning):
-        lfm.tl.fit(view, 2, progress=False)
-    assert same_result(view, fit(data[10:50].copy()))
-    assert "lfm" not in parent.uns
-    assert "X_lfm" not in parent.obsm
-
-
-def test_two_fits_live_side_by_side(data):
-    both = fit(fit(data), key_added="other", family="mean_field")
-    assert same_result(both, fit(data))
-    assert both.uns["other"]["params"]["family"] == "mean_field"
-    lfm.tl.rank_cells(both, "gene_0", key="other", key_added="by_other")
-    np.testing.assert_allclose(both.obs["by_other"], both.obsm["X_other"] @ both.varm["other"][0], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("given", ["array", "list", "series", "nullable", "column"])
-def test_mask_var_leaves_genes_out(data, given):
-    adata = data.copy()
-    mask = np.arange(40) % 4 > 0
-    adata.var["chosen"] = mask
-    forms = {
-        "array": mask,
-        "list": mask.tolist(),
-        "series": adata.var["chosen"],
-        "nullable": pd.array(mask, dtype="boolean"),
-        "column": "chosen",
-    }
-    result = fit(adata, mask_var=forms[given])
-    for container, names in PER_GENE.items():
-        for name in names:
-            field = np.asarray(getattr(result, container)[name])
-            assert np.isnan(field[~mask]).all()
-            assert np.isfinite(field[mask]).all()
-    assert result.uns["lfm"]["params"]["mask_var"] == ("chosen" if given == "column" else "array")
-    subset = fit(adata[:, mask].copy())
-    np.testing.assert_array_equal(result.obsm["X_lfm"], subset.obsm["X_lfm"])
 
 
 def test_noise_of_each_gene(data):
@@ -198,23 +108,6 @@ def test_families_and_minibatches_agree_on_what_is_expected(family, batch_size, 
     lfm.tl.predict(result, layer_added="eta")
     error = np.sqrt(np.mean((result.layers["eta"] - true_eta(adata)) ** 2))
     assert error < 0.3
-
-
-def test_says_when_it_did_not_converge(data):
-    with pytest.warns(UserWarning, match=r"did not converge to tol=1e-09 in 2 epoch\(s\)"):
-        result = fit(data, tol=1e-9, max_epochs=2)
-    assert not result.uns["lfm"]["converged"]
-    assert fit(data).uns["lfm"]["converged"]
-
-
-def test_progress_follows_the_argument_and_the_setting(data, capsys, monkeypatch):
-    lfm.tl.fit(data, 2, copy=True, progress=True)
-    assert "fit" in capsys.readouterr().err
-    fit(data)
-    assert not capsys.readouterr().err
-    monkeypatch.setattr(lfm.settings, "_progress", False)
-    lfm.tl.fit(data, 2, copy=True, progress=True)
-    assert not capsys.readouterr().err
 
 
 def test_empty_cells_get_the_same_place_and_empty_genes_no_loading(data):

@@ -1,21 +1,17 @@
 """`tl.fit` with count likelihoods: what it stores, what it reads, and what it leaves alone."""
 
-# ruff: noqa: NPY002 - the global generator of numpy is looked at
-
 from __future__ import annotations
 
 import logging
-import random
 import warnings
 
 import anndata as ad
 import numpy as np
-import pyro
 import pytest
 import scipy.sparse as sp
-import torch
 
 import scvi_lfm as lfm
+from same_fit import same_fit
 
 N, M, R = 120, 60, 2
 COUNTS = ("negative_binomial", "poisson", "bernoulli")
@@ -60,20 +56,6 @@ def keys_of_fit(adata, key="lfm"):
         container: {name for name in getattr(adata, container) if key in str(name).split("_")}
         for container in ("obs", "var", "obsm", "varm", "uns", "layers", "obsp", "varp")
     }
-
-
-def same_result(one, other, key="lfm"):
-    """Whether two fits of counts hold the same bits."""
-    pairs = [(one.obsm[name], other.obsm[name]) for name in (f"X_{key}", f"X_{key}_sd", f"{key}_cov")]
-    pairs += [(one.varm[name], other.varm[name]) for name in (key, f"{key}_sd", f"{key}_cov")]
-    pairs += [(one.obs[name], other.obs[name]) for name in (f"{key}_a", f"{key}_a_sd", f"{key}_size_factor")]
-    pairs += [(one.var[name], other.var[name]) for name in (f"{key}_b", f"{key}_b_sd")]
-    return all(np.array_equal(left, right, equal_nan=True) for left, right in pairs)
-
-
-def same_matrix(one, other):
-    for part in ("data", "indices", "indptr"):
-        np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
 
 
 # what is stored
@@ -295,55 +277,11 @@ def test_neither_form_nor_dtype_of_the_matrix_matters(data, after_a_few_epochs, 
     assert result.X.dtype == dtype
 
 
-def test_a_layer_is_read_instead_of_x(data, plain):
-    adata = data.copy()
-    adata.layers["counts"] = data.X
-    adata.X = data.X * 0.5
-    result = fit(adata, layer="counts")
-    assert result.uns["lfm"]["params"]["layer"] == "counts"
-    assert result.uns["lfm"]["params"]["likelihood"] == "negative_binomial"
-    assert same_result(result, plain)
-
-
-def test_a_view_becomes_actual_and_its_parent_stays_as_it_was(data):
-    parent = data.copy()
-    view = parent[10:90]
-    with pytest.warns(ad.ImplicitModificationWarning):
-        lfm.tl.fit(view, R, progress=False)
-    assert same_result(view, fit(data[10:90].copy()))
-    assert "lfm" not in parent.uns
-    assert not any("lfm" in name for name in (*parent.obs, *parent.obsm))
-
-
-def test_copy_leaves_the_original_alone_and_the_values_are_not_altered(data):
-    before = data.X.copy()
-    in_place = data.copy()
-    assert lfm.tl.fit(in_place, R, progress=False) is None
-    result = fit(data)
-    assert "lfm" not in data.uns
-    assert same_result(result, in_place)
-    for adata in (data, in_place, result):
-        same_matrix(adata.X, before)
-        assert adata.X.dtype == before.dtype
-
-
-@pytest.mark.parametrize("given", ["array", "column"])
-def test_mask_var_leaves_genes_out(data, given):
-    adata = data.copy()
+def test_totals_are_those_of_the_genes_that_are_fitted(data):
     mask = np.arange(M) % 4 > 0
-    adata.var["chosen"] = mask
-    result = fit(adata, mask_var=mask if given == "array" else "chosen")
-    for name in ("lfm_b", "lfm_b_sd", "lfm_theta"):
-        assert (np.isfinite(result.var[name].to_numpy()) == mask).all()
-    for name in ("lfm", "lfm_sd", "lfm_cov"):
-        assert (np.isfinite(result.varm[name]) == mask[:, None]).all()
-    subset = fit(adata[:, mask].copy())
-    # totals are those of the genes that are fitted
+    result, subset = fit(data, mask_var=mask), fit(data[:, mask].copy())
     np.testing.assert_array_equal(result.obs["lfm_size_factor"], subset.obs["lfm_size_factor"])
-    np.testing.assert_array_equal(result.obsm["X_lfm"], subset.obsm["X_lfm"])
     assert result.uns["lfm"]["total_counts"] == subset.uns["lfm"]["total_counts"]
-    lfm.tl.predict(result, layer_added="eta")
-    assert (np.isfinite(result.layers["eta"]) == mask).all()
 
 
 # size factors
@@ -366,7 +304,7 @@ def test_size_factors_can_be_given(data, true_eta):
     for result in (column, array, series):
         np.testing.assert_allclose(result.obs["lfm_size_factor"], size, rtol=1e-6)
         assert "total_counts" not in result.uns["lfm"]
-        assert same_result(result, column)
+        assert same_fit(result, column)
     np.testing.assert_array_equal(whole.obs["lfm_size_factor"], 2)
     # activity makes up for what size factors leave out
     margin = true_eta(data).mean(1) + np.log(data.obs["size_factor"])
@@ -387,25 +325,6 @@ def test_cells_without_counts_can_be_fitted_where_size_factors_are_given(data):
 # options
 
 
-@pytest.mark.filterwarnings("ignore:The fit did not converge")
-def test_same_seed_same_bits(data):
-    options = {"batch_size": 40, "max_epochs": 1}
-    first, again, other = (fit(data, rng=seed, **options) for seed in (4, 4, 5))
-    assert same_result(first, again)
-    assert not same_result(first, other)
-    generators = [np.random.default_rng(7), np.random.default_rng(7)]
-    assert same_result(*(fit(data, rng=generator, **options) for generator in generators))
-
-
-def test_params_reproduce_the_fit(data):
-    options = {"likelihood": "poisson", "family": "mean_field", "batch_size": 40, "max_epochs": 7, "tol": 0.5, "rng": 3}
-    result = fit(data, prior_scales={"b": 0.5}, **options)
-    params = result.uns["lfm"]["params"]
-    assert {name: params[name] for name in options} == options
-    assert params["prior_scales"] == {"b": 0.5}
-    assert same_result(result, fit(data, **{name: params[name] for name in (*options, "prior_scales")}))
-
-
 def test_mean_field_has_no_covariance_in_a_cell(data, plain):
     result = fit(data, family="mean_field")
     off = [1, 3, 4]
@@ -413,14 +332,6 @@ def test_mean_field_has_no_covariance_in_a_cell(data, plain):
     assert plain.obsm["lfm_cov"][:, off].any(axis=0).all()
     # each is surer of itself than it should be
     assert np.mean(np.log(result.obsm["X_lfm_sd"] / plain.obsm["X_lfm_sd"])) < -0.02
-
-
-def test_two_fits_live_side_by_side(plain):
-    both = fit(plain, key_added="other", likelihood="poisson")
-    assert same_result(both, plain)
-    assert keys_of_fit(both, "other") == expected_keys("poisson", "other") | {"uns": {"other"}}
-    lfm.tl.rank_cells(both, "gene_0", key="other", key_added="by_other")
-    np.testing.assert_allclose(both.obs["by_other"], both.obsm["X_other"] @ both.varm["other"][0], rtol=1e-5, atol=1e-6)
 
 
 def test_factors_that_are_off_are_zero_everywhere():
@@ -443,12 +354,6 @@ def test_factors_that_are_off_are_zero_everywhere():
     np.testing.assert_allclose(new.obs["lfm_a"], result.obs["lfm_a"][:20], atol=0.01)
 
 
-def test_says_when_it_did_not_converge(data):
-    with pytest.warns(UserWarning, match=r"did not converge to tol=1e-09 in 2 epoch\(s\)"):
-        result = fit(data, tol=1e-9, max_epochs=2)
-    assert not result.uns["lfm"]["converged"]
-
-
 def test_genes_without_counts_are_fitted_and_named(data):
     values = data.X.toarray()
     values[:, [5, 9]] = 0
@@ -459,55 +364,3 @@ def test_genes_without_counts_are_fitted_and_named(data):
     b = result.var["lfm_b"].to_numpy()
     assert b[[5, 9]].max() < b[others].min()
     assert np.linalg.norm(result.varm["lfm"], axis=1)[[5, 9]].max() < 0.1
-
-
-def test_progress_follows_the_argument(data, capsys):
-    fit(data, progress=True)
-    assert "fit" in capsys.readouterr().err
-    fit(data)
-    assert not capsys.readouterr().err
-
-
-def state():
-    numpy_state = np.random.get_state()
-    logger = logging.getLogger("scvi_lfm")
-    return {
-        "python random": random.getstate(),
-        "numpy random": (numpy_state[1].tobytes(), *numpy_state[2:]),
-        "torch random": torch.get_rng_state().numpy().tobytes(),
-        "torch": (torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()),
-        "pyro parameters": dict(pyro.get_param_store().items()),
-        "pyro settings": repr(pyro.settings.get()),
-        "warning filters": list(warnings.filters),
-        "numpy errors": np.geterr(),
-        "logger": (logger.level, list(logger.handlers)),
-        "our settings": {name: getattr(lfm.settings, name) for name in ("device", "progress", "max_cov_bytes")},
-    }
-
-
-@pytest.mark.parametrize("likelihood", COUNTS)
-def test_nothing_global_is_changed(likelihood):
-    adata = simulate(likelihood, 40, 30)
-    np.random.seed(123)
-    random.seed(123)
-    torch.manual_seed(123)
-    before = state()
-    lfm.tl.fit(adata, R, likelihood=likelihood, batch_size=20, tol=1.0, progress=False)
-    lfm.tl.rank_genes(adata, mask_obs=adata.obs["a"].to_numpy() > 0)
-    lfm.tl.predict(adata, obs_names="cell_1", var_names="gene_1")
-    lfm.tl.sample_posterior(adata, 2)
-    lfm.tl.project(adata.copy(), adata, key_added="new")
-    after = state()
-    for what, value in before.items():
-        assert after[what] == value, what
-
-
-def test_the_sessions_dtype_does_not_reach_a_fit(data):
-    expected = fit(data, batch_size=60, tol=0.1)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        result = fit(data, batch_size=60, tol=0.1)
-    finally:
-        torch.set_default_dtype(before)
-    assert same_result(result, expected)

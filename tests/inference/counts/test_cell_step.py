@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from rows_by_loops import rows_by_loops
 from scvi_lfm.inference.counts.cell_step import cell_step
 from scvi_lfm.inference.equations import TRUST
 from scvi_lfm.model.likelihoods import COUNTS
@@ -28,28 +29,18 @@ def step(state, prior=None, cells=None):
 
 def by_loops(state, entries, prior, without=None):
     """Means and covariances of all cells from the docstring's formulas, one term left out if asked."""
-    g, nothing = state.globals, np.zeros_like
-    S = nothing(state.S) if without == "S in the rates" else state.S
-    T = nothing(state.T) if without == "T in the rates" else state.T
-    found = entries(state, S, T)
-    P = np.linalg.inv(prior.cov.numpy())
-    means, covs = [], []
-    for i in range(len(state.y)):
-        precision, target = P.copy(), P @ prior.mean.numpy()
-        for j, (b, *B) in enumerate(g.gene_mean.numpy()):
-            w, z = found["weight"][i, j], found["eta"][i, j] + found["score"][i, j] / found["weight"][i, j]
-            v = np.array([1.0, *B])
-            vv, bv = np.outer(v, v), b * v
-            if without != "T in E[v v']":
-                vv[1:, 1:] += state.T[j][1:, 1:]
-            if without != "T in E[b v]":
-                bv[1:] += state.T[j][0, 1:]
-            precision += w * vv
-            target += w * (z - float(g.mu)) * v - w * bv
-        means.append(np.linalg.solve(precision, target))
-        mean_field = state.problem.family == "mean_field"
-        covs.append(np.diag(1 / precision.diagonal()) if mean_field else np.linalg.inv(precision))
-    return np.array(means), np.array(covs)
+
+    def part(name, cov):
+        return np.zeros_like(cov) if name == without else cov
+
+    found = entries(state, part("S in the rates", state.S), part("T in the rates", state.T))
+    z = found["eta"] + found["score"] / found["weight"] - float(state.globals.mu)
+    in_squares, in_products = part("T in E[v v']", state.T), part("T in E[b v]", state.T)
+    P, mean_field = np.linalg.inv(prior.cov.numpy()), state.problem.family == "mean_field"
+    genes = state.globals.gene_mean.numpy()
+    return rows_by_loops(
+        found["weight"], z, genes, in_squares, in_products, P, prior.mean.numpy(), mean_field=mean_field
+    )
 
 
 @pytest.mark.usefixtures("full_steps")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from rows_by_loops import rows_by_loops
 from scvi_lfm.inference.counts.dispersion import update_dispersion
 from scvi_lfm.inference.counts.gene_step import MOST_LEVERAGE, cell_statistics, gene_step
 from scvi_lfm.inference.counts.state import CountStatistics
@@ -72,27 +73,16 @@ def test_leverage_stays_below_one(draw_state, entries):
 
 def by_loops(state, entries, without=None):
     """Means and covariances of all genes from the docstring's formulas, one term left out if asked."""
-    g, nothing = state.globals, np.zeros_like
-    S = nothing(state.S) if without == "S in the rates" else state.S
-    T = nothing(state.T) if without == "T in the rates" else state.T
-    found = entries(state, S, T)
-    means, covs = [], []
-    for j in range(len(state.T)):
-        precision, target = np.diag(1 / g.scales.gene_var.numpy()), np.zeros(g.n_factors + 1)
-        for i, (a, *A) in enumerate(state.cells.mean.numpy()):
-            w, z = found["weight"][i, j], found["eta"][i, j] + found["score"][i, j] / found["weight"][i, j]
-            u = np.array([1.0, *A])
-            uu, au = np.outer(u, u), a * u
-            if without != "S in E[u u']":
-                uu[1:, 1:] += state.S[i][1:, 1:]
-            if without != "S in E[a u]":
-                au[1:] += state.S[i][0, 1:]
-            precision += w * uu
-            target += w * (z - float(g.mu)) * u - w * au
-        means.append(np.linalg.solve(precision, target))
-        mean_field = state.problem.family == "mean_field"
-        covs.append(np.diag(1 / precision.diagonal()) if mean_field else np.linalg.inv(precision))
-    return np.array(means), np.array(covs)
+
+    def part(name, cov):
+        return np.zeros_like(cov) if name == without else cov
+
+    found = entries(state, part("S in the rates", state.S), part("T in the rates", state.T))
+    z = found["eta"] + found["score"] / found["weight"] - float(state.globals.mu)
+    in_squares, in_products = part("S in E[u u']", state.S), part("S in E[a u]", state.S)
+    P, mean_field = np.diag(1 / state.globals.scales.gene_var.numpy()), state.problem.family == "mean_field"
+    cells, none = state.cells.mean.numpy(), np.zeros(len(P))
+    return rows_by_loops(found["weight"].T, z.T, cells, in_squares, in_products, P, none, mean_field=mean_field)
 
 
 @pytest.mark.usefixtures("full_steps")

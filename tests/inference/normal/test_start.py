@@ -9,6 +9,7 @@ from as_blocks import as_blocks
 from scvi_lfm.inference.normal.elbo import elbo
 from scvi_lfm.inference.normal.sweep import sweep
 from scvi_lfm.inference.state import Problem
+from scvi_lfm.model.priors import rotation_is_free
 
 
 def value(step, n_cells):
@@ -44,10 +45,12 @@ def test_random_factors_turn_into_the_leading_ones(whole_batch, first_step):
     assert cosines.min() > 0.99
 
 
-@pytest.mark.parametrize("given", [{"sigma": 1.3}, {"a": 0.2, "b": 0.7}, {"A": 0.5}, {"B": [0.9, 0.3]}, {"A": [2, 1]}])
+@pytest.mark.parametrize(
+    "given", [{"sigma": 1.3}, {"a": 0.2, "b": 0.7}, {"A": 0.5}, {"B": [0.9, 0.3]}, {"A": [2, 1]}, {"A": [2, 2]}]
+)
 def test_given_scales_are_kept(whole_batch, first_step, given):
     batch = whole_batch(lfm.datasets.simulate(30, 20, 2).X)
-    g = first_step(Problem(30, 20, "row_block", "shared", rotates=False), batch, 2, given).globals
+    g = first_step(Problem(30, 20, "row_block", "shared", rotation_is_free(given)), batch, 2, given).globals
     kept = {"a": g.scales.a, "b": g.scales.b, "A": g.scales.A, "B": g.scales.B, "sigma": g.precision.rsqrt()}
     for name, wanted in given.items():
         np.testing.assert_allclose(kept[name], np.broadcast_to(wanted, kept[name].shape), rtol=1e-12)
