@@ -5,10 +5,11 @@ What travels are the function, what it needs to know, and what it makes of the c
 
 from __future__ import annotations
 
+import functools
 import pickle
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TASKS = 32
 LEAST_CELLS, MOST_CELLS = 2**10, 2**14
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
@@ -188,15 +190,26 @@ def hold_function(outline: bytes, packed: bytes) -> Held:
     return Held(unpickled(outline, tensors), len(outline) + len(packed), tensors)
 
 
+def on_one_thread(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Have torch use one thread in a function that many threads of dask are at."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    return run
+
+
+@on_one_thread
 def work(function: Held, cells: Held | None, packed: bytes) -> bytes:
-    """Result of a function for some cells, on one thread."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with raised_by_function():
-            return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
-    finally:
-        torch.set_num_threads(n_threads)
+    """Result of a function for some cells."""
+    with raised_by_function():
+        return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
 
 
 def _whole(source: CellSource) -> sp.csr_array | np.ndarray:
