@@ -71,7 +71,7 @@ def predict(
         Instead of a table: write the expected value of every cell and gene into this layer, dense float32 (float64
         where the values have a common level). Where the fitted values are a dask array, as in a file that was read
         lazily, so is the layer, in the same chunks of cells: each is computed when it is asked for, by the workers of
-        a cluster where there are any, and :meth:`anndata.AnnData.write_zarr` writes one after the other. Else it is
+        a cluster where there are any, and `adata.write_zarr` writes one after the other. Else it is
         refused where it would take more than 1 GiB; and always where the layer exists and is no earlier prediction.
     key
         Stem under which the fit is stored.
