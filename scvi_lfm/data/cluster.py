@@ -5,10 +5,11 @@ What travels are the function, what it needs to know, and what it makes of the c
 
 from __future__ import annotations
 
+import functools
 import pickle
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 TASKS = 32
 LEAST_CELLS, MOST_CELLS = 2**10, 2**14
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
@@ -94,8 +96,8 @@ class Cluster:
         taken = [_within(cells, span) for span in spans.values()]
         n_cells = cells.stop - cells.start if isinstance(cells, slice) else len(cells)
         hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
-        packed = pickled((hollow, self.form, list(spans.values()), taken))
-        held = dask.delayed(hold_cells, pure=False)(packed, *(self.chunks[number] for number in spans))
+        packed = pickled((self.form, list(spans.values()), taken))
+        held = dask.delayed(hold_cells, pure=False)(pickled(hollow), packed, *(self.chunks[number] for number in spans))
         if keep:
             held = self.client.persist(held)
         return Placed(first, last, {str(self.chunks[number].key): span for number, span in spans.items()}, held)
@@ -162,41 +164,66 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Held:
-    """Value that a worker holds, with its size, by which the scheduler decides where to work."""
+    """What a worker holds, with its size, by which the scheduler decides where to work.
+
+    To another worker goes what it was made of, which nothing changes: what is held may be at work meanwhile, and then
+    notes down what it computes once.
+    """
 
     what: Any
     n_bytes: int
+    made: tuple[Callable[..., Held], Any, Any]
     tensors: tuple[torch.Tensor, ...] = ()  # of a function
 
     def __sizeof__(self) -> int:
         return self.n_bytes
 
+    def __reduce__(self) -> tuple[Callable[..., Held], tuple[Any, Any]]:
+        make, *parts = self.made
+        return make, (parts[0], parts[1])
 
-def hold_cells(packed: bytes, *chunks: Any) -> Held:
+
+def hold_cells(hollow: bytes, packed: bytes, *chunks: Any) -> Held:
     """Holder of the values of some cells of a few chunks."""
     with raised_by_function():
-        hollow, form, spans, taken = pickle.loads(packed)
+        form, spans, taken = pickle.loads(packed)
         parts = [take(form(*of_chunk), which) for *of_chunk, which in zip(chunks, spans, taken, strict=True)]
-        values = stacked(parts)
-        n_bytes = values.nbytes if isinstance(values, np.ndarray) else values.data.nbytes + values.indices.nbytes
-        return Held(hollow.over(MemorySource(values)), n_bytes + len(packed))
+        return _hold_values(hollow, stacked(parts))
+
+
+def _hold_values(hollow: bytes, values: sp.csr_array | np.ndarray) -> Held:
+    n_bytes = values.nbytes if isinstance(values, np.ndarray) else values.data.nbytes + values.indices.nbytes
+    what = pickle.loads(hollow).over(MemorySource(values))
+    return Held(what, n_bytes + len(hollow), (_hold_values, hollow, values))
 
 
 def hold_function(outline: bytes, packed: bytes) -> Held:
     """A function that many tasks call."""
     tensors = pickle.loads(packed)
-    return Held(unpickled(outline, tensors), len(outline) + len(packed), tensors)
+    made = hold_function, outline, packed
+    return Held(unpickled(outline, tensors), len(outline) + len(packed), made, tensors)
 
 
+def on_one_thread(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Have torch use one thread in a function that many threads of dask are at."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Result:
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    return run
+
+
+@on_one_thread
 def work(function: Held, cells: Held | None, packed: bytes) -> bytes:
-    """Result of a function for some cells, on one thread."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with raised_by_function():
-            return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
-    finally:
-        torch.set_num_threads(n_threads)
+    """Result of a function for some cells."""
+    with raised_by_function():
+        return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
 
 
 def _whole(source: CellSource) -> sp.csr_array | np.ndarray:

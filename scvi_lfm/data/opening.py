@@ -52,7 +52,7 @@ def open_source(adata: AnnData, layer: str | None) -> CellSource:
 def source_of(values: Any, where: str) -> CellSource:
     """The source for an array of any form; `where` it is, in words."""
     opens = _kind_of_file(values)
-    if opens is None and _is_dask(values):
+    if opens is None and is_dask(values):
         opens = DaskSource.of
     if opens is not None:
         with reading(where):
@@ -80,10 +80,11 @@ def _kind_of_file(values: Any) -> Callable[[Any, str], CellSource] | None:
 
 def is_elsewhere(values: Any) -> bool:
     """Whether values are in a file, or in a dask array."""
-    return _kind_of_file(values) is not None or _is_dask(values)
+    return _kind_of_file(values) is not None or is_dask(values)
 
 
-def _is_dask(values: Any) -> bool:
+def is_dask(values: Any) -> bool:
+    """Whether values are a dask array."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(values, dask_array.Array)
 

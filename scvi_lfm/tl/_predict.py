@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
 from .._workers import in_order
 from ..data.blocks import slices
+from ..data.lazy_rows import chunks_of_cells, lazy_rows
 from ..posterior.dense_blocks import block_size
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
 from ..posterior.store.transaction import all_or_nothing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from ..posterior import StoredFit
+    from ..posterior.posterior import Posterior
 
 MAX_LAYER_BYTES = 2**30
 MAX_ROWS = 10_000_000
@@ -67,8 +69,10 @@ def predict(
         Quantiles of the predictive distribution to give, each between 0 and 1.
     layer_added
         Instead of a table: write the expected value of every cell and gene into this layer, dense float32 (float64
-        where the values have a common level). Refused where it would take more than 1 GiB, and where the layer exists
-        and is no earlier prediction.
+        where the values have a common level). Where the fitted values are a dask array, as in a file that was read
+        lazily, so is the layer, in the same chunks of cells: each is computed when it is asked for, by the workers of
+        a cluster where there are any, and `adata.write_zarr` writes one after the other. Else it is
+        refused where it would take more than 1 GiB; and always where the layer exists and is no earlier prediction.
     key
         Stem under which the fit is stored.
 
@@ -79,7 +83,7 @@ def predict(
     also one for the probability of each (`p_1`, `p_2`, ...). With `layer_added`, None, and
 
     `.layers[layer_added]` : (n, m)
-        Expected values: eta, or counts. NaN for genes that were left out of the fit.
+        Expected values: eta, or counts; an array, or a dask array. NaN for genes that were left out of the fit.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 
@@ -163,24 +167,35 @@ def _table(
 
 
 @naming_memory("predict", "Ask for fewer entries: obs_names and var_names")
-def _expected_layer(adata: AnnData, stored: StoredFit) -> np.ndarray:
+def _expected_layer(adata: AnnData, stored: StoredFit) -> Any:
+    """Expected values of all cells: an array, or one of dask that is computed where and when it is needed."""
     dtype = np.dtype(np.float64 if stored.level else np.float32)
-    size = adata.n_obs * adata.n_vars * dtype.itemsize
-    if size > MAX_LAYER_BYTES:
+    size, chunks = adata.n_obs * adata.n_vars * dtype.itemsize, chunks_of_cells(adata, stored.arguments.layer)
+    if chunks is None and size > MAX_LAYER_BYTES:
         msg = (
-            f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. "
-            "Pass obs_names= and var_names= for the entries you need."
+            f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. Pass obs_names= and var_names= for the "
+            "entries you need, or have the values that were fitted as a dask array (anndata.experimental.read_lazy, or "
+            "adata.X = dask.array.from_array(adata.X, chunks=(1000, -1), asarray=False)): the layer is then one too, "
+            "computed a chunk at a time when it is needed."
         )
         raise ValueError(msg)
-    layer = np.full(adata.shape, np.nan, dtype)
-    predictor, fitted = BlockPredictor(stored.posterior), stored.fitted
+    predictor, fitted, level = BlockPredictor(stored.posterior), stored.fitted, stored.level
     genes = slice(None) if fitted.all() else fitted
 
-    def fill(cells: slice) -> None:
-        layer[cells, genes] = predictor.expected(stored.posterior.at_cells(cells)).numpy()
-        if stored.level:
-            layer[cells] += stored.level
+    def rows(q: Posterior) -> np.ndarray:
+        layer = np.full((len(q.cell_mean), len(fitted)), np.nan, dtype)
 
-    for _ in in_order(fill, slices(adata.n_obs, adata.n_vars, size=block_size(adata.n_vars))):
-        pass
-    return layer
+        def fill(cells: slice) -> None:
+            layer[cells, genes] = predictor.expected(q.at_cells(cells)).numpy()
+            if level:
+                layer[cells] += level
+
+        for _ in in_order(fill, slices(*layer.shape, size=block_size(layer.shape[1]))):
+            pass
+        return layer
+
+    if chunks is None:
+        return rows(stored.posterior)
+    ends = np.cumsum([0, *chunks]).tolist()
+    parts = [stored.posterior.at_cells(slice(*ends[k : k + 2])) for k in range(len(chunks))]
+    return lazy_rows(rows, parts, chunks, adata.n_vars, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -19,6 +20,7 @@ from scvi_lfm.data.opening import source_of
 from scvi_lfm.data.packing import outlined, pickled, unpickled
 
 distributed = pytest.importorskip("distributed")
+cloudpickle = pytest.importorskip("cloudpickle")
 da = pytest.importorskip("dask.array")
 
 N, M = 120, 9
@@ -139,6 +141,30 @@ def test_numbers_stand_for_tensors_that_are_known():
     other = unpickled(pickled((b, a[:2]), tensors), tensors)
     assert other[0] is b
     assert torch.equal(other[1], torch.ones(2))
+
+
+def test_what_a_worker_holds_can_go_to_another_while_it_is_at_work(values):
+    """Nothing that is noted down meanwhile is sent along, nor is in the way."""
+
+    class Counts:
+        def __init__(self):
+            self.noted = {}
+
+        def __call__(self, matrix):
+            self.noted["lock"] = threading.Lock()  # which nothing can send
+            return matrix.summary.total + len(self.noted)
+
+    function = cluster.hold_function(*((outline := outlined(Counts()))[0], pickled(outline[1])))
+    matrix = CellMatrix(MemorySource(values))
+    hollow = pickled(matrix.over(MemorySource(sp.csr_array(values.shape))))
+    cells = cluster.hold_cells(hollow, pickled((lambda chunk, span: chunk, [slice(0, N)], [slice(0, N)])), values)
+    for _ in range(2):
+        total = pickle.loads(cluster.work(function, cells, pickled(())))
+        assert total == pytest.approx(dense(values).sum() + 1)
+        sent = cloudpickle.dumps(cells)
+        assert len(sent) < len(cloudpickle.dumps(values)) + 5000
+        function, cells = cloudpickle.loads(cloudpickle.dumps(function)), cloudpickle.loads(sent)
+        assert function.what.noted == {}
 
 
 def test_only_a_row_of_a_tensor_is_packed():

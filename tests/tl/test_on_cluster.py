@@ -335,6 +335,17 @@ def test_anomalies_have_the_same_bits_where_workers_die(client, monkeypatch, nam
         np.testing.assert_array_equal(found[2][what], values, err_msg=what)
 
 
+@pytest.mark.parametrize("name", ["values", "counts"])
+def test_predicted_layers_are_computed_by_the_workers(client, no_chunks_here, name):
+    adata, expected = in_chunks(with_fit(name)), with_fit(name).copy()
+    for one in (adata, expected):
+        lfm.tl.predict(one, layer_added="expected")
+    layer = adata.layers["expected"]
+    assert layer.chunks[0] == (PER_CHUNK,) * (N // PER_CHUNK)
+    assert client.futures == {}
+    np.testing.assert_allclose(layer.compute(), expected.layers["expected"], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["values", "ratings", "counts"])
 def test_cells_that_are_checked_come_here_and_no_chunks(client, no_chunks_here, name):
     expected = lfm.tl.check(with_fit(name).copy(), refit=False)

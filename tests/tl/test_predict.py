@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import warnings
+
+import anndata as ad
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -55,6 +58,45 @@ def test_layer_holds_what_the_table_says(fitted, monkeypatch):
     np.testing.assert_allclose(adata.layers["in blocks"], adata.layers["eta"], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("likelihood", "kept"), [("normal", True), ("poisson", True), ("poisson", False)])
+def test_layer_beside_a_dask_array_is_one_too(likelihood, kept, monkeypatch):
+    """However much it would take, and without a value being read."""
+    da = pytest.importorskip("dask.array")
+    adata = lfm.datasets.simulate(90, 30, 2, likelihood=likelihood)
+    if not kept:
+        monkeypatch.setattr(lfm.settings, "max_cov_bytes", 0)
+    lfm.tl.fit(adata, 2, likelihood=likelihood, mask_var=np.arange(30) != 5, progress=False)
+    lazy = adata.copy()
+    lazy.X = da.from_array(adata.X, chunks=(37, 11), asarray=False).map_blocks(unreadable, meta=adata.X[:0])
+    lfm.tl.predict(adata, layer_added="expected")
+    monkeypatch.setattr(_predict, "MAX_LAYER_BYTES", 0)
+    lfm.tl.predict(lazy, layer_added="expected")
+    layer = lazy.layers["expected"]
+    assert isinstance(layer, da.Array)
+    assert layer.chunks == ((37, 37, 16), (30,))
+    assert layer.dtype == adata.layers["expected"].dtype
+    np.testing.assert_allclose(layer.compute(scheduler="threads"), adata.layers["expected"], rtol=1e-6)
+    np.testing.assert_allclose(layer[40:42].compute(), adata.layers["expected"][40:42], rtol=1e-6)
+
+
+def unreadable(block):
+    raise OSError
+
+
+def test_lazy_layer_is_written_chunk_by_chunk(fitted, tmp_path):
+    da = pytest.importorskip("dask.array")
+    lazy = fitted.copy()
+    lazy.X = da.from_array(fitted.X, chunks=(40, -1), asarray=False)
+    lfm.tl.predict(lazy, layer_added="eta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        lazy.write_zarr(tmp_path / "cells.zarr")
+        found = ad.read_zarr(tmp_path / "cells.zarr")
+    expected = fitted.copy()
+    lfm.tl.predict(expected, layer_added="eta")
+    np.testing.assert_allclose(found.layers["eta"], expected.layers["eta"], rtol=1e-6, atol=1e-6)
+
+
 def test_genes_that_were_not_fitted_are_missing_from_the_layer(fitted):
     adata = fitted[:, :40].copy()
     lfm.tl.fit(adata, 2, mask_var=np.arange(40) != 5, progress=False)
@@ -66,7 +108,7 @@ def test_genes_that_were_not_fitted_are_missing_from_the_layer(fitted):
 def test_a_layer_above_one_gib_is_refused(fitted, monkeypatch):
     monkeypatch.setattr(_predict, "MAX_LAYER_BYTES", 150 * 80 * 4 - 1)
     adata = fitted.copy()
-    with pytest.raises(ValueError, match=r"The layer would take 0\.0 GiB, more than 1 GiB\. Pass obs_names="):
+    with pytest.raises(ValueError, match=r"The layer would take 0\.0 GiB, more than 1 GiB\..*obs_names=.*dask array"):
         lfm.tl.predict(adata, layer_added="eta")
     assert "eta" not in adata.layers
     monkeypatch.setattr(_predict, "MAX_ROWS", 5)
