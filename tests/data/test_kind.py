@@ -125,6 +125,13 @@ def by_total(target):
     return lambda adata: sc.pp.normalize_total(adata, target_sum=target, copy=True).X
 
 
+def shares(adata):
+    """A cell without a count is no share of anything."""
+    values = by_total(1)(adata)
+    values[3] *= 0
+    return values
+
+
 def expected_counts(adata):
     """A fifth of the molecules are shared between genes, as by RSEM."""
     values = adata.X.copy()
@@ -136,6 +143,7 @@ UNLOGGED = {
     "1e4": by_total(1e4),
     "1e6": by_total(1e6),
     "median": by_total(None),
+    "shares": shares,
     "corrected": lambda adata: adata.X * np.float32(0.9),
     "expected": expected_counts,
     "abundant genes": lambda adata: by_total(1e4)(adata)[:, np.argsort(-np.asarray(adata.X.sum(0)).ravel())[:50]],
@@ -295,6 +303,38 @@ def test_scales_that_differ_threefold():
     burst[3, 4] = 10 * drawn.max()
     assert other_scale(kind_of(burst), kind_of(drawn), drawn.mean(0), counts=True) is None
     assert "add up to" in other_scale(kind_of(4 * drawn), kind_of(drawn), drawn.mean(0), counts=True)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_no_value_where_many_are_expected(form):
+    """Of a few cells of which little is expected, all may well be zero."""
+    values = logs()
+    fit, nothing = kind_of(values), np.zeros_like(values)
+    assert "expects a mean of" in other_scale(kind_of(form(nothing)), fit, values.mean(0))
+    drawn = counts()
+    assert "add up to 0" in other_scale(kind_of(form(nothing)), kind_of(drawn), drawn.mean(0), counts=True)
+    little = drawn.mean(0) / drawn.sum(1).mean()
+    assert other_scale(kind_of(form(nothing[:50])), kind_of(drawn), little, counts=True) is None
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_whole_numbers_closer_than_counts_can_be(dtype):
+    noise = np.random.default_rng(0).normal(0, 10, (60, 20)).round()
+    for level in (1e5, 1e6, 1e7):
+        assert not kind_of((noise + level).astype(dtype)).may_be_counts
+    assert not kind_of((noise - 1e6).astype(dtype)).may_be_counts
+    assert kind_of((noise - noise.min()).astype(dtype)).may_be_counts
+    for mean in (1, 101, 1e3, 1e6):
+        for seed in range(20):
+            assert kind_of(np.random.default_rng(seed).poisson(mean, (5, 4)).astype(dtype)).may_be_counts
+
+
+def test_shares_are_no_logs():
+    values = counts()
+    part = (values / values.sum(1, keepdims=True)).astype(np.float32)
+    assert kind.looks_logged(kind_of(part))
+    assert not kind.looks_logged(kind_of(part), part.sum(1))
+    assert kind.looks_logged(kind_of(logs()), logs().sum(1))
 
 
 @pytest.mark.usefixtures("parts")
