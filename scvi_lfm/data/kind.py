@@ -176,7 +176,9 @@ def looks_like(source: CellSource, kind: ValueKind) -> str | None:
     if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(source) >= SHARE_SCALED:
         return "scaled"
     above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
-    return "unlogged" if kind.minimum >= 0 and (above or _add_up_alike(source.summary.cell_sums)) else None
+    # values around a level add up alike too, and none of them is zero
+    above = above or (kind.minimum == 0 and _add_up_alike(source.summary.cell_sums))
+    return "unlogged" if kind.minimum >= 0 and above else None
 
 
 def _add_up_alike(totals: np.ndarray) -> bool:

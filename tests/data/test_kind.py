@@ -143,7 +143,6 @@ UNLOGGED = {
     "1e4": by_total(1e4),
     "1e6": by_total(1e6),
     "median": by_total(None),
-    "shares": shares,
     "corrected": lambda adata: adata.X * np.float32(0.9),
     "expected": expected_counts,
     "abundant genes": lambda adata: by_total(1e4)(adata)[:, np.argsort(-np.asarray(adata.X.sum(0)).ravel())[:50]],
@@ -156,6 +155,13 @@ def test_real_counts_without_logs_look_unlogged(pbmc_counts, name):
     kind = kind_of(values)
     assert looks_like(values, kind) == "unlogged"
     assert log_base({"log1p": {"base": None}}, kind) is None
+
+
+def test_shares_of_a_cell_look_unlogged(pbmc_counts):
+    values = shares(pbmc_counts)
+    assert looks_like(values, kind_of(values)) == "unlogged"
+    around = 1e6 + np.random.default_rng(0).normal(size=(60, 40))
+    assert looks_like(around, kind_of(around)) is None
 
 
 @pytest.mark.parametrize("options", [{}, {"max_value": 10}, {"zero_center": False}], ids=str)
