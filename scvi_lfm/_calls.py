@@ -60,13 +60,18 @@ ELSEWHERE = {
     "ax": "axes axs",
     "fraction": "frac test_size size p",
     "key": "use_rep basis rep obsm embedding neighbors_key key_added",
-    "layer": "use_rep obsm use_raw",
+    "layer": "use_rep obsm",
     "key_added": "key",
 }
 # where more is to say, to functions that have the argument
 HINTS = {
     "use_highly_variable": ("mask_var", "Pass mask_var='highly_variable', the name of a boolean column of var."),
     "inplace": ("copy", "Pass copy=True where inplace=False is meant."),
+    "use_raw": (
+        "layer",
+        "Values are read from X or a layer: adata.layers['raw'] = adata.raw[:, adata.var_names].X makes one, for "
+        "layer='raw'.",
+    ),
     "verbose": ("progress", "`progress` shows a bar, and scvi_lfm.settings.verbosity says how much is logged."),
 }
 

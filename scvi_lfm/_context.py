@@ -59,13 +59,16 @@ def prepare_threads() -> None:
 
 @contextlib.contextmanager
 def pyro_sandbox(seed: int, device: torch.device) -> Iterator[None]:
-    """Run Pyro with its own seed, torch's own default dtype and no parameters; put all back afterwards."""
+    """Run Pyro with its own seed, gradients, torch's own default dtype and no parameters; put all back afterwards."""
     # the first imports of Pyro and of torch's optimisers add warning filters
     with warnings.catch_warnings():
         import pyro
 
         devices = [device.index or 0] if device.type == "cuda" else []
         with (
+            # gradients are needed even where a caller does without
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
             torch.random.fork_rng(devices=devices),
             pyro.get_param_store().scope(),
             pyro.validation_enabled(False),

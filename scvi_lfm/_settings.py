@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -70,6 +71,9 @@ class Settings:
         if not isinstance(value, str):
             msg = f"settings.device must be a string such as 'auto', 'cpu' or 'cuda', found {value!r}."
             raise TypeError(msg)
+        if not re.fullmatch(r"auto|(cpu|cuda)(:\d+)?", value):
+            msg = f"settings.device must be 'auto', 'cpu', 'cuda' or such as 'cuda:0', found {value!r}."
+            raise ValueError(msg)
         self._device = value
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,8 +22,19 @@ def check_anndata(adata: object, name: str = "adata") -> None:
     import anndata
 
     if not isinstance(adata, anndata.AnnData):
-        msg = f"`{name}` must be an AnnData, found {type(adata).__name__}."
+        msg = f"`{name}` must be an AnnData, found {type(adata).__name__}.{_made_of(adata)}"
         raise TypeError(msg)
+
+
+def _made_of(values: object) -> str:
+    """How an AnnData is had from something else, if it is."""
+    if isinstance(values, str | PathLike):
+        return " Read it first: anndata.read_h5ad(path), or anndata.read_zarr(path)."
+    if isinstance(getattr(values, "mod", None), Mapping):
+        return " Pass one of its modalities, such as mdata.mod['rna']."
+    if len(getattr(values, "shape", ())) == len(("cells", "genes")):
+        return " Make it one first: anndata.AnnData(values), cells by genes."
+    return ""
 
 
 def check_writable(adata: AnnData, *, copy: bool = False) -> None:
@@ -81,13 +93,17 @@ def check_choice(name: str, value: object, options: Sequence[str]) -> None:
         raise ValueError(msg)
 
 
-def check_count(name: str, value: object, *, minimum: int = 1) -> int:
-    """`value` as an int, 10.0 as 10; raise unless it is a whole number of at least `minimum`."""
+def check_count(name: str, value: object, *, minimum: int = 1, words: Sequence[str] = ()) -> int:
+    """`value` as an int, 10.0 as 10; raise unless it is a whole number of at least `minimum`.
+
+    An error says which `words` may stand in its place.
+    """
     number = float(value) if isinstance(value, float | np.floating) else value
     if isinstance(number, float) and number.is_integer():
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int | np.integer):
-        msg = f"`{name}` must be a whole number, found {value!r} of type {type(value).__name__}."
+        also = "".join(f" or {word!r}" for word in words)
+        msg = f"`{name}` must be a whole number{also}, found {value!r} of type {type(value).__name__}."
         raise TypeError(msg)
     if number < minimum:
         msg = f"`{name}` must be at least {minimum}, found {value}."
@@ -168,7 +184,11 @@ def resolve_mask(name: str, mask: object, frame: pd.DataFrame) -> np.ndarray:
         mask = one_column(frame, mask, axis, name)
     values = np.asarray(mask)
     if values.dtype != bool:
-        msg = f"`{name}` must be boolean, without missing values, found dtype {values.dtype}."
+        msg = (
+            f"`{name}` must be boolean, without missing values, found dtype {values.dtype}. Of names, pass "
+            f"adata.{axis}_names.isin(names); of positions, np.isin(np.arange(adata.n_{axis}{'s' * (axis == 'var')}), "
+            "positions)."
+        )
         raise TypeError(msg)
     if values.shape != frame.shape[:1]:
         msg = (

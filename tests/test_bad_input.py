@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -301,10 +302,12 @@ BAD_ARGUMENTS = [
         "found prior_scales with 'B'. Leave it out, or pass",
     ),
     ({"n_factors": "auto", "prior_scales": {"A": [1, 2]}}, ValueError, "with 'one A for each factor'. Leave it out"),
-    ({"n_factors": 2.5}, TypeError, "`n_factors` must be a whole number, found 2.5 of type float."),
-    ({"n_factors": True}, TypeError, "`n_factors` must be a whole number, found True of type bool."),
-    ({"n_factors": "2"}, TypeError, "`n_factors` must be a whole number, found '2' of type str."),
+    ({"n_factors": 2.5}, TypeError, "`n_factors` must be a whole number or 'auto', found 2.5 of type float."),
+    ({"n_factors": True}, TypeError, "`n_factors` must be a whole number or 'auto', found True of type bool."),
+    ({"n_factors": "2"}, TypeError, "`n_factors` must be a whole number or 'auto', found '2' of type str."),
     ({"layer": "lognrm"}, KeyError, "There is no layer 'lognrm'. There are none."),
+    ({"layer": "X"}, KeyError, "There is no layer 'X'. X is read where `layer` is left out."),
+    ({"layer": "raw"}, KeyError, "adata.layers['raw'] = adata.raw[:, adata.var_names].X."),
     ({"layer": 1}, TypeError, "`layer` must be the name of a layer or None, found 1."),
     (
         {"likelihood": "gamma"},
@@ -354,11 +357,20 @@ BAD_ARGUMENTS = [
     ({"mask_var": np.ones(3, dtype=bool)}, ValueError, "for each of the 20 rows of var, found shape (3,)."),
     ({"mask_var": np.ones((M, 1), dtype=bool)}, ValueError, "for each of the 20 rows of var, found shape (20, 1)."),
     ({"mask_var": np.ones(M)}, TypeError, "`mask_var` must be boolean, without missing values, found dtype float64."),
-    ({"mask_var": ["gene_1"]}, TypeError, "`mask_var` must be boolean, without missing values, found dtype <U6"),
+    (
+        {"mask_var": ["gene_1"]},
+        TypeError,
+        "`mask_var` must be boolean, without missing values, found dtype <U6. Of names, pass",
+    ),
+    ({"mask_var": [0, 2]}, TypeError, "of positions, np.isin(np.arange(adata.n_vars), positions)."),
     ({"mask_var": pd.array([True, None] * 10, dtype="boolean")}, TypeError, "`mask_var` must be boolean, without miss"),
     ({"mask_var": "sigmas"}, KeyError, "`mask_var`: var has no column 'sigmas'. Did you mean 'sigma'?"),
     ({"mask_var": "sigma"}, TypeError, "`mask_var` must be boolean, without missing values, found dtype float64."),
-    ({"mask_var": np.zeros(M, dtype=bool)}, ValueError, "There are 30 cell(s) and 0 gene(s) to fit; a fit needs"),
+    (
+        {"mask_var": np.zeros(M, dtype=bool)},
+        ValueError,
+        "0 gene(s) to fit; a fit needs at least two of each. `mask_var`",
+    ),
     ({"mask_var": np.arange(M) < 3, "n_factors": 4}, ValueError, "but 30 cells x 3 genes to fit allow at most 3."),
 ]
 
@@ -391,6 +403,31 @@ def test_cuda_asked_for_and_absent(clean, fitted, device):
             call(adata, device=device)
     with refused(ValueError, message, clean, fitted):
         lfm.tl.project(clean, fitted, device=device)
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("cells.h5ad", "Read it first: anndata.read_h5ad(path), or anndata.read_zarr(path)."),
+        (pd.DataFrame({"a": [1.0]}), "Make it one first: anndata.AnnData(values), cells by genes."),
+        (sp.csr_array((2, 3)), "Make it one first: anndata.AnnData(values), cells by genes."),
+        (SimpleNamespace(mod={"rna": None}), "Pass one of its modalities, such as mdata.mod['rna']."),
+    ],
+    ids=["path", "table", "matrix", "modalities"],
+)
+def test_what_an_anndata_is_made_of(value, mend):
+    with pytest.raises(TypeError, match=re.escape(mend)):
+        lfm.tl.fit(value)
+
+
+def test_the_calls_that_mend_a_layer_or_a_mask(clean):
+    """Each error's own advice, followed."""
+    clean.raw = clean.copy()
+    expected = fit(clean, mask_var=np.arange(M) < 5, copy=True).varm["lfm"]
+    clean.layers["raw"] = clean.raw[:, clean.var_names].X
+    for mask in (clean.var_names.isin(clean.var_names[:5]), np.isin(np.arange(clean.n_vars), range(5))):
+        found = fit(clean, layer="raw", mask_var=mask, copy=True)
+        np.testing.assert_array_equal(found.varm["lfm"], expected)
 
 
 @pytest.mark.parametrize("value", [[[1, 2]], pd.DataFrame({"a": [1.0]}), "cells.h5ad", None], ids=type)

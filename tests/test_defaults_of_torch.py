@@ -139,6 +139,15 @@ def test_every_tool_gives_the_same_bits(name):
         assert_same_bits(results(likelihood, **options), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The fit did not converge")
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_caller_may_do_without_gradients(without):
+    options = {"max_epochs": 3, "engine": "pyro"}
+    expected = results("normal", **options)
+    with without():
+        assert_same_bits(results("normal", **options), expected)
+
+
 PYRO = {
     "mean field": {"guide": "mean_field"},
     "student t": {"likelihood": "student_t"},

@@ -45,6 +45,17 @@ def test_other_values_are_refused(settings, value):
         settings.verbosity = value
 
 
+def test_a_device_is_named_as_torch_names_it(settings):
+    for value in ("auto", "cpu", "cpu:0", "cuda", "cuda:12"):
+        settings.device = value
+        assert settings.device == value
+    for value in ("gpu", "mps", "cuda:", "CPU", ""):
+        with pytest.raises(
+            ValueError, match=r"settings\.device must be 'auto', 'cpu', 'cuda' or such as 'cuda:0', found"
+        ):
+            settings.device = value
+
+
 def test_completion_shows_public_names_alone():
     assert dir(lfm.settings) == ["device", "max_cov_bytes", "progress", "verbosity"]
     for name in ("", ".tl", ".pl", ".get", ".datasets", ".model"):

@@ -23,6 +23,10 @@ HARDLY_ANY = 0.05
 # how far below zero values may lie by chance where the fit's were all above it, in ranges of the fit's
 BELOW = 0.1
 THREEFOLD = 3.0
+# of counts that many add up to, chance hides no more than a few
+ENOUGH_EXPECTED = 100.0
+# counts spread by the root of their mean at least, and where all are above this there is no smaller one
+ALL_LARGE = 100.0
 # no log of a count reaches it: that of a million is 13.8, or 19.9 to base 2
 HIGHEST_LOG = 20.0
 # values look unlogged whose largest is above the first and more than the second times the mean of those above zero:
@@ -50,6 +54,7 @@ class ValueKind:
     mean_total: float  # mean over cells of the sum over genes
     n_present: int = 0  # number of those other than zero
     mean_present: float = 0.0  # their mean
+    n_cells: int = 0
 
     @classmethod
     def of_record(cls, record: Mapping[str, Any], prefix: str = "") -> ValueKind:
@@ -65,6 +70,12 @@ class ValueKind:
     def is_whole(self) -> bool:
         """Whether every value is a whole number."""
         return self.whole == 1
+
+    @property
+    def may_be_counts(self) -> bool:
+        """Whether they are whole numbers that counts can be: those that lie closer than counts do share a level."""
+        closest = math.sqrt(self.minimum) / 2 if self.minimum > ALL_LARGE else 0.0
+        return self.is_whole and self.minimum >= 0 and self.maximum - self.minimum >= closest
 
     @property
     def largest(self) -> float:
@@ -111,6 +122,7 @@ def kind_of(found: Summary, *, stored_only: bool = False) -> ValueKind:
         mean_total=found.total / max(found.shape[0], 1),
         n_present=found.n_present,
         mean_present=found.total / max(found.n_present, 1),
+        n_cells=found.shape[0],
     )
 
 
@@ -145,9 +157,11 @@ def other_scale(
     """
     if not counts and fitted.largest and found.largest > THREEFOLD * fitted.largest:
         return f"the largest is {found.largest:.4g}, where the fit read no more than {fitted.largest:.4g}"
-    if ratings or fitted.minimum < 0 or len(expected) < ENOUGH_GENES or found.n_present < ENOUGH_VALUES:
+    if ratings or fitted.minimum < 0 or len(expected) < ENOUGH_GENES:
         return None
     total, top = float(expected.sum()), float(expected.max())
+    if found.n_present < ENOUGH_VALUES and not ENOUGH_EXPECTED <= total * found.n_cells < math.inf:
+        return None
     if not counts and THREEFOLD * found.maximum < top:
         return f"the largest is {found.maximum:.4g}, where the fit expects a mean of {top:.4g} of one gene"
     if 0 < total < math.inf and not 1 / THREEFOLD <= found.mean_total / total <= THREEFOLD:
@@ -158,16 +172,28 @@ def other_scale(
 def looks_like(source: CellSource, kind: ValueKind) -> str | None:
     """Likeness of values to such as a Normal is not made for: `"counts"`, `"scaled"` or `"unlogged"`; None: to none."""
     if kind.is_whole:
-        return "counts"
+        return "counts" if kind.may_be_counts or kind.minimum < 0 else None
     if (kind.minimum < 0 or kind.maximum >= SCALED_FROM) and share_scaled(source) >= SHARE_SCALED:
         return "scaled"
     above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
+    # values around a level add up alike too, and none of them is zero
+    above = above or (kind.minimum == 0 and _add_up_alike(source.summary.cell_sums))
     return "unlogged" if kind.minimum >= 0 and above else None
 
 
-def looks_logged(kind: ValueKind) -> bool:
-    """Whether values that are to be normalised look like logarithms already: no larger, and hardly any whole."""
-    return kind.minimum >= 0 and kind.maximum <= HIGHEST_LOG and kind.whole <= HARDLY_ANY
+def _add_up_alike(totals: np.ndarray) -> bool:
+    """Whether the values of all cells that have some add up to the same, as counts scaled to a total do."""
+    some = totals[totals > 0]
+    return len(some) > 1 and bool(np.ptp(some) <= ROUNDING * some.max())
+
+
+def looks_logged(kind: ValueKind, totals: np.ndarray | None = None) -> bool:
+    """Whether values that are to be normalised look like logarithms already: no larger, and hardly any whole.
+
+    Those of which the cells' `totals` are alike, (n,), have been normalised, and no logarithms were taken.
+    """
+    like = kind.minimum >= 0 and kind.maximum <= HIGHEST_LOG and kind.whole <= HARDLY_ANY
+    return like and (totals is None or not _add_up_alike(totals))
 
 
 def share_scaled(source: CellSource) -> float:

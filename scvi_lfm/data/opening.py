@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     from .source import CellSource
 
 
+# what is no layer and yet asked for as one
+_PLACES = {
+    "X": "X is read where `layer` is left out.",
+    "raw": "Of adata.raw, make one: adata.layers['raw'] = adata.raw[:, adata.var_names].X.",
+}
+
+
 def open_source(adata: AnnData, layer: str | None) -> CellSource:
     """The values of `X` or a layer, wherever they lie.
 
@@ -115,6 +122,6 @@ def _values(adata: AnnData, layer: str | None) -> Any:
         msg = f"`layer` must be the name of a layer or None, found {layer!r}."
         raise TypeError(msg)
     if layer not in adata.layers:
-        msg = f"There is no layer {layer!r}. {near_matches(layer, adata.layers)}"
+        msg = f"There is no layer {layer!r}. {_PLACES.get(layer) or near_matches(layer, adata.layers)}"
         raise KeyError(msg)
     return adata.layers[layer]

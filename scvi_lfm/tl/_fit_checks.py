@@ -43,7 +43,7 @@ def _checked(name: str, value: Any, known: Argument) -> Any:
     if known.choices:
         check_choice(name, value, known.choices)
     if known.minimum is not None:
-        return check_count(name, value, minimum=known.minimum)
+        return check_count(name, value, minimum=known.minimum, words=known.words)
     return check_positive(name, value) if known.positive else value
 
 
@@ -130,7 +130,10 @@ def most_factors(n_cells: int, n_genes: int, batch_size: int, *, counts: bool) -
 def check_shape(n_factors: int, n_cells: int, n_genes: int) -> None:
     """Raise unless that many factors can be fitted to that many cells and genes."""
     if min(n_cells, n_genes) < 2:
-        msg = f"There are {n_cells} cell(s) and {n_genes} gene(s) to fit; a fit needs at least two of each."
+        msg = (
+            f"There are {n_cells} cell(s) and {n_genes} gene(s) to fit; a fit needs at least two of each. "
+            "`mask_var` says which genes are fitted: all without it."
+        )
         raise ValueError(msg)
     if n_factors > min(n_cells, n_genes):
         msg = (
@@ -176,8 +179,7 @@ def choose_likelihood(likelihood: str, kind: ValueKind, *, never_counts: bool = 
         return likelihood
     if never_counts:
         return "normal"
-    counts = kind.n_present > 0 and kind.is_whole and kind.minimum >= 0
-    return "negative_binomial" if counts else "normal"
+    return "negative_binomial" if kind.n_present > 0 and kind.may_be_counts else "normal"
 
 
 def check_options_of_likelihood(

@@ -42,7 +42,7 @@ def looks_of(matrix: CellMatrix, kind: ValueKind) -> str | None:
     """Likeness of values to such as a Normal is not made for, or as are not to be normalised; None: to none."""
     if matrix.normalised is None:
         return looks_like(matrix.source, kind)
-    return "logged" if looks_logged(matrix.normalised.kind) else None
+    return "logged" if looks_logged(matrix.normalised.kind, matrix.normalised.totals) else None
 
 
 def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:

@@ -64,7 +64,9 @@ class _Fitted:
     def other_kind(self, matrix: CellMatrix) -> tuple[str, str] | None:
         found = _as_read(matrix)
         if self.as_read is not None:  # counts on any scale are normalised to the same
-            logged = found.n_present >= ENOUGH_VALUES and looks_logged(found) and not looks_logged(self.as_read)
+            totals = None if matrix.normalised is None else matrix.normalised.totals
+            logged = found.n_present >= ENOUGH_VALUES and looks_logged(found, totals)
+            logged = logged and not looks_logged(self.as_read)
             return ("values that look like logarithms", "counts, which it log-normalises itself") if logged else None
         if self.least > -math.inf and not self.least <= found.minimum <= found.maximum <= self.most:
             return "other levels", "levels"

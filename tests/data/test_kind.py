@@ -125,6 +125,13 @@ def by_total(target):
     return lambda adata: sc.pp.normalize_total(adata, target_sum=target, copy=True).X
 
 
+def shares(adata):
+    """A cell without a count is no share of anything."""
+    values = by_total(1)(adata)
+    values[3] *= 0
+    return values
+
+
 def expected_counts(adata):
     """A fifth of the molecules are shared between genes, as by RSEM."""
     values = adata.X.copy()
@@ -148,6 +155,13 @@ def test_real_counts_without_logs_look_unlogged(pbmc_counts, name):
     kind = kind_of(values)
     assert looks_like(values, kind) == "unlogged"
     assert log_base({"log1p": {"base": None}}, kind) is None
+
+
+def test_shares_of_a_cell_look_unlogged(pbmc_counts):
+    values = shares(pbmc_counts)
+    assert looks_like(values, kind_of(values)) == "unlogged"
+    around = 1e6 + np.random.default_rng(0).normal(size=(60, 40))
+    assert looks_like(around, kind_of(around)) is None
 
 
 @pytest.mark.parametrize("options", [{}, {"max_value": 10}, {"zero_center": False}], ids=str)
@@ -295,6 +309,38 @@ def test_scales_that_differ_threefold():
     burst[3, 4] = 10 * drawn.max()
     assert other_scale(kind_of(burst), kind_of(drawn), drawn.mean(0), counts=True) is None
     assert "add up to" in other_scale(kind_of(4 * drawn), kind_of(drawn), drawn.mean(0), counts=True)
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_array])
+def test_no_value_where_many_are_expected(form):
+    """Of a few cells of which little is expected, all may well be zero."""
+    values = logs()
+    fit, nothing = kind_of(values), np.zeros_like(values)
+    assert "expects a mean of" in other_scale(kind_of(form(nothing)), fit, values.mean(0))
+    drawn = counts()
+    assert "add up to 0" in other_scale(kind_of(form(nothing)), kind_of(drawn), drawn.mean(0), counts=True)
+    little = drawn.mean(0) / drawn.sum(1).mean()
+    assert other_scale(kind_of(form(nothing[:50])), kind_of(drawn), little, counts=True) is None
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+def test_whole_numbers_closer_than_counts_can_be(dtype):
+    noise = np.random.default_rng(0).normal(0, 10, (60, 20)).round()
+    for level in (1e5, 1e6, 1e7):
+        assert not kind_of((noise + level).astype(dtype)).may_be_counts
+    assert not kind_of((noise - 1e6).astype(dtype)).may_be_counts
+    assert kind_of((noise - noise.min()).astype(dtype)).may_be_counts
+    for mean in (1, 101, 1e3, 1e6):
+        for seed in range(20):
+            assert kind_of(np.random.default_rng(seed).poisson(mean, (5, 4)).astype(dtype)).may_be_counts
+
+
+def test_shares_are_no_logs():
+    values = counts()
+    part = (values / values.sum(1, keepdims=True)).astype(np.float32)
+    assert kind.looks_logged(kind_of(part))
+    assert not kind.looks_logged(kind_of(part), part.sum(1))
+    assert kind.looks_logged(kind_of(logs()), logs().sum(1))
 
 
 @pytest.mark.usefixtures("parts")

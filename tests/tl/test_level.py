@@ -319,6 +319,28 @@ def test_float32_is_taken_where_it_has_the_digits():
     assert_same_fit(adata, plain, 1e3)
 
 
+@pytest.mark.parametrize("level", [1e6, 1e9])
+def test_whole_numbers_around_a_level_are_no_counts(level):
+    """As an instrument reads them out; that the level is subtracted changes no fit."""
+    tens, plain = data(), data()
+    tens.X = (10 * tens.X).round()
+    plain.X = tens.X + 0.5
+    tens.X = (tens.X + level).astype(np.int64)
+    for adata in (tens, plain):
+        lfm.tl.fit(adata, R, progress=False)
+    assert tens.uns["lfm"]["params"]["likelihood"] == "normal"
+    np.testing.assert_allclose(tens.uns["lfm"]["mu"] - level, plain.uns["lfm"]["mu"] - 0.5, atol=10 * CLOSE)
+    np.testing.assert_allclose(np.abs(tens.obsm["X_lfm"]), np.abs(plain.obsm["X_lfm"]), atol=10 * CLOSE)
+
+
+def test_float32_whole_for_want_of_digits_is_refused():
+    """Beyond 2^24 every float32 is a whole number."""
+    adata = data(3e7)
+    adata.X = adata.X.astype(np.float32)
+    with pytest.raises(ValueError, match="float32 tells values of that size apart by no less than 2"):
+        lfm.tl.fit(adata, R, progress=False)
+
+
 def test_new_cells_on_another_scale_are_named():
     adata, new = fitted("shared", LEVEL), data(2 * LEVEL)
     with pytest.warns(UserWarning, match="around 1000000; results mean little") as caught:

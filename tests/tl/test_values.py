@@ -263,6 +263,26 @@ def test_counts_on_another_scale(fits):
     no_warning(lfm.tl.project, new, fits["counts"], key_added="new")
 
 
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("of", ["logs", "counts"])
+def test_values_that_are_all_zero(fits, of, name):
+    adata = fits[of].copy()
+    adata.X = 0 * adata.X
+    with pytest.warns(UserWarning, match="are not on the scale that the fit read: .* is 0,|add up to 0 on average"):
+        READERS[name](adata)
+
+
+def test_shares_are_normalised_as_counts_are(pbmc):
+    """The advice for values that add up to the same in all cells, followed."""
+    shares, expected = pbmc.copy(), fit(pbmc.copy(), normalize=1e4)
+    sc.pp.normalize_total(shares, target_sum=1)
+    with pytest.warns(UserWarning, match=r"look unlogged: .* pass normalize=1e4"):
+        lfm.tl.fit(shares.copy(), 3, progress=False)
+    no_warning(lfm.tl.fit, shares, 3, normalize=1e4, progress=False)
+    np.testing.assert_allclose(shares.obsm["X_lfm"], expected.obsm["X_lfm"], atol=1e-3)
+    no_warning(lfm.tl.project, shares[:50].copy(), expected, key_added="new")
+
+
 # no false alarm
 
 
