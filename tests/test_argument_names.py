@@ -145,7 +145,7 @@ def test_whole_numbers_of_any_type(number):
 
 @pytest.mark.parametrize("number", [2.5, True, np.bool_(True), np.nan, np.inf, "2", None, 2j])
 def test_no_whole_numbers(number):
-    with pytest.raises(TypeError, match="`n_factors` must be a whole number, found"):
+    with pytest.raises(TypeError, match="`n_factors` must be a whole number or 'auto', found"):
         lfm.tl.fit(SMALL, number)
 
 
