@@ -29,7 +29,7 @@ PUBLIC = {
         ("tl.fit", "batch", "Did you mean 'covariates'?"),
         ("tl.fit", "use_highly_variable", "Pass mask_var='highly_variable'"),
         ("tl.fit", "use_rep", "Did you mean 'layer'?"),
-        ("tl.fit", "use_raw", "Did you mean 'layer'?"),
+        ("tl.fit", "use_raw", "layers['raw'] = adata.raw[:, adata.var_names].X makes one"),
         ("tl.fit", "max_iter", "Did you mean 'max_epochs'?"),
         ("tl.fit", "use_gpu", "Did you mean 'device'?"),
         ("tl.fit", "verbose", "`progress` shows a bar, and scvi_lfm.settings.verbosity"),
