@@ -29,7 +29,7 @@ PUBLIC = {
         ("tl.fit", "batch", "Did you mean 'covariates'?"),
         ("tl.fit", "use_highly_variable", "Pass mask_var='highly_variable'"),
         ("tl.fit", "use_rep", "Did you mean 'layer'?"),
-        ("tl.fit", "use_raw", "Did you mean 'layer'?"),
+        ("tl.fit", "use_raw", "layers['raw'] = adata.raw[:, adata.var_names].X makes one"),
         ("tl.fit", "max_iter", "Did you mean 'max_epochs'?"),
         ("tl.fit", "use_gpu", "Did you mean 'device'?"),
         ("tl.fit", "verbose", "`progress` shows a bar, and scvi_lfm.settings.verbosity"),
@@ -147,7 +147,7 @@ def test_whole_numbers_of_any_type(number):
 
 @pytest.mark.parametrize("number", [2.5, True, np.bool_(True), np.nan, np.inf, "2", None, 2j])
 def test_no_whole_numbers(number):
-    with pytest.raises(TypeError, match="`n_factors` must be a whole number, found"):
+    with pytest.raises(TypeError, match="`n_factors` must be a whole number or 'auto', found"):
         lfm.tl.fit(SMALL, number)
 
 
