@@ -610,7 +610,7 @@ def test_quantiles(fitted, quantiles, error, message):
 
 def test_a_layer_above_one_gib(fitted, monkeypatch):
     monkeypatch.setattr(_predict, "MAX_LAYER_BYTES", 100)
-    with refused(ValueError, "more than 1 GiB. Pass obs_names= and var_names= for the entries you need.", fitted):
+    with refused(ValueError, "more than 1 GiB. Pass obs_names= and var_names= for the entries you need, or", fitted):
         lfm.tl.predict(fitted, layer_added="eta")
 
 
