@@ -37,31 +37,28 @@ def draw_sample(matrix: CellMatrix, size: int, rng: np.random.Generator) -> Samp
         y = matrix.source.entries(cell, gene)
     else:
         half = min(size // 2, n * m)
-        row, col, values = _not_zero(matrix.stored())
-        some = rng.permutation(len(row))[:half]
+        stored = matrix.stored()
+        n_positive, positive = _draw_not_zero(stored, half, rng)
         cell, gene = rng.integers(n, size=half), rng.integers(m, size=half)
-        zero = ~_among(cell * m + gene, row * m + col)
+        zero = np.asarray(stored[cell, gene]).ravel() == 0
         if observed is not None:
             zero &= np.asarray(observed.pattern[cell, gene]).ravel() == 0
-        n_zero, share = int(zero.sum()), len(row) / matrix.n_observed
-        weights = np.full(len(some), share / max(len(some), 1)), np.full(n_zero, (1 - share) / max(n_zero, 1))
-        cell, gene, weight = np.append(row[some], cell[zero]), np.append(col[some], gene[zero]), np.append(*weights)
-        y = np.append(values[some], np.zeros(n_zero))
+        sizes, share = (len(positive[0]), int(zero.sum())), n_positive / matrix.n_observed
+        weight = np.repeat([part / max(size, 1) for part, size in zip((share, 1 - share), sizes, strict=True)], sizes)
+        cell, gene, y = map(np.append, positive, (cell[zero], gene[zero], np.zeros(sizes[1])))
     return Sample(cell, gene, y.astype(np.float32), weight)
 
 
-def _not_zero(stored: sp.csr_array | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cells, genes and values of the entries that are not zero, row by row."""
+def _draw_not_zero(
+    stored: sp.csr_array | np.ndarray, size: int, rng: np.random.Generator
+) -> tuple[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Number of entries that are not zero; cells, genes and values of some of them, at random."""
     if isinstance(stored, np.ndarray):
         row, col = stored.nonzero()
-        return row, col, stored[row, col]
-    entries = stored.tocoo()
-    on = entries.data != 0
-    return entries.row[on].astype(np.int64), entries.col[on].astype(np.int64), entries.data[on]
-
-
-def _among(some: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Which of some places are among others: a search in these, in which far more would be looked through."""
-    places = np.sort(places, kind="stable")
-    at = np.searchsorted(places, some)
-    return (at < len(places)) & (np.append(places, -1)[at] == some)
+        some = rng.permutation(len(row))[:size]
+        cell, gene = row[some], col[some]
+        return len(row), (cell, gene, stored[cell, gene])
+    on = np.flatnonzero(stored.data)
+    at = on[rng.permutation(len(on))[:size]]
+    cell = np.searchsorted(stored.indptr, at, side="right") - 1
+    return len(on), (cell, stored.indices[at].astype(np.int64), stored.data[at])
