@@ -188,7 +188,7 @@ def test_what_is_not_for_levels_is_refused(ratings, change, options, error, word
 
 
 def test_levels_that_the_fit_did_not_have_are_refused(fitted):
-    new = ad.AnnData(np.asarray(fitted[:5].to_df()), fitted.obs[[]].iloc[:5], fitted.var[[]])
+    new = ad.AnnData(fitted[:5].to_df().to_numpy(copy=True), fitted.obs[[]].iloc[:5], fitted.var[[]])
     new.X[2, 3] = 6
     if fitted.uns["lfm"]["params"]["observed"] == "stored":
         new.X = sp.csr_matrix(new.X)
