@@ -44,6 +44,7 @@ def fit(adata, path, **options):
     return adata
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_until_the_first_is_gone(data, path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

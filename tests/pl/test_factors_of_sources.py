@@ -46,6 +46,7 @@ def in_dask(adata, _):
 @pytest.mark.parametrize("layer", [None, "same"])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 @pytest.mark.parametrize("source", [backed, lazy_hdf5, lazy_zarr, in_dask])
+@pytest.mark.half_slow
 def test_a_gene_has_the_colours_that_it_has_in_memory(adata, tmp_path, source, form, layer):
     values = adata.X[:, 4].copy()
     adata.X = form(adata.X)

@@ -94,6 +94,7 @@ def test_on_the_shipped_cells(name, shipped):
 
 
 @pytest.mark.parametrize("name", PLOTS)
+@pytest.mark.half_slow
 def test_with_many_long_and_repeated_names(name, crowded):
     texts = drawn_texts(drawn(name, crowded, **({"n_labels": 40} if name == "anomalies" else {})))
     assert texts.overlaps() == []

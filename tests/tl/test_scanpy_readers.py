@@ -16,7 +16,7 @@ GROUPS = ("low", "middle", "high")
 FROM_VALUES = ("dotplot", "matrixplot", "heatmap", "stacked_violin", "tracksplot")
 
 
-@pytest.fixture(scope="module", params=RANKBY)
+@pytest.fixture(scope="module", params=[RANKBY[0], pytest.param(RANKBY[1], marks=pytest.mark.slow)])
 def ranked(request, fitted, tmp_path_factory):
     """A ranking in either order that went through a file. Shared: copy before writing into it."""
     adata = fitted.copy()
