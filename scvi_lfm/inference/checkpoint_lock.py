@@ -16,6 +16,7 @@ except ImportError:  # none on Windows: there a checkpoint is not locked
     fcntl = None  # type: ignore[assignment]
 
 LONGEST_NOTE = 200
+MARK = b"a fit of scvi_lfm, "
 
 
 class CheckpointLock:
@@ -35,8 +36,9 @@ class CheckpointLock:
         Raises
         ------
         ValueError
-            Another fit has it.
+            Another fit has it, or a file of another kind is in its place.
         """
+        _check_place(self._path)
         while fcntl is not None and self._file is None:
             try:
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -49,7 +51,7 @@ class CheckpointLock:
                     os.close(file)
                     continue
                 os.ftruncate(file, 0)
-                os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                os.pwrite(file, MARK + f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
             except BaseException:
                 os.close(file)
                 raise
@@ -66,15 +68,16 @@ class CheckpointLock:
 
 
 def check_not_taken(checkpoint: Path) -> None:
-    """Raise if a fit is at work on a checkpoint, without taking it.
+    """Raise if a fit is at work on a checkpoint, or its lock could not be made, without taking it.
 
     Raises
     ------
     ValueError
-        It is.
+        So it is.
     """
     if fcntl is None:
         return
+    _check_place(lock_path(checkpoint))
     with contextlib.suppress(FileNotFoundError, PermissionError):
         file = os.open(lock_path(checkpoint), os.O_RDWR)
         try:
@@ -88,6 +91,22 @@ def lock_path(checkpoint: Path) -> Path:
     """The file that is locked."""
     checkpoint = checkpoint.resolve()  # of a link and of the file it leads to there is one
     return checkpoint.with_name(f"{checkpoint.name}.lock")
+
+
+def _check_place(path: Path) -> None:
+    """Raise if something that is no lock of a fit, and would be lost, is where a lock goes."""
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as file:
+            note = file.read(len(MARK))
+        if note in (b"", MARK):  # a process that was killed at once has left an empty one
+            return
+    msg = (
+        f"`checkpoint`: at {str(path)!r}, where a lock is put while a fit runs and then removed, there is something "
+        "else. Pass another path."
+    )
+    raise ValueError(msg)
 
 
 def _locked(file: int) -> bool:
@@ -110,7 +129,7 @@ def _is_there(file: int, path: Path) -> bool:
 
 
 def _taken(checkpoint: Path, file: int) -> ValueError:
-    who = os.pread(file, LONGEST_NOTE, 0).decode(errors="replace") or "another process"
+    who = os.pread(file, LONGEST_NOTE, 0).removeprefix(MARK).decode(errors="replace") or "another process"
     return ValueError(
         f"The checkpoint {str(checkpoint)!r} belongs to a fit that is running, in {who}. Wait until it ends, or pass "
         "another path as `checkpoint`."

@@ -75,6 +75,26 @@ def test_a_second_fit_of_this_process_is_refused(data, path):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_no_lock_is_left_alone(data, path, kind):
+    there = lock_path(path)
+    there.mkdir() if kind == "folder" else there.write_text("mine")
+    with pytest.raises(ValueError, match="there is something else. Pass another path"):
+        fit(data, path)
+    with pytest.raises(ValueError, match="there is something else"):
+        CheckpointLock(path).take()
+    assert there.is_dir() if kind == "folder" else there.read_text() == "mine"
+    assert list(path.parent.iterdir()) == [there]
+
+
+def test_an_empty_lock_of_a_process_that_was_killed_is_taken_over(path):
+    lock_path(path).touch()
+    lock = CheckpointLock(path)
+    lock.take()
+    lock.give_back()
+    assert not lock_path(path).exists()
+
+
 def test_names_of_one_file_share_a_lock(path):
     path.touch()
     link = path.with_name("link")
