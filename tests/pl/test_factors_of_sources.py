@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
-import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
-
-
-def backed(adata, path):
-    adata.write_h5ad(path / "cells.h5ad")
-    return ad.read_h5ad(path / "cells.h5ad", backed="r")
-
-
-def lazy_hdf5(adata, path):
-    pytest.importorskip("xarray")
-    adata.write_h5ad(path / "cells.h5ad")
-    return ad.experimental.read_lazy(path / "cells.h5ad")
-
-
-def lazy_zarr(adata, path):
-    pytest.importorskip("xarray")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adata.write_zarr(path / "cells.zarr")
-    return ad.experimental.read_lazy(path / "cells.zarr")
+from on_disk import backed, lazy_hdf5, lazy_zarr
 
 
 def in_dask(adata, _):

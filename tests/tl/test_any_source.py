@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 
 import anndata as ad
@@ -12,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from on_disk import backed, lazy_hdf5, lazy_zarr, zarr_store
 
 N, M, NEW = 90, 40, 30
 LIKELIHOODS = {
@@ -53,18 +53,6 @@ def in_memory(adata, _):
     return adata.copy()
 
 
-def backed(adata, path):
-    adata.write_h5ad(path / "cells.h5ad", compression="gzip")
-    return ad.read_h5ad(path / "cells.h5ad", backed="r")
-
-
-def zarr_store(adata, path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        adata.write_zarr(path / "cells.zarr")
-    return path / "cells.zarr"
-
-
 def in_zarr(adata, path):
     """Sparse datasets of a zarr store, put into an AnnData by hand."""
     import zarr
@@ -72,17 +60,6 @@ def in_zarr(adata, path):
     store = zarr.open_group(zarr_store(adata, path), mode="r")
     layers = {name: ad.io.sparse_dataset(store["layers"][name]) for name in adata.layers}
     return ad.AnnData(ad.io.sparse_dataset(store["X"]), obs=adata.obs, var=adata.var, layers=layers)
-
-
-def lazy_hdf5(adata, path):
-    pytest.importorskip("xarray")
-    adata.write_h5ad(path / "cells.h5ad")
-    return ad.experimental.read_lazy(path / "cells.h5ad")
-
-
-def lazy_zarr(adata, path):
-    pytest.importorskip("xarray")
-    return ad.experimental.read_lazy(zarr_store(adata, path))
 
 
 def joined(adata, path):
