@@ -103,8 +103,9 @@ class CountEngine(Engine["State"]):
 
     @cached_property
     def _seen(self) -> Seen:
-        """Genes that epochs see."""
-        return self._all if self._frequent is None else self._all.at(self._frequent)
+        """Genes that epochs see; half the variances of eta need not be exact before the last step."""
+        seen = self._all if self._frequent is None else self._all.at(self._frequent)
+        return replace(seen, problem=replace(seen.problem, approximate=seen.problem.likelihood.has_rate))
 
     @cached_property
     def _those(self) -> CellMatrix:
@@ -127,10 +128,11 @@ class CountEngine(Engine["State"]):
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
         rank0 = self._all.elbo(g, activity, options.seed)
+        problem = self._seen.problem
         n, r = problem.n_cells, options.n_factors
         if self._frequent is not None:
             rare = Rare.of(self._frequent, g)
-            problem, g, those = self._seen.problem, g.at(rare.others), those.at_genes(self._frequent)
+            g, those = g.at(rare.others), those.at_genes(self._frequent)
             rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
             blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
@@ -247,7 +249,7 @@ class CountEngine(Engine["State"]):
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options, g, cells = self._options, state.globals, state.cells
         if state.rare is not None:
-            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
+            g = state.rare.joined(self._problem, g, cells, state.statistics, self._matrix)
         share = share_in(trace.epochs + 1)
         g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
         g, cells = without_unused(g, cells, statistics)

@@ -88,9 +88,11 @@ def _converge(
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = cell_step(problem, y[at], now, features, mu, parameters, prior, trust, which)
+        # the first step starts from a covariance that is no cell's own, and is not the last
+        how = replace(problem, approximate=step == 0 and problem.likelihood.has_rate)
+        now, missing = cell_step(how, y[at], now, features, mu, parameters, prior, trust, which)
         mean[at], cov[at] = now.mean, now.cov
-        if step == 0:  # it starts from a covariance that is no cell's own
+        if step == 0:
             continue
         still = missing > ENOUGH
         trust = shortened(trust, missing, before)[still]

@@ -29,6 +29,7 @@ class CountProblem(Problem):
     """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
+    approximate: bool = False  # whether half the variances of eta are, where the fit is on its way
 
 
 @dataclass(frozen=True)
