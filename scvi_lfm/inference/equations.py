@@ -70,10 +70,13 @@ def solve_rows(
     current = torch.zeros_like(target) if current is None else current
 
     n, k = target.shape
-    mean, none = torch.empty_like(current), information.new_empty(n)
-    size = packed_size(k)
     found = Solved(
-        mean, information.new_empty(n, size), none.double(), none, mean.clone(), torch.empty_like(mean[:, 0])
+        mean=torch.empty_like(current),
+        cov=information.new_empty(n, packed_size(k)),
+        log_det=information.new_empty(n, dtype=torch.float64),
+        missing=information.new_empty(n),
+        step=torch.empty_like(current),
+        change=torch.empty_like(current[:, 0]),
     )
 
     def solve(rows: slice) -> None:
