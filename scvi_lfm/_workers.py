@@ -104,6 +104,15 @@ def _is_on_gpu(device: object) -> bool:
     return torch.cuda.is_available() if name == "auto" else str(name).startswith("cuda")
 
 
+def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
+    """What gives the result of `function`, which a worker is at while the caller goes on.
+
+    Without workers it is computed when it is asked for.
+    """
+    crew = _crew.get()
+    return functools.cache(function) if crew is None else crew.submit(lambda _: function(), None).result
+
+
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each item, in their order; workers are at the next ones while a result is used.
 

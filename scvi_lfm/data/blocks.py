@@ -27,6 +27,8 @@ Result = TypeVar("Result")
 
 # of a block that one worker takes: enough that sums over its cells, (genes, k), are a small part of its work
 CELLS_PER_BLOCK = 1024
+# of which two workers take a half each
+CELLS_TO_SHARE = 512
 # on a GPU one block has all of it
 CELLS_PER_GPU_BLOCK = 2**15
 # the rule: what the values of a block take where they are dense; what is computed of them takes several times as much
@@ -87,8 +89,16 @@ class Blocks:
 
     @classmethod
     def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
-        """Blocks of all cells, of a size, or of the size that the rule says."""
-        return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
+        """Blocks of all cells, of a size, or nearly equal and no larger than the rule says."""
+        n_cells, n_genes = matrix.shape
+        if size is not None:
+            return cls(matrix, list(slices(n_cells, n_genes, size=size)), device)
+        row, on_cpu = max(n_genes, 1) * torch.float32.itemsize, device.type == "cpu"
+        most = min(CELLS_PER_BLOCK, BLOCK_BYTES // row) if on_cpu else GPU_BLOCK_BYTES // row
+        count = -(-n_cells // max(most, 1))
+        # two workers get as many as each other
+        count += count % 2 if on_cpu and n_cells >= CELLS_TO_SHARE else 0
+        return cls(matrix, even_slices(n_cells, count), device)
 
     @property
     def n_cells(self) -> int:
@@ -228,12 +238,6 @@ def _visit_parts(
     """Results of `function` for what has a part for each of some blocks; on a worker."""
     found = (function(*more) for more in zip(*parts, strict=True))
     return list(found) if pool is None else [pool(found, cells[-1].stop)]
-
-
-def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:
-    if size is None and device.type != "cpu":
-        size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
-    return slices(*matrix.shape, dtype, size=size)
 
 
 def blocks_of(

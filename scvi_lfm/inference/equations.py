@@ -17,6 +17,7 @@ import torch
 
 from .._workers import in_order
 from ..linalg.batch_inverse import invert, pack_last, row_blocks, unpack_last
+from ..linalg.packed import packed_size
 from ..model.priors import free_coordinates
 
 if TYPE_CHECKING:
@@ -68,15 +69,27 @@ def solve_rows(
     system = _System(prior, target.shape[1], family, bounded=current is not None)
     current = torch.zeros_like(target) if current is None else current
 
-    def solve(rows: slice) -> tuple[Tensor, ...]:
-        H, h = unpack_last(information[rows], target.shape[1], part), target[rows].T
+    n, k = target.shape
+    found = Solved(
+        mean=torch.empty_like(current),
+        cov=information.new_empty(n, packed_size(k)),
+        log_det=information.new_empty(n, dtype=torch.float64),
+        missing=information.new_empty(n),
+        step=torch.empty_like(current),
+        change=torch.empty_like(current[:, 0]),
+    )
+
+    def solve(rows: slice) -> None:
+        H, h = unpack_last(information[rows], k, part), target[rows].T
         if weight is not None:
             H.mul_(weight[rows].to(H.dtype))
             h = h * weight[rows]
-        return system.solve(H, h, current[rows].T)
+        for values, of_rows in zip(vars(found).values(), system.solve(H, h, current[rows].T), strict=True):
+            values[rows] = of_rows
 
-    parts = in_order(solve, row_blocks(len(target), target.shape[1], target.device))
-    return Solved(*(torch.cat(values) for values in zip(*parts, strict=True)))
+    for _ in in_order(solve, row_blocks(n, k, target.device)):
+        pass
+    return found
 
 
 def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
@@ -122,12 +135,12 @@ class _System:
             cov.diagonal().copy_((1 / precision).T)
         else:
             cov = _between(root, inverse, diagonal=self._prior.independent)
-            log_det = 2 * self._root.diagonal().log().sum() - pivots.double().log().sum(0)
+            log_det = 2 * self._root.diagonal().log().sum() - pivots.log().sum(0, dtype=torch.float64)
         if len(free) < k:
             full = torch.zeros_like(H)
             full[free[:, None], free] = cov
             cov = full
-        return mean.T.contiguous(), pack_last(cov).contiguous(), log_det, missing, step.T.contiguous(), change
+        return mean.T, pack_last(cov), log_det, missing, step.T, change
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:

@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 # few enough to stay in a processor's cache, many enough to be worth an operation
 VALUES_PER_BLOCK = 2**19
 LEAST_ROWS = 64
+# enough for two workers to share
+SHARED_ROWS = 512
 # on a GPU each operation has a cost of its own, and few large blocks are best
 VALUES_PER_GPU_BLOCK = 2**25
 
 
 def row_blocks(n_rows: int, k: int, device: torch.device) -> Iterator[slice]:
-    """Blocks of rows of a size that suits (k, k) matrices."""
+    """Blocks of rows, nearly equal, of a size that suits (k, k) matrices; an even number of them for many rows."""
     n_values = VALUES_PER_BLOCK if device.type == "cpu" else VALUES_PER_GPU_BLOCK
     size = max(LEAST_ROWS, n_values // k**2)
-    for start in range(0, n_rows, size):
-        yield slice(start, min(start + size, n_rows))
+    count = -(-n_rows // size)
+    if device.type == "cpu" and n_rows >= SHARED_ROWS:
+        count += count % 2
+    return (slice(number * n_rows // count, (number + 1) * n_rows // count) for number in range(count))
 
 
 def unpack_last(values: Tensor, k: int, part: Tensor | None = None) -> Tensor:
@@ -70,10 +74,10 @@ def invert(matrices: Tensor) -> tuple[Tensor, Tensor]:
         pivots[j] = matrices[j, j]
         one_over = pivots[j].reciprocal()
         row, column = matrices[j] * one_over, matrices[:, j].clone()
+        # where there is nothing any more, the product of these two is what the sweep leaves
+        row[j], column[j] = one_over, -1
+        matrices[j], matrices[:, j] = 0, 0
         matrices.addcmul_(column[:, None], row[None], value=-1)
-        matrices[j] = row
-        matrices[:, j] = column.mul_(-one_over)
-        matrices[j, j] = one_over
     if matrices.device.type != "cpu":
         fine = torch.where((pivots > 0).all(0), 1.0, torch.nan).to(pivots)
         return matrices.mul_(fine), pivots.mul_(fine)

@@ -63,13 +63,19 @@ def test_what_is_not_positive_definite_is_refused(bad):
         invert(matrices)
 
 
-def test_blocks_are_all_rows_once(monkeypatch):
+def test_blocks_are_all_rows_once_and_even(monkeypatch):
+    """Two workers get as many as each other where there are rows enough."""
     monkeypatch.setattr(batch_inverse, "VALUES_PER_BLOCK", 1000)
     monkeypatch.setattr(batch_inverse, "LEAST_ROWS", 3)
-    for k, size in ((10, 10), (100, 3)):
-        found = list(row_blocks(25, k, torch.device("cpu")))
-        assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))
-        assert found[0].stop == size
+    for shared, counts in ((30, (3, 9)), (20, (4, 10))):
+        monkeypatch.setattr(batch_inverse, "SHARED_ROWS", shared)
+        for k, count in zip((10, 100), counts, strict=True):
+            found = list(row_blocks(25, k, torch.device("cpu")))
+            assert [row for rows in found for row in range(rows.start, rows.stop)] == list(range(25))
+            sizes = {rows.stop - rows.start for rows in found}
+            assert len(found) == count
+            assert max(sizes) - min(sizes) <= 1
+    assert list(row_blocks(0, 10, torch.device("cpu"))) == []
 
 
 def test_few_large_blocks_off_the_cpu():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..._settings import settings
+from ..._workers import meanwhile
 from ...linalg.covariances import Packed
 from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
@@ -119,6 +120,8 @@ class CountEngine(Engine["State"]):
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
         those, rare = self._those, None
+        # neither knows of the margins, which are fitted meanwhile
+        everyone, guess = meanwhile(lambda: self._all), None if those.only_stored else meanwhile(self._guess)
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
@@ -127,23 +130,15 @@ class CountEngine(Engine["State"]):
         known = [self._known[torch.from_numpy(some[part])] for part in parts]
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
-        rank0 = self._all.elbo(g, activity, options.seed)
+        rank0 = everyone().elbo(g, activity, options.seed)
         problem = self._seen.problem
         n, r = problem.n_cells, options.n_factors
         if self._frequent is not None:
             rare = Rare.of(self._frequent, g)
-            g, those = g.at(rare.others), those.at_genes(self._frequent)
+            g = g.at(rare.others)
             rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
             blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
-        factors = activity.mean.new_zeros(len(some), r)
-        if r:
-            if not problem.likelihood.has_rate:
-                logged = standardised(those, g, activity.mean[:, 0])
-            elif those.only_stored:
-                logged = log_ratios(those, self._sizes[some], g, activity.mean[:, 0])
-            else:
-                logged = log_values(those, self._sizes[some])
-            factors = first_factors(logged, r, options.device, options.seed)
+        factors = self._guess((g, activity.mean[:, 0])) if guess is None else guess()
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])
         g, statistics = add_factors(
@@ -155,6 +150,20 @@ class CountEngine(Engine["State"]):
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
         return State(g, statistics, cells, 1, rare), rank0
+
+    def _guess(self, margins: tuple[CountGlobals, Tensor] | None = None) -> Tensor:
+        """A of the cells to start from, (cells, r); `margins` where only stored values are data."""
+        r, some, device = self._options.n_factors, self._some, self._options.device
+        if r == 0:
+            return torch.zeros(len(some), 0, dtype=torch.float32, device=device)
+        those = self._those if self._frequent is None else self._those.at_genes(self._frequent)
+        if not self._problem.likelihood.has_rate:
+            logged = standardised(those, margins)
+        elif margins is not None:
+            logged = log_ratios(those, self._sizes[some], *margins)
+        else:
+            logged = log_values(those, self._sizes[some])
+        return first_factors(logged, r, device, self._options.seed)
 
     def epoch(
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE

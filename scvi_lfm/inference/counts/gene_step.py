@@ -9,11 +9,12 @@ r"""The global step: q(b, B), the dispersions and the prior scales, from running
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
+from ..._workers import in_order, meanwhile
 from ...linalg.moments import one_first
 from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
@@ -125,20 +126,22 @@ def gene_step(
 
     Scales and q answer each other: `rounds` tells how often. Dispersions go a `share` of their way.
     """
+    dispersion = meanwhile(partial(dispersions, problem, g, statistics, share))
     for _ in range(rounds - 1):
         g = replace(g, scales=_scales(g, statistics, solve_genes(problem, g, statistics)))
-    return with_genes(problem, g, statistics, solve_genes(problem, g, statistics), share)
+    solved = solve_genes(problem, g, statistics)
+    return with_genes(problem, g, statistics, solved, dispersion())
 
 
 def with_genes(
-    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved, share: float = HALF_WAY
+    problem: CountProblem, g: CountGlobals, statistics: CountStatistics, solved: Solved, dispersion: Tensor
 ) -> CountGlobals:
-    """Globals with q(b, B) as solved, and the dispersions and scales that follow."""
+    """Globals with q(b, B) as solved, other dispersions, and the levels and scales that follow."""
     return replace(
         g,
         gene_mean=solved.mean,
         gene_cov=solved.cov,
-        dispersion=dispersions(problem, g, statistics, share),
+        dispersion=dispersion,
         levels=levels_given(problem, g, statistics),
         scales=_scales(g, statistics, solved),
     )

@@ -6,10 +6,12 @@ A gene whose counts sit in a few cells can need many steps, each no longer than 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import meanwhile
 from ...data.blocks import Blocks
 from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
@@ -38,10 +40,11 @@ def step_of_all(
 ) -> tuple[CountGlobals, Cells, CountStatistics]:
     """Step of every cell, then of the genes from all of them until none has anything to gain."""
     cells, statistics = sweep(problem, g, cells, batches)
-    solved = solve_genes(problem, g, statistics)
-    g = with_genes(problem, g, statistics, solved, share)
     # a few genes tell little of all
     prior = DispersionPrior.learned(statistics, problem.n_cells) if problem.likelihood.learns_dispersion else None
+    dispersion = meanwhile(partial(dispersions, problem, g, statistics, share, prior))
+    solved = solve_genes(problem, g, statistics)
+    g = with_genes(problem, g, statistics, solved, dispersion())
     return settle(problem, g, cells, solved.missing, batches.matrix, prior, share), cells, statistics
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._workers import in_order
-from ...data import draw_sample
+from ...data import column_sums, draw_sample
 from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...model.likelihoods import MAX_LOG_RATE
 from ...model.priors import MU_SCALE, free_coordinates
@@ -116,16 +116,17 @@ def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | Non
     n, k = len(cov), dimension(cov.shape[1])
     shape = (n, width or k, PAIRS_OF_DRAWS)
     noise = torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)[:, :k].to(cov)
+    draws, log_dets = cov.new_empty(PAIRS_OF_DRAWS, n, k), cov.new_empty(n, dtype=torch.float64)
 
-    def of_block(block: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        part, some = block
-        factor = root(unpack(part).double())
+    def of_block(rows: slice) -> None:
+        factor = root(unpack(cov[rows]).double())
         diagonals = factor.diagonal(dim1=-2, dim2=-1)
-        return factor.to(cov.dtype) @ some, 2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1)
+        draws[:, rows] = (factor.to(cov.dtype) @ noise[rows]).movedim(2, 0)
+        log_dets[rows] = 2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1)
 
-    blocks = zip(cov.split(ROWS_PER_BLOCK), noise.split(ROWS_PER_BLOCK), strict=True)
-    draws, log_dets = zip(*in_order(of_block, blocks), strict=True)
-    return torch.cat(draws).movedim(2, 0).contiguous(), torch.cat(log_dets)
+    for _ in in_order(of_block, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, n, ROWS_PER_BLOCK))):
+        pass
+    return draws, log_dets
 
 
 def elbo_per_entry(
@@ -159,7 +160,7 @@ def kl_rows(mean: Tensor, cov: Tensor, log_det: Tensor, prior: Gaussian) -> Tens
     precision, n_known = torch.linalg.inv(prior.cov), mean.shape[1] - len(prior.mean)
     free = free_coordinates(mean.shape[1], n_known, mean.device)
     centred = mean[:, free].double() - prior.means(mean[:, 1 : 1 + n_known].double())
-    total_cov = unpack(cov.sum(0, dtype=torch.float64))[free[:, None], free]
+    total_cov = unpack(column_sums(cov))[free[:, None], free]
     n, k = centred.shape
     expected_square = (total_cov * precision).sum() + ((centred @ precision) * centred).sum()
     return 0.5 * (expected_square - log_det.sum() - n * k + n * torch.logdet(prior.cov))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,14 +146,15 @@ def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest
 
 def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Molecules of each gene, (m,), and the sum of the size factors of the cells in which it was observed."""
-    total = torch.zeros((), dtype=torch.float64, device=log_size[0].device)
-    size = total
-    for read, part in zip(blocks, log_size, strict=True):
-        batch, s = read(), part.double().exp()
+
+    def sums(block: tuple[Callable[[], Batch], Tensor]) -> tuple[Tensor, Tensor]:
+        batch, s = block[0](), block[1].double().exp()
         observed = batch.is_observed()
-        total = total + batch.dense().sum(0, dtype=torch.float64)
-        size = size + (s.sum() if observed is None else s @ observed.double())
-    return total, size
+        total = batch.dense().sum(0, dtype=torch.float64)
+        return total, s.sum() if observed is None else s @ observed.double()
+
+    totals, sizes = zip(*in_order(sums, zip(blocks, log_size, strict=True)), strict=True)
+    return reduce(torch.add, totals), reduce(torch.add, sizes)
 
 
 def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
@@ -170,13 +172,14 @@ def log_ratios(matrix: CellMatrix, log_size: np.ndarray, g: CountGlobals, activi
     return matrix.mapped(lambda y, cell, gene: np.log((y + 0.5) / (np.exp(of_cells[cell] + of_genes[gene]) + 0.5)))
 
 
-def standardised(matrix: CellMatrix, g: CountGlobals, activity: Tensor) -> CellMatrix:
+def standardised(matrix: CellMatrix, margins: tuple[CountGlobals, Tensor] | None) -> CellMatrix:
     """Levels of some cells over their standard deviation; less their mean and margins where only stored ones are data.
 
-    `activity` (cells,) is that of the margins.
+    Margins are those of the genes, and activities (cells,).
     """
-    if not matrix.only_stored:
+    if margins is None:
         return matrix.mapped(lambda y, *_: y / _spread(y))
+    g, activity = margins
     of_cells, of_genes = activity.cpu().numpy(), g.gene_mean[:, 0].cpu().numpy()
 
     def left(y: np.ndarray, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
