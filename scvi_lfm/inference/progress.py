@@ -30,14 +30,14 @@ class Progress:
     def update(self) -> None:
         """Take note that a minibatch was seen."""
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """Take note of an epoch: its ELBO per entry, the share of the gain still missing and the epochs to come."""
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
+        """Take note of an epoch: epochs over, its ELBO per entry, the share of the gain still missing, and epochs left."""
 
     def end(self, reason: str) -> None:
         """Take note of the reason why the last epoch was the last."""
 
 
-def show_progress(max_epochs: int, *, shown: bool) -> Progress:
+def show_progress(max_epochs: float, *, shown: bool) -> Progress:
     """Progress on standard error; none unless `shown`, or where there is no standard error."""
     if not shown or sys.stderr is None:
         return Progress()
@@ -49,13 +49,13 @@ def show_progress(max_epochs: int, *, shown: bool) -> Progress:
 class Report(Progress):
     """The state of a fit in words, with the time left as epochs to come at the last epoch's pace."""
 
-    def __init__(self, max_epochs: int) -> None:
-        self._max_epochs, self._number, self._elbo = max_epochs, 0, math.nan
+    def __init__(self, max_epochs: float) -> None:
+        self._max_epochs, self._number, self._elbo = max_epochs, 0.0, math.nan
         self._gap = self._epochs_left = math.inf
         self._started = self._ended = time.monotonic()
         self._pace, self._reason = 0.0, ""
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
         now = time.monotonic()
         self._pace, self._ended = now - self._ended, now
         self._number, self._elbo, self._gap, self._epochs_left = number, elbo, gap, epochs_left
@@ -74,14 +74,15 @@ class Report(Progress):
             left = f"about {duration(self._epochs_left * self._pace)} left"
         else:
             missing, left = "", f"at most {duration((self._max_epochs - self._number) * self._pace)} left"
-        return f"epoch {self._number} of at most {self._max_epochs}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
+        made = _count(self._number)
+        return f"epoch {made} of at most {_count(self._max_epochs)}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
 
     def last(self) -> str:
         """Words on the fit at its end."""
         return f"{self._so_far()}, in {duration(time.monotonic() - self._started)}"
 
     def _so_far(self) -> str:
-        return f"{self._number} epoch(s), ELBO {self._elbo:.5f} per entry, {self._reason}"
+        return f"{_count(self._number)} epoch(s), ELBO {self._elbo:.5f} per entry, {self._reason}"
 
 
 class Lines(Report):
@@ -125,9 +126,13 @@ class Bar(Report):
     def update(self) -> None:
         self._bar.update()
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
         super().epoch(number, elbo, gap, epochs_left)
         self._bar.set_postfix_str(self.now())
+
+
+def _count(epochs: float) -> str:
+    return f"{epochs:.2f}".rstrip("0").rstrip(".")
 
 
 def duration(seconds: float) -> str:
