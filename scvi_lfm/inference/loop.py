@@ -118,7 +118,7 @@ def _climb(
             left = np.inf if options.choose_rank else values_left(elbos, rank0, options.tol, one_nat_each, ahead)
             an_epoch = sum(end > done - 1 for end, _ in course.values)
             made = course.values[-1][0]
-            bar.epoch(made, elbos[-1], gap, min(left / an_epoch, max(last - made, 0.0)))
+            bar.epoch(made, elbos[-1], gap, left / an_epoch)
         if settled or falls or done >= last:
             return course, course.trace(converged=settled or falls, stopped=falls and not settled)
         epoch, place = done + 1, course.place

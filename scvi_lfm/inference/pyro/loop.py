@@ -84,7 +84,7 @@ def climb(program: Program, n_entries: int, options: FitOptions) -> Trace:
             mean = -float(torch.stack(losses).mean()) / n_entries
             end = done + n_steps / batches.count
             values.append((end, mean))
-            bar.epoch(end, mean, math.inf, max(options.max_epochs - end, 0.0))
+            bar.epoch(end, mean, math.inf, math.inf)
             if schedule.ends(mean, program.rank0, n_steps):
                 bar.end("learning rate at its end")
                 return Trace(values, program.rank0, converged=True)
