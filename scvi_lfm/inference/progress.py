@@ -1,4 +1,4 @@
-"""What work says of itself while it runs: a fit a bar on a terminal or in a notebook, elsewhere all of it plain lines."""
+"""What work says of itself while it runs: a fit a bar on a terminal or in a notebook, elsewhere all of it by lines."""
 
 from __future__ import annotations
 
