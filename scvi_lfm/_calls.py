@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from ._memory import naming_memory
+from ._spelling import nearest
 from ._validate import near_matches
 
 if TYPE_CHECKING:
@@ -117,8 +118,18 @@ def _meant(name: str, known: list[str]) -> str:
     needs, hint = HINTS.get(name, ("", ""))
     if needs in known:
         return hint
-    ours = [argument for argument, theirs in ELSEWHERE.items() if argument in known and name.lower() in theirs.split()]
+    ours = _as_elsewhere(name, known)
     return f"Did you mean {ours[0]!r}?" if ours else near_matches(name, known)
+
+
+def meant_by(name: str, known: list[str]) -> list[str]:
+    """The arguments that `name`, which is none of `known`, may have meant; none where nothing is like it."""
+    needs, _ = HINTS.get(name, ("", ""))
+    return [needs] if needs in known else _as_elsewhere(name, known)[:1] or nearest(name, known)
+
+
+def _as_elsewhere(name: str, known: list[str]) -> list[str]:
+    return [argument for argument, theirs in ELSEWHERE.items() if argument in known and name.lower() in theirs.split()]
 
 
 def warn_user(message: str | UserWarning) -> None:

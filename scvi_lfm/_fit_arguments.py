@@ -37,6 +37,7 @@ class Argument:
     minimum: int | None = None  # it is a whole number, at least this
     words: tuple[str, ...] = ()  # or one of these
     positive: bool = False  # it is a number above 0
+    whole: bool = False  # and an int where it is one
     # in `params`: the "value", which there always is; a "number" where one was passed; the "name" passed, or a word for
     # what has none; names of "columns", "scales" or a "seed"; empty where they do not have it
     stored: str = "value"
@@ -52,6 +53,10 @@ class Argument:
     def always(self) -> bool:
         """Whether `params` of every fit have it."""
         return self.stored == "value" and self.only is None
+
+    def number(self, value: float) -> float:
+        """A number as Python has it."""
+        return int(value) if self.minimum is not None or (self.whole and value == int(value)) else float(value)
 
     def belongs(self, given: FitArguments) -> bool:
         """Whether the others are such that it means something."""
@@ -130,8 +135,12 @@ class FitArguments:
     learning_rate: float | None = _given(None, positive=True, only=("engine", ("pyro",)))
     prior_scales: Mapping[str, Any] | None = _given(None, stored="scales")
     batch_size: int | None = _given(None, minimum=2, help="cells in a minibatch (default: chosen)", metavar="N")
-    max_epochs: int | None = _given(
-        None, minimum=1, help="passes over the cells at most (default: chosen)", metavar="N"
+    max_epochs: float | None = _given(
+        None,
+        positive=True,
+        whole=True,
+        help="readings of all cells at most, such as 20 or 0.5 (default: chosen)",
+        metavar="N",
     )
     tol: float = _given(0.005, positive=True, help="share of the gain that may be missing at the end")
     device: str = _given(AUTO, help="'auto', 'cpu', 'cuda' or 'cuda:1'")

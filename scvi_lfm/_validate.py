@@ -136,7 +136,7 @@ def check_positive(name: str, value: object) -> float:
     """Raise unless `value` is a finite number above zero."""
     number = _number(name, value)
     if not (np.isfinite(number) and number > 0):
-        msg = f"`{name}` must be above 0, found {value}."
+        msg = f"`{name}` must be {'finite' if number == np.inf else 'above 0'}, found {value}."
         raise ValueError(msg)
     return number
 

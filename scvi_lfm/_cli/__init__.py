@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._memory import naming_memory
+from .._settings import settings
 from ._messages import CommandError, one_line, package_warnings, say
 from ._parser import build_parser, with_values
 from ._signals import stoppable
@@ -43,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             show_traceback = arguments.traceback
             with package_warnings(), naming_memory(f"{arguments.command} these data"):
                 # torch and scanpy come with it
+                from ..inference.progress import beating
                 from ._commands import COMMANDS
 
-                COMMANDS[arguments.command](arguments)
-                _flush_output()
+                with beating(arguments.command, shown=settings.progress):
+                    COMMANDS[arguments.command](arguments)
+                    _flush_output()
     except BrokenPipeError:
         _drop_output()  # its reader has gone
         return 0

@@ -19,6 +19,7 @@ from ._drafts import new_file
 from ._explore import explore
 from ._files import DATA, TABLE, check_fitted, read_data
 from ._messages import CommandError, say
+from ._replaceable import check_replaceable_table
 from ._results import put_back
 from ._sources import Source, read_source, target_of
 from ._tables import anomalies_text, rank_genes_text
@@ -212,6 +213,8 @@ def _drafts(arguments: argparse.Namespace, files: ExitStack) -> dict[str, Draft]
     if arguments.results_only and target is None:
         msg = "--results-only says what --out holds: name a file with --out"
         raise CommandError(msg)
+    if arguments.csv is not None and not arguments.force:
+        check_replaceable_table(arguments.csv)
     wanted = {"csv": (arguments.csv, TABLE), "out": (target, DATA)}
     return {
         name: files.enter_context(new_file(path, suffixes))

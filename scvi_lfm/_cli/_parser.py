@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from .._fit_arguments import ARGUMENTS, DEFAULTS, FITTING, MODEL, READ, WRITTEN
 from . import _texts as texts
+from ._complaints import Parser, one_of
 from ._completion import SHELLS, Completion
-from ._messages import PROGRAM, CommandError
+from ._messages import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,15 +23,6 @@ SHOWN = "what is shown"
 DIRECTIONS = ("both", "up", "down")
 LISTED_BY = ("auto", "lfdr", "q", "either")
 RANKBY = ("scores", "scores/sd")  # of `tl.rank_genes`
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that raises its complaints instead of ending the process."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong and where help is."""
-        msg = f"{message} (see {self.prog} --help)"
-        raise CommandError(msg)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -136,7 +128,7 @@ def _add_argument_of_fit(group: argparse._ArgumentGroup, name: str) -> None:
     option = known.option or name.replace("_", "-")
     kind: dict[str, Any] = {"metavar": known.metavar or option.upper()}
     if known.choices:
-        kind = {"choices": known.choices}
+        kind = {"choices": known.choices, "type": one_of(known.choices)}
     elif known.stored == "columns":
         kind["nargs"] = "+"
     elif known.minimum is not None or known.stored == "seed":
@@ -290,4 +282,8 @@ def _add_in_place(written: argparse._ArgumentGroup) -> None:
 
 
 def _add_force(written: argparse._ArgumentGroup) -> None:
-    written.add_argument("--force", action="store_true", help="replace an input if it is named as the output too")
+    written.add_argument(
+        "--force",
+        action="store_true",
+        help="replace an input that is named as the output too, or a file that is no earlier output",
+    )

@@ -10,6 +10,7 @@ from ._changes import Snapshot
 from ._copies import Stamp, size, stamp
 from ._files import read_data
 from ._messages import CommandError
+from ._replaceable import check_replaceable
 from ._stores import can_take_fields
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Source:
 
 
 def read_source(arguments: argparse.Namespace, *, values: bool = True) -> tuple[ad.AnnData, Source]:
-    """Read the data of a command, and note what they are, to write them later."""
+    """Read the data of a command, and note what they are, to write them later; what they would replace is looked at."""
     path = arguments.data
     is_copied = arguments.in_place or arguments.out is not None
     before = stamp(path) if is_copied and path.exists() else ()
     adata = read_data(path, values=values)
+    if arguments.out is not None and not (arguments.force or getattr(arguments, "plan", False)):
+        check_replaceable(arguments.out, path)
     if values and adata.X is None and not adata.layers:
         msg = f"{path} has neither X nor layers. If it holds results alone: scvi-lfm merge DATA {path} OUT"
         raise CommandError(msg)

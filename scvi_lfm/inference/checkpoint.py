@@ -51,8 +51,8 @@ class Keeper:
     ) -> None:
         """End, by an error or not."""
 
-    def read(self) -> Course | None:
-        """Course of an earlier call, if there was one."""
+    def read(self, n_minibatches: Callable[[int], int]) -> Course | None:
+        """Course of an earlier call, if there was one, where an epoch has so many minibatches by its number."""
         return None
 
     def keep(self, course: Course) -> Course:
@@ -77,7 +77,7 @@ def keeper(matrix: CellMatrix, options: FitOptions) -> Keeper:
 class Checkpoint(Keeper):
     """Keeper of the state of a fit in a file."""
 
-    def __init__(self, path: Path, mark: dict[str, str], max_epochs: int, device: torch.device) -> None:
+    def __init__(self, path: Path, mark: dict[str, str], max_epochs: float, device: torch.device) -> None:
         self._path, self._mark, self._max_epochs, self._device = path, mark, max_epochs, device
         self._make: Callable[[], Course] | None = None
         self._on_disk: Course | None = None
@@ -106,8 +106,8 @@ class Checkpoint(Keeper):
                 f"data and arguments, checkpoint={str(self._path)!r} among them."
             )
 
-    def read(self) -> Course | None:
-        """Course of an earlier call, if there was one.
+    def read(self, n_minibatches: Callable[[int], int]) -> Course | None:
+        """Course of an earlier call, if there was one, where an epoch has so many minibatches by its number.
 
         Raises
         ------
@@ -126,12 +126,13 @@ class Checkpoint(Keeper):
             raise ValueError(msg)
         try:
             course: Course = decode(header["course"], arrays, self._device)
-            begun = course.epochs + (course.place.n_seen > 0)
+            beyond = course.goes_beyond(self._max_epochs, n_minibatches)
         except MemoryError:
             raise
         except Exception as error:
             raise _damaged(self._path, error) from error
-        if begun > self._max_epochs:
+        if beyond:
+            begun = course.epochs + (course.place.n_seen > 0)
             msg = (
                 f"The checkpoint {str(self._path)!r} holds a fit in epoch {begun}, and `max_epochs` is "
                 f"{self._max_epochs}. Pass max_epochs={begun} or more, or another path; to begin anew, delete the file."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .trace import Trace
@@ -43,6 +45,7 @@ class Pass(Generic[S]):
     n_seen: int = 0
     sums: Any = None
     keep: Callable[[Callable[[], Place[S]]], Place[S]] = operator.call
+    most: int | None = None  # minibatches after which it ends; None: all of them
 
     def through(
         self,
@@ -57,7 +60,8 @@ class Pass(Generic[S]):
         `step` computes, and gives what makes the place after it.
         """
         at = Place(state, self.n_seen, self.sums)
-        for minibatch in minibatches:
+        left = None if self.most is None else self.most - self.n_seen
+        for minibatch in islice(minibatches, left):
             after = step(at, minibatch)
             bar.update()
             if ends is not None and ends(last := after()):
@@ -76,10 +80,16 @@ class Pass(Generic[S]):
             kept = self.keep(place)
             return Place(part(kept.state), kept.n_seen, kept.sums)
 
-        return Pass(self.n_seen, self.sums, keep)
+        return Pass(self.n_seen, self.sums, keep, self.most)
 
 
 WHOLE: Pass[Any] = Pass()
+
+
+def steps_within(epochs: float, n_steps: int) -> int:
+    """Steps of an epoch of `n_steps` that are to be made where so many epochs are left, at least one."""
+    # 0.7 * 10 is a little more than 7
+    return max(1, min(math.ceil(round(epochs * n_steps, 6)), n_steps))
 
 
 @dataclass(frozen=True)
@@ -105,6 +115,13 @@ class Course:
     def epochs(self) -> int:
         """Epochs that are over."""
         return self.trace(converged=False).epochs
+
+    def goes_beyond(self, max_epochs: float, n_minibatches: Callable[[int], int]) -> bool:
+        """Whether more was read than `max_epochs` allows, where an epoch has so many minibatches by its number."""
+        if self.place.n_seen == 0:
+            return self.trace(converged=False).end > max_epochs
+        left = max_epochs - self.epochs
+        return left <= 0 or self.place.n_seen > steps_within(left, n_minibatches(self.epochs + 1))
 
     def trace(self, *, converged: bool, stopped: bool = False) -> Trace:
         """Trace of the fit so far."""

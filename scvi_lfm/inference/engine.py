@@ -105,8 +105,13 @@ class Engine(ABC, Generic[S]):
     ) -> tuple[S, list[float]]:
         """An epoch of every cell once, or as many as it takes; estimates of the ELBO per entry along the way.
 
-        `pass_` tells what of it is done already, and is told of its steps where an engine can be stopped between them.
+        `pass_` tells what of it is done already and where it ends, and is told of its steps where an engine can be
+        stopped between them.
         """
+
+    def n_minibatches(self, number: int) -> int:
+        """Minibatches of an epoch."""
+        return self.n_batches
 
     def n_estimates(self, number: int) -> int:
         """Estimates of the ELBO in a whole epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ..posterior.held_out import score_held_out
 from .checkpoint import keeper
 from .convergence import remaining_gap, values_left
 from .counts.engine import CountEngine
-from .course import Course, Pass, Place
+from .course import Course, Pass, Place, steps_within
 from .normal.engine import NormalEngine
 from .observed.engine import ObservedEngine
 from .options import HeldOutTrace
@@ -41,7 +42,7 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
     """Stochastic variational inference by natural gradients; one batch of all cells makes it coordinate ascent."""
     engine = engine_for(matrix, options)
     with keeper(matrix, options) as kept, show_progress(options.max_epochs, shown=options.progress) as bar:
-        course = kept.read() or _begun(engine)
+        course = kept.read(engine.n_minibatches) or _begun(engine)
         engine.restore(course.draws)
         climb = partial(_climb, engine, options, matrix, bar, kept)
         ranks: RankCurve | None = None
@@ -72,19 +73,20 @@ def engine_for(matrix: CellMatrix, options: FitOptions) -> Engine[Any]:
 
 
 def _choose_rank(
-    engine: Engine[Any], climb: Callable[[Course, int], tuple[Course, Trace]], course: Course, max_epochs: int
+    engine: Engine[Any], climb: Callable[[Course, float], tuple[Course, Trace]], course: Course, max_epochs: float
 ) -> tuple[Any, Trace, RankCurve]:
     """Epochs, then down to the number of factors of highest ELBO, until none is dropped any more."""
     while True:
         # surplus factors creep on; with the few that stay, the bound soon settles
-        course, trace = climb(course, max_epochs if course.ranks else -(-max_epochs // FIRST_SHARE))
+        first = min(math.ceil(max_epochs / FIRST_SHARE), max_epochs)
+        course, trace = climb(course, max_epochs if course.ranks else first)
         state = course.place.state
         ranks = engine.ranks(state)
         ranks = ranks.followed_by(course.ranks) if course.ranks else ranks
         settled = ranks.best >= state.globals.n_factors
         if not settled:
             state = engine.leading(state, ranks.best)
-        if (settled and trace.converged) or trace.epochs == max_epochs:
+        if (settled and trace.converged) or trace.epochs >= max_epochs:
             return state, trace, ranks
         course = Course(Place(state), course.draws, trace, ranks=ranks)
 
@@ -96,14 +98,17 @@ def _climb(
     bar: Progress,
     kept: Keeper,
     course: Course,
-    last: int,
+    last: float,
 ) -> tuple[Course, Trace]:
-    """Epochs until the ELBO of this number of factors has settled or held-out entries fall, up to the epoch `last`."""
+    """Epochs until the ELBO of this number of factors has settled or held-out entries fall, at most `last` of them.
+
+    An epoch that `last` cuts short is not noted as one that is over: who calls again for more goes on inside it.
+    """
     # a factor is worth having if its n + m latents gain about a nat each
     one_nat_each = max(course.place.state.globals.n_factors, 1) * sum(matrix.shape) / matrix.n_observed
     rank0, ahead = course.before.rank0, engine.epochs_to_finish
+    course = kept.keep(course)
     while True:
-        course = kept.keep(course)
         elbos = [value for _, value in course.values]
         gap = remaining_gap(elbos, rank0, one_nat_each, ahead)
         settled, falls = gap < options.tol, _falls(course.held_out)
@@ -112,21 +117,26 @@ def _climb(
             # with a number of factors to choose, this one's epochs are not the last
             left = np.inf if options.choose_rank else values_left(elbos, rank0, options.tol, one_nat_each, ahead)
             an_epoch = sum(end > done - 1 for end, _ in course.values)
-            bar.epoch(done, elbos[-1], gap, min(left / an_epoch, last - done))
+            made = course.values[-1][0]
+            bar.epoch(made, elbos[-1], gap, left / an_epoch)
         if settled or falls or done >= last:
             return course, course.trace(converged=settled or falls, stopped=falls and not settled)
         epoch, place = done + 1, course.place
-        n_steps = engine.n_estimates(epoch)
+        n_steps, n_minibatches = engine.n_estimates(epoch), engine.n_minibatches(epoch)
+        most = steps_within(last - done, n_minibatches)
+        cut = most < n_minibatches
         has_settled = partial(_has_settled, course.values, rank0, one_nat_each, options.tol, epoch, n_steps)
-        pass_ = Pass(place.n_seen, place.sums, kept.within(course))
+        pass_ = Pass(place.n_seen, place.sums, kept.within(course), most if cut else None)
         state, estimates = engine.epoch(place.state, epoch, bar, has_settled, pass_)
-        new = windows(epoch, estimates, n_steps)
+        end = done + most / n_minibatches
+        new = [(min(at, end), value) for at, value in windows(epoch, estimates, n_steps)]
         if np.isnan(new[-1][1]):  # a GPU does not wait to be told of a matrix that is not positive definite
             msg = "the lower bound is not a number"
             raise torch.linalg.LinAlgError(msg)
         score = engine.held_out(state)
-        held_out = None if score is None else (float(epoch), *score.means)
+        held_out = None if score is None else (end, *score.means)
         course = course.after(state, engine.draws, new, held_out)
+        course = course if cut else kept.keep(course)
 
 
 def _has_settled(

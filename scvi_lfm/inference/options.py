@@ -26,7 +26,7 @@ class FitOptions:
     family: str
     prior_scales: Mapping[str, object]
     batch_size: int
-    max_epochs: int
+    max_epochs: float  # readings of all cells
     tol: float
     device: torch.device
     dtype: torch.dtype

@@ -1,4 +1,4 @@
-"""What a fit says of itself while it runs: a bar on a terminal or in a notebook, plain lines elsewhere."""
+"""What work says of itself while it runs: a fit a bar on a terminal or in a notebook, elsewhere all of it by lines."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 import sys
 import threading
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
     from typing import Self
 
@@ -30,32 +32,41 @@ class Progress:
     def update(self) -> None:
         """Take note that a minibatch was seen."""
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
-        """Take note of an epoch: its ELBO per entry, the share of the gain still missing and the epochs to come."""
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
+        """Take note of an epoch: epochs over, its ELBO per entry, the share of the gain still missing, epochs left.
+
+        What is left is infinite where nothing tells.
+        """
 
     def end(self, reason: str) -> None:
         """Take note of the reason why the last epoch was the last."""
 
 
-def show_progress(max_epochs: int, *, shown: bool) -> Progress:
+def show_progress(max_epochs: float, *, shown: bool) -> Progress:
     """Progress on standard error; none unless `shown`, or where there is no standard error."""
     if not shown or sys.stderr is None:
         return Progress()
+    return Bar(max_epochs) if _takes_a_bar() else Lines(max_epochs)
+
+
+def _takes_a_bar() -> bool:
     # a notebook's standard error is no terminal, yet shows a bar
-    in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
-    return Bar(max_epochs) if in_notebook or sys.stderr.isatty() else Lines(max_epochs)
+    return type(sys.stderr).__module__.startswith("ipykernel") or sys.stderr.isatty()
 
 
 class Report(Progress):
     """The state of a fit in words, with the time left as epochs to come at the last epoch's pace."""
 
-    def __init__(self, max_epochs: int) -> None:
-        self._max_epochs, self._number, self._elbo = max_epochs, 0, math.nan
+    def __init__(self, max_epochs: float) -> None:
+        self._max_epochs, self._number, self._elbo = max_epochs, 0.0, math.nan
         self._gap = self._epochs_left = math.inf
         self._started = self._ended = time.monotonic()
-        self._pace, self._reason = 0.0, ""
+        self._pace, self._reason, self._n_seen = 0.0, "", 0
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+    def update(self) -> None:
+        self._n_seen += 1
+
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
         now = time.monotonic()
         self._pace, self._ended = now - self._ended, now
         self._number, self._elbo, self._gap, self._epochs_left = number, elbo, gap, epochs_left
@@ -68,29 +79,35 @@ class Report(Progress):
         if self._reason:
             return f"{self._so_far()}; finishing"
         if not self._number:
-            return "first epoch"
-        if self._gap < math.inf:
-            missing = f", {self._gap:.1%} of the gain in ELBO still missing"
-            left = f"about {duration(self._epochs_left * self._pace)} left"
-        else:
-            missing, left = "", f"at most {duration((self._max_epochs - self._number) * self._pace)} left"
-        return f"epoch {self._number} of at most {self._max_epochs}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
+            return (
+                f"first epoch, {self._n_seen:,} minibatch(es) so far" if self._n_seen else "before the first minibatch"
+            )
+        missing = f", {self._gap:.1%} of the gain in ELBO still missing" if self._gap < math.inf else ""
+        most = max(self._max_epochs - self._number, 0.0)
+        about = "about" if self._epochs_left < most else "at most"
+        left = f"{about} {duration(min(self._epochs_left, most) * self._pace)} left"
+        made = _count(self._number)
+        return f"epoch {made} of at most {_count(self._max_epochs)}, ELBO {self._elbo:.5f} per entry{missing}; {left}"
 
     def last(self) -> str:
         """Words on the fit at its end."""
         return f"{self._so_far()}, in {duration(time.monotonic() - self._started)}"
 
     def _so_far(self) -> str:
-        return f"{self._number} epoch(s), ELBO {self._elbo:.5f} per entry, {self._reason}"
+        return f"{_count(self._number)} epoch(s), ELBO {self._elbo:.5f} per entry, {self._reason}"
 
 
-class Lines(Report):
-    """A plain line every half minute and one at the end, for logs."""
+class Beat:
+    """A plain line every half minute, for logs: of the fit that is under way, or of how long work has taken."""
 
-    def __enter__(self) -> Self:
-        self._over = threading.Event()
+    def __init__(self, name: str) -> None:
+        self._name, self._begun, self._over = name, time.monotonic(), threading.Event()
+        self.report: Report | None = None
+        self.is_told = True  # whether nothing is left to say at the end
         # a thread, because a single step on large data may take longer than that
         self._thread = threading.Thread(target=self._repeat, name="scvi_lfm progress", daemon=True)
+
+    def __enter__(self) -> Self:
         with contextlib.suppress(RuntimeError):  # where memory is short there may be no room for a thread
             self._thread.start()
         return self
@@ -99,12 +116,60 @@ class Lines(Report):
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if kind is None:
-            _write(self.last())
+        if kind is None and not self.is_told:
+            self._write(f"done in {self._took()}")
 
     def _repeat(self) -> None:
         while not self._over.wait(EVERY):
-            _write(self.now())
+            report, self.is_told = self.report, False
+            self._write(f"at work for {self._took()}" if report is None else report.now())
+
+    def end(self, report: Report) -> None:
+        """Say the last of a fit; work after it speaks for itself again."""
+        self.report, self.is_told = None, True
+        self._write(report.last())
+
+    def _took(self) -> str:
+        return duration(time.monotonic() - self._begun)
+
+    def _write(self, text: str) -> None:
+        # a log that cannot be written to must not end the work
+        with contextlib.suppress(OSError, ValueError):
+            print(f"scvi-lfm: {self._name}: {text}", file=sys.stderr, flush=True)
+
+
+# of the call that is under way: what works inside it speaks by the same clock
+_BEAT: ContextVar[Beat | None] = ContextVar("scvi_lfm progress", default=None)
+
+
+@contextlib.contextmanager
+def beating(name: str, *, shown: bool) -> Iterator[None]:
+    """A plain line every half minute while there is work, where `shown` and standard error is no terminal."""
+    if not shown or sys.stderr is None or _takes_a_bar() or _BEAT.get() is not None:
+        yield
+        return
+    with Beat(name) as beat:
+        token = _BEAT.set(beat)
+        try:
+            yield
+        finally:
+            _BEAT.reset(token)
+
+
+class Lines(Report):
+    """A plain line every half minute and one at the end, for logs."""
+
+    def __enter__(self) -> Self:
+        self._files = contextlib.ExitStack()
+        self._beat = _BEAT.get() or self._files.enter_context(Beat("fit"))
+        self._beat.report = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        self._beat.report = None
+        if kind is None:
+            self._beat.end(self)
+        self._files.__exit__(kind, None, traceback)
 
 
 class Bar(Report):
@@ -125,9 +190,13 @@ class Bar(Report):
     def update(self) -> None:
         self._bar.update()
 
-    def epoch(self, number: int, elbo: float, gap: float, epochs_left: float) -> None:
+    def epoch(self, number: float, elbo: float, gap: float, epochs_left: float) -> None:
         super().epoch(number, elbo, gap, epochs_left)
         self._bar.set_postfix_str(self.now())
+
+
+def _count(epochs: float) -> str:
+    return f"{epochs:.2f}".rstrip("0").rstrip(".")
 
 
 def duration(seconds: float) -> str:
@@ -135,9 +204,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _write(text: str) -> None:
-    # a log that cannot be written to must not end a fit
-    with contextlib.suppress(OSError, ValueError):
-        print(f"scvi-lfm: fit: {text}", file=sys.stderr, flush=True)

@@ -30,16 +30,20 @@ class Trace:
     stopped: bool = False  # because the log density of held-out entries fell
 
     @property
+    def end(self) -> float:
+        """Readings of all cells that were made."""
+        return self.values[-1][0] if self.values else 0.0
+
+    @property
     def epochs(self) -> int:
-        """Epochs that were made."""
-        return math.ceil(self.values[-1][0]) if self.values else 0
+        """Epochs that were made, the last one whole or in part."""
+        return math.ceil(self.end)
 
     def result(
         self, posterior: NormalPosterior | CountPosterior, elbo: float, variance_ratio: list[float]
     ) -> FitResult:
         """The result of the fit, whose last ELBO per entry is the exact one, at the end of the last epoch."""
-        end = self.values[-1][0] if self.values else 0.0
-        return FitResult(posterior, [*self.values, (end, elbo)], self.rank0, variance_ratio, self.converged)
+        return FitResult(posterior, [*self.values, (self.end, elbo)], self.rank0, variance_ratio, self.converged)
 
 
 def steps_per_window(n_steps: int) -> int:

@@ -72,7 +72,7 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         "n_factors": n_factors,
         "prior_scales": check_prior_scales(given.prior_scales, n_factors),
         "batch_size": size if likelihood.linear else _half(size, matrix.shape[0], n_factors),
-        "max_epochs": min(cast("int", given.max_epochs), math.ceil(LONGER * epochs)),
+        "max_epochs": min(cast("float", given.max_epochs), math.ceil(LONGER * epochs)),
         "tol": given.tol / CLOSER if likelihood.linear else given.tol,
         "device": stored.device,
         "checkpoint": None,

@@ -52,7 +52,7 @@ def fit(
     learning_rate: float | None = None,
     prior_scales: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
-    max_epochs: int | None = None,
+    max_epochs: float | None = None,
     tol: float = 0.005,
     device: str = "auto",
     checkpoint: str | PathLike[str] | None = None,
@@ -146,8 +146,9 @@ def fit(
     batch_size
         Cells in a minibatch; None takes 512 for counts, and 2,048 or all of at most 4,096 cells for the Normal.
     max_epochs
-        Passes over the cells at the most; None takes 100 (coordinate ascent), 20 (minibatches), or as many as make
-        6,000 steps (Pyro).
+        Readings of all cells at the most; None takes 100 (coordinate ascent), 20 (minibatches), or 6,000 steps (Pyro).
+        A fraction ends an epoch after that share of its minibatches, at least one: with all cells in one, 0.5 is 1.
+        The last step takes all cells all the same; Pyro has none, and cells that it did not see stay at their start.
     tol
         Stop when the share of the factors' gain in ELBO that is estimated to be missing falls below `tol`.
     device
@@ -213,8 +214,7 @@ def fit(
         in a row, which ends the fit. `values`, with which tools compare what they read: `whole` (share of whole numbers
         other than zero), `minimum`, `maximum`, `mean_total` of a cell, `expected_total` of counts, `log_base` of log1p
         values; with `normalize` also `read_whole`, `read_minimum`, `read_maximum` and `read_mean_total`, of all genes
-        as they were read. `level`, where values have a common one (see Notes). Ordinal: `levels`, the lowest and
-        the thresholds.
+        as they were read. `level`, where values share one (see Notes). Ordinal: `levels`, the lowest and thresholds.
     `.uns['lfm_written']` : dict
         Which tool wrote which field, by container and name.
 

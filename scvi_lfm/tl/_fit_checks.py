@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def _checked(name: str, value: Any, known: Argument) -> Any:
         check_choice(name, value, known.choices)
     if known.minimum is not None:
         return check_count(name, value, minimum=known.minimum, words=known.words)
-    return check_positive(name, value) if known.positive else value
+    return known.number(check_positive(name, value)) if known.positive else value
 
 
 def check_engine_options(given: FitArguments) -> None:
@@ -161,10 +162,10 @@ def choose_batch_size(batch_size: int | None, n_cells: int, n_factors: int, *, c
     return size
 
 
-def choose_max_epochs(max_epochs: int | None, engine: str, n_batches: int) -> int:
-    """Passes over the cells at the most."""
+def choose_max_epochs(max_epochs: float | None, engine: str, n_batches: int) -> float:
+    """Readings of all cells at the most."""
     if max_epochs is not None:
-        return max_epochs
+        return math.ceil(max_epochs) if n_batches == 1 else max_epochs
     if engine == "pyro":
         return -(-PYRO_STEPS // n_batches)
     return 100 if n_batches == 1 else 20

@@ -43,7 +43,7 @@ def plan(
     learning_rate: float | None = None,
     prior_scales: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
-    max_epochs: int | None = None,
+    max_epochs: float | None = None,
     tol: float = 0.005,
     device: str = "auto",
     checkpoint: str | PathLike[str] | None = None,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # processor seconds after which a trial counts as one that hangs
 LIMIT = 60
+AT_WORK = ("scvi-lfm: warning", *(f"scvi-lfm: {name}:" for name in ("fit", "rank", "anomalies", "project")))
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,9 @@ class Ended:
 
     @property
     def lines(self) -> list[str]:
-        """Lines on standard error but warnings and the progress of a fit."""
+        """Lines on standard error but warnings and those by which a command says that it is at work."""
         said = self.text.splitlines()
-        return [line for line in said if not line.startswith(("scvi-lfm: warning", "scvi-lfm: fit:"))]
+        return [line for line in said if not line.startswith(AT_WORK)]
 
 
 def in_child(work: Callable[[], int | None], *, stop: Callable[[int], None] | None = None) -> Ended:

@@ -30,7 +30,20 @@ COUNTS = "{folder}/counts.h5ad"
 MISTAKES = {
     "no command": ("", "the following arguments are required: COMMAND"),
     "unknown command": ("fti a b", "invalid choice: 'fti'"),
-    "unknown option": (f"fit {IN} {OUT} --factors 3", "unrecognized arguments: --factors 3"),
+    "unknown option": (
+        f"fit {IN} {OUT} --facters 3",
+        "unrecognized arguments: --facters 3. Did you mean --n-factors or --size-factors?",
+    ),
+    "option elsewhere": (
+        f"fit {IN} {OUT} --n-comps 3",
+        "unrecognized arguments: --n-comps 3. Did you mean --n-factors?",
+    ),
+    "seed elsewhere": (f"fit {IN} {OUT} --random-state=3", "arguments: --random-state=3. Did you mean --seed?"),
+    "batch elsewhere": (f"fit {IN} {OUT} --batch-key b", "Did you mean --covariates? (see scvi-lfm fit --help)"),
+    "genes elsewhere": (f"fit {IN} {OUT} --use-highly-variable", "Did you mean --mask-var?"),
+    "level elsewhere": (f"anomalies {FITTED} --alpha 0.1", "Did you mean --fdr? (see scvi-lfm anomalies --help)"),
+    "unlike any option": (f"fit {IN} {OUT} --xyzzy 3", "unrecognized arguments: --xyzzy 3 (see scvi-lfm fit --help)"),
+    "too many files": (f"fit {IN} {OUT} {OUT}", "unrecognized arguments: {tmp}/out.h5ad (see scvi-lfm fit --help)"),
     "no number": (f"fit {IN} {OUT} --n-factors many", "invalid int or auto value: 'many' (see scvi-lfm fit --help)"),
     "missing file": (f"fit {{folder}}/nowhere.h5ad {OUT}", "no such file: {folder}/nowhere.h5ad"),
     "truncated file": (f"fit {{folder}}/truncated.h5ad {OUT}", "truncated file"),
@@ -46,7 +59,8 @@ MISTAKES = {
     "layer to normalise": (f"fit {IN} {OUT} --layer counts --normalize", "no layer 'counts'"),
     "no counts": (f"fit {IN} {OUT} --normalize", "value(s) that are negative; the first is"),
     "total of nothing": (f"fit {COUNTS} {OUT} --normalize 0", "`normalize` must be above 0, found 0.0"),
-    "likelihood": (f"fit {IN} {OUT} --likelihood nb", "invalid choice: 'nb'"),
+    "likelihood": (f"fit {IN} {OUT} --likelihood nb", "found 'nb'. Did you mean negative_binomial?"),
+    "no epochs": (f"fit {IN} {OUT} --max-epochs 0", "`max_epochs` must be above 0, found 0.0"),
     "counts wanted": (f"fit {IN} {OUT} --likelihood poisson", "likelihood='poisson' is for counts"),
     "logarithms of counts": (
         f"fit {COUNTS} {OUT} --likelihood poisson --normalize",
@@ -139,7 +153,7 @@ def test_disk_without_room(
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(lfm.tl, "fit", lambda *_, **__: pytest.fail("work was done"))
-    assert run("fit", folder / "data.h5ad", out) == 1
+    assert run("fit", folder / "data.h5ad", out, "--force") == 1
     assert f"cannot write {out}: no room on its disk, 0." in capsys.readouterr().err
     assert out.read_text() == "yesterday's"
 

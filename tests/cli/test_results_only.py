@@ -134,7 +134,7 @@ def test_nothing_but_results_is_replaced(made: Path, tmp_path: Path, capsys: pyt
     assert run("merge", path, made / "results.h5ad", out) == 2
     assert f"obs['lfm_a'] of {path} is no result of a tool of this package" in capsys.readouterr().err
     # an earlier fit goes as a whole, with the fields that the later one has not
-    assert run("fit", made / "data.h5ad", path, "--n-factors", 1, "--likelihood", "normal") == 0
+    assert run("fit", made / "data.h5ad", path, "--n-factors", 1, "--likelihood", "normal", "--force") == 0
     assert "lfm_sigma" in ad.read_h5ad(path).var
     assert run("merge", path, made / "results.h5ad", out) == 0
     assert_same(ad.read_h5ad(out), ad.read_h5ad(made / "fitted.h5ad"))

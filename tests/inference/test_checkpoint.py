@@ -247,6 +247,25 @@ def test_a_fit_that_is_done_ends_at_once_and_goes_on_with_more_epochs(tmp_path, 
     assert_same(five, again)
 
 
+@pytest.mark.parametrize("name", ["normal in batches", "stored in batches", "counts in batches"])
+def test_a_fit_that_ended_within_an_epoch_goes_on_inside_it(name, tmp_path, monkeypatch):
+    """Three minibatches of 30 cells; the first epoch of the Normal has two, after that of the start."""
+    case, path = CASES[name], tmp_path / "fit"
+    whole, some, again = case.data(), case.data(), case.data()
+    case.fit(whole, max_epochs=3)
+    case.fit(some, max_epochs=1.5, checkpoint=path)
+    assert some.uns["lfm"]["elbo"]["epoch"][-1] == pytest.approx(1 + 2 / 3)
+    before = path.read_bytes()
+    case.fit(again, max_epochs=1.5, checkpoint=path)
+    assert_same(some, again)
+    assert path.read_bytes() == before
+    for less in (1.3, 1, 0.5):
+        with pytest.raises(ValueError, match=f"in epoch 2, and `max_epochs` is {less}. Pass max_epochs=2 or more"):
+            case.fit(again, max_epochs=less, checkpoint=path)
+    case.fit(again, max_epochs=3, checkpoint=path, key_added="lfm")
+    assert_same(whole, again)
+
+
 OTHERS = {
     "tol": {"tol": 1e-8},
     "n_factors": {"n_factors": 2},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from scvi_lfm.inference.course import WHOLE, Pass, Place
+import pytest
+
+from scvi_lfm.inference.course import WHOLE, Pass, Place, steps_within
 
 
 class Bar:
@@ -50,6 +52,24 @@ def test_an_epoch_that_ends_early_is_not_noted_as_one_that_goes_on():
     assert last == Place(3, 2, 2)
     assert kept == [Place(1, 1, 1)]
     assert bar.n_seen == 2
+
+
+def test_a_pass_that_is_cut_short_notes_its_last_place_and_leaves_the_other_minibatches_unread():
+    kept, minibatches = [], iter([1, 2, 4])
+    whole = Pass(keep=noting(kept), most=2)
+    assert whole.through(0, minibatches, add, Bar()) == kept[-1] == Place(3, 2, 2)
+    assert list(minibatches) == [4]
+    assert Pass(1, 1, most=2).through(1, [2, 4], add, Bar()) == Place(3, 2, 2)
+    assert Pass(2, 2, most=2).through(3, [4], add, Bar()) == Place(3, 2, 2)
+    assert whole.over(int, int).most == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "n_steps", "expected"),
+    [(0.5, 10, 5), (0.51, 10, 6), (0.7, 10, 7), (1.1 - 1, 10, 1), (1e-9, 10, 1), (0.5, 1, 1), (1.0, 10, 10), (7, 3, 3)],
+)
+def test_steps_of_a_share_of_an_epoch(epochs, n_steps, expected):
+    assert steps_within(epochs, n_steps) == expected
 
 
 def test_a_part_of_the_state_is_noted_within_the_whole():

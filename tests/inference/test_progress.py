@@ -13,7 +13,7 @@ import pytest
 import scvi_lfm as lfm
 from scvi_lfm.inference import progress
 from scvi_lfm.inference.convergence import remaining_gap, values_left
-from scvi_lfm.inference.progress import Bar, Lines, Progress, Report, duration, show_progress
+from scvi_lfm.inference.progress import Bar, Lines, Progress, Report, beating, duration, show_progress
 
 
 class Terminal(io.StringIO):
@@ -43,16 +43,20 @@ def test_duration(seconds, words):
 
 
 def test_report_gives_the_time_left_at_the_pace_of_the_last_epoch(monkeypatch):
-    clock = iter([0.0, 10.0, 14.0, 20.0])
+    clock = iter([0.0, 10.0, 14.0, 14.0, 20.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     report = Report(100)
-    assert report.now() == "first epoch"
-    report.epoch(1, -0.5, math.inf, 99)
+    assert report.now() == "before the first minibatch"
+    report.update()
+    assert report.now() == "first epoch, 1 minibatch(es) so far"
+    report.epoch(1, -0.5, math.inf, math.inf)
     assert report.now() == "epoch 1 of at most 100, ELBO -0.50000 per entry; at most 16 min left"
     report.epoch(2, -0.4, 0.03, 5)
     assert report.now() == (
         "epoch 2 of at most 100, ELBO -0.40000 per entry, 3.0% of the gain in ELBO still missing; about 20 s left"
     )
+    report.epoch(2, -0.4, 0.03, math.inf)  # a number of factors is still to be chosen
+    assert report.now().endswith("3.0% of the gain in ELBO still missing; at most 0 s left")
     report.end("converged to tol=0.005")
     assert report.now() == "2 epoch(s), ELBO -0.40000 per entry, converged to tol=0.005; finishing"
     assert report.last() == "2 epoch(s), ELBO -0.40000 per entry, converged to tol=0.005, in 20 s"
@@ -78,9 +82,55 @@ def test_lines_come_by_themselves_and_end_with_the_fit(monkeypatch):
         lines.epoch(1, -0.5, math.inf, 6)
         lines.end("stopped by max_epochs")
     written = log.getvalue().splitlines()
-    assert written[:3] == ["scvi-lfm: fit: first epoch"] * 3
+    assert written[:3] == ["scvi-lfm: fit: before the first minibatch"] * 3
     assert written[-1].startswith("scvi-lfm: fit: 1 epoch(s), ELBO -0.50000 per entry, stopped by max_epochs, in ")
     assert "scvi_lfm progress" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_work_around_a_fit_speaks_by_the_same_clock(monkeypatch):
+    """Before it of how long it has taken, in it of the fit, after it of work again; the last line is said once."""
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+
+    def wait_for(words):
+        deadline = time.monotonic() + 60
+        while words not in log.getvalue().splitlines()[-1:] and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    with beating("anomalies", shown=True), beating("check", shown=True):
+        wait_for("scvi-lfm: anomalies: at work for 0 s")
+        assert sum(thread.name == "scvi_lfm progress" for thread in threading.enumerate()) == 1
+        with Lines(7) as lines:
+            wait_for("scvi-lfm: anomalies: before the first minibatch")
+            lines.epoch(1, -0.5, math.inf, math.inf)
+            lines.end("stopped by max_epochs")
+        wait_for("scvi-lfm: anomalies: at work for 0 s")
+    said = [line.removeprefix("scvi-lfm: anomalies: ") for line in log.getvalue().splitlines()]
+    changes = [line for line, before in zip(said, ["", *said], strict=False) if line != before]
+    last = "1 epoch(s), ELBO -0.50000 per entry, stopped by max_epochs, in 0 s"
+    assert [line for line in changes if "; finishing" not in line and "at most" not in line] == [
+        "at work for 0 s",
+        "before the first minibatch",
+        last,
+        "at work for 0 s",
+        "done in 0 s",
+    ]
+    with beating("anomalies", shown=False), pytest.raises(KeyboardInterrupt), beating("fit", shown=True):
+        raise KeyboardInterrupt
+    assert "scvi_lfm progress" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_every_tool_says_that_it_is_at_work(monkeypatch, shown):
+    told = []
+    monkeypatch.setattr(progress, "Beat", lambda name: told.append(name) or contextlib.nullcontext())
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(lfm.settings, "progress", shown)
+    for tool in (lfm.tl.anomalies, lfm.tl.project, lfm.tl.check):
+        with pytest.raises(TypeError):
+            tool(None, None) if tool is lfm.tl.project else tool(None)
+    assert told == (["anomalies", "project", "check"] if shown else [])
 
 
 def test_no_last_line_and_no_thread_after_an_error(monkeypatch):

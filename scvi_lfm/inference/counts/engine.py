@@ -190,6 +190,8 @@ class CountEngine(Engine["State"]):
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
         cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
+        if pass_.most is not None:  # of the cells that it does not come to, what was known
+            statistics = state.statistics.scaled(1 - pass_.most / self.n_batches).plus(statistics)
         return replace(
             state,
             globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),

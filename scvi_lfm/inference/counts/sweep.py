@@ -37,10 +37,11 @@ def sweep(
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once.
+    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once. Where a
+    pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
     """
     features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Progress()
-    if everyone.on_cluster and pass_.n_seen == 0:
+    if everyone.on_cluster and pass_.n_seen == 0 and pass_.most is None:
         found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
         at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))
         for _ in range(batches.count):

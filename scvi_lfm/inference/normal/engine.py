@@ -80,9 +80,13 @@ class NormalEngine(Engine["Step"]):
         at = pass_.through(state, batches.epoch(number, pass_.n_seen), steps, bar, ends)
         return at.state, steps.estimates(at.sums)
 
-    def n_estimates(self, number: int) -> int:
-        """Estimates of the ELBO, one a step; the first epoch leaves out the minibatch of the start."""
+    def n_minibatches(self, number: int) -> int:
+        """Minibatches of an epoch; the first leaves out that of the start."""
         return self.n_batches - 1 if number == 1 and self.n_batches > 1 else self.n_batches
+
+    def n_estimates(self, number: int) -> int:
+        """Estimates of the ELBO, one a step."""
+        return self.n_minibatches(number)
 
     def held_out(self, state: Step) -> None:
         """No score: every entry is data."""

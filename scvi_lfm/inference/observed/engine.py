@@ -107,7 +107,8 @@ class ObservedEngine(Engine["State"]):
             return self._sweep(state, bar)
         state = state if pass_.n_seen else replace(state, score=NOTHING)
         at = pass_.through(state, self._batches.visits(pass_.n_seen), self._step, bar)
-        return self._in_best_gauge(at.state), [float(at.sums) * self._problem.n_cells / self._problem.n_entries]
+        elbo = float(at.sums) * self._problem.n_cells / self._problem.n_entries
+        return self._in_best_gauge(at.state), [elbo * self.n_batches / at.n_seen]
 
     def _sweep(self, state: State, bar: Progress) -> tuple[State, list[float]]:
         """Coordinate ascent: cells, gauge, genes. The genes are solved for anew, so only cells need to be moved."""

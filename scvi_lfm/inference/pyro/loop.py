@@ -8,12 +8,14 @@ one would move cells outside the batch.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from ..._context import pyro_sandbox
 from ...model.likelihoods import COUNTS
+from ..course import steps_within
 from ..progress import show_progress
 from ..trace import Trace
 from .counts import CountProgram
@@ -68,9 +70,9 @@ def climb(program: Program, n_entries: int, options: FitOptions) -> Trace:
     schedule = Schedule(optimisers, options.tol)
     values: list[tuple[float, float]] = []
     with show_progress(options.max_epochs, shown=options.progress) as bar:
-        for epoch in range(1, options.max_epochs + 1):
-            losses = []
-            for rows, batch in batches.numbered_epoch():
+        for done in range(math.ceil(options.max_epochs)):
+            n_steps, losses = steps_within(options.max_epochs - done, batches.count), []
+            for rows, batch in islice(batches.numbered_epoch(), n_steps):
                 loss = program.loss(rows, batch)
                 for optimiser in optimisers:
                     optimiser.zero_grad()
@@ -80,9 +82,10 @@ def climb(program: Program, n_entries: int, options: FitOptions) -> Trace:
                 losses.append(loss.detach())
                 bar.update()
             mean = -float(torch.stack(losses).mean()) / n_entries
-            values.append((float(epoch), mean))
-            bar.epoch(epoch, mean, math.inf, options.max_epochs - epoch)
-            if schedule.ends(mean, program.rank0, batches.count):
+            end = done + n_steps / batches.count
+            values.append((end, mean))
+            bar.epoch(end, mean, math.inf, math.inf)
+            if schedule.ends(mean, program.rank0, n_steps):
                 bar.end("learning rate at its end")
                 return Trace(values, program.rank0, converged=True)
         bar.end("stopped by max_epochs")

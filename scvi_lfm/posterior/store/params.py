@@ -57,4 +57,4 @@ def _read(value: Any, known: Argument) -> Any:
         return value
     if known.stored == "columns":
         return [str(name) for name in np.atleast_1d(value)]
-    return int(value) if known.minimum is not None else float(value) if known.positive else str(value)
+    return known.number(value) if known.minimum is not None or known.positive else str(value)
