@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ..._settings import settings
+from ...data.blocks import some_cells
 from ...linalg.covariances import Packed
 from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
@@ -85,7 +86,7 @@ class CountEngine(Engine["State"]):
         self._log_size = torch.as_tensor(self._sizes, dtype=torch.float32, device=options.device)
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
-        self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
+        self._some = some_cells(n, START_CELLS, self._rng)
         self._places = torch.from_numpy(self._some).to(options.device)
 
     @cached_property
@@ -132,7 +133,7 @@ class CountEngine(Engine["State"]):
             rare = Rare.of(self._frequent, g)
             problem, g, those = self._seen.problem, g.at(rare.others), those.at_genes(self._frequent)
             rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
-            blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
+            blocks = [partial(those.batch, part, options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
         if r:
             if not problem.likelihood.has_rate:
