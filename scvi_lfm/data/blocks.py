@@ -278,6 +278,13 @@ def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_sh
     return [first, *(np.sort(part) for part in np.array_split(others, count - 1))]
 
 
+def some_cells(n_cells: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Positions of cells at random to stand for all, in order; many cells give them in short runs of neighbours."""
+    if count >= n_cells or n_cells <= MOST_ONE_BY_ONE:
+        return np.sort(rng.permutation(n_cells)[:count])
+    return _short_runs(n_cells, count, CELLS_PER_SHORT_RUN, rng)
+
+
 def _short_runs(n_cells: int, size: int, length: int, rng: np.random.Generator) -> np.ndarray:
     """Positions of some cells in short runs, in order."""
     runs = rng.permutation(-(-n_cells // length))[: size // length + 2]

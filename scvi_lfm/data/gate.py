@@ -16,6 +16,7 @@ from .memory import MemorySource
 from .normalised import log_normalised
 from .normalised_as_read import NormalisedAsRead, can_be_judged_later
 from .opening import open_source
+from .stored import Stored
 
 # values elsewhere that take no more are read into memory once, rather than block by block again and again
 MOST_BYTES_READ_IN = 2**28
@@ -61,7 +62,7 @@ def read_matrix(
         Cells to read alone, into memory; None reads all.
     later
         Whether counts to normalise, of all genes, may be checked by :func:`judged` after they were worked with, where
-        they lie in a file and a reading is saved by that. The record of their kind is None until then.
+        they are not in memory and a reading is saved by that. The record of their kind is None until then.
 
     Returns
     -------
@@ -81,11 +82,14 @@ def read_matrix(
     """
     check_names(adata)
     where = place_of(layer)
-    source, names, normalised = _open(adata, layer, some), adata.var_names, None
-    cells = adata.obs_names if some is None else adata.obs_names[some.cells]
     chosen = None if genes is None or genes.all() else np.flatnonzero(genes)
-    if later and normalize is not None and totals is None and chosen is None and can_be_judged_later(source):
-        return CellMatrix(NormalisedAsRead.of(source, normalize))
+    source, names, normalised = open_source(adata, layer), adata.var_names, None
+    if some is None and later and normalize is not None and totals is None and chosen is None:
+        stored = Stored.of(source)
+        if not _is_small(source, stored) and can_be_judged_later(source, stored.at_most):
+            return CellMatrix(NormalisedAsRead.of(source, normalize, stored))
+    source = _read_in(source) if some is None else some.take(source)
+    cells = adata.obs_names if some is None else adata.obs_names[some.cells]
     if normalize is not None:
         source, normalised = log_normalised(source, normalize, where, cells, names, totals, chosen)
     elif chosen is not None:
@@ -119,12 +123,14 @@ def judged(matrix: CellMatrix, adata: AnnData, layer: str | None) -> CellMatrix:
     return replace(matrix, source=source, kind=kind_of(source.summary), normalised=normalised)
 
 
-def _open(adata: AnnData, layer: str | None, some: CellSample | None) -> CellSource:
-    """The values where they lie, or in memory if they take little, or are those of some cells."""
-    source = open_source(adata, layer)
-    if some is not None:
-        return some.take(source)
+def _read_in(source: CellSource) -> CellSource:
+    """The values where they lie, or in memory if they take little."""
     return MemorySource(source.whole()) if is_read_in(source.n_stored, source.dtype) else source
+
+
+def _is_small(source: CellSource, stored: Stored) -> bool:
+    """Whether the values are to be read in; of many nobody counts how many exactly."""
+    return is_read_in(stored.about / 2, source.dtype) and is_read_in(source.n_stored, source.dtype)
 
 
 def is_read_in(n_stored: float, dtype: np.dtype) -> bool:

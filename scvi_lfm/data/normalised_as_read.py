@@ -1,4 +1,4 @@
-"""Counts in a file that are log-normalised, and judged, while a fit reads them: no reading goes before it."""
+"""Counts elsewhere that are log-normalised, and judged, while a fit reads them: no reading goes before it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import scipy.sparse as sp
 
     from .source import CellSource
+    from .stored import Stored
 
 
 class UnfitValuesError(ValueError):
@@ -57,11 +58,12 @@ class NormalisedAsRead(WrappedSource):
 
     target: float
     notes: _Notes
+    stored: Stored
 
     @classmethod
-    def of(cls, counts: CellSource, target: float) -> NormalisedAsRead:
-        """Counts of which nothing is known yet."""
-        return cls(counts, target, _Notes(*counts.shape))
+    def of(cls, counts: CellSource, target: float, stored: Stored) -> NormalisedAsRead:
+        """Counts of which nothing is known yet but about how many are stored."""
+        return cls(counts, target, _Notes(*counts.shape), stored)
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,9 +71,9 @@ class NormalisedAsRead(WrappedSource):
         return np.dtype(np.float32)
 
     @property
-    def knows_n_stored(self) -> bool:
-        """Whether the number of stored entries is known without a reading: always."""
-        return True
+    def stored_about(self) -> float:
+        """Number of entries that are stored, about."""
+        return self.stored.about
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array:
         """The logarithms of some cells.
@@ -97,7 +99,7 @@ class NormalisedAsRead(WrappedSource):
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> NormalisedAsRead:
         """The logarithms of some cells, whose counts `leaf` has."""
-        return NormalisedAsRead.of(self.source.over(leaf, cells), self.target)
+        return NormalisedAsRead.of(self.source.over(leaf, cells), self.target, self.stored)
 
     def at_genes(self, genes: np.ndarray) -> Selected:
         """The columns of some genes; totals stay those over all."""
@@ -108,13 +110,13 @@ class NormalisedAsRead(WrappedSource):
         return Without(self, mask)
 
 
-def can_be_judged_later(counts: CellSource) -> bool:
+def can_be_judged_later(counts: CellSource, most_stored: float) -> bool:
     """Whether no choice of a fit of logarithms hangs on figures of all of them.
 
-    That is so of a sparse file, one reading of which costs as much as a fit computes, with so many zeros that its
-    values share no level.
+    That is so of sparse values which are not in memory, and read here, where a reading costs as much as a fit computes.
+    Of these no more than `most_stored` may be stored: with so many zeros they share no level.
     """
-    if counts.place != "file" or not (counts.is_sparse and counts.knows_n_stored):
+    if counts.place == "memory" or not counts.is_sparse or counts.cluster is not None:
         return False
     n_cells, n_genes = counts.shape
-    return bool(counts.n_stored < (1 - MOST_ZEROS) * n_cells * n_genes)
+    return bool(most_stored < (1 - MOST_ZEROS) * n_cells * n_genes)

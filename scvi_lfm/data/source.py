@@ -70,6 +70,11 @@ class CellSource(ABC):
         return not self.is_sparse
 
     @property
+    def stored_about(self) -> float:
+        """Number of entries that are stored, about where only a reading of all tells."""
+        return self.n_stored
+
+    @property
     def leaf(self) -> CellSource:
         """Source that the values are read from in the end, cell by cell."""
         return self

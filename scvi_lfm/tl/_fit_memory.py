@@ -28,7 +28,7 @@ def size_of(prepared: PreparedFit) -> Size:
         n_genes=matrix.shape[1],
         n_factors=options.n_factors,
         n_covariates=matrix.n_covariates,
-        n_stored=matrix.source.n_stored,
+        n_stored=matrix.source.stored_about,
         batch_size=options.batch_size,
         n_workers=n_workers(),
         is_sparse=matrix.source.is_sparse,

@@ -97,7 +97,7 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = N
     levels, matrix = _values_to_fit(adata, given, scales, matrix, fitted, some)
     base = None if read.kind is None else _judge(adata, given, read, matrix, fitted, some)
     log_size = _log_size(adata, given, matrix, some)
-    if given.likelihood in CONTINUOUS:
+    if given.likelihood in CONTINUOUS and read.kind is not None:  # what is judged later shares no level
         matrix = _less_level(matrix, given)
     size, n_factors = _sizes(given, matrix, adata.n_obs, has_levels=levels is not None)
     device = resolve_device(given.device)

@@ -114,7 +114,7 @@ def _values(adata: AnnData, prepared: PreparedFit, share: float) -> tuple[str, f
     all_of_it = prepared.fitted.all() and prepared.matrix.observed is None
     read_in = where != "memory" and is_read_in(everything, source.dtype)
     later = bool(all_of_it) and not read_in and can_be_checked_later(prepared.arguments)
-    return where, everything if all_of_it else n_sampled, read_in, later and can_be_judged_later(source)
+    return where, everything if all_of_it else n_sampled, read_in, later and can_be_judged_later(source, everything)
 
 
 def _epochs(prepared: PreparedFit, size: Size) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.data import blocks as module
-from scvi_lfm.data.blocks import Blocks, blocks_of, even_slices, random_parts, slices
+from scvi_lfm.data.blocks import Blocks, blocks_of, even_slices, random_parts, slices, some_cells
 
 CPU = torch.device("cpu")
 
@@ -70,6 +70,16 @@ def test_the_part_that_stands_for_all_is_of_short_runs(monkeypatch):
         inside[first] += 1
     # of 402 binomials one in 4,000 tests would be further out than five standard deviations
     assert np.abs(inside / trials - 1 / count).max() < 5 * np.sqrt(1 / count * (1 - 1 / count) / trials)
+
+
+def test_cells_that_stand_for_all_come_in_short_runs_where_there_are_many(monkeypatch):
+    drawn = np.random.default_rng(3).permutation(402)[:134]
+    np.testing.assert_array_equal(some_cells(402, 134, np.random.default_rng(3)), np.sort(drawn))
+    monkeypatch.setattr(module, "MOST_ONE_BY_ONE", 401)
+    found = some_cells(402, 134, np.random.default_rng(3))
+    assert len(np.unique(found)) == 134
+    assert np.count_nonzero(np.diff(found) > 1) < 134 // 4 + 4
+    np.testing.assert_array_equal(some_cells(402, 500, np.random.default_rng(3)), np.arange(402))
 
 
 def test_runs_hold_each_cell_and_each_pair_of_neighbours_as_often(monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
+from functools import cache, partial
 
 import anndata as ad
 import numpy as np
@@ -11,9 +11,11 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from scvi_lfm.data.dask_chunks import DaskSource
 from scvi_lfm.data.normalised_as_read import NormalisedAsRead, can_be_judged_later
-from scvi_lfm.data.on_disk import SparseFile
 from scvi_lfm.data.opening import open_source
+from scvi_lfm.data.reader import SpanReader
+from scvi_lfm.data.stored import Stored
 from scvi_lfm.data.summary import row_sums
 
 N, M, BATCH = 150, 60, 50
@@ -28,15 +30,16 @@ def nothing_is_read_in(monkeypatch):
 
 @pytest.fixture
 def n_read(monkeypatch):
-    """Cells that were asked of files, in a list of one."""
-    found, rows = [0], SparseFile.rows
+    """Cells that were asked of files and of chunks, in a list of one."""
+    found, rows = [0], SpanReader.rows
 
     def counted(source, which):
         block = rows(source, which)
         found[0] += block.shape[0]
         return block
 
-    monkeypatch.setattr(SparseFile, "rows", counted)
+    monkeypatch.setattr(SpanReader, "rows", counted)
+    monkeypatch.setattr(DaskSource, "rows", counted)
     return found
 
 
@@ -64,6 +67,11 @@ def fitted(adata, **options):
     return adata, sorted(str(one.message) for one in told)
 
 
+def is_judged_later(adata):
+    source = open_source(adata, None)
+    return can_be_judged_later(source, source.n_stored)
+
+
 def changed(cell, value):
     x = made().X.toarray()
     x[cell, 5] = value
@@ -86,6 +94,18 @@ def test_two_readings_and_the_minibatches_give_the_bits_and_the_words_of_memory(
     assert any("1 cell(s) of X are all zero" in text for text in told)
     # the first epoch leaves out the minibatch of the start
     assert readings == (1 if options.get("batch_size") == N else 2 + one.uns["lfm"]["elbo"]["epoch"][-1])
+
+
+def test_lazy_values_are_read_as_often_but_for_a_few_cells_that_tell_how_many_are_stored(tmp_path, n_read):
+    from_array = partial(pytest.importorskip("dask.array").from_array, chunks=(40, M), asarray=False)
+    lazy, memory = fitted(ad.AnnData(from_array(made().X)))[0], fitted(made().copy())[0]
+    # the first epoch leaves out the minibatch of the start
+    assert n_read[0] == N * (2 + lazy.uns["lfm"]["elbo"]["epoch"][-1]) + 4
+    np.testing.assert_array_equal(lazy.obsm["X_lfm"], memory.obsm["X_lfm"])
+    np.testing.assert_array_equal(lazy.obs["lfm_total"], memory.obs["lfm_total"])
+    assert lazy.uns["lfm"]["values"] == memory.uns["lfm"]["values"]
+    with pytest.raises(ValueError, match="X holds 1 value"):
+        fitted(ad.AnnData(from_array(changed(N - 1, -1.0).X)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
@@ -138,13 +158,27 @@ def test_what_asks_for_all_values_first_reads_them_first(tmp_path, n_read):
 
 def test_values_that_may_share_a_level_are_read_first(tmp_path):
     full = ad.AnnData(sp.csr_matrix(1 + np.random.default_rng(0).poisson(3, (N, M)).astype(np.float32)))
-    assert not can_be_judged_later(open_source(backed(full, tmp_path), None))
-    assert can_be_judged_later(open_source(backed(made(), tmp_path), None))
-    assert not can_be_judged_later(open_source(made(), None))
+    assert not is_judged_later(backed(full, tmp_path))
+    assert is_judged_later(backed(made(), tmp_path))
+    assert not is_judged_later(made())
+
+
+def test_some_cells_bound_the_number_of_values_that_are_stored(tmp_path):
+    """Of a dask array; where they cannot show that values share no level, all are read first."""
+    da = pytest.importorskip("dask.array")
+    for share, later in ((0.3, True), (0.9, False)):
+        x = sp.random_array((400, M), density=share, format="csr", rng=np.random.default_rng(0))
+        source = open_source(ad.AnnData(da.from_array(x, chunks=(100, M), asarray=False)), None)
+        stored = Stored.of(source)
+        assert stored.about == pytest.approx(x.nnz, rel=0.2)
+        assert x.nnz <= stored.at_most < 400 * M
+        assert can_be_judged_later(source, stored.at_most) == later
+    assert Stored.of(open_source(made(), None)) == Stored(made().X.nnz, made().X.nnz)
 
 
 def test_notes_are_of_cells_read_among_their_neighbours(tmp_path):
-    source = NormalisedAsRead.of(open_source(backed(made(), tmp_path), None), 1e4)
+    counts = open_source(backed(made(), tmp_path), None)
+    source = NormalisedAsRead.of(counts, 1e4, Stored.of(counts))
     source.rows(np.arange(N))
     source.rows(slice(0, 90))
     source.rows(slice(60, N))  # some were seen: none is noted twice

@@ -11,6 +11,7 @@ import torch
 
 from ..._settings import settings
 from ..._workers import meanwhile
+from ...data.blocks import some_cells
 from ...linalg.covariances import Packed
 from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
@@ -86,7 +87,7 @@ class CountEngine(Engine["State"]):
         self._log_size = torch.as_tensor(self._sizes, dtype=torch.float32, device=options.device)
         known = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
         self._known = torch.as_tensor(known, dtype=torch.float32, device=options.device)
-        self._some = np.sort(self._rng.permutation(n)[: min(n, START_CELLS)])
+        self._some = some_cells(n, START_CELLS, self._rng)
         self._places = torch.from_numpy(self._some).to(options.device)
 
     @cached_property
@@ -113,6 +114,11 @@ class CountEngine(Engine["State"]):
         """Cells that a fit starts from, in memory."""
         return self._matrix.at_cells(self._some)
 
+    @cached_property
+    def _those_seen(self) -> CellMatrix:
+        """The genes of them that epochs see."""
+        return self._those if self._frequent is None else self._those.at_genes(self._frequent)
+
     def _noise(self, state: State) -> None:
         """No noise to be lost: a rate has its own."""
 
@@ -137,7 +143,7 @@ class CountEngine(Engine["State"]):
             rare = Rare.of(self._frequent, g)
             g = g.at(rare.others)
             rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
-            blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
+            blocks = [partial(self._those_seen.batch, part, options.device) for part in parts]
         factors = self._guess((g, activity.mean[:, 0])) if guess is None else guess()
         begun = with_factors(activity, factors)
         first = torch.from_numpy(parts[0])
@@ -156,7 +162,7 @@ class CountEngine(Engine["State"]):
         r, some, device = self._options.n_factors, self._some, self._options.device
         if r == 0:
             return torch.zeros(len(some), 0, dtype=torch.float32, device=device)
-        those = self._those if self._frequent is None else self._those.at_genes(self._frequent)
+        those = self._those_seen
         if not self._problem.likelihood.has_rate:
             logged = standardised(those, margins)
         elif margins is not None:
