@@ -263,6 +263,53 @@ def test_files_are_opened_by_the_workers(client, no_chunks_here, tmp_path):
     assert np.linalg.norm(found - expected.obsm["X_lfm"]) < TOLERANCE * np.linalg.norm(found)
 
 
+@pytest.fixture
+def gathered(monkeypatch):
+    """Numbers of cells whose values came to this process."""
+    numbers, gather = [], Cluster.gather
+
+    def noted(self, source, cells):
+        numbers.append(len(np.arange(source.shape[0])[cells]))
+        return gather(self, source, cells)
+
+    monkeypatch.setattr(Cluster, "gather", noted)
+    return numbers
+
+
+def test_first_epoch_of_counts_brings_here_the_cells_to_start_from_alone(client, no_chunks_here, gathered, monkeypatch):
+    monkeypatch.setattr("scvi_lfm.inference.counts.engine.START_CELLS", 300)
+    monkeypatch.setattr("scvi_lfm.inference.minibatches.BYTES_TOGETHER", 2**16)  # several workers, one after the other
+    monkeypatch.setitem(FITS, "few to start from", {"likelihood": "negative_binomial", "batch_size": 100})
+    found = fitted(in_chunks(made()), "few to start from")
+    assert gathered == [300]
+    for key, values in in_memory("few to start from").items():
+        assert distance(found[key], values) < 1e-4, key
+
+
+@pytest.mark.parametrize("observed", ["all", "stored"])
+def test_held_out_entries_are_drawn_where_cells_lie(client, no_chunks_here, gathered, monkeypatch, observed):
+    sent, loads = [], Cluster._unpacked
+    monkeypatch.setattr(Cluster, "_unpacked", staticmethod(lambda found: sent.append(len(found)) or loads(found)))
+    adata, expected = in_chunks(made()), made().copy()
+    rngs = np.random.default_rng(7), np.random.default_rng(7)
+    for one, rng in zip((adata, expected), rngs, strict=True):
+        lfm.tl.hold_out(one, 0.02, layer="logs", observed=observed, rng=rng, key_added="some")
+    assert (adata.layers["some"] != expected.layers["some"]).nnz == 0
+    assert rngs[0].integers(2**60) == rngs[1].integers(2**60)
+    assert gathered == []
+    # figures of cells and genes, positions, and a few hundred bytes a task
+    assert sum(sent) < made().X.data.nbytes
+
+
+def test_entries_are_recommended_where_cells_lie(client, no_chunks_here, gathered):
+    names = [made().obs_names[at] for at in (1100, 3, 640, 641)]
+    for options in ({"obs_names": names}, {"order": "upper"}):
+        expected = lfm.tl.recommend(with_fit("ratings").copy(), n_top=3, **options)
+        found = lfm.tl.recommend(in_chunks(with_fit("ratings")), n_top=3, **options)
+        pd.testing.assert_frame_equal(found, expected)
+    assert gathered == []
+
+
 @pytest.mark.parametrize("name", ["values", "ratings", "counts"])
 def test_cells_are_projected_where_they_lie(client, no_chunks_here, name):
     reference = made().copy()
