@@ -21,6 +21,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from scvi_lfm.data.cluster import Cluster
 from scvi_lfm.data.dask_chunks import DaskSource
+from scvi_lfm.inference.minibatches import Stretch
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
@@ -43,13 +44,16 @@ FITS = {
     "ratings": {"likelihood": "normal", "layer": "logs", "observed": "stored", "held_out": "test"},
     "ratings by minibatches": {"likelihood": "normal", "layer": "logs", "observed": "stored", "batch_size": 400},
     "counts": {"likelihood": "negative_binomial", "batch_size": 300},
+    "counts by hundreds": {"likelihood": "negative_binomial", "batch_size": 100},
     "counts held out": {"likelihood": "poisson", "batch_size": 300, "held_out": "test"},
 }
 # sums of float64 that round otherwise now and then turn a weight to its neighbour in float32, 6e-8 away, and the steps
 # of a fit make that some ten times more
 TOLERANCE = 2e-5
 # where cells are drawn at random, blocks end where tasks do, and sums of float32 round otherwise too
-TOLERANCES = dict.fromkeys(["values by minibatches", "ratings by minibatches", "counts", "counts held out"], 1e-4)
+TOLERANCES = dict.fromkeys(
+    ["values by minibatches", "ratings by minibatches", "counts", "counts by hundreds", "counts held out"], 1e-4
+)
 
 
 @cache
@@ -279,11 +283,30 @@ def gathered(monkeypatch):
 def test_first_epoch_of_counts_brings_here_the_cells_to_start_from_alone(client, no_chunks_here, gathered, monkeypatch):
     monkeypatch.setattr("scvi_lfm.inference.counts.engine.START_CELLS", 300)
     monkeypatch.setattr("scvi_lfm.inference.minibatches.BYTES_TOGETHER", 2**16)  # several workers, one after the other
-    monkeypatch.setitem(FITS, "few to start from", {"likelihood": "negative_binomial", "batch_size": 100})
-    found = fitted(in_chunks(made()), "few to start from")
+    found = fitted(in_chunks(made()), "counts by hundreds")
     assert gathered == [300]
-    for key, values in in_memory("few to start from").items():
+    for key, values in in_memory("counts by hundreds").items():
         assert distance(found[key], values) < 1e-4, key
+
+
+def test_fit_that_is_stopped_in_the_first_epoch_goes_on_to_the_same_bits(client, monkeypatch, tmp_path):
+    monkeypatch.setattr("scvi_lfm.inference.minibatches.BYTES_TOGETHER", 2**14)
+    monkeypatch.setitem(FITS, "kept", FITS["counts by hundreds"] | {"checkpoint": tmp_path / "kept"})
+    expected, run, calls = fitted(in_chunks(made()), "counts by hundreds"), Stretch.run, []
+
+    def stop(self, *told):
+        calls.append(len(self.minibatches))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(self, *told)
+
+    monkeypatch.setattr(Stretch, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(in_chunks(made()), "kept")
+    found = fitted(in_chunks(made()), "kept")
+    assert sum(calls[:2]) + sum(calls[3:]) == N // 100
+    for key, values in expected.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key)
 
 
 @pytest.mark.parametrize("observed", ["all", "stored"])
