@@ -90,9 +90,10 @@ def _result(where: str, run: Run, futures: list[Any]) -> bytes:
     try:
         return futures[-1].result()
     except Exception:
-        # an error of one of them is that of all
+        # an error of one of them is that of what is made of all
         for task, future in zip(run.tasks, futures, strict=False):
-            if future.status != "finished":
+            if future.status not in {"finished", "pending"}:
                 with naming_cells(where, task.first, task.last, task.chunks):
                     future.result()
-        raise
+        with naming_cells(where, run.tasks[0].first, run.tasks[-1].last, {}):
+            raise
