@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from functools import cached_property, partial
-from itertools import groupby, pairwise
-from operator import itemgetter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
 from .._workers import in_order
+from .blocks_of_tasks import (
+    by_task,
+    even_slices,
+    joined_cells,
+    n_cells_in,
+    pool_tasks,
+    visit_blocks,
+    visit_parts,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .batch import Batch
-    from .cluster import Cluster, Placed
+    from .cluster import Placed
     from .matrix import CellMatrix
 
     Cells = TypeVar("Cells", bound=np.ndarray | slice)
@@ -135,11 +143,11 @@ class Blocks:
     ) -> Iterator[Result]:
         """Results of `function` for each block, in order, with its part of what has one for each.
 
-        On a cluster `pool` makes one result of those of the blocks of a task, in all of so many cells, so that only
-        that travels. A function that is to travel may hold no values.
+        On a cluster `pool` makes one result of those of the blocks of a task, and of a few tasks, in all of so many
+        cells, so that only that comes here. A function that is to travel may hold no values.
         """
         if self._cluster is not None:
-            return self._each_task(partial(_visit_blocks, function, pool, self.dtype), self._placed, parts)
+            return self._each_task(partial(visit_blocks, function, pool, self.dtype), self._placed, parts, pool)
         return self._each_here(lambda number: function(self._block(number), *(own[number] for own in parts)))
 
     def each_without_values(
@@ -151,7 +159,7 @@ class Blocks:
         """Results of a function that is given the parts of each block alone: no cell is read; else as :meth:`each`."""
         if self._cluster is not None:
             placed = [self._cluster.bare(cells) for cells in self._of_tasks]
-            return self._each_task(partial(_visit_parts, function, pool), placed, parts)
+            return self._each_task(partial(visit_parts, function, pool), placed, parts, pool)
         return self._each_here(lambda number: function(*(own[number] for own in parts)))
 
     def _each_here(self, run: Callable[[int], Result]) -> Iterator[Result]:
@@ -160,11 +168,16 @@ class Blocks:
         return in_order(run, numbers) if self.device.type == "cpu" and len(numbers) > 1 else map(run, numbers)
 
     def _each_task(
-        self, visit: Callable[..., list[Result]], placed: Sequence[Placed], parts: Sequence[Sequence[Any]]
+        self,
+        visit: Callable[..., list[Result]],
+        placed: Sequence[Placed],
+        parts: Sequence[Sequence[Any]],
+        pool: Callable[[Iterable[Result], int], Result] | None,
     ) -> Iterator[Result]:
         bounds = [0, *np.cumsum([len(blocks) for blocks in self._tasks]).tolist()]
         more = [[of_blocks[first:last] for of_blocks in parts] for first, last in pairwise(bounds)]
-        for found in self._cluster.each(visit, placed, self._tasks, more):
+        together = None if pool is None else partial(pool_tasks, pool)
+        for found in self._cluster.each(visit, placed, self._tasks, more, pool=together):
             yield from found
 
     @property
@@ -187,59 +200,6 @@ class Blocks:
         return batch
 
 
-def by_task(
-    cluster: Cluster, parts: Sequence[slice | np.ndarray]
-) -> tuple[list[slice | np.ndarray], list[list[slice]]]:
-    """Increasing cells, cut where a task ends; and the blocks of each task as parts of the cells of that task."""
-    cut = [piece for part in parts for piece in cluster.cut(part)]
-    tasks: list[list[slice]] = []
-    for _, pieces in groupby(cut, key=itemgetter(0)):
-        ends = np.cumsum([0, *(n_cells_in(cells) for _, cells in pieces)]).tolist()
-        tasks.append([slice(first, last) for first, last in pairwise(ends)])
-    return [cells for _, cells in cut], tasks
-
-
-def n_cells_in(cells: slice | np.ndarray) -> int:
-    """Number of cells at some positions."""
-    return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
-
-
-def joined_cells(parts: Sequence[slice | np.ndarray]) -> slice | np.ndarray:
-    """Positions of neighbouring blocks."""
-    ends = parts[0], parts[-1]
-    if isinstance(ends[0], slice) and isinstance(ends[1], slice):
-        return slice(ends[0].start, ends[1].stop)
-    return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
-
-
-def _visit_blocks(
-    function: Callable[..., Result],
-    pool: Callable[[Iterable[Result], int], Result] | None,
-    dtype: torch.dtype,
-    matrix: CellMatrix,
-    cells: Sequence[slice],
-    parts: Sequence[Sequence[Any]],
-) -> list[Result]:
-    """Results of `function` for some blocks of a matrix, with their parts of what has one for each; on a worker."""
-    found = (
-        function(matrix.batch(some, torch.device("cpu"), dtype), *more)
-        for some, *more in zip(cells, *parts, strict=True)
-    )
-    return list(found) if pool is None else [pool(found, cells[-1].stop)]
-
-
-def _visit_parts(
-    function: Callable[..., Result],
-    pool: Callable[[Iterable[Result], int], Result] | None,
-    _: None,
-    cells: Sequence[slice],
-    parts: Sequence[Sequence[Any]],
-) -> list[Result]:
-    """Results of `function` for what has a part for each of some blocks; on a worker."""
-    found = (function(*more) for more in zip(*parts, strict=True))
-    return list(found) if pool is None else [pool(found, cells[-1].stop)]
-
-
 def blocks_of(
     matrix: CellMatrix, parts: Iterable[Cells], device: torch.device, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[Cells, Batch]]:
@@ -254,12 +214,6 @@ def slices(
     """Slices of consecutive cells, `size` at a time, or as many as the rule says."""
     size = size or max(1, BLOCK_BYTES // (max(n_genes, 1) * dtype.itemsize))
     return (slice(start, min(start + size, n_cells)) for start in range(0, n_cells, size))
-
-
-def even_slices(n_cells: int, count: int) -> list[slice]:
-    """Slices of consecutive cells, `count` of nearly the same size."""
-    edges = np.linspace(0, n_cells, count + 1).astype(int)
-    return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
 def random_parts(n_cells: int, count: int, rng: np.random.Generator, *, first_short: bool = False) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
@@ -15,13 +16,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from .cluster_errors import naming_cells, raised_by_function
+from .cluster_errors import raised_by_function
 from .memory import MemorySource, take
 from .packing import outlined, pickled, unpickled
 from .source import CellSource, stacked
+from .under_way import Run, batched, in_turn, large_graphs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     Cells = slice | np.ndarray
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 # makes of its cells, (genes, k) for the most part, is little beside their values. It depends on the data alone.
 TASKS = 32
 LEAST_CELLS, MOST_CELLS = 2**10, 2**14
+# averages have the size of the genes, and come here added up for so many tasks
+TASKS_TOGETHER = 8
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -47,6 +51,7 @@ class Placed:
 
     first: int
     last: int
+    n_cells: int
     chunks: dict[str, slice]  # cells of each chunk, by the key of what computes it
     held: Any  # Delayed: what has their values; None: nothing, for what is done without
 
@@ -87,61 +92,75 @@ class Cluster:
         import dask
 
         first, last = _ends(cells)
-        touched = range(int(np.searchsorted(self.borders, first, side="right")) - 1, len(self.chunks))
-        spans = {
-            number: slice(*self.borders[number : number + 2].tolist())
-            for number in touched
-            if self.borders[number] <= last
-        }
-        taken = [_within(cells, span) for span in spans.values()]
-        n_cells = cells.stop - cells.start if isinstance(cells, slice) else len(cells)
+        spans, taken = {}, []
+        for number in range(int(np.searchsorted(self.borders, first, side="right")) - 1, len(self.chunks)):
+            span = slice(*self.borders[number : number + 2].tolist())
+            if span.start > last:
+                break
+            if _count(inside := _within(cells, span)):
+                spans[number] = span
+                taken.append(inside)
+        n_cells = _count(cells)
         hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
         packed = pickled((self.form, list(spans.values()), taken))
         held = dask.delayed(hold_cells, pure=False)(pickled(hollow), packed, *(self.chunks[number] for number in spans))
         if keep:
             held = self.client.persist(held)
-        return Placed(first, last, {str(self.chunks[number].key): span for number, span in spans.items()}, held)
+        return Placed(
+            first, last, n_cells, {str(self.chunks[number].key): span for number, span in spans.items()}, held
+        )
 
     @staticmethod
     def bare(cells: Cells) -> Placed:
         """Cells of one task that does without their values."""
-        return Placed(*_ends(cells), {}, None)
+        return Placed(*_ends(cells), _count(cells), {}, None)
 
     def each(
-        self, function: Callable[..., Result], placed: Sequence[Placed], *parts: Sequence[Any]
+        self,
+        function: Callable[..., Result],
+        placed: Sequence[Placed],
+        *parts: Sequence[Any],
+        pool: Callable[[Iterable[Result], int], Result] | None = None,
     ) -> Iterator[Result]:
         """Results of `function` for what has the values of each, in order, with its part of what has one for each.
 
         The function travels once to a worker, with every tensor that parts may have too: these do not travel again.
+        `pool` makes one result of those of neighbouring tasks, of so many cells, on a worker: only that comes here.
         """
         import dask
 
         outline, tensors = outlined(function)
         known = dask.delayed(hold_function, pure=False)(outline, pickled(tensors))
-        tasks = [
-            dask.delayed(work, pure=False)(known, each.held, pickled(of_each, tensors))
-            for each, *of_each in zip(placed, *parts, strict=True)
-        ]
-        # a step has a few megabytes to tell every worker, and dask warns of them
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"}):
-            futures = self.client.compute(tasks)
-        waiting = list(zip(placed, futures, strict=True))[::-1]
-        del futures
-        while waiting:
-            each, future = waiting.pop()
-            with naming_cells(self.where, each.first, each.last, each.chunks):
-                found = future.result()
-            yield self._unpacked(found)
+        with large_graphs():
+            known = self.client.persist(known)  # or it would be sent with each of several runs
+
+        def run(tasks: Sequence[tuple[Any, ...]]) -> Run:
+            told = [pickled(of_each, tensors) for _, *of_each in tasks]
+            of_run = [each for each, *_ in tasks]
+            made = [
+                dask.delayed(work, pure=False)(known, each.held, some) for each, some in zip(of_run, told, strict=True)
+            ]
+            if pool is not None and len(tasks) > 1:
+                packed = pickled((pool, sum(each.n_cells for each in of_run)))
+                made.append(dask.delayed(work_together, pure=False)(packed, *made))
+            return Run(of_run, made, sum(map(len, told)))
+
+        together = 1 if pool is None else TASKS_TOGETHER
+        runs = map(run, batched(zip(placed, *parts, strict=True), together))
+        return map(self._unpacked, in_turn(self.client, self.where, runs))
 
     @staticmethod
     def _unpacked(found: bytes) -> Any:
         """Result of a task, as it comes here."""
         return pickle.loads(found)
 
-    def each_task(self, function: Callable[[Any], Result], whole: OfCells) -> Iterator[Result]:
-        """Results of `function` for the cells of each task, in order."""
+    def each_task(
+        self, function: Callable[..., Result], whole: OfCells, of_cells: Callable[[slice], Any] | None = None
+    ) -> Iterator[Result]:
+        """Results of `function` for the cells of each task, in order, with what `of_cells` tells of these."""
         cells = [slice(first, last) for first, last in pairwise(self.groups.tolist())]
-        return self.each(function, [self.place(whole, some) for some in cells])
+        told = [] if of_cells is None else [list(map(of_cells, cells))]
+        return self.each(function, [self.place(whole, some) for some in cells], *told)
 
     def entries(self, source: CellSource, cell: np.ndarray, gene: np.ndarray) -> np.ndarray:
         """The values at some positions, in the order of cells."""
@@ -219,11 +238,32 @@ def on_one_thread(function: Callable[P, Result]) -> Callable[P, Result]:
     return run
 
 
+@contextmanager
+def with_threads_of_worker() -> Iterator[None]:
+    """Have torch use as many threads as a worker of dask has, in what is alone on it."""
+    from distributed import get_worker
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(get_worker().state.nthreads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+
+
 @on_one_thread
 def work(function: Held, cells: Held | None, packed: bytes) -> bytes:
     """Result of a function for some cells."""
     with raised_by_function():
         return pickled(function.what(cells and cells.what, *unpickled(packed, function.tensors)))
+
+
+@on_one_thread
+def work_together(packed: bytes, *found: bytes) -> bytes:
+    """One result of those of a few tasks."""
+    with raised_by_function():
+        pool, n_cells = pickle.loads(packed)
+        return pickled(pool(map(pickle.loads, found), n_cells))
 
 
 def _whole(source: CellSource) -> sp.csr_array | np.ndarray:
@@ -237,6 +277,10 @@ def _entries(source: CellSource, cell: np.ndarray, gene: np.ndarray) -> np.ndarr
 def _ends(cells: Cells) -> tuple[int, int]:
     """The first and the last of increasing cells."""
     return (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
+
+
+def _count(cells: Cells) -> int:
+    return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
 
 
 def _within(cells: Cells, span: slice) -> Cells:

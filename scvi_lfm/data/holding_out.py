@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,14 +37,35 @@ def draw_entries(
     if not stored:
         n_zeros = n_rows * n_columns - int(ends[-1])
         zeros = choose(n_zeros, min(len(drawn), round(fraction * n_zeros)), rng)
+    whole = _Drawn(ends, drawn, zeros, n_columns)
+    return stacked(list(source.each_share(partial(_masks, stored=stored), whole.of_cells))), kept
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """What was drawn of some cells: entries and zeros by their numbers among all of these."""
+
+    ends: np.ndarray  # (cells + 1,): numbers of entries before each cell
+    entries: np.ndarray  # increasing
+    zeros: np.ndarray  # increasing
+    n_columns: int
+
+    def of_cells(self, cells: slice) -> _Drawn:
+        """What was drawn of consecutive cells."""
+        ends = self.ends[cells.start : cells.stop + 1]
+        first, last = int(ends[0]), int(ends[-1])
+        zeros = _between(self.zeros, cells.start * self.n_columns - first, cells.stop * self.n_columns - last)
+        return _Drawn(ends - first, _between(self.entries, first, last), zeros, self.n_columns)
+
+
+def _masks(source: CellSource, drawn: _Drawn, *, stored: bool) -> sp.csr_array:
+    """True at the entries that were drawn of all cells of a source."""
     masks, start = [], 0
     for block in source.each_part(partial(_entries, stored=stored)):
-        stop = start + block.shape[0]
-        first, last = int(ends[start]), int(ends[stop])
-        of_zeros = _between(zeros, start * n_columns - first, stop * n_columns - last)
-        masks.append(_mask(block, _between(drawn, first, last), of_zeros))
-        start = stop
-    return stacked(masks), kept
+        of_block = drawn.of_cells(slice(start, start + block.shape[0]))
+        masks.append(_mask(block, of_block.entries, of_block.zeros))
+        start += block.shape[0]
+    return stacked(masks)
 
 
 @naming_memory("hold out molecules")

@@ -115,6 +115,18 @@ class CellSource(ABC):
             return (function(block) for _, block in self.parts(size))
         return chain.from_iterable(cluster.each_task(partial(_of_parts, function, size), self))
 
+    def each_share(
+        self, function: Callable[[CellSource, Any], Result], of_cells: Callable[[slice], Any]
+    ) -> Iterator[Result]:
+        """Results of `function` for all cells, or for those of each task of a cluster, in order.
+
+        It is given a source of the cells, and what `of_cells` tells of them.
+        """
+        cluster = self.cluster
+        if cluster is None:
+            return iter([function(self, of_cells(slice(0, self.shape[0])))])
+        return cluster.each_task(function, self, of_cells)
+
     @property
     def summary(self) -> Summary:
         """Figures of all values, read once. NaN and infinities show in the extremes."""

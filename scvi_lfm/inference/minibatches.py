@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -12,13 +13,34 @@ import torch
 from ..data.blocks import Blocks, blocks_of, even_slices, random_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
     from ..data import Batch, CellMatrix
+    from ..data.cluster import Cluster, Placed
 
     Cells = TypeVar("Cells", np.ndarray, slice)
+
+Result = TypeVar("Result")
+
+
+# what the values of minibatches take that one worker of a cluster goes through: it holds them all
+BYTES_TOGETHER, BYTES_OF_VALUE = 2**28, 8
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring minibatches of an epoch, whose values are brought together on one worker of a cluster."""
+
+    cluster: Cluster
+    rows: np.ndarray  # positions of their cells, increasing
+    minibatches: list[np.ndarray]  # positions of the cells of each among these
+    placed: Placed
+
+    def run(self, function: Callable[[CellMatrix, Sequence[np.ndarray], Any], Result], own: Any) -> Result:
+        """Result of a function of a matrix of these cells, the minibatches and what is told of the cells."""
+        return next(self.cluster.each(function, [self.placed], [self.minibatches], [own]))
 
 
 class Minibatches:
@@ -90,6 +112,35 @@ class Minibatches:
         """Positions and minibatches of every cell once, each one block where it is not on a cluster."""
         order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
         return ((part, Blocks(self.matrix, [part], self._device, self._dtype)) for part in order[n_seen:])
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """Cluster on which cells are worked on."""
+        return self.matrix.source.cluster if self._device.type == "cpu" else None
+
+    def stretches(self, n_seen: int = 0) -> Iterator[Stretch]:
+        """Every cell once, in the minibatches of :meth:`numbered_epoch`, on a cluster; without the first `n_seen`."""
+        cluster, leaf, order = cast("Cluster", self.cluster), self.matrix.source.leaf, self._draw()[n_seen:]
+        bytes_of_all = leaf.n_stored / leaf.shape[0] * sum(map(len, order)) * BYTES_OF_VALUE
+        count = min(max(1, round(bytes_of_all / BYTES_TOGETHER)), len(order))
+        ahead: Stretch | None = None
+        for part in even_slices(len(order), count) if order else []:
+            rows = np.sort(np.concatenate(order[part]))
+            inside = [np.searchsorted(rows, some) for some in order[part]]
+            # its values are brought together while the one before is worked on
+            following = Stretch(cluster, rows, inside, cluster.place(self.matrix, rows, keep=True))
+            if ahead is not None:
+                yield ahead
+            ahead = following
+        if ahead is not None:
+            yield ahead
+
+    def rest(self, n_seen: int) -> tuple[np.ndarray, Blocks]:
+        """Positions and blocks of the cells of an epoch without its first `n_seen` minibatches, in order."""
+        if n_seen == 0:
+            return np.arange(self.matrix.shape[0]), self.everyone
+        rows = np.sort(np.concatenate([np.arange(0), *self._draw()[n_seen:]]))
+        return rows, self._blocks(rows)
 
     def numbered_epoch(self, n_seen: int = 0) -> Iterator[tuple[Tensor, Batch]]:
         """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""

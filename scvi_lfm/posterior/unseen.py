@@ -10,8 +10,10 @@ whose second part is what is not known of the entry. The likelihood's own noise,
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 
@@ -22,7 +24,8 @@ from .dense_blocks import block_size
 from .predictive import BlockPredictor, eta_of_pairs
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ..data import CellSource
@@ -44,20 +47,45 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
 
     `sds` None orders by the expected value, else by the expected eta plus so many of its standard deviations.
     """
-    predictor = BlockPredictor(q)
-
-    def best(block: tuple[slice, sp.coo_array]) -> tuple[Tensor, Tensor]:
-        part, stored = block
-        score = _block_score(predictor, q.at_cells(torch.from_numpy(cells[part])), sds)
-        score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
-        best, at = score.topk(min(n_top, score.shape[1]), dim=1)
-        row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
-        return row + part.start, at[row, rank]
-
-    parts = slices(len(cells), seen.shape[1], size=block_size(seen.shape[1]))
-    blocks = ((part, sp.csr_array(seen.rows(cells[part])).tocoo()) for part in parts)
-    rows, genes = zip(*in_order(best, blocks), strict=True)
+    best = partial(_best_in_block, BlockPredictor(q), n_top, sds)
+    if seen.cluster is None:
+        parts = list(slices(len(cells), seen.shape[1], size=block_size(seen.shape[1])))
+        blocks = ((seen.rows(cells[part]), q.at_cells(torch.from_numpy(cells[part]))) for part in parts)
+        found = in_order(lambda block: best(*block), blocks)
+        numbers = [torch.arange(part.start, part.stop) for part in parts]
+    else:
+        order = np.argsort(cells, kind="stable")
+        tasks = [of_task for _, of_task in seen.cluster.cut(cells[order])]
+        placed = [seen.cluster.place(seen, some) for some in tasks]
+        own = [q.at_cells(torch.from_numpy(some)) for some in tasks]
+        found = seen.cluster.each(partial(_best_of_task, best), placed, own)
+        numbers = list(torch.from_numpy(order).split([len(some) for some in tasks]))
+    chosen = [(of_block[row], gene) for of_block, (row, gene) in zip(numbers, found, strict=True)]
+    rows, genes = zip(*chosen, strict=True)
     return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
+
+
+def _best_in_block(
+    predictor: BlockPredictor, n_top: int, sds: float | None, seen: sp.csr_array, some: Posterior
+) -> tuple[Tensor, Tensor]:
+    """Rows of a block of cells, and genes: the best that it does not store."""
+    stored, score = sp.csr_array(seen).tocoo(), _block_score(predictor, some, sds)
+    score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
+    best, at = score.topk(min(n_top, score.shape[1]), dim=1)
+    row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
+    return row, at[row, rank]
+
+
+def _best_of_task(
+    best: Callable[[sp.csr_array, Posterior], tuple[Tensor, Tensor]], seen: CellSource, q: Posterior
+) -> tuple[Tensor, Tensor]:
+    """The best of all cells of a source, block by block; on a worker."""
+    rows, genes = [], []
+    for part in slices(*seen.shape, size=block_size(seen.shape[1])):
+        row, gene = best(seen.rows(part), q.at_cells(part))
+        rows.append(row + part.start)
+        genes.append(gene)
+    return torch.cat(rows), torch.cat(genes)
 
 
 def _block_score(predictor: BlockPredictor, some: Posterior, sds: float | None) -> Tensor:

@@ -65,7 +65,7 @@ def hold_out(
     ----------
     adata
         Annotated data. Values in a file or a dask array are read a few cells at a time, three times; what is written is
-        in memory.
+        in memory. Entries of a dask array are found by the workers of the active client of dask, if there is one.
     fraction
         Share to hold out, between 0 and 1: of the entries, the molecules or the cells.
     by

@@ -59,6 +59,12 @@ def dense(block):
     return block if isinstance(block, np.ndarray) else block.toarray()
 
 
+def total(parts, n_cells):
+    sums, counts = zip(*parts, strict=True)
+    assert sum(counts) == n_cells
+    return sum(sums), n_cells
+
+
 def forms(source):
     """The source, and what is made of it as it is read."""
     mask = sp.csr_array(np.arange(N * M).reshape(N, M) % 7 == 0)
@@ -96,10 +102,10 @@ def test_blocks_are_worked_on_in_order_with_their_parts(values, cells, keep):
         assert max(len(part) for part, *_ in found) <= 7
         for column, expected in zip(zip(*found, strict=True), (y, blocks.known, weights), strict=True):
             np.testing.assert_array_equal(torch.cat(column), expected)
-    pooled = list(blocks.each(lambda batch: batch.dense().sum(), pool=lambda parts, n: (sum(parts), n)))
-    assert len(pooled) == len(matrix.source.cluster.groups) - 1
+    pooled = list(blocks.each(lambda batch: (batch.dense().sum(), batch.n_cells), pool=total))
+    assert len(pooled) == -(-(len(matrix.source.cluster.groups) - 1) // cluster.TASKS_TOGETHER)
     assert sum(n for _, n in pooled) == len(y)
-    np.testing.assert_allclose(sum(total for total, _ in pooled), y.sum(), rtol=1e-5)
+    np.testing.assert_allclose(sum(found for found, _ in pooled), y.sum(), rtol=1e-5)
     np.testing.assert_array_equal(blocks.known, known[slice(None) if cells is None else cells])
 
 
@@ -110,9 +116,9 @@ def test_what_needs_no_values_reads_no_chunk(values, monkeypatch):
     found = list(blocks.each_without_values(lambda part: part + 1, blocks.split(weights)))
     assert len(found) == len(blocks.places)
     assert torch.equal(torch.cat(found), weights + 1)
-    pooled = list(blocks.each_without_values(torch.sum, blocks.split(weights), pool=lambda parts, n: (sum(parts), n)))
+    pooled = list(blocks.each_without_values(lambda part: (part.sum(), len(part)), blocks.split(weights), pool=total))
     assert sum(n for _, n in pooled) == N
-    assert sum(total for total, _ in pooled) == weights.sum()
+    assert sum(found for found, _ in pooled) == weights.sum()
 
 
 def test_tensors_of_a_function_travel_once(values, monkeypatch):
@@ -183,6 +189,34 @@ def test_errors_of_functions_come_as_they_are(values):
 
     with pytest.raises(KeyError, match="of ours"):
         list(Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU).each(fail))
+
+
+@pytest.mark.slow
+def test_chunk_that_fails_is_named_where_results_are_added_up(values):
+    def fail(block, block_id=None):
+        return block if block_id[0] != 4 else np.empty(0).reshape(3, 5)
+
+    array = da.from_array(values, chunks=((13,) * 9 + (3,), M), asarray=False)
+    source = source_of(array.map_blocks(fail, meta=array._meta, dtype=array.dtype), "X")
+    blocks = Blocks.of_cells(CellMatrix(source), None, CPU)
+    with pytest.raises(OSError, match="X could not be read at cells 52 to 77 .*reshape"):
+        list(blocks.each(lambda batch: (batch.dense().sum(), batch.n_cells), pool=total))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", [None, total])
+def test_what_tasks_are_told_of_their_cells_does_not_pile_up(values, client, monkeypatch, pool):
+    monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", 10)
+    monkeypatch.setattr("scvi_lfm.data.cluster.TASKS_TOGETHER", 2)
+    monkeypatch.setattr("scvi_lfm.data.under_way.MOST_BYTES", 1)
+    sizes, compute = [], client.compute
+    monkeypatch.setattr(client, "compute", lambda tasks: sizes.append(len(tasks)) or compute(tasks))
+    blocks = Blocks.of_cells(CellMatrix(on_cluster(values)), None, CPU)
+    found = list(blocks.each(lambda batch: (batch.dense().sum(), batch.n_cells), pool=pool))
+    assert sum(n for _, n in found) == N
+    # two tasks for each of two threads, and one more whenever the first of them is over
+    assert max(sizes) == sizes[0] <= 6
+    assert len(sizes) > 2
 
 
 def test_workers_compute_on_one_thread_and_have_theirs_back(client, values):

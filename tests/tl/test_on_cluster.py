@@ -21,6 +21,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from scvi_lfm.data.cluster import Cluster
 from scvi_lfm.data.dask_chunks import DaskSource
+from scvi_lfm.inference.minibatches import Stretch
 
 distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
@@ -43,13 +44,25 @@ FITS = {
     "ratings": {"likelihood": "normal", "layer": "logs", "observed": "stored", "held_out": "test"},
     "ratings by minibatches": {"likelihood": "normal", "layer": "logs", "observed": "stored", "batch_size": 400},
     "counts": {"likelihood": "negative_binomial", "batch_size": 300},
-    "counts held out": {"likelihood": "poisson", "batch_size": 300, "held_out": "test"},
+    "counts by hundreds": {"likelihood": "negative_binomial", "batch_size": 100},
+    "counts held out": {"likelihood": "poisson", "batch_size": 300, "held_out": "test", "covariates": "batch"},
+    "counts stored": {"likelihood": "poisson", "batch_size": 300, "observed": "stored"},
 }
 # sums of float64 that round otherwise now and then turn a weight to its neighbour in float32, 6e-8 away, and the steps
 # of a fit make that some ten times more
 TOLERANCE = 2e-5
 # where cells are drawn at random, blocks end where tasks do, and sums of float32 round otherwise too
-TOLERANCES = dict.fromkeys(["values by minibatches", "ratings by minibatches", "counts", "counts held out"], 1e-4)
+TOLERANCES = dict.fromkeys(
+    [
+        "values by minibatches",
+        "ratings by minibatches",
+        "counts",
+        "counts by hundreds",
+        "counts held out",
+        "counts stored",
+    ],
+    1e-4,
+)
 
 
 @cache
@@ -261,6 +274,72 @@ def test_files_are_opened_by_the_workers(client, no_chunks_here, tmp_path):
     lfm.tl.fit(expected, 2, layer="logs", likelihood="normal", max_epochs=4, progress=False)
     found = np.asarray(adata.obsm["X_lfm"])
     assert np.linalg.norm(found - expected.obsm["X_lfm"]) < TOLERANCE * np.linalg.norm(found)
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """Numbers of cells whose values came to this process."""
+    numbers, gather = [], Cluster.gather
+
+    def noted(self, source, cells):
+        numbers.append(len(np.arange(source.shape[0])[cells]))
+        return gather(self, source, cells)
+
+    monkeypatch.setattr(Cluster, "gather", noted)
+    return numbers
+
+
+def test_first_epoch_of_counts_brings_here_the_cells_to_start_from_alone(client, no_chunks_here, gathered, monkeypatch):
+    monkeypatch.setattr("scvi_lfm.inference.counts.engine.START_CELLS", 300)
+    monkeypatch.setattr("scvi_lfm.inference.minibatches.BYTES_TOGETHER", 2**16)  # several workers, one after the other
+    found = fitted(in_chunks(made()), "counts by hundreds")
+    assert gathered == [300]
+    for key, values in in_memory("counts by hundreds").items():
+        assert distance(found[key], values) < 1e-4, key
+
+
+def test_fit_that_is_stopped_in_the_first_epoch_goes_on_to_the_same_bits(client, monkeypatch, tmp_path):
+    monkeypatch.setattr("scvi_lfm.inference.minibatches.BYTES_TOGETHER", 2**14)
+    monkeypatch.setitem(FITS, "kept", FITS["counts by hundreds"] | {"checkpoint": tmp_path / "kept"})
+    expected, run, calls = fitted(in_chunks(made()), "counts by hundreds"), Stretch.run, []
+
+    def stop(self, *told):
+        calls.append(len(self.minibatches))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(self, *told)
+
+    monkeypatch.setattr(Stretch, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(in_chunks(made()), "kept")
+    found = fitted(in_chunks(made()), "kept")
+    assert sum(calls[:2]) + sum(calls[3:]) == N // 100
+    for key, values in expected.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key)
+
+
+@pytest.mark.parametrize("observed", ["all", "stored"])
+def test_held_out_entries_are_drawn_where_cells_lie(client, no_chunks_here, gathered, monkeypatch, observed):
+    sent, loads = [], Cluster._unpacked
+    monkeypatch.setattr(Cluster, "_unpacked", staticmethod(lambda found: sent.append(len(found)) or loads(found)))
+    adata, expected = in_chunks(made()), made().copy()
+    rngs = np.random.default_rng(7), np.random.default_rng(7)
+    for one, rng in zip((adata, expected), rngs, strict=True):
+        lfm.tl.hold_out(one, 0.02, layer="logs", observed=observed, rng=rng, key_added="some")
+    assert (adata.layers["some"] != expected.layers["some"]).nnz == 0
+    assert rngs[0].integers(2**60) == rngs[1].integers(2**60)
+    assert gathered == []
+    # figures of cells and genes, positions, and a few hundred bytes a task
+    assert sum(sent) < made().X.data.nbytes
+
+
+def test_entries_are_recommended_where_cells_lie(client, no_chunks_here, gathered):
+    names = [made().obs_names[at] for at in (1100, 3, 640, 641)]
+    for options in ({"obs_names": names}, {"order": "upper"}):
+        expected = lfm.tl.recommend(with_fit("ratings").copy(), n_top=3, **options)
+        found = lfm.tl.recommend(in_chunks(with_fit("ratings")), n_top=3, **options)
+        pd.testing.assert_frame_equal(found, expected)
+    assert gathered == []
 
 
 @pytest.mark.parametrize("name", ["values", "ratings", "counts"])

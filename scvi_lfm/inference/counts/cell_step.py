@@ -51,7 +51,10 @@ def cell_step(
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
     likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
-    variances, offset = HalfVariances.of(features, cells, approximate=problem.approximate), cells.log_size + mu.to(cells.mean.dtype)
+    variances, offset = (
+        HalfVariances.of(features, cells, approximate=problem.approximate),
+        cells.log_size + mu.to(cells.mean.dtype),
+    )
 
     def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
         linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)

@@ -19,13 +19,12 @@ from ...model.noise import CountNoise, OrdinalNoise
 from ...model.priors import initial_scales, rotation_is_free
 from ...posterior import CountPosterior, to_stored_gauge
 from ...posterior.held_out import score_held_out
-from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..course import WHOLE
+from ..course import WHOLE, Place
 from ..engine import Engine
-from ..learning_rate import learning_rate
 from ..normal.finish import population
 from ..normal.start import first_factors
+from .first_epoch import Running, Steps, stochastic_step
 from .frequent import Rare, Seen, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
 from .last_step import step_of_all, without_unused
@@ -34,7 +33,7 @@ from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
 from .state import Cells, CountGlobals, CountProblem, CountStatistics
-from .sweep import sweep, visit
+from .sweep import sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +42,8 @@ if TYPE_CHECKING:
 
     from ...data import Batch, CellMatrix, HeldOut
     from ...posterior.held_out import Score
-    from ..course import Pass, Place
+    from ..course import Pass
+    from ..minibatches import Stretch
     from ..options import FitOptions, FitResult
     from ..progress import Progress
     from ..ranks import RankCurve
@@ -68,6 +68,15 @@ class State:
     cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
+
+    @property
+    def running(self) -> Running:
+        """What stochastic steps change, besides q of their cells."""
+        return Running(self.globals, self.statistics, self.steps)
+
+    def after(self, running: Running, cells: Cells) -> State:
+        """The state after some of these steps."""
+        return replace(self, **vars(running), cells=cells)
 
 
 class CountEngine(Engine["State"]):
@@ -175,11 +184,8 @@ class CountEngine(Engine["State"]):
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
         """An epoch of every cell once, then the gauge of highest ELBO; the ELBO per entry."""
-        problem, batches = self._seen.problem, self._seen.batches
-        if number > 1:
-            state = self._sweep(state, number, bar, pass_)
-        else:
-            state = pass_.through(state, batches.numbered_epoch(pass_.n_seen), self._step, bar).state
+        problem = self._seen.problem
+        state = (self._first_steps if number == 1 and self.n_batches > 1 else self._sweep)(state, number, bar, pass_)
         g = state.globals
         move, scales = self._best_move(g, state.statistics.xx)
         state = replace(
@@ -193,28 +199,39 @@ class CountEngine(Engine["State"]):
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
-        every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
+        every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY) if number > 1 else 1
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
         cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
         if pass_.most is not None:  # of the cells that it does not come to, what was known
             statistics = state.statistics.scaled(1 - pass_.most / self.n_batches).plus(statistics)
         return replace(
             state,
-            globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
+            globals=gene_step(problem, g, statistics, ROUNDS if number > 1 else 1, share_in(number)),
             statistics=statistics,
             cells=cells,
         )
 
-    def _step(self, at: Place[State], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[State]]:
-        """A stochastic step of the first epoch: what makes the place after it."""
-        problem, state, alone, (rows, batch) = self._seen.problem, at.state, self.n_batches == 1, minibatch
-        g = state.globals
-        features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
-        every = 1 if alone else DISPERSION_EVERY
-        cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, 1), every)
-        statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
-        moved = replace(state, globals=gene_step(problem, g, statistics), statistics=statistics, steps=state.steps + 1)
-        return lambda: at.after(replace(moved, cells=state.cells.put(rows, cells)))
+    def _first_steps(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
+        """Stochastic steps, one at each minibatch."""
+        problem, batches, n_steps = self._seen.problem, self._seen.batches, self._n_steps(state, number)
+
+        def step(at: Place[State], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[State]]:
+            rows, batch = minibatch
+            cells = at.state.cells
+            running, some = stochastic_step(problem, at.state.running, batch, cells.rows(rows), n_steps)
+            return lambda: at.after(at.state.after(running, cells.put(rows, some)))
+
+        def many(at: Place[State], stretch: Stretch) -> Callable[[], Place[State]]:
+            rows, n_seen = torch.from_numpy(stretch.rows), at.n_seen + len(stretch.minibatches)
+            cells = at.state.cells
+            running, some = stretch.run(Steps(problem, at.state.running, n_steps), cells.part(rows))
+            for _ in stretch.minibatches[1:]:
+                bar.update()
+            return lambda: Place(at.state.after(running, cells.put(rows, some)), n_seen)
+
+        if batches.cluster is None or pass_.most is not None:
+            return pass_.through(state, batches.numbered_epoch(pass_.n_seen), step, bar).state
+        return pass_.through(state, batches.stretches(pass_.n_seen), many, bar).state
 
     def _n_steps(self, state: State, number: int) -> int:
         cold = number == 1 and len(self._some) < self._problem.n_cells

@@ -45,8 +45,8 @@ class Cells:
         cov = self.cov[index] if self.keeps_cov else self.cov.expand(len(index), -1)
         return Cells(self.mean[index], cov, self.log_size[index])
 
-    def part(self, cells: slice) -> Cells:
-        """Consecutive cells: no copy; with one covariance in place of all where there is no more."""
+    def part(self, cells: slice | Tensor) -> Cells:
+        """Some cells, consecutive ones without a copy; with one covariance in place of all where there is no more."""
         return Cells(self.mean[cells], self.cov[cells] if self.keeps_cov else self.cov, self.log_size[cells])
 
     def with_own_cov(self) -> Cells:
@@ -66,14 +66,14 @@ class Cells:
             return self
         return replace(self, cov=new.cov.mean(0, keepdim=True))
 
-    def put_all(self, parts: Sequence[Cells]) -> Cells:
-        """Cells with other q for all of them, block by block; written in place."""
-        torch.cat([some.mean for some in parts], out=self.mean)
-        covs = torch.cat([some.cov for some in parts])
-        if self.keeps_cov:
-            self.cov[:] = covs
-            return self
-        return replace(self, cov=covs.mean(0, keepdim=True))
+    @classmethod
+    def joined(cls, parts: Sequence[Cells]) -> Cells:
+        """Cells of some blocks, with the average of the covariances of these where each has one."""
+        mean, log_size = (torch.cat([getattr(some, name) for some in parts]) for name in ("mean", "log_size"))
+        if all(some.keeps_cov for some in parts):
+            return cls(mean, torch.cat([some.cov for some in parts]), log_size)
+        shares = mean.new_tensor([len(some.mean) / len(mean) for some in parts])
+        return cls(mean, (shares @ torch.cat([some.cov.mean(0, keepdim=True) for some in parts]))[None], log_size)
 
     def at_factors(self, kept: Tensor, n_known: int) -> Cells:
         """Cells with the factors at positions `kept` alone."""

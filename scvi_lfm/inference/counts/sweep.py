@@ -13,6 +13,7 @@ from ..passes import added, average_with
 from ..progress import Progress
 from .cell_step import cell_step
 from .gene_step import cell_statistics
+from .state import Cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ...data import Batch
     from ...data.blocks import Blocks
     from ..minibatches import Minibatches
-    from .state import Cells, CountGlobals, CountProblem, CountStatistics
+    from .state import CountGlobals, CountProblem, CountStatistics
 
 
 def sweep(
@@ -40,11 +41,10 @@ def sweep(
     What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once. Where a
     pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
     """
-    features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Progress()
-    if everyone.on_cluster and pass_.n_seen == 0 and pass_.most is None:
-        found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
-        at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))
-        for _ in range(batches.count):
+    features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
+    if batches.cluster is not None and pass_.most is None:
+        at = _sweep_at_once(problem, g, features, cells, batches, steps, every, pass_)
+        for _ in range(batches.count - pass_.n_seen):
             bar.update()
         return at.state, at.sums
 
@@ -56,6 +56,27 @@ def sweep(
 
     at = pass_.through(cells, batches.numbered_epoch(pass_.n_seen), step, bar)
     return at.state, at.sums
+
+
+def _sweep_at_once(
+    problem: CountProblem,
+    g: CountGlobals,
+    features: GeneFeatures,
+    cells: Cells,
+    batches: Minibatches,
+    steps: int,
+    every: int,
+    pass_: Pass[Cells],
+) -> Place[Cells]:
+    """The place after all that is left of an epoch, visited at once on a cluster."""
+    places, blocks = batches.rest(pass_.n_seen)
+    if blocks.n_cells == 0:
+        return Place(cells, pass_.n_seen, pass_.sums)
+    rows = torch.from_numpy(places)
+    some = cells if pass_.n_seen == 0 else cells.part(rows)
+    found, new = _visit_all(problem, g, features, blocks, some, steps, every)
+    sums = added(pass_.sums, new, blocks.n_cells / problem.n_cells)
+    return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
 
 
 _Visited = tuple[int, "CountStatistics", list["Cells"]]
@@ -71,14 +92,14 @@ def _visit_all(
     every: int,
 ) -> tuple[list[Cells], CountStatistics]:
     """q of the cells of each block after some steps, and averages over all."""
-    keep = cells.keeps_cov
+    keep, n, places = cells.keeps_cov, blocks.n_cells, blocks.places
 
-    def of_block(batch: Batch, some: Cells) -> _Visited:
-        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every)
+    def of_block(batch: Batch, some: Cells, first: int) -> _Visited:
+        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every, (first, n))
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
-    parts = [cells.part(place) for place in blocks.places]
-    _, statistics, found = _pooled(blocks.each(of_block, parts, pool=_pooled), problem.n_cells)
+    parts = [cells.part(place) for place in places], [place.start for place in places]
+    _, statistics, found = _pooled(blocks.each(of_block, *parts, pool=_pooled), n)
     return found, statistics
 
 
@@ -88,11 +109,18 @@ def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
 
 
 def visit(
-    problem: CountProblem, g: CountGlobals, features: GeneFeatures, batch: Batch, cells: Cells, steps: int, every: int
+    problem: CountProblem,
+    g: CountGlobals,
+    features: GeneFeatures,
+    batch: Batch,
+    cells: Cells,
+    steps: int,
+    every: int,
+    among: tuple[int, int] | None = None,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
     y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
     half = torch.empty_like(y)
     for _ in range(steps):
         cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed, half=half)
-    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half)
+    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half, among)
