@@ -89,6 +89,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none on this machine"))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def sweeps_at_the_start(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Fits of counts begin as fits of some millions of entries do: a third of a small fit's time goes into more sweeps.
+
+    Where slow tests run too, small fits take as many as they do elsewhere. Returns how many that are.
+    """
+    from scvi_lfm.inference.counts import start
+
+    with pytest.MonkeyPatch.context() as patch:
+        most = start.MOST_SWEEPS
+        if "not slow" in request.config.option.markexpr:
+            patch.setattr(start, "MOST_SWEEPS", start.LEAST_WITH_COVARIATES)
+        yield most
+
+
 @pytest.fixture(autouse=True)
 def settings_stay() -> Iterator[None]:
     """No test leaves other settings, or another logger, to those that come after it in its process."""
