@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -58,6 +59,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"half_slow: {about}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays to the end: the collector of garbage looks at none of it, then or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # what is left in every run has every choice of every parameter and, of three or more, every two together
@@ -75,6 +87,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in needs_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch finds none on this machine"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sweeps_at_the_start(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Fits of counts begin as fits of some millions of entries do: a third of a small fit's time goes into more sweeps.
+
+    Where slow tests run too, small fits take as many as they do elsewhere. Returns how many that are.
+    """
+    from scvi_lfm.inference.counts import start
+
+    with pytest.MonkeyPatch.context() as patch:
+        most = start.MOST_SWEEPS
+        if "not slow" in request.config.option.markexpr:
+            patch.setattr(start, "MOST_SWEEPS", start.LEAST_WITH_COVARIATES)
+        yield most
 
 
 @pytest.fixture(autouse=True)

@@ -124,13 +124,17 @@ def test_a_choice_that_is_like_none():
         lfm.tl.fit(SMALL, 2, likelihood="zzz")
 
 
+@pytest.fixture(scope="module")
+def fit_of_ints():
+    return lfm.tl.fit(SMALL, 2, batch_size=20, max_epochs=100, tol=0.2, rng=2, progress=False, copy=True)
+
+
 @pytest.mark.parametrize("number", [2.0, np.int64(2), np.int8(2), np.float32(2), np.uint16(2)])
-def test_whole_numbers_of_any_type(number):
+def test_whole_numbers_of_any_type(number, fit_of_ints):
     adata = lfm.tl.fit(
         SMALL, number, batch_size=number * 10, max_epochs=number * 50, tol=0.2, rng=number, progress=False, copy=True
     )
-    expected = lfm.tl.fit(SMALL, 2, batch_size=20, max_epochs=100, tol=0.2, rng=2, progress=False, copy=True)
-    np.testing.assert_array_equal(adata.obsm["X_lfm"], expected.obsm["X_lfm"])
+    np.testing.assert_array_equal(adata.obsm["X_lfm"], fit_of_ints.obsm["X_lfm"])
     assert {type(adata.uns["lfm"]["params"][name]) for name in ("n_factors", "batch_size", "max_epochs", "rng")} == {
         int
     }

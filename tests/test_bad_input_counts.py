@@ -148,7 +148,7 @@ def test_values_that_float32_skips(counts, form, dtype):
     )
     with refused(ValueError, message, adata):
         fit(adata)
-    fit(adata, mask_var=adata.var_names != "gene_6")
+    fit(adata, 0, mask_var=adata.var_names != "gene_6")
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -163,7 +163,7 @@ def test_values_above_one_are_no_presence(counts, form):
     with refused(ValueError, message, adata):
         fit(adata, likelihood="bernoulli")
     adata.X = (adata.X > 0).astype("float32")
-    fit(adata, likelihood="bernoulli")
+    fit(adata, 0, likelihood="bernoulli")
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -192,7 +192,7 @@ def test_a_cell_without_counts(counts, form):
     )
     with refused(ValueError, message, adata):
         fit(adata)
-    fit(adata, size_factors=np.ones(N))
+    fit(adata, 0, size_factors=np.ones(N))
 
 
 def test_a_cell_without_counts_of_the_genes_that_are_fitted(counts):
@@ -255,7 +255,7 @@ def test_size_factors_of_new_cells_that_are_none(counts, reference, error):
 @pytest.mark.half_slow
 def test_numbers_of_any_kind_are_size_factors(counts, given):
     counts.obs["whole"] = np.arange(1, N + 1)
-    fit(counts, size_factors=given)
+    fit(counts, 0, size_factors=given)
     expected = counts.obs[given] if isinstance(given, str) else given
     np.testing.assert_allclose(counts.obs["lfm_size_factor"], expected, rtol=1e-6)
 

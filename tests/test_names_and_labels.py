@@ -18,12 +18,6 @@ ODD_NAMES = [
 PLAIN_NAMES = [f"n{k}" for k in range(len(ODD_NAMES))]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def searched(names: list[str]) -> ad.AnnData:
     """A fit with its tables, cells and genes called by these names first."""
     adata = lfm.datasets.simulate(N, M, 2)
@@ -200,7 +194,7 @@ def test_odd_groups_are_titles(adata, groups):
 @pytest.mark.parametrize("kind", [kind for kind in LABELS if kind not in NUMBERS])
 def test_labels_of_any_kind_are_covariates(adata, kind):
     adata.obs["label"], groups = LABELS[kind]
-    lfm.tl.fit(adata, 2, covariates="label", key_added="adjusted", progress=False)
+    lfm.tl.fit(adata, 0, covariates="label", key_added="adjusted", progress=False)
     coding = adata.uns["adjusted"]["covariates"]
     assert [coding["reference"].iloc[0], *coding["level"]] == groups
 

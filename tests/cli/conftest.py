@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from scvi_lfm._cli import _files as files
+from scvi_lfm._cli._probe import check_survives
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -47,3 +51,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "notes" / "notes.zarr" / "mine.txt").write_text("keep me")
     (folder / "data.csv").write_text("1,2\n")
     return folder
+
+
+@pytest.fixture(scope="session")
+def check_once() -> Callable[[Path, int], None]:
+    """Whether HDF5 gets through a file, asked once until it changes: each time, a copy of the process asks."""
+    return cache(lambda path, changed: check_survives(path))
+
+
+@pytest.fixture(autouse=True)
+def each_file_is_tried_once(monkeypatch: pytest.MonkeyPatch, check_once: Callable[[Path, int], None]) -> None:
+    monkeypatch.setattr(files, "check_survives", lambda path: check_once(path, path.stat().st_mtime_ns))

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
+from commands import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import _parser as parser
@@ -22,10 +23,6 @@ from scvi_lfm._cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 def assert_same_fit(one: ad.AnnData, other: ad.AnnData, key: str = "lfm") -> None:
@@ -45,14 +42,18 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  scvi-lfm {name}" in printed, f"no example of {name}"
 
 
-def test_help_does_not_wait_for_libraries() -> None:
+def test_help_and_completion_do_not_wait_for_libraries() -> None:
+    """Shells ask for completion whenever they start."""
     code = (
         "import sys\nfrom scvi_lfm._cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "for line in (['--help'], ['--completion', 'bash']):\n"
+        "    try:\n        main(line)\n    except SystemExit:\n        pass\n"
         "sys.exit(' '.join({'torch', 'pyro', 'anndata', 'scanpy', 'numpy', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
+    assert "usage: scvi-lfm" in done.stdout
+    assert "_shtab_scvi_lfm" in done.stdout
 
 
 def test_choices_are_those_of_the_package() -> None:

@@ -48,17 +48,6 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "pip install shtab" in capsys.readouterr().err
 
 
-def test_does_not_wait_for_libraries() -> None:
-    """Shells run it whenever they start."""
-    code = (
-        "import sys\nfrom scvi_lfm._cli import main\n"
-        "try:\n    main(['--completion', 'bash'])\nexcept SystemExit:\n    pass\n"
-        "sys.exit(' '.join({'torch', 'pyro', 'anndata', 'scanpy', 'numpy', 'pandas'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip() == ""
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -70,13 +70,13 @@ def test_options_of_fit_are_all_in_a_known_group() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples read, under their names. Not to be written into."""
     folder = tmp_path_factory.mktemp("examples")
-    counts = lfm.datasets.simulate(120, 60, 3, likelihood="poisson", depth_spread=0.2, rng=1)
+    counts = lfm.datasets.simulate(60, 30, 3, likelihood="poisson", mu=0.5, depth_spread=0.2, rng=1)
     counts.layers["counts"] = counts.X.copy()
-    counts.obs["leiden"] = pd.Categorical(np.array(["1", "3", "7"])[np.arange(120) % 3])
-    counts.obs["batch"] = pd.Categorical(np.array(["a", "b"])[np.arange(120) // 60])
+    counts.obs["leiden"] = pd.Categorical(np.array(["1", "3", "7"])[np.arange(60) % 3])
+    counts.obs["batch"] = pd.Categorical(np.array(["a", "b"])[np.arange(60) // 30])
     counts.var_names = ["CD3E", *counts.var_names[1:]]
     counts.obsm["X_pca"] = counts.obsm["A"]
-    counts.obs["is_stimulated"] = np.arange(120) % 2 == 0
+    counts.obs["is_stimulated"] = np.arange(60) % 2 == 0
     counts.write_h5ad(folder / "counts.h5ad")
     counts.write_h5ad(folder / "new_counts.h5ad")
     counts.write_zarr(folder / "data.zarr")

@@ -24,6 +24,11 @@ CRASHES = sorted(probe._CRASHES)
 NO_MEMORY = "scvi-lfm: error: There is not enough memory to read "
 
 
+@pytest.fixture(autouse=True)
+def each_file_is_tried_once():
+    """No: here every file is tried each time it is read."""
+
+
 @pytest.fixture
 def limited():
     """A limit of the address space, far above what is taken."""

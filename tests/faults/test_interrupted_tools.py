@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from lines_run import lines_run
 from scvi_lfm.posterior.store.transaction import all_or_nothing
 
 if TYPE_CHECKING:
@@ -49,28 +49,18 @@ TOOLS: dict[str, Callable[[ad.AnnData], object]] = {
 
 def interrupt(call: Callable[[], object], line: int | None) -> int:
     """Raise KeyboardInterrupt at that line of Python since writing began; the number of lines that ran."""
-    lines, begun = 0, False
+    begun = False
 
-    def trace(frame: FrameType, event: str, argument: object) -> Callable | None:
-        nonlocal lines, begun
+    def counts(frame: FrameType, event: str) -> bool:
+        nonlocal begun
         inside = frame.f_code is WRITING
-        if begun and event == "line" and not inside:
-            lines += 1
-            if lines == line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
+        counted = begun and event == "line" and not inside
         # it hands over at its `yield`, and what comes then is to be whole or taken back
         if inside and event == "return":
             begun = not begun
-        return trace
+        return counted
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return lines
+    return lines_run(call, counts, line)
 
 
 @pytest.mark.slow

@@ -50,5 +50,5 @@ def drawn_texts(figure: Figure) -> DrawnTexts:
         return draw(self, renderer, *args, **kwargs)
 
     with mock.patch.object(Text, "draw", noted):
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return found

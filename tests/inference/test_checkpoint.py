@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from lines_run import lines_run
 from scvi_lfm.inference import checkpoint
 from scvi_lfm.inference.counts.state import Cells
 
@@ -183,29 +184,10 @@ def test_a_fit_goes_on_from_every_place_to_its_end(name, writes, monkeypatch, tm
 TRACED = ("loop.py", "course.py", "engine.py", "sweep.py", "state.py", "passes.py")
 
 
-def lines_run(call, line: int | None = None) -> int:
-    """Raise KeyboardInterrupt at a line of the loop and the engines; the number of them that ran."""
-    lines = 0
-
-    def trace(frame, event, argument):
-        nonlocal lines
-        path = Path(frame.f_code.co_filename)
-        if "inference" not in path.parts or path.name not in TRACED:
-            return None
-        if event == "line":
-            lines += 1
-            if lines == line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return lines
+def of_a_fit(frame, event):
+    """Whether a line is one of the loop and the engines."""
+    path = Path(frame.f_code.co_filename)
+    return event == "line" if "inference" in path.parts and path.name in TRACED else None
 
 
 # a fit that is traced takes a second or two
@@ -214,12 +196,12 @@ def lines_run(call, line: int | None = None) -> int:
 def test_ctrl_c_at_any_line_keeps_a_state_that_is_whole(name, tmp_path):
     """Cells of counts are written in place; and the clock has not asked for a single write."""
     case, whole = CASES[name], CASES[name].data()
-    n_lines = lines_run(lambda: case.fit(whole))
+    n_lines = lines_run(lambda: case.fit(whole), of_a_fit)
     interrupted = 0
     for line in np.linspace(1, n_lines, 12).astype(int).tolist():
         path, adata = tmp_path / str(line), case.data()
         try:
-            lines_run(lambda adata=adata, path=path: case.fit(adata, checkpoint=path), line)
+            lines_run(lambda adata=adata, path=path: case.fit(adata, checkpoint=path), of_a_fit, line)
         except KeyboardInterrupt as error:
             interrupted += path.exists()
             notes = " ".join(getattr(error, "__notes__", ()))

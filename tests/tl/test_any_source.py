@@ -143,12 +143,7 @@ def pairs():
             yield pytest.param(source, likelihood, marks=[] if i == j else pytest.mark.slow)
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_read_in(monkeypatch):
-    """However few values are, they are read where they lie."""
-    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
-
-
+@pytest.mark.usefixtures("nothing_is_read_in")
 @pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")
 @pytest.mark.parametrize(("source", "likelihood"), list(pairs()))
 def test_every_tool_returns_the_same_bits(source, likelihood, tmp_path):

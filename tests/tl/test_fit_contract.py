@@ -23,7 +23,7 @@ def data(likelihood):
     """Shared: copy before writing into it."""
     if likelihood == "normal":
         return lfm.datasets.simulate(60, 40, R)
-    return lfm.datasets.simulate(120, 60, R, likelihood=likelihood, mu=0.3, factor_scales=[0.8, 0.6], depth_spread=0.3)
+    return lfm.datasets.simulate(80, 40, R, likelihood=likelihood, mu=0.3, factor_scales=[0.8, 0.6], depth_spread=0.3)
 
 
 def fit(adata, **options):

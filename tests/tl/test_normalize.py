@@ -12,6 +12,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from quietly import no_warning
 from readings import readings
 
 N, M = 150, 60
@@ -49,12 +50,6 @@ def shared():
 @pytest.fixture
 def pair(shared):
     return [adata.copy() for adata in shared]
-
-
-def no_warning(call, *arguments, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return call(*arguments, **options)
 
 
 def eta_of(adata, key):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -56,16 +58,27 @@ def distance(one, other):
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference_of():
+    """150 cells, fitted as a case says. Shared: copy before writing into it."""
+
+    @cache
+    def made(case):
+        options = CASES[case]
+        return fit(simulate(options.get("likelihood", "negative_binomial")), **{"n_factors": R, **options})
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def reference(reference_of):
     """150 cells of a negative binomial, fitted. Shared: copy before writing into it."""
-    return fit(simulate())
+    return reference_of("default")
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.half_slow
-def test_agrees_with_the_fit_on_its_own_cells(case):
-    options = CASES[case]
-    reference = fit(simulate(options.get("likelihood", "negative_binomial")), **{"n_factors": R, **options})
+def test_agrees_with_the_fit_on_its_own_cells(reference_of, case):
+    reference = reference_of(case)
     new = without_fit(reference)
     lfm.tl.project(new, reference)
     assert distance(new, reference) < 0.02  # measured over seeds: 0.002 to 0.009
@@ -190,8 +203,8 @@ def test_given_size_factors_are_taken(reference):
     assert distance(lfm.tl.project(new, reference, size_factors=own, copy=True), reference) < 0.01
 
 
-def test_a_column_that_the_fit_took_is_taken_again():
-    reference = fit(simulate(), size_factors="depth")
+def test_a_column_that_the_fit_took_is_taken_again(reference_of):
+    reference = reference_of("column of size factors")
     new = without_fit(reference)
     new.obs["depth"] = 2 * new.obs["depth"]
     result = lfm.tl.project(new, reference, copy=True)
@@ -251,16 +264,16 @@ def test_new_cells_must_hold_counts(reference, change, message):
     assert "lfm" not in new.uns
 
 
-def test_new_cells_of_a_bernoulli_reference_must_be_binary():
-    reference = fit(simulate("bernoulli"), likelihood="bernoulli")
+def test_new_cells_of_a_bernoulli_reference_must_be_binary(reference_of):
+    reference = reference_of("bernoulli")
     new = without_fit(reference)
     new.X = 2 * new.X
     with pytest.raises(ValueError, match=r"that are above 1; .* Binarise them first"):
         lfm.tl.project(new, reference)
 
 
-def test_the_layer_of_the_fit_is_read():
-    reference = fit(simulate(), layer="counts")
+def test_the_layer_of_the_fit_is_read(reference_of):
+    reference = reference_of("layer")
     new = without_fit(reference)
     new.X = np.log1p(new.X.toarray())
     lfm.tl.project(new, reference)

@@ -11,12 +11,18 @@ import torch
 
 import scvi_lfm as lfm
 from scvi_lfm.data import Batch, CellMatrix
+from scvi_lfm.inference.counts import start
 from scvi_lfm.inference.counts.start import add_factors, fit_margins, log_values, with_factors
 from scvi_lfm.inference.counts.state import CountProblem
 from scvi_lfm.inference.normal.start import first_factors
 from scvi_lfm.model.likelihoods import COUNTS
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def all_sweeps(monkeypatch, sweeps_at_the_start):
+    monkeypatch.setattr(start, "MOST_SWEEPS", sweeps_at_the_start)
 
 
 @pytest.fixture(scope="module")
