@@ -88,7 +88,9 @@ class Blocks:
     @classmethod
     def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
         """Blocks of all cells, of a size, or of the size that the rule says."""
-        return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
+        if size is None and device.type != "cpu":
+            size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * torch.float32.itemsize))
+        return cls(matrix, list(slices(*matrix.shape, size=size)), device)
 
     @property
     def n_cells(self) -> int:
@@ -228,12 +230,6 @@ def _visit_parts(
     """Results of `function` for what has a part for each of some blocks; on a worker."""
     found = (function(*more) for more in zip(*parts, strict=True))
     return list(found) if pool is None else [pool(found, cells[-1].stop)]
-
-
-def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:
-    if size is None and device.type != "cpu":
-        size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
-    return slices(*matrix.shape, dtype, size=size)
 
 
 def blocks_of(

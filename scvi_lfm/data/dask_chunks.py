@@ -73,11 +73,6 @@ class DaskSource(SpanReader):
         return sp.issparse(self.array._meta)
 
     @property
-    def n_stored(self) -> int:
-        """Number of entries that are stored: of a sparse array, known when it was read."""
-        return self.summary.n_stored if self.is_sparse else self.shape[0] * self.shape[1]
-
-    @property
     def values_per_cell(self) -> float:
         """Number of values that a cell takes, about."""
         return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)

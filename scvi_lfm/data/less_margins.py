@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .memory import of_parts
+from .canonical import of_parts
 from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
@@ -52,7 +52,3 @@ class LessMargins(WrappedSource):
     def at_genes(self, genes: np.ndarray) -> LessMargins:
         """The columns of some genes, by position or mask."""
         return replace(self, source=self.source.at_genes(genes), of_genes=self.of_genes[genes])
-
-    def without(self, mask: sp.csr_array) -> LessMargins:
-        """The differences less the entries of a mask."""
-        return replace(self, source=self.source.without(mask))

@@ -110,11 +110,6 @@ class DenseFile(SpanReader):
         """Whether zeros may be left out: never."""
         return False
 
-    @property
-    def n_stored(self) -> int:
-        """Number of entries: all."""
-        return self.shape[0] * self.shape[1]
-
     def span(self, start: int, stop: int) -> np.ndarray:
         """The values of consecutive cells."""
         with reading(self.where, slice(start, stop)):

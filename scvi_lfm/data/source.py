@@ -43,9 +43,9 @@ class CellSource(ABC):
         """Whether zeros may be left out; blocks are then compressed by rows, with sorted, unique indices."""
 
     @property
-    @abstractmethod
     def n_stored(self) -> int:
-        """Number of entries that are stored."""
+        """Number of entries that are stored: of a sparse source, known when all values were read once."""
+        return self.summary.n_stored if self.is_sparse else self.shape[0] * self.shape[1]
 
     @abstractmethod
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._fit_arguments import ARGUMENTS
-from .._keys import PARAMS, PRIOR_GENE_COV, WRITTEN
-from .._validate import check_key, check_writable, one_column
+from .._keys import DEFAULT_KEYS, PARAMS, PRIOR_GENE_COV, WRITTEN
+from .._validate import check_key, check_writable, itself_or_copy, one_column
 from ..posterior.store.schema import ALONG_CELLS, fit_places
+from ..posterior.store.transaction import all_or_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
     # a container of an AnnData, and a name in it
     Place = tuple[str, str]
-
-DEFAULT_KEYS = {
-    "fit": "lfm",
-    "project": "lfm",
-    "rank_genes": "rank_genes_lfm",
-    "rank_cells": "rank_cells_lfm",
-    "anomalies": "lfm_anomaly",
-    "hold_out": "held_out",
-    "predict": "lfm_expected",
-}
 
 
 def obs_places(names: object) -> list[Place]:
@@ -79,6 +70,16 @@ def check_free(
             f"{_free_key(adata, tool, places)!r}{mend}."
         )
         raise ValueError(msg)
+
+
+def write_fields(adata: AnnData, tool: str, fields: Mapping[Place, Any], *, copy: bool = False) -> AnnData | None:
+    """Write the fields of a result, all of them or none, and note which tool did; the copy if `copy`."""
+    adata = itself_or_copy(adata, copy=copy)
+    with all_or_nothing(adata):
+        for (container, name), values in fields.items():
+            getattr(adata, container)[name] = values
+        note_written(adata, tool, list(fields))
+    return adata if copy else None
 
 
 def note_written(adata: AnnData, tool: str, places: Sequence[Place]) -> None:

@@ -15,9 +15,8 @@ from ..data.blocks import slices
 from ..data.lazy_rows import chunks_of_cells, lazy_rows
 from ..posterior.dense_blocks import block_size
 from ..posterior.predictive import BlockPredictor, eta_of_pairs
-from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._rank_cells import fitted_positions
 from ._tool import tool
 
@@ -111,9 +110,7 @@ def predict(
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
         expected = _expected_layer(adata, stored)
-        with all_or_nothing(adata):
-            adata.layers[layer_added] = expected
-            note_written(adata, "predict", _places(layer_added))
+        write_fields(adata, "predict", dict.fromkeys(_places(layer_added), expected))
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."

@@ -12,11 +12,10 @@ import torch
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import as_list, check_anndata, check_choice, itself_or_copy, near_matches, resolve_groups, resolve_mask
+from .._validate import as_list, check_anndata, check_choice, near_matches, resolve_groups, resolve_mask
 from ..posterior.contrast import Contrast, contrast_genes, expected_eta
-from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._tool import tool
 from ._values import LOG_BASE
 
@@ -158,12 +157,8 @@ def rank_genes(
     params |= {"rankby": rankby, "use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
     if stored.arguments.layer is not None:
         params["layer"] = stored.arguments.layer
-    adata = itself_or_copy(adata, copy=copy)
     record = {PARAMS: params, **_records(names, results, rankby)}
-    with all_or_nothing(adata):
-        adata.uns[key_added] = record
-        note_written(adata, "rank_genes", _places(key_added))
-    return adata if copy else None
+    return write_fields(adata, "rank_genes", dict.fromkeys(_places(key_added), record), copy=copy)
 
 
 def _places(key: str) -> list[tuple[str, str]]:
