@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import anndata as ad
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,12 +11,6 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 
 N, M = 40, 24
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 def in_parts(matrix: sp.csr_matrix, data=None, indices=None, indptr=None) -> sp.csr_matrix:

@@ -18,12 +18,6 @@ ODD_NAMES = [
 PLAIN_NAMES = [f"n{k}" for k in range(len(ODD_NAMES))]
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def searched(names: list[str]) -> ad.AnnData:
     """A fit with its tables, cells and genes called by these names first."""
     adata = lfm.datasets.simulate(N, M, 2)

@@ -54,13 +54,13 @@ class WrappedSource(CellSource):
         return self.source.values_per_cell
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> CellSource:
-        """The same made of some cells, whose values `leaf` has."""
+        """Source made of some cells alone, whose values `leaf` has."""
         return replace(self, source=self.source.over(leaf, cells))
 
     def at_genes(self, genes: np.ndarray) -> CellSource:
-        """The same made of the columns of some genes, by position or mask."""
+        """Source made of the columns of some genes, by position or mask."""
         return replace(self, source=self.source.at_genes(genes))
 
     def without(self, mask: sp.csr_array) -> CellSource:
-        """The same made of the other source less the entries of a mask."""
+        """Source made of the other one less the entries of a mask."""
         return replace(self, source=self.source.without(mask))

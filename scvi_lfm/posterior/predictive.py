@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import in_order
 from ..linalg.packed import doubled, outer, slope_moments
+from .dense_blocks import block_size
 from .posterior import Moments, extend
 
 if TYPE_CHECKING:
@@ -34,8 +36,19 @@ def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.var for part in parts]))
 
 
+def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
+    """Moments of eta for each cell with each gene, those of a cell together, (cells x genes,): products of matrices."""
+    q = q.at_genes(genes)
+    predictor = BlockPredictor(q, dtype=torch.float64)
+    blocks = cells.split(block_size(len(genes)))
+    found = list(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
+    mean, var = (torch.cat(parts).flatten() for parts in zip(*((of.mean, of.var) for of in found), strict=True))
+    return Moments(mean, var)
+
+
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
-    cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
+    some, place = cells.unique(return_inverse=True)  # a covariance that is not held is made once for a cell
+    cell_cov, gene_cov = q.cell_cov.at(some).made().at(place), q.gene_cov.at(genes)
     u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
     var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + cell_cov.slope_products_of_pairs(gene_cov)
     return Moments(mean_of_pairs(q, cells, genes), var)

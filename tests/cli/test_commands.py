@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import _parser as parser
@@ -22,10 +23,6 @@ from scvi_lfm._cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 def assert_same_fit(one: ad.AnnData, other: ad.AnnData, key: str = "lfm") -> None:

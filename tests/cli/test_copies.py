@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
-from scvi_lfm._cli import main
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,10 +24,6 @@ pytestmark = pytest.mark.slow
 
 # what a fit of counts adds to the columns, and what lists them
 NEW = {"obs": ["lfm_a", "lfm_a_sd", "lfm_size_factor"], "var": ["lfm_b", "lfm_b_sd", "lfm_theta"]}
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import pytest
 
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
-from scvi_lfm._cli import main
 from scvi_lfm._cli._writing import write_data
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
     from scvi_lfm._cli._drafts import Draft
     from scvi_lfm._cli._sources import Source
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", pytest.param("zarr", marks=pytest.mark.slow)])

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import scvi_lfm as lfm
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import main
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 IN, OUT, FITTED = "{folder}/data.h5ad", "{tmp}/out.h5ad", "{folder}/fitted.h5ad"

@@ -12,14 +12,10 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
-from scvi_lfm._cli import main
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,12 @@ import pytest
 import scanpy as sc
 
 import scvi_lfm as lfm
-from scvi_lfm._cli import main
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import anndata as ad
-
-
-def run(*arguments: object) -> int:
-    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

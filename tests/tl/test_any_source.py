@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from on_disk import backed, lazy_hdf5, lazy_zarr, zarr_store
 
+pytestmark = pytest.mark.usefixtures("nothing_is_read_in")
 N, M, NEW = 90, 40, 30
 LIKELIHOODS = {
     "values": {"likelihood": "normal"},
@@ -141,12 +142,6 @@ def pairs():
     for i, source in enumerate(SOURCES):
         for j, likelihood in enumerate(LIKELIHOODS):
             yield pytest.param(source, likelihood, marks=[] if i == j else pytest.mark.slow)
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_read_in(monkeypatch):
-    """However few values are, they are read where they lie."""
-    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
 
 
 @pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from on_disk import backed
 from scvi_lfm.data.normalised_as_read import NormalisedAsRead, can_be_judged_later
 from scvi_lfm.data.on_disk import SparseFile
 from scvi_lfm.data.opening import open_source
@@ -18,12 +19,10 @@ from scvi_lfm.data.summary import row_sums
 
 N, M, BATCH = 150, 60, 50
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_read_in(monkeypatch):
-    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning"),
+    pytest.mark.usefixtures("nothing_is_read_in"),
+]
 
 
 @pytest.fixture
@@ -48,11 +47,6 @@ def made() -> ad.AnnData:
     # sums of halves and thirds are not exact
     x *= np.random.default_rng(1).uniform(0.5, 1.5, (N, M)).astype(np.float32)
     return ad.AnnData(sp.csr_matrix(x))
-
-
-def backed(adata, path):
-    adata.write_h5ad(path / "cells.h5ad", compression="gzip")
-    return ad.read_h5ad(path / "cells.h5ad", backed="r")
 
 
 def fitted(adata, **options):

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 import scvi_lfm as lfm
 from readings import readings
+from silent import no_warning
 
 N, M = 150, 60
 QUIET = "ignore:The fit did not converge:UserWarning"
@@ -49,12 +50,6 @@ def shared():
 @pytest.fixture
 def pair(shared):
     return [adata.copy() for adata in shared]
-
-
-def no_warning(call, *arguments, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return call(*arguments, **options)
 
 
 def eta_of(adata, key):

@@ -19,7 +19,10 @@ from scvi_lfm.data.selected import Selected
 
 N, M = 60, 20
 
-pytestmark = pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning"),
+    pytest.mark.usefixtures("nothing_is_read_in"),
+]
 
 
 @pytest.fixture
@@ -27,12 +30,6 @@ def adata():
     x = sp.random(N, M, 0.5, format="csr", dtype=np.float32, random_state=0)
     obs = pd.DataFrame({"half": pd.Categorical(np.where(np.arange(N) < N // 2, "a", "b"))})
     return ad.AnnData(x, obs=obs.set_axis(map(str, obs.index)), var=pd.DataFrame(index=[f"g{j}" for j in range(M)]))
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_read_in(monkeypatch):
-    """However few values are, they are read where they lie."""
-    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
 
 
 @pytest.fixture

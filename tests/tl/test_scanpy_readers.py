@@ -30,12 +30,6 @@ def ranked(request, fitted, tmp_path_factory):
     return ad.read_h5ad(path)
 
 
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
 def test_columns_that_scanpy_asks_for_hold_nothing(ranked):
     stored = ranked.uns[KEY]
     assert set(stored) == {"names", "scores", "logfoldchanges", "sd", "lfsr", "pvals", "pvals_adj", "params"}

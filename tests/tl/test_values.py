@@ -12,6 +12,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
+from silent import no_warning
 
 N, M = 150, 130
 E = math.e
@@ -55,12 +56,6 @@ def logs(fits):
 def new(fits):
     """New cells, logged as the reference was, without a fit."""
     return logged(simulate_counts(1))
-
-
-def no_warning(call, *arguments, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return call(*arguments, **options)
 
 
 # the record
