@@ -20,19 +20,11 @@ if TYPE_CHECKING:
 class LessMargins(WrappedSource):
     """`y_ij - level - (a_i + b_j)` of what a sparse source stores, in float32; what is not stored stays so."""
 
+    dtype = np.dtype(np.float32)
+    is_sparse = True
     level: float
     of_cells: np.ndarray  # (n,) float64
     of_genes: np.ndarray  # (m,) float64
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the differences."""
-        return np.dtype(np.float32)
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return True
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LessMargins:
         """The differences of some cells, whose values `leaf` has."""

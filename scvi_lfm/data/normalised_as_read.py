@@ -55,6 +55,8 @@ class NormalisedAsRead(WrappedSource):
     The same to the bit as :class:`~.normalised.LogNormalised`, which is told the totals.
     """
 
+    dtype = np.dtype(np.float32)
+    knows_n_stored = True
     target: float
     notes: _Notes
 
@@ -62,16 +64,6 @@ class NormalisedAsRead(WrappedSource):
     def of(cls, counts: CellSource, target: float) -> NormalisedAsRead:
         """Counts of which nothing is known yet."""
         return cls(counts, target, _Notes(*counts.shape))
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the logarithms."""
-        return np.dtype(np.float32)
-
-    @property
-    def knows_n_stored(self) -> bool:
-        """Whether the number of stored entries is known without a reading: always."""
-        return True
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array:
         """The logarithms of some cells.
