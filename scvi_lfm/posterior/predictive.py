@@ -7,21 +7,18 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from .._workers import in_order
+from ..data.batch import csr_tensor
 from ..linalg.packed import doubled, outer, slope_moments
 from .dense_blocks import block_size
 from .posterior import Moments, extend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
@@ -54,14 +51,6 @@ def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(mean_of_pairs(q, cells, genes), var)
 
 
-@contextmanager
-def quiet_sparse() -> Iterator[None]:
-    """Hush torch's note that its sparse matrices are new; not for workers, who share what is put back."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        yield
-
-
 class EntryPredictor:
     """Moments of eta for some entries of blocks of cells; what depends on genes alone is computed once."""
 
@@ -78,8 +67,7 @@ class EntryPredictor:
         u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()
         starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device) + block.start)
         variances, means = (
-            torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), device=zeros.device, check_invariants=False)
-            for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
+            csr_tensor(starts, genes, zeros, (n, m)) for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
         )
         # (u u' + S_AA) . T, then v' S v, both summed over lower triangles
         weights = doubled(u.shape[1], u)
