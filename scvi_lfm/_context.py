@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ._settings import logger, settings
-from ._validate import resolve_rng as resolve_rng
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

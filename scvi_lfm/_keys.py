@@ -16,6 +16,16 @@ VARIANCE_RATIO, RANK, HELD_OUT, COVARIATES = "variance_ratio", "rank", "held_out
 VALUES, LEVEL, TOTAL_COUNTS, EXPECTED_COUNTS = "values", "level", "total_counts", "expected_counts"
 # in uns: which tool wrote which field
 WRITTEN = "lfm_written"
+# under which tools store their results unless they are told otherwise
+DEFAULT_KEYS = {
+    "fit": "lfm",
+    "project": "lfm",
+    "rank_genes": "rank_genes_lfm",
+    "rank_cells": "rank_cells_lfm",
+    "anomalies": "lfm_anomaly",
+    "hold_out": "held_out",
+    "predict": "lfm_expected",
+}
 
 
 @dataclass(frozen=True)

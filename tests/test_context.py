@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
-from scvi_lfm._context import pyro_sandbox, resolve_device, resolve_rng
+from scvi_lfm._context import pyro_sandbox, resolve_device
+from scvi_lfm._validate import resolve_rng
 
 
 def global_state():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any
 
 import scvi_lfm as lfm
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     import anndata as ad
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TYPE = "facs_celltype"
@@ -150,15 +149,12 @@ def _draw(adata: ad.AnnData, folder: Path) -> dict[Path, str]:
     import matplotlib as mpl
 
     mpl.use("agg")
-    figures: dict[str, tuple[Figure, str]] = {
+    figures: dict[str, tuple[Any, str]] = {
         "overview.png": (_overview(adata), "Cells by two factors, genes of one type, and anomalies."),
-        "rank_genes.png": (
-            _figure(lfm.pl.rank_genes(adata, show=False)),
-            "The top genes of each type, with intervals.",
-        ),
-        "loadings.png": (_figure(lfm.pl.loadings(adata, show=False)), "The genes that make up the first factors."),
-        "variance.png": (_figure(lfm.pl.variance(adata, show=False)), "How much each factor separates the cells."),
-        "elbo.png": (_figure(lfm.pl.elbo(adata, show=False)), "How the fit converged, epoch by epoch."),
+        "rank_genes.png": (lfm.pl.rank_genes(adata, return_fig=True), "The top genes of each type, with intervals."),
+        "loadings.png": (lfm.pl.loadings(adata, return_fig=True), "The genes that make up the first factors."),
+        "variance.png": (lfm.pl.variance(adata, return_fig=True), "How much each factor separates the cells."),
+        "elbo.png": (lfm.pl.elbo(adata, return_fig=True), "How the fit converged, epoch by epoch."),
     }
     for name, (figure, _) in figures.items():
         _save(figure, folder / name)
@@ -177,11 +173,6 @@ def _overview(adata: ad.AnnData) -> Figure:
     lfm.pl.rank_genes(adata, SHOWN, title=f"genes of {SHOWN} cells", ax=genes, show=False)
     lfm.pl.anomalies(adata, title="counts that should not be there", ax=entries, show=False)
     return figure
-
-
-def _figure(axes: Axes | list[Axes] | Figure | None) -> Figure:
-    first = axes[0] if isinstance(axes, list) else axes
-    return cast("Figure", cast("Axes", first).figure)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._keys import WRITTEN
 from ..posterior.store.schema import fit_places
+from ..tl._overwriting import noted, write_notes
+from ._changes import FRAMES, MAPPINGS
 from ._messages import CommandError
 
 if TYPE_CHECKING:
@@ -38,15 +40,15 @@ def put_back(data: ad.AnnData, results: ad.AnnData, paths: tuple[Path, Path]) ->
     -------
     The fields written.
     """
-    noted, there = _noted(results), _noted(data)
-    if not noted:
+    ours, there = _noted(results), _noted(data)
+    if not ours:
         msg = f"{paths[1]} holds no results. Make them: scvi-lfm fit {paths[0]} {paths[1]} --results-only"
         raise CommandError(msg)
     rows = {
         "obs": _order(data.obs_names, results.obs_names, "cell", paths),
         "var": _order(data.var_names, results.var_names, "gene", paths),
     }
-    for place in noted:
+    for place in ours:
         container, name = place
         if name in getattr(data, container) and place not in there:
             msg = (
@@ -55,32 +57,24 @@ def put_back(data: ad.AnnData, results: ad.AnnData, paths: tuple[Path, Path]) ->
             )
             raise CommandError(msg)
     # of an earlier fit under the same key, what the new one does not have
-    fits = [name for (container, name), tool in noted.items() if container == "uns" and tool in _FITS]
-    for place in {place for key in fits for place in fit_places(key)} & set(there) - set(noted):
+    fits = [name for (container, name), tool in ours.items() if container == "uns" and tool in _FITS]
+    for place in {place for key in fits for place in fit_places(key)} & set(there) - set(ours):
         container, name = place
         del getattr(data, container)[name]
         del there[place]
-    for container, name in noted:
+    for container, name in ours:
         value = getattr(results, container)[name]
         if container != "uns":
             value = _take(value, rows[container[:3]])
         getattr(data, container)[name] = value
-    data.uns[WRITTEN] = _record(there | noted)
-    return list(noted)
+    write_notes(data, there | ours)
+    return list(ours)
 
 
 def _noted(adata: ad.AnnData) -> dict[Place, str]:
     """The fields that tools have noted that they wrote, of those that are there, and which tool."""
-    record = adata.uns.get(WRITTEN, {})
-    found = {(container, name): str(tool) for container, names in record.items() for name, tool in names.items()}
-    return {place: tool for place, tool in found.items() if place[1] in getattr(adata, place[0])}
-
-
-def _record(noted: dict[Place, str]) -> dict[str, dict[str, str]]:
-    record: dict[str, dict[str, str]] = {}
-    for (container, name), tool in noted.items():
-        record.setdefault(container, {})[name] = tool
-    return record
+    there = {name: getattr(adata, name) for name in (*FRAMES, *MAPPINGS)}
+    return {place: tool for place, tool in noted(adata).items() if place[1] in there.get(place[0], ())}
 
 
 def _order(wanted: pd.Index, found: pd.Index, what: str, paths: tuple[Path, Path]) -> Any:

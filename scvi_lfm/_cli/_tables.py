@@ -13,10 +13,6 @@ def _rate(value: float) -> str:
     return "<1e-06" if value < 1e-6 else f"{value:.1e}"
 
 
-def _count(value: float) -> str:
-    return f"{value:.0f}"
-
-
 def _expected_count(value: float) -> str:
     # mostly below one
     return "<0.001" if value < 1e-3 else f"{value:.3f}"
@@ -35,7 +31,7 @@ _FORMATS = {
 }
 
 
-_COUNT_FORMATS = {"y": _count, "expected": _expected_count}
+_COUNT_FORMATS = {"y": "{:.0f}".format, "expected": _expected_count}
 
 
 def as_text(table: pd.DataFrame) -> str:

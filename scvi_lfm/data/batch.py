@@ -189,7 +189,7 @@ def column_sums(values: Tensor) -> Tensor:
 def _squared(matrix: Tensor) -> Tensor:
     if matrix.layout == torch.strided:
         return matrix.square()
-    return _csr_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), tuple(matrix.shape))
+    return csr_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), tuple(matrix.shape))
 
 
 def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
@@ -197,10 +197,11 @@ def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
     parts = [np.require(part, requirements="W") for part in (matrix.indptr, matrix.indices, matrix.data)]
     index_dtype = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
     crow, col = (torch.from_numpy(part.astype(index_dtype, copy=False)).to(device) for part in parts[:2])
-    return _csr_tensor(crow, col, torch.from_numpy(parts[2]).to(device), matrix.shape)
+    return csr_tensor(crow, col, torch.from_numpy(parts[2]).to(device), matrix.shape)
 
 
-def _csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+def csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Compressed matrix of parts that are not checked, without torch's note that such matrices are new."""
     _hear_the_warning()
     return torch.sparse_csr_tensor(crow, col, values, size=tuple(shape), device=values.device, check_invariants=False)
 

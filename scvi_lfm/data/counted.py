@@ -57,14 +57,6 @@ class Counted(WrappedSource):
         self.tally.add(found.shape[0])
         return found
 
-    def at_genes(self, genes: np.ndarray) -> Counted:
-        """The columns of some genes, counted together with the others."""
-        return Counted(self.source.at_genes(genes), self.tally)
-
-    def without(self, mask: sp.csr_array) -> Counted:
-        """The source less the entries of a mask, counted together with the others."""
-        return Counted(self.source.without(mask), self.tally)
-
 
 @dataclass(eq=False)
 class CellSample:

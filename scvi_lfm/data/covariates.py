@@ -46,7 +46,7 @@ def learn_coding(obs: pd.DataFrame, columns: object) -> pd.DataFrame:
     if len(coding) + 2 > len(obs):
         msg = (
             f"`covariates` make {len(coding)} columns of the design matrix, too many for {len(obs)} cells. "
-            f"Leave out what differs from cell to cell; {_widest(coding)!r} has the most levels."
+            f"Leave out what differs from cell to cell; {coding['column'].mode()[0]!r} has the most levels."
         )
         raise ValueError(msg)
     _check_collinear(code(obs, coding), coding)
@@ -221,7 +221,3 @@ def _rank(design: np.ndarray) -> int:
     # the Gram matrix is small: its eigenvalues are the squares
     values = np.linalg.eigvalsh(scaled.T @ scaled)
     return int((values > COLLINEAR**2 * max(len(values), 1) * values[-1]).sum())
-
-
-def _widest(coding: pd.DataFrame) -> str:
-    return str(coding["column"].value_counts().index[0])

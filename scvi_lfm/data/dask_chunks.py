@@ -30,6 +30,7 @@ SHARE_STORED = 0.1
 class DaskSource(SpanReader):
     """Chunks of cells, sparse or dense, each computed by the thread that asks for it, or on a cluster."""
 
+    place = "dask"
     array: Any  # dask array (n, m), in chunks of whole rows
     where: str  # in words
 
@@ -73,19 +74,9 @@ class DaskSource(SpanReader):
         return sp.issparse(self.array._meta)
 
     @property
-    def n_stored(self) -> int:
-        """Number of entries that are stored: of a sparse array, known when it was read."""
-        return self.summary.n_stored if self.is_sparse else self.shape[0] * self.shape[1]
-
-    @property
     def values_per_cell(self) -> float:
         """Number of values that a cell takes, about."""
         return self.shape[1] * (SHARE_STORED if self.is_sparse else 1)
-
-    @property
-    def place(self) -> str:
-        """Place of the values: chunks of a dask array."""
-        return "dask"
 
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:
         """The values of consecutive cells."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .memory import of_parts
+from .canonical import of_parts
 from .wrapped import WrappedSource
 
 if TYPE_CHECKING:
@@ -20,19 +20,11 @@ if TYPE_CHECKING:
 class LessMargins(WrappedSource):
     """`y_ij - level - (a_i + b_j)` of what a sparse source stores, in float32; what is not stored stays so."""
 
+    dtype = np.dtype(np.float32)
+    is_sparse = True
     level: float
     of_cells: np.ndarray  # (n,) float64
     of_genes: np.ndarray  # (m,) float64
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the differences."""
-        return np.dtype(np.float32)
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out."""
-        return True
 
     def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> LessMargins:
         """The differences of some cells, whose values `leaf` has."""
@@ -52,7 +44,3 @@ class LessMargins(WrappedSource):
     def at_genes(self, genes: np.ndarray) -> LessMargins:
         """The columns of some genes, by position or mask."""
         return replace(self, source=self.source.at_genes(genes), of_genes=self.of_genes[genes])
-
-    def without(self, mask: sp.csr_array) -> LessMargins:
-        """The differences less the entries of a mask."""
-        return replace(self, source=self.source.without(mask))

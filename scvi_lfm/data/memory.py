@@ -15,6 +15,8 @@ from .source import CellSource, ones_at
 class MemorySource(CellSource):
     """An array: compressed by rows, or dense, in the dtype that the AnnData holds."""
 
+    place = "memory"
+    knows_n_stored = True
     values: sp.csr_array | np.ndarray
 
     @property
@@ -37,16 +39,6 @@ class MemorySource(CellSource):
         """Number of entries that are stored."""
         return self.values.size if isinstance(self.values, np.ndarray) else self.values.nnz
 
-    @property
-    def place(self) -> str:
-        """Place of the values: memory."""
-        return "memory"
-
-    @property
-    def knows_n_stored(self) -> bool:
-        """Whether the number of stored entries is known without a reading: always."""
-        return True
-
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells; consecutive ones are no copy."""
         return take(self.values, which)
@@ -57,7 +49,7 @@ class MemorySource(CellSource):
 
     def at_genes(self, genes: np.ndarray) -> MemorySource:
         """The columns of some genes, by position or mask."""
-        return MemorySource(self.values[:, genes])
+        return MemorySource(columns(self.values, genes))
 
     def without(self, mask: sp.csr_array) -> MemorySource:
         """A copy less the entries of a mask."""

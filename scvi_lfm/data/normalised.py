@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LogNormalised(WrappedSource):
-    """`log1p(factor_i y_ij)` of another source, in float32: zeros stay zeros, and indices are shared."""
+    """`log1p(factor_i y_ij)` of another source, in float32: zeros stay zeros, and indices are shared.
+
+    Factors stay those that all genes and all entries gave, also of some genes and less the entries of a mask.
+    """
 
     factor: np.ndarray  # (n,) float32
-    known: Summary | None = None  # figures of the logarithms, where they are known already
 
     @property
     def dtype(self) -> np.dtype:
@@ -42,22 +44,9 @@ class LogNormalised(WrappedSource):
         """The logarithms of some cells."""
         return logs_of(self.source.rows(which), self.factor[which])
 
-    def at_genes(self, genes: np.ndarray) -> LogNormalised:
-        """The columns of some genes; totals stay those over all."""
-        return replace(self, source=self.source.at_genes(genes), known=None)
-
-    def without(self, mask: sp.csr_array) -> LogNormalised:
-        """The logarithms less the entries of a mask; totals stay those of all."""
-        return replace(self, source=self.source.without(mask), known=None)
-
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
         return self.source.pattern()
-
-    @property
-    def summary(self) -> Summary:
-        """Figures of the logarithms."""
-        return self.known or super().summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +100,10 @@ def log_normalised(
         )
         raise ValueError(msg)
     kept = counts if chosen is None else counts.at_genes(chosen)
-    return LogNormalised(kept, factors, of_logs), Normalised(kind_of(counts.summary), totals)
+    logs = LogNormalised(kept, factors)
+    if of_logs is not None:
+        logs.is_known(of_logs)
+    return logs, Normalised(kind_of(counts.summary), totals)
 
 
 def factors_of(target: float, totals: np.ndarray) -> np.ndarray:

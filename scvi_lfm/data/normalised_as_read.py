@@ -56,6 +56,8 @@ class NormalisedAsRead(WrappedSource):
     The same to the bit as :class:`~.normalised.LogNormalised`, which is told the totals.
     """
 
+    dtype = np.dtype(np.float32)
+    knows_n_stored = True
     target: float
     notes: _Notes
     stored: Stored
@@ -64,11 +66,6 @@ class NormalisedAsRead(WrappedSource):
     def of(cls, counts: CellSource, target: float, stored: Stored) -> NormalisedAsRead:
         """Counts of which nothing is known yet but about how many are stored."""
         return cls(counts, target, _Notes(*counts.shape), stored)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the logarithms."""
-        return np.dtype(np.float32)
 
     @property
     def stored_about(self) -> float:

@@ -17,6 +17,8 @@ from .reader import SpanReader, reading
 class SparseFile(SpanReader):
     """Values compressed by rows in a file, with the positions where rows begin in memory."""
 
+    is_sparse = True
+    knows_n_stored = True
     values: Any  # of an HDF5 or zarr file: stored values,
     indices: Any  # and their genes
     starts: np.ndarray  # (n + 1,) int64: where the values of each cell begin
@@ -57,19 +59,9 @@ class SparseFile(SpanReader):
         return computable_dtype(self.values.dtype)
 
     @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out: always."""
-        return True
-
-    @property
     def n_stored(self) -> int:
         """Number of entries that are stored."""
         return int(self.starts[-1])
-
-    @property
-    def knows_n_stored(self) -> bool:
-        """Whether the number of stored entries is known without a reading: always."""
-        return True
 
     def span(self, start: int, stop: int) -> sp.csr_array:
         """The values of consecutive cells."""
@@ -91,6 +83,7 @@ class SparseFile(SpanReader):
 class DenseFile(SpanReader):
     """A dense array in a file."""
 
+    is_sparse = False
     values: Any  # of an HDF5 or zarr file
     where: str
 
@@ -104,16 +97,6 @@ class DenseFile(SpanReader):
     def dtype(self) -> np.dtype:
         """Type of the values."""
         return computable_dtype(self.values.dtype)
-
-    @property
-    def is_sparse(self) -> bool:
-        """Whether zeros may be left out: never."""
-        return False
-
-    @property
-    def n_stored(self) -> int:
-        """Number of entries: all."""
-        return self.shape[0] * self.shape[1]
 
     def span(self, start: int, stop: int) -> np.ndarray:
         """The values of consecutive cells."""

@@ -25,10 +25,7 @@ VALUES_BETWEEN = 2**14
 class SpanReader(CellSource):
     """A source that reads consecutive cells."""
 
-    @property
-    def place(self) -> str:
-        """Place of the values: a file, unless another is said."""
-        return "file"
+    place = "file"
 
     @abstractmethod
     def span(self, start: int, stop: int) -> sp.csr_array | np.ndarray:

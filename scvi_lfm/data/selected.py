@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -42,10 +42,6 @@ class Selected(WrappedSource):
     def leaf(self) -> CellSource:
         """Source that the whole one is read from, unless cells are others."""
         return self.source.leaf if self.cells is None else self
-
-    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> Selected:
-        """The part with some of its cells, whose values `leaf` has."""
-        return replace(self, source=self.source.over(leaf, cells))
 
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
         """The values of some cells, by position."""

@@ -43,9 +43,9 @@ class CellSource(ABC):
         """Whether zeros may be left out; blocks are then compressed by rows, with sorted, unique indices."""
 
     @property
-    @abstractmethod
     def n_stored(self) -> int:
-        """Number of entries that are stored."""
+        """Number of entries that are stored: of a sparse source, known when all values were read once."""
+        return self.summary.n_stored if self.is_sparse else self.shape[0] * self.shape[1]
 
     @abstractmethod
     def rows(self, which: slice | np.ndarray) -> sp.csr_array | np.ndarray:
@@ -95,7 +95,7 @@ class CellSource(ABC):
 
     def whole(self) -> sp.csr_array | np.ndarray:
         """Array of all values in memory."""
-        blocks = list(self.each_part(_itself))
+        blocks = list(self.each_part(lambda block: block))
         return stacked(blocks) if blocks else self.rows(slice(None))
 
     def parts(self, size: int | None = None) -> Iterator[tuple[slice, sp.csr_array | np.ndarray]]:
@@ -185,7 +185,7 @@ class CellSource(ABC):
 
     def pattern(self) -> sp.csr_array:
         """Ones at the entries that a sparse source stores."""
-        return sp.vstack(list(self.each_part(_pattern)), format="csr")
+        return sp.vstack(list(self.each_part(lambda block: ones_at(sp.csr_array(block)))), format="csr")
 
 
 def stacked(blocks: list[sp.csr_array | np.ndarray]) -> sp.csr_array | np.ndarray:
@@ -209,11 +209,3 @@ def _of_parts(
     function: Callable[[sp.csr_array | np.ndarray], Result], size: int | None, source: CellSource
 ) -> list[Result]:
     return list(source.each_part(function, size))
-
-
-def _itself(block: sp.csr_array | np.ndarray) -> sp.csr_array | np.ndarray:
-    return block
-
-
-def _pattern(block: sp.csr_array | np.ndarray) -> sp.csr_array:
-    return ones_at(sp.csr_array(block))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from .source import CellSource
 
 if TYPE_CHECKING:
     import numpy as np
+    import scipy.sparse as sp
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,3 +52,15 @@ class WrappedSource(CellSource):
     def values_per_cell(self) -> float:
         """Number of values that the other source stores of a cell, about."""
         return self.source.values_per_cell
+
+    def over(self, leaf: CellSource, cells: slice | np.ndarray = slice(None)) -> CellSource:
+        """Source made of some cells alone, whose values `leaf` has."""
+        return replace(self, source=self.source.over(leaf, cells))
+
+    def at_genes(self, genes: np.ndarray) -> CellSource:
+        """Source made of the columns of some genes, by position or mask."""
+        return replace(self, source=self.source.at_genes(genes))
+
+    def without(self, mask: sp.csr_array) -> CellSource:
+        """Source made of the other one less the entries of a mask."""
+        return replace(self, source=self.source.without(mask))

@@ -21,26 +21,9 @@ COLUMNS = ("user", "movie", "rating", "timestamp")
 HEADER = ("userId", "movieId", "rating", "timestamp")
 LINES_PER_CHUNK = 2**20
 GENRES_100K = (
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+)  # fmt: skip
 # first bytes of gzip, zip, bzip2 and xz
 COMPRESSED = (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ")
 # of ratings, which are digits: some editors put a mark first

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._keys import fit_keys
+from .._keys import DEFAULT_KEYS, fit_keys
 from .._validate import check_anndata, check_count, check_key, near_matches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
-
-DEFAULT_KEYS = {"fit": "lfm", "rank_genes": "rank_genes_lfm", "anomalies": "lfm_anomaly"}
 
 
 def stored_fields(adata: AnnData, key: str, tool: str, *fields: str) -> Mapping[str, Any]:

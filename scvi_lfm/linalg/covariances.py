@@ -60,7 +60,7 @@ class Covariance(ABC):
     def inner(self, matrix: Tensor) -> Tensor:
         """tr(C_i M) for each row, (rows,) in the dtype of `matrix`."""
         flat = pack(matrix) * doubled(len(matrix), matrix)
-        return torch.cat([block.to(matrix.dtype) @ flat for block in self.blocks()])
+        return torch.cat([block.to(matrix.dtype) @ flat for block in self._parts()])
 
     def quadratic(self, x: Tensor) -> Tensor:
         """x_i' C_i x_i, (rows,), for one x (rows, k) of each row."""
@@ -87,7 +87,7 @@ class Covariance(ABC):
     def spread(self, noise: Tensor) -> Tensor:
         """Draws with these covariances, (draws, rows, k), from standard Normal draws of that shape."""
         drawn, start = torch.empty_like(noise), 0
-        for block in (part for whole in self.blocks() for part in whole.split(ROWS_PER_BLOCK)):
+        for block in self._parts():
             rows = slice(start, start + len(block))
             factor, start = root(unpack(block.to(noise.dtype))), rows.stop
             for own, made in zip(noise[:, rows], drawn[:, rows], strict=True):
@@ -97,6 +97,10 @@ class Covariance(ABC):
     def slope_products_of_pairs(self, other: Covariance) -> Tensor:
         """tr(C_AA D_BB) of each row with the same row of another, (rows,)."""
         return other.traces(self.slopes()).mul(other.coordinates()).sum(1)
+
+    def _parts(self) -> Iterator[Tensor]:
+        """Lower triangles by blocks small enough that copies of them take little."""
+        return (part for block in self.blocks() for part in block.split(ROWS_PER_BLOCK))
 
     def _with_rows(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         start = 0

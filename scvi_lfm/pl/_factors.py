@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .._keys import PARAMS, fit_keys
+from .._keys import PARAMS
 from .._validate import near_matches, one_column
 from ..get import variance_df
-from ..get._stored import check_factors, listed
+from ..get._stored import array_of_fit, check_factors, listed
 from ._colors import color_map
 from ._figure import SMALL, WIDTH, likelihood_of, many_axes, shown
 from ._output import plot
@@ -91,16 +91,12 @@ def factors(
     colormap = color_map(cmap)
     shares = variance_df(adata, key=key)["variance_ratio"]
     check_factors([across, up], len(shares))
-    keys = fit_keys(key)
-    if keys.cell_factors not in adata.obsm:
-        msg = f"obsm has no {keys.cell_factors!r}. {near_matches(keys.cell_factors, adata.obsm)} Run lfm.tl.fit again."
-        raise KeyError(msg)
+    xy = array_of_fit(adata, key, "obsm", "cell_factors")[:, [across, up]]
     layer = adata.uns[key][PARAMS].get("layer")
     several = color is not None and not isinstance(color, str)
     colors: list[Any] = listed("color", color) if several else [color]
     values = [None if name is None else _values(adata, name, layer=layer) for name in colors]
     panels = many_axes(len(values), ax, size=_size(values), n_cols=2)
-    xy = np.asarray(adata.obsm[keys.cell_factors])[:, [across, up]]
     whole = "variance" if likelihood_of(adata, key).linear else "factors' variance"
     of_whole, fontsize = ("", SMALL + 1) if several else (f" of {whole}", None)
     for axes, name, column in zip(panels, colors, values, strict=True):

@@ -49,24 +49,36 @@ class Contrast:
         return standard_tail(self.in_sds.abs())
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Sums over some cells of the means and covariances of (a, A), to which those over others are added."""
+
+    n_cells: int
+    mean: Tensor  # (r+1,)
+    cov: Tensor  # (r+1, r+1)
+
+    @classmethod
+    def of(cls, q: Posterior, cells: Tensor) -> Sums:
+        """Sums over the cells of a boolean mask."""
+        return cls(int(cells.sum()), q.cell_mean[cells].sum(0), q.cell_cov.at(cells).total())
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(self.n_cells + other.n_cells, self.mean + other.mean, self.cov + other.cov)
+
+
 @naming_memory("rank genes")
-def contrast_genes(q: Posterior, cells: Tensor, reference: Tensor | None) -> Contrast:
-    """Score every gene for the cells of a boolean mask, against those of another (None: the average fitted cell)."""
-    difference, variance = _mean_of(q, cells)
+def contrast_genes(q: Posterior, cells: Sums, reference: Sums | None) -> Contrast:
+    """Score every gene for some cells, against others (None: the average fitted cell)."""
+    difference, variance = cells.mean / cells.n_cells, cells.cov / cells.n_cells**2
     if reference is not None:
-        other, other_variance = _mean_of(q, reference)
-        difference, variance = difference - other, variance + other_variance
+        difference = difference - reference.mean / reference.n_cells
+        variance = variance + reference.cov / reference.n_cells**2
     difference = q.without_known(difference)
     v = extend(q.gene_mean)
     inner = torch.zeros_like(variance)
     inner[1:, 1:] = torch.outer(difference[1:], difference[1:]) + variance[1:, 1:]
     var = ((v @ variance) * v).sum(1) + q.gene_cov.inner(inner)
     return Contrast(v @ difference, var.sqrt())
-
-
-def _mean_of(q: Posterior, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the average (a, A) of some cells."""
-    return q.cell_mean[cells].mean(0), q.cell_cov.at(cells).total() / cells.sum().square()
 
 
 @naming_memory("rank cells")
@@ -81,7 +93,7 @@ def contrast_cells(q: Posterior, genes: Tensor) -> Contrast:
     return Contrast(A @ direction[first:], var.sqrt())
 
 
-def expected_eta(q: Posterior, cells: Tensor | None) -> Tensor:
-    """Mean over the cells of a mask of expected eta, (m,); None: the average fitted cell."""
+def expected_eta(q: Posterior, cells: Sums | None) -> Tensor:
+    """Mean over some cells of expected eta, (m,); None: the average fitted cell."""
     base = q.mu + q.gene_mean[:, 0]
-    return base if cells is None else base + extend(q.gene_mean) @ q.without_known(q.cell_mean[cells].mean(0))
+    return base if cells is None else base + extend(q.gene_mean) @ q.without_known(cells.mean / cells.n_cells)

@@ -19,7 +19,7 @@ import torch
 
 from .._workers import in_order
 from ..data.blocks import slices
-from .predictive import EntryPredictor, quiet_sparse
+from .predictive import EntryPredictor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,5 +67,4 @@ def score_held_out(q: Posterior, held_out: HeldOut) -> Score:
         law = q.law(predictor.moments(block, cell, gene), cell, gene)
         return Score(law.log_density(value).sum(), (value - law.mean()).square().sum(), len(value))
 
-    with quiet_sparse():
-        return functools.reduce(Score.plus, in_order(of_block, slices(len(q.cell_mean), 0, size=CELLS_PER_BLOCK)))
+    return functools.reduce(Score.plus, in_order(of_block, slices(len(q.cell_mean), 0, size=CELLS_PER_BLOCK)))

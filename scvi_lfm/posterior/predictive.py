@@ -7,19 +7,18 @@ The predictive distribution adds the likelihood's own variance. For counts eta h
 
 from __future__ import annotations
 
-import warnings
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import in_order
+from ..data.batch import csr_tensor
 from ..linalg.packed import doubled, outer, slope_moments
+from .dense_blocks import block_size
 from .posterior import Moments, extend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from ..linalg.covariances import Covariance
@@ -34,19 +33,22 @@ def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.var for part in parts]))
 
 
+def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
+    """Moments of eta for each cell with each gene, those of a cell together, (cells x genes,): products of matrices."""
+    q = q.at_genes(genes)
+    predictor = BlockPredictor(q, dtype=torch.float64)
+    blocks = cells.split(block_size(len(genes)))
+    found = list(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
+    mean, var = (torch.cat(parts).flatten() for parts in zip(*((of.mean, of.var) for of in found), strict=True))
+    return Moments(mean, var)
+
+
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
-    cell_cov, gene_cov = q.cell_cov.at(cells), q.gene_cov.at(genes)
+    some, place = cells.unique(return_inverse=True)  # a covariance that is not held is made once for a cell
+    cell_cov, gene_cov = q.cell_cov.at(some).made().at(place), q.gene_cov.at(genes)
     u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
     var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + cell_cov.slope_products_of_pairs(gene_cov)
     return Moments(mean_of_pairs(q, cells, genes), var)
-
-
-@contextmanager
-def quiet_sparse() -> Iterator[None]:
-    """Hush torch's note that its sparse matrices are new; not for workers, who share what is put back."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        yield
 
 
 class EntryPredictor:
@@ -65,8 +67,7 @@ class EntryPredictor:
         u, S = extend(mean).float(), self._q.cell_cov.at(block).packed().float()
         starts = torch.searchsorted(cells.contiguous(), torch.arange(n + 1, device=cells.device) + block.start)
         variances, means = (
-            torch.sparse_csr_tensor(starts, genes, zeros, size=(n, m), device=zeros.device, check_invariants=False)
-            for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
+            csr_tensor(starts, genes, zeros, (n, m)) for zeros in (u.new_zeros(len(genes)), mean.new_zeros(len(genes)))
         )
         # (u u' + S_AA) . T, then v' S v, both summed over lower triangles
         weights = doubled(u.shape[1], u)

@@ -9,13 +9,12 @@ import pandas as pd
 
 from .._keys import PARAMS
 from .._memory import naming_memory
-from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, itself_or_copy
+from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty
 from ..posterior.anomalies.listing import Question, list_entries
 from ..posterior.anomalies.scan import anomaly_scan
 from ..posterior.dense_blocks import DenseBlocks
-from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit, open_values
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._tool import tool
 
 if TYPE_CHECKING:
@@ -159,17 +158,9 @@ def anomalies(
     params |= {"n_by_tail": found.n_by_tail, "n_by_ratio": found.n_by_ratio}
     if layer is not None:
         params["layer"] = layer
-    adata = itself_or_copy(adata, copy=copy)
-    with all_or_nothing(adata):
-        adata.obs[key_added] = cell_score.astype(np.float32)
-        adata.var[key_added] = gene_score
-        adata.uns[key_added] = {
-            PARAMS: params,
-            "entries": entries,
-            "depth_correlation": _rank_correlation(cell_score, depth),
-        }
-        note_written(adata, "anomalies", _places(key_added))
-    return adata if copy else None
+    record = {PARAMS: params, "entries": entries, "depth_correlation": _rank_correlation(cell_score, depth)}
+    results = (cell_score.astype(np.float32), gene_score, record)
+    return write_fields(adata, "anomalies", dict(zip(_places(key_added), results, strict=True)), copy=copy)
 
 
 def _places(key: str) -> list[tuple[str, str]]:

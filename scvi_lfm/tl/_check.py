@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._context import resolve_rng
-from .._validate import check_anndata, check_not_empty
+from .._validate import check_anndata, check_not_empty, resolve_rng
 from ._check_calibration import calibrate
 from ._check_convergence import compare_fits
 from ._check_words import (

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .._context import resolve_rng
 from .._keys import ELBO
 from .._memory import naming_memory
+from .._validate import resolve_rng
 from ..inference import FitOptions, FitResult, fit_natural_gradient
 from ..model.priors import check_prior_scales
 from ..posterior.predictive import eta_of_pairs, mean_of_pairs

@@ -12,8 +12,7 @@ from .._calls import warn_user
 from .._fit_arguments import ARGUMENTS, DEFAULTS, FAMILIES, Argument, FitArguments
 from .._validate import check_choice, check_count, check_positive, place_of
 from ..data import numbers_of_levels
-from ..data.checks import check_counts
-from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
+from ..model.likelihoods import CONTINUOUS, COUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +50,8 @@ def _checked(name: str, value: Any, known: Argument) -> Any:
 def check_engine_options(given: FitArguments) -> None:
     """Raise unless options of one engine come with it, and a guide is one."""
     for name, known in ARGUMENTS.items():
-        of_engine = known.only is not None and known.only[0] == "engine"
-        if of_engine and not known.belongs(given) and getattr(given, name) is not None:
-            engine = known.only[1][0] if known.only else ""
+        if known.only and known.only[0] == "engine" and not known.belongs(given) and getattr(given, name) is not None:
+            (engine,) = known.only[1]
             msg = f"`{name}` belongs to {engine=}, and engine is {given.engine!r}. Leave it out, or pass the engine."
             raise ValueError(msg)
     if given.guide is not None and not callable(given.guide):
@@ -212,22 +210,6 @@ def check_options_of_likelihood(
         raise ValueError(msg)
 
 
-def check_count_values(
-    matrix: CellMatrix, layer: str | None, likelihood: str, cells: pd.Index, genes: pd.Index
-) -> None:
-    """Raise unless the values suit a count likelihood."""
-    check_counts(
-        matrix.source,
-        place_of(layer),
-        cells,
-        genes,
-        asked=f"likelihood={likelihood!r}",
-        otherwise="likelihood='normal'",
-        maximum=LIKELIHOODS[likelihood].maximum,
-        levels=LIKELIHOODS[likelihood].has_levels,
-    )
-
-
 def check_levels(kind: ValueKind, layer: str | None) -> tuple[float, float]:
     """The lowest and the highest level of whole numbers, which must be few."""
     n_levels = int(kind.maximum - kind.minimum) + 1
@@ -241,28 +223,22 @@ def check_levels(kind: ValueKind, layer: str | None) -> tuple[float, float]:
     return kind.minimum, kind.maximum
 
 
-def check_variation(matrix: CellMatrix, layer: str | None) -> None:
-    """Raise if every value is the same."""
-    if matrix.summary.is_constant:
-        msg = f"Every value of {place_of(layer)} is the same: there is nothing to fit."
+def check_variation(matrix: CellMatrix, layer: str | None, *, stored_only: bool) -> None:
+    """Raise if every value is the same; with `stored_only`, those that a sparse matrix does not store are none."""
+    found = matrix.summary
+    if found.stored_minimum == found.stored_maximum if stored_only else found.is_constant:
+        what = "observed value" if stored_only else "value"
+        msg = f"Every {what} of {place_of(layer)} is the same: there is nothing to fit."
         raise ValueError(msg)
 
 
-def warn_about_empty_genes(matrix: CellMatrix, layer: str | None) -> None:
-    """Warn about genes without a value other than zero."""
-    n_empty = int(matrix.summary.empty_genes.sum())
-    if n_empty:
-        where = place_of(layer)
-        msg = f"{n_empty} gene(s) of {where} are all zero; they are fitted and get B near zero and the lowest b."
-        warn_user(msg)
-
-
-def check_values(matrix: CellMatrix, layer: str | None) -> None:
-    """Raise if there is nothing to fit; warn about cells and genes without a value."""
-    check_variation(matrix, layer)
-    where = place_of(layer)
-    empty_cells = int(matrix.summary.empty_cells.sum())
-    if empty_cells:
-        msg = f"{empty_cells} cell(s) of {where} are all zero; they are fitted and get the embedding of an empty cell."
-        warn_user(msg)
-    warn_about_empty_genes(matrix, layer)
+def warn_about_empty(matrix: CellMatrix, layer: str | None, *, continuous: bool) -> None:
+    """Warn about genes, and of `continuous` values cells, without a value other than zero."""
+    found = matrix.summary
+    empty = {"gene": (found.empty_genes, "B near zero and the lowest b")}
+    if continuous:  # size factors refuse cells without counts
+        empty = {"cell": (found.empty_cells, "the embedding of an empty cell")} | empty
+    for what, (rows, outcome) in empty.items():
+        if rows.any():
+            msg = f"{rows.sum()} {what}(s) of {place_of(layer)} are all zero; they are fitted and get {outcome}."
+            warn_user(msg)

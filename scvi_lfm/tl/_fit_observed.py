@@ -106,10 +106,3 @@ def warn_about_observed(
             "observed='all' if they are."
         )
         warn_user(msg)
-
-
-def check_stored_variation(matrix: CellMatrix, layer: str | None) -> None:
-    """Raise if there is nothing to fit."""
-    if matrix.summary.stored_minimum == matrix.summary.stored_maximum:
-        msg = f"Every observed value of {place_of(layer)} is the same: there is nothing to fit."
-        raise ValueError(msg)

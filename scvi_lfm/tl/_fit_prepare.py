@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from .._context import prepare_threads, resolve_device, resolve_rng
+from .._context import prepare_threads, resolve_device
 from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
-from .._validate import check_count, in_memory, place_of, resolve_mask
+from .._validate import check_count, in_memory, place_of, resolve_mask, resolve_rng
 from ..data import at_level, code, common_level, judged, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base
 from ..inference import FitOptions
-from ..model import likelihoods
-from ..model.likelihoods import CONTINUOUS, COUNTS
+from ..model.likelihoods import CONTINUOUS, COUNTS, LIKELIHOODS
 from ..model.priors import check_prior_scales
 from ._fit_checkpoint import check_checkpoint
 from ._fit_checks import (
     LEARNING_RATE,
     check_auto,
-    check_count_values,
     check_engine_options,
     check_guide_of_normal,
     check_levels,
@@ -31,7 +29,6 @@ from ._fit_checks import (
     check_options_of_likelihood,
     check_shape,
     check_takes_covariates,
-    check_values,
     check_variation,
     checked,
     choose_batch_size,
@@ -39,11 +36,12 @@ from ._fit_checks import (
     choose_max_epochs,
     most_factors,
     warn_about_codes,
-    warn_about_empty_genes,
+    warn_about_empty,
 )
-from ._fit_observed import check_cov_bytes, check_stored_variation, observed_part, warn_about_observed
+from ._fit_observed import check_cov_bytes, observed_part, warn_about_observed
 from ._fit_values import check_normalize, looks_of, warn_about_kind
 from ._size_factors import resolve_size_factors
+from ._values import check_counts_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,8 +193,9 @@ def _values_to_fit(
     likelihood, kind = given.likelihood, cast("ValueKind", matrix.kind)
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
-        check_count_values(matrix, given.layer, likelihood, adata.obs_names, adata.var_names[fitted])
-    levels = check_levels(kind, given.layer) if likelihoods.LIKELIHOODS[likelihood].has_levels else None
+        asked, otherwise = f"{likelihood=}", "likelihood='normal'"
+        check_counts_of(adata, given.layer, fitted, matrix, LIKELIHOODS[likelihood], asked=asked, otherwise=otherwise)
+    levels = check_levels(kind, given.layer) if LIKELIHOODS[likelihood].has_levels else None
     matrix = observed_part(adata, given, likelihood, matrix, fitted, some)
     if likelihood in CONTINUOUS:
         check_guide_of_normal(given.guide, likelihood)
@@ -234,19 +233,12 @@ def _sizes(given: FitArguments, matrix: CellMatrix, n_cells: int, *, has_levels:
 
 
 def _check_data(adata: AnnData, given: FitArguments, matrix: CellMatrix, fitted: np.ndarray) -> None:
-    """Raise unless the likelihood can be fitted to the values."""
-    cells, genes, likelihood = adata.obs_names, adata.var_names[fitted], given.likelihood
-    stored_only = given.observed == "stored"
-    if stored_only:
-        check_stored_variation(matrix, given.layer)
-    warn_about_observed(matrix, given.layer, cells, genes, likelihood=likelihood)
-    if stored_only:
-        return
-    if likelihood in CONTINUOUS:
-        check_values(matrix, given.layer)
-        return
-    check_variation(matrix, given.layer)
-    warn_about_empty_genes(matrix, given.layer)
+    """Raise if there is nothing to fit; warn about cells and genes without a value."""
+    cells, genes, stored_only = adata.obs_names, adata.var_names[fitted], given.observed == "stored"
+    check_variation(matrix, given.layer, stored_only=stored_only)
+    warn_about_observed(matrix, given.layer, cells, genes, likelihood=given.likelihood)
+    if not stored_only:
+        warn_about_empty(matrix, given.layer, continuous=given.likelihood in CONTINUOUS)
 
 
 def _check_together(given: FitArguments) -> dict[str, object]:

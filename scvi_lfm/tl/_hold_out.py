@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
-from .._context import resolve_rng
 from .._fit_arguments import OBSERVED
 from .._keys import train_layer
 from .._settings import logger
@@ -17,14 +16,13 @@ from .._validate import (
     check_fraction,
     check_key,
     check_not_empty,
-    itself_or_copy,
     place_of,
+    resolve_rng,
 )
 from ..data import read_matrix
 from ..data.checks import check_counts
 from ..data.holding_out import draw_entries, thin_molecules
-from ..posterior.store.transaction import all_or_nothing
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._tool import tool
 
 if TYPE_CHECKING:
@@ -160,12 +158,7 @@ def _write(adata: AnnData, key: str, container: str, values: dict[str, Any], *, 
     changed = [name for name in values if not (name in fields and _same(fields[name], values[name]))]
     ends = [name.removeprefix(key) for name in changed]
     check_free(adata, "hold_out", key, lambda stem: [(container, f"{stem}{end}") for end in ends], copy=copy)
-    adata = itself_or_copy(adata, copy=copy)
-    with all_or_nothing(adata):
-        for name, part in values.items():
-            getattr(adata, container)[name] = part
-        note_written(adata, "hold_out", [(container, name) for name in values])
-    return adata if copy else None
+    return write_fields(adata, "hold_out", {(container, name): part for name, part in values.items()}, copy=copy)
 
 
 def _same(stored: Any, drawn: Any) -> bool:

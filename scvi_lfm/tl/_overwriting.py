@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .._fit_arguments import ARGUMENTS
-from .._keys import PARAMS, PRIOR_GENE_COV, WRITTEN
-from .._validate import check_key, check_writable, one_column
+from .._keys import DEFAULT_KEYS, PARAMS, PRIOR_GENE_COV, WRITTEN
+from .._validate import check_key, check_writable, itself_or_copy, one_column
 from ..posterior.store.schema import ALONG_CELLS, fit_places
+from ..posterior.store.transaction import all_or_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
     # a container of an AnnData, and a name in it
     Place = tuple[str, str]
-
-DEFAULT_KEYS = {
-    "fit": "lfm",
-    "project": "lfm",
-    "rank_genes": "rank_genes_lfm",
-    "rank_cells": "rank_cells_lfm",
-    "anomalies": "lfm_anomaly",
-    "hold_out": "held_out",
-    "predict": "lfm_expected",
-}
 
 
 def obs_places(names: object) -> list[Place]:
@@ -58,8 +49,8 @@ def check_free(
     """
     check_writable(adata, copy=copy)
     name = check_key(argument, key)
-    wanted, noted = places(name), _noted(adata)
-    earlier = _is_earlier(adata, tool, name, wanted, noted)
+    wanted, notes = places(name), noted(adata)
+    earlier = _is_earlier(adata, tool, name, wanted, notes)
     protected = _protected(adata, None if tool not in {"fit", "project"} else name)
     protected |= dict.fromkeys(reads, "is read by this call and")
     for container, field in wanted:
@@ -68,7 +59,7 @@ def check_free(
             continue
         if container in {"obs", "var"}:
             one_column(getattr(adata, container), field, container)
-        what, by = protected.get(place), noted.get(place)
+        what, by = protected.get(place), notes.get(place)
         if what is None:
             if by == tool or (by is None and earlier):
                 continue
@@ -81,25 +72,36 @@ def check_free(
         raise ValueError(msg)
 
 
+def write_fields(adata: AnnData, tool: str, fields: Mapping[Place, Any], *, copy: bool = False) -> AnnData | None:
+    """Write the fields of a result, all of them or none, and note which tool did; the copy if `copy`."""
+    adata = itself_or_copy(adata, copy=copy)
+    with all_or_nothing(adata):
+        for (container, name), values in fields.items():
+            getattr(adata, container)[name] = values
+        note_written(adata, tool, list(fields))
+    return adata if copy else None
+
+
 def note_written(adata: AnnData, tool: str, places: Sequence[Place]) -> None:
     """Note which tool wrote these fields, those that there are."""
-    record = {container: dict(names) for container, names in _record(adata).items()}
-    for container, field in places:
-        names = record.setdefault(container, {})
-        names.pop(field, None)
-        if _exists(adata, (container, field)):
-            names[field] = tool
-    adata.uns[WRITTEN] = {container: names for container, names in record.items() if names}
+    found = {place: by for place, by in noted(adata).items() if place not in places}
+    write_notes(adata, found | {place: tool for place in places if _exists(adata, place)})
 
 
-def _record(adata: AnnData) -> dict[str, Mapping[str, str]]:
+def noted(adata: AnnData) -> dict[Place, str]:
+    """Which tool has noted that it wrote which field; whatever else stands there is no note."""
     record = adata.uns.get(WRITTEN)
-    record = record if isinstance(record, Mapping) else {}
-    return {container: names for container, names in record.items() if isinstance(names, Mapping)}
+    found = record.items() if isinstance(record, Mapping) else ()
+    parts = [(container, names) for container, names in found if isinstance(names, Mapping)]
+    return {(container, field): str(by) for container, names in parts for field, by in names.items()}
 
 
-def _noted(adata: AnnData) -> dict[Place, str]:
-    return {(container, field): by for container, names in _record(adata).items() for field, by in names.items()}
+def write_notes(adata: AnnData, notes: Mapping[Place, str]) -> None:
+    """Write which tool wrote which field, in place of what was noted before."""
+    record: dict[str, dict[str, str]] = {}
+    for (container, field), tool in notes.items():
+        record.setdefault(container, {})[field] = tool
+    adata.uns[WRITTEN] = record
 
 
 def _exists(adata: AnnData, place: Place) -> bool:
@@ -129,9 +131,9 @@ def _protected(adata: AnnData, own: str | None) -> dict[Place, str]:
     return found
 
 
-def _is_earlier(adata: AnnData, tool: str, key: str, wanted: Sequence[Place], noted: Mapping[Place, str]) -> bool:
+def _is_earlier(adata: AnnData, tool: str, key: str, wanted: Sequence[Place], notes: Mapping[Place, str]) -> bool:
     """Whether what is under `key` is a result of the tool that was not noted."""
-    if any(place in noted for place in wanted):
+    if any(place in notes for place in wanted):
         return False
     default, stored = key == DEFAULT_KEYS[tool], adata.uns.get(key)
     if tool in _LOOKS and stored is not None:

@@ -14,10 +14,9 @@ from .._workers import in_order
 from ..data.blocks import slices
 from ..data.lazy_rows import chunks_of_cells, lazy_rows
 from ..posterior.dense_blocks import block_size
-from ..posterior.predictive import BlockPredictor, eta_of_pairs
-from ..posterior.store.transaction import all_or_nothing
+from ..posterior.predictive import BlockPredictor, eta_of_grid, eta_of_pairs
 from ._open import open_fit
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._rank_cells import fitted_positions
 from ._tool import tool
 
@@ -111,9 +110,7 @@ def predict(
             msg = "`layer_added` writes every cell and gene: leave out `obs_names` and `var_names`, or `layer_added`."
             raise ValueError(msg)
         expected = _expected_layer(adata, stored)
-        with all_or_nothing(adata):
-            adata.layers[layer_added] = expected
-            note_written(adata, "predict", _places(layer_added))
+        write_fields(adata, "predict", dict.fromkeys(_places(layer_added), expected))
         return None
     if obs_names is None or var_names is None:
         msg = "Pass `obs_names` and `var_names` (the entries to predict), or `layer_added` for all of them."
@@ -121,36 +118,37 @@ def predict(
     levels = [check_fraction("quantiles", level) for level in as_list("quantiles", quantiles)]
     cells = locate("obs_names", obs_names, adata.obs_names, "obs")
     genes = fitted_positions(adata, "var_names", var_names, stored.fitted)
-    cells, genes = _entries(cells, genes, pairs=pairs)
-    return _table(adata, stored, cells, genes, levels)
+    _check_entries(cells, genes, pairs=pairs)
+    return _table(adata, stored, cells, genes, levels, pairs=pairs)
 
 
 def _places(layer: str) -> list[tuple[str, str]]:
     return [("layers", layer)]
 
 
-def _entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> tuple[np.ndarray, np.ndarray]:
-    if pairs:
-        if len(cells) != len(genes):
-            msg = f"With `pairs`, `obs_names` and `var_names` must be equally long: found {len(cells)}, {len(genes)}."
-            raise ValueError(msg)
-        return cells, genes
-    if len(cells) * len(genes) > MAX_ROWS:
+def _check_entries(cells: np.ndarray, genes: np.ndarray, *, pairs: bool) -> None:
+    """Raise unless cells and genes make pairs, or the table of all of them is not too long."""
+    if pairs and len(cells) != len(genes):
+        msg = f"With `pairs`, `obs_names` and `var_names` must be equally long: found {len(cells)}, {len(genes)}."
+        raise ValueError(msg)
+    if not pairs and len(cells) * len(genes) > MAX_ROWS:
         msg = (
             f"{len(cells)} cells x {len(genes)} genes make {len(cells) * len(genes):,} rows, more than {MAX_ROWS:,}. "
             "Ask for fewer, or pass pairs=True with the entries you need."
         )
         raise ValueError(msg)
-    return np.repeat(cells, len(genes)), np.tile(genes, len(cells))
 
 
 @naming_memory("predict", "Ask for fewer entries")
 def _table(
-    adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float]
+    adata: AnnData, stored: StoredFit, cells: np.ndarray, genes: np.ndarray, levels: Sequence[float], *, pairs: bool
 ) -> pd.DataFrame:
+    """One row for each pair, or for each cell with each gene."""
     q = stored.posterior
+    eta = (eta_of_pairs if pairs else eta_of_grid)(q, torch.from_numpy(cells), torch.from_numpy(genes))
+    if not pairs:
+        cells, genes = np.repeat(cells, len(genes)), np.tile(genes, len(cells))
     rows, columns = torch.from_numpy(cells), torch.from_numpy(genes)
-    eta = eta_of_pairs(q, rows, columns)
     names = {
         "cell": adata.obs_names.to_numpy()[cells],
         "gene": adata.var_names.to_numpy()[stored.fitted][genes],

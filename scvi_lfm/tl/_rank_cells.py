@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._validate import check_anndata, itself_or_copy, locate
+from .._validate import check_anndata, locate
 from ..posterior.contrast import contrast_cells
-from ..posterior.store.transaction import all_or_nothing
 from ._open import open_fit
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._tool import tool
 
 if TYPE_CHECKING:
@@ -81,14 +80,8 @@ def rank_cells(
     stored = open_fit(adata, key)
     positions = np.unique(fitted_positions(adata, "genes", genes, stored.fitted))
     contrast = contrast_cells(stored.posterior, torch.from_numpy(positions))
-    adata = itself_or_copy(adata, copy=copy)
-    score, sd, lfsr = (column for _, column in _places(key_added))
-    with all_or_nothing(adata):
-        adata.obs[score] = contrast.score.numpy().astype(np.float32)
-        adata.obs[sd] = contrast.sd.numpy().astype(np.float32)
-        adata.obs[lfsr] = contrast.lfsr.numpy()
-        note_written(adata, "rank_cells", _places(key_added))
-    return adata if copy else None
+    values = (contrast.score.numpy().astype(np.float32), contrast.sd.numpy().astype(np.float32), contrast.lfsr.numpy())
+    return write_fields(adata, "rank_cells", dict(zip(_places(key_added), values, strict=True)), copy=copy)
 
 
 def _places(key: str) -> list[tuple[str, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +14,10 @@ import torch
 from .._keys import PARAMS
 from .._memory import naming_memory
 from .._settings import logger
-from .._validate import as_list, check_anndata, check_choice, itself_or_copy, near_matches, resolve_groups, resolve_mask
-from ..posterior.contrast import Contrast, contrast_genes, expected_eta
-from ..posterior.store.transaction import all_or_nothing
+from .._validate import as_list, check_anndata, check_choice, near_matches, resolve_groups, resolve_mask
+from ..posterior.contrast import Contrast, Sums, contrast_genes, expected_eta
 from ._open import open_fit
-from ._overwriting import check_free, note_written
+from ._overwriting import check_free, write_fields
 from ._tool import tool
 from ._values import LOG_BASE
 
@@ -152,18 +153,14 @@ def rank_genes(
     _check_sizes(labels, chosen, reference)
     names = adata.var_names.to_numpy()[stored.fitted]
     base = base_of_logs(stored)
-    results = {group: _rank(stored, labels.to_numpy(), group, reference, base) for group in chosen}
+    results = _rank(stored, labels.to_numpy(), chosen, reference, base)
     params: dict[str, Any] = {"reference": "average" if reference is None else reference, "method": "lfm"}
     # scanpy's plot wants a groupby
     params |= {"rankby": rankby, "use_raw": False, "key": key, "groupby": "mask_obs" if groupby is None else groupby}
     if stored.arguments.layer is not None:
         params["layer"] = stored.arguments.layer
-    adata = itself_or_copy(adata, copy=copy)
     record = {PARAMS: params, **_records(names, results, rankby)}
-    with all_or_nothing(adata):
-        adata.uns[key_added] = record
-        note_written(adata, "rank_genes", _places(key_added))
-    return adata if copy else None
+    return write_fields(adata, "rank_genes", dict.fromkeys(_places(key_added), record), copy=copy)
 
 
 def _places(key: str) -> list[tuple[str, str]]:
@@ -178,7 +175,7 @@ def _chosen_groups(
     if groups is None:
         chosen = [group for group in present if not (against_group and group == reference)]
     else:
-        chosen = [str(group) for group in as_list("groups", groups)]
+        chosen = list(dict.fromkeys(str(group) for group in as_list("groups", groups)))
         if not chosen:
             msg = f"`groups` names none of the groups of obs[{groupby!r}]. {near_matches('', present)}"
             raise ValueError(msg)
@@ -202,8 +199,9 @@ def _chosen_groups(
 
 
 def _check_sizes(labels: pd.Series, chosen: list[str], reference: str | None) -> None:
+    sizes = labels.value_counts()
     for group in chosen:
-        size = int((labels == group).sum())
+        size = sizes.get(group, 0)
         if size == 0:
             msg = f"Group {group!r} holds no cell: there is nothing to compare."
             raise ValueError(msg)
@@ -225,20 +223,35 @@ def base_of_logs(stored: StoredFit) -> float | None:
 
 @naming_memory("rank genes")
 def _rank(
-    stored: StoredFit, labels: np.ndarray, group: str, reference: str | None, base: float | None
-) -> tuple[Contrast, np.ndarray]:
-    q = stored.posterior
-    cells = torch.from_numpy(labels == group)
-    others: Tensor | None = None
-    if reference is not None:
-        others = ~cells if reference == "rest" else torch.from_numpy(labels == reference)
-    contrast = contrast_genes(q, cells, others)
-    if q.likelihood.has_rate:
-        return contrast, (contrast.score / math.log(2)).numpy()
+    stored: StoredFit, labels: np.ndarray, chosen: Sequence[str], reference: str | None, base: float | None
+) -> dict[str, tuple[Contrast, np.ndarray]]:
+    """Contrast of each chosen group, and its log2 fold changes; the posterior of each cell is summed once."""
+    q, number = stored.posterior, pd.Index(chosen).get_indexer(labels)  # -1: none of them
+
+    def sums_of(cells: np.ndarray) -> list[Sums]:
+        return [Sums.of(q, torch.from_numpy(cells))] if cells.any() else []
+
+    groups = [sums_of(number == k)[0] for k in range(len(chosen))]
+    others = [] if reference is None else sums_of(number < 0 if reference == "rest" else labels == reference)
+    results = {}
+    for k, group in enumerate(chosen):
+        against = others + (groups[:k] + groups[k + 1 :] if reference == "rest" else [])
+        rest = functools.reduce(operator.add, against) if against else None
+        contrast = contrast_genes(q, groups[k], rest)
+        results[group] = contrast, _log2_fold_changes(stored, contrast, groups[k], rest, base)
+    return results
+
+
+def _log2_fold_changes(
+    stored: StoredFit, contrast: Contrast, cells: Sums, others: Sums | None, base: float | None
+) -> np.ndarray:
+    if stored.posterior.likelihood.has_rate:
+        return (contrast.score / math.log(2)).numpy()
     if base is None:
-        return contrast, np.full(len(contrast.score), np.nan)
-    here, there = (_log2_unlogged(expected_eta(q, rows) + stored.level, base) for rows in (cells, others))
-    return contrast, (here - there).numpy()
+        return np.full(len(contrast.score), np.nan)
+    etas = (expected_eta(stored.posterior, sums) + stored.level for sums in (cells, others))
+    here, there = (_log2_unlogged(eta, base) for eta in etas)
+    return (here - there).numpy()
 
 
 def _log2_unlogged(eta: Tensor, base: float) -> Tensor:

@@ -116,10 +116,11 @@ def recommend(
         "cell": adata.obs_names.to_numpy()[rows][chosen.rows.numpy()],
         "gene": adata.var_names.to_numpy()[stored.fitted][chosen.genes.numpy()],
     }
+    row = pd.Series(chosen.rows.numpy())
     values = _values(stored.posterior, torch.from_numpy(rows), chosen, sds)
     if stored.level:
         values |= {name: values[name] + stored.level for name in ("expected", "upper")}
-    return pd.DataFrame(names | {"rank": _ranks(chosen.rows.numpy())} | values)
+    return pd.DataFrame(names | {"rank": row.groupby(row).cumcount() + 1} | values)
 
 
 def _check_size(n_rows: int, n_top: int) -> None:
@@ -129,13 +130,6 @@ def _check_size(n_rows: int, n_top: int) -> None:
             "Pass fewer obs_names, or a smaller n_top."
         )
         raise ValueError(msg)
-
-
-def _ranks(rows: np.ndarray) -> np.ndarray:
-    """Ranks 1, 2, ... within each run of equal rows."""
-    first = np.flatnonzero(np.diff(rows, prepend=-1))
-    length = np.diff(np.append(first, len(rows)))
-    return np.arange(1, len(rows) + 1) - np.repeat(first, length)
 
 
 def _values(q: Posterior, rows: Tensor, chosen: Chosen, sds: float) -> dict[str, np.ndarray]:

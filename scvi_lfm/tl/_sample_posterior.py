@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .._context import resolve_rng
 from .._memory import naming_memory
-from .._validate import check_anndata, check_count
+from .._validate import check_anndata, check_count, resolve_rng
 from ._open import open_fit
 from ._tool import tool
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +16,7 @@ from ..data.checks import check_counts
 from ..data.kind import AS_READ, ENOUGH_VALUES, ValueKind, looks_logged, other_kind, other_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     import numpy as np
     from torch import Tensor
@@ -75,9 +74,8 @@ class _Fitted:
     def other_scale(self, matrix: CellMatrix) -> str | None:
         if self.expected is None:
             return None
-        return other_scale(
-            cast("ValueKind", matrix.kind), self.kind, self.expected, counts=self.counts, ratings=self.ratings
-        )
+        kind = cast("ValueKind", matrix.kind)
+        return other_scale(kind, self.kind, self.expected, counts=self.counts, ratings=self.ratings)
 
 
 def record_of_values(
@@ -149,54 +147,50 @@ def read_as_fitted(
     fitted = _Fitted.of(stored, expected) if stored.values else None
     normalize, stored_only = stored.arguments.normalize, stored.arguments.observed == "stored"
     totals = None if new or layer != of_fit else stored.totals
-    with _advising(adata, layer, genes, fitted, of_fit):
+
+    def advice() -> str | None:
+        return None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)
+
+    try:
         matrix = read_matrix(adata, layer, genes=genes, normalize=normalize, totals=totals, stored_only=stored_only)
         if not likelihood.linear:
-            _check_counts(adata, layer, genes, matrix, likelihood)
+            asked, otherwise = f"the fit's likelihood={likelihood.name!r}", "the `key` of a fit by likelihood='normal'"
+            check_counts_of(adata, layer, genes, matrix, likelihood, asked=asked, otherwise=otherwise)
+    except ValueError as error:
+        found = advice()
+        if found is None:
+            raise
+        msg = f"{error} {found}"
+        raise ValueError(msg) from None
     if fitted is not None:
-        _compare(adata, layer, genes, matrix, fitted, of_fit)
+        _compare(matrix, place_of(layer), fitted, advice)
     return matrix, layer
 
 
-@contextmanager
-def _advising(
-    adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fitted | None, of_fit: str | None
-) -> Iterator[None]:
-    """Add to an error about values what to read instead."""
-    try:
-        yield
-    except ValueError as error:
-        advice = None if fitted is None else _advice(adata, layer, genes, fitted, of_fit)
-        if advice is None:
-            raise
-        msg = f"{error} {advice}"
-        raise ValueError(msg) from None
-
-
-def _check_counts(
-    adata: ad.AnnData, layer: str | None, genes: np.ndarray, matrix: CellMatrix, likelihood: Likelihood
+def check_counts_of(
+    adata: ad.AnnData,
+    layer: str | None,
+    genes: np.ndarray,
+    matrix: CellMatrix,
+    likelihood: Likelihood,
+    *,
+    asked: str,
+    otherwise: str,
 ) -> None:
-    """Raise unless the values are counts that the likelihood can have, naming the first that is none."""
-    check_counts(
-        matrix.source,
-        place_of(layer),
-        adata.obs_names,
-        adata.var_names[genes],
-        asked=f"the fit's likelihood={likelihood.name!r}",
-        otherwise="the `key` of a fit by likelihood='normal'",
-        maximum=likelihood.maximum,
-        levels=likelihood.has_levels,
-    )
+    """Raise unless the values of some genes, (m,) bool, are counts or levels that the likelihood can have.
+
+    `asked` is the argument that is for such values, and `otherwise` what to pass for others.
+    """
+    names, most, levels = (adata.obs_names, adata.var_names[genes]), likelihood.maximum, likelihood.has_levels
+    check_counts(matrix.source, place_of(layer), *names, asked=asked, otherwise=otherwise, maximum=most, levels=levels)
 
 
-def _compare(
-    adata: ad.AnnData, layer: str | None, genes: np.ndarray, matrix: CellMatrix, fitted: _Fitted, of_fit: str | None
-) -> None:
+def _compare(matrix: CellMatrix, where: str, fitted: _Fitted, advise: Callable[[], str | None]) -> None:
     """Raise if the values are of another kind, and warn if they are on another scale, with what to read instead."""
-    where, other, scale = place_of(layer), fitted.other_kind(matrix), fitted.other_scale(matrix)
+    other, scale = fitted.other_kind(matrix), fitted.other_scale(matrix)
     if other is None and scale is None:
         return
-    advice = _advice(adata, layer, genes, fitted, of_fit)
+    advice = advise()
     if other is not None:
         msg = (
             f"{where} holds {other[0]} ({_as_read(matrix).span}), and the fit read {other[1]} "

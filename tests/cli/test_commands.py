@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
-from commands import run
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import _parser as parser

@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 import scvi_lfm as lfm
-from commands import run
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path

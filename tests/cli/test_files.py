@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import anndata as ad
 import pytest
 
-from commands import run
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli._writing import write_data

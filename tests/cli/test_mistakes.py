@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import scvi_lfm as lfm
-from commands import run
+from command_line import run
 from scvi_lfm._cli import _commands as commands
 from scvi_lfm._cli import main
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import scvi_lfm as lfm
-from commands import run
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +125,12 @@ def test_names_that_differ(made: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_nothing_but_results_is_replaced(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, path, out = ad.read_h5ad(made / "data.h5ad"), tmp_path / "own.h5ad", tmp_path / "out.h5ad"
+    results = ad.read_h5ad(made / "results.h5ad")
+    for notes in ("of another kind", {"nowhere": {"lfm": "fit"}, "obs": "of another kind"}):
+        results.uns["lfm_written"] = notes
+        results.write_h5ad(path)
+        assert run("merge", made / "data.h5ad", path, out) == 2
+        assert f"{path} holds no results" in capsys.readouterr().err
     data.obs["lfm_a"] = 1.0
     data.write_h5ad(path)
     assert run("merge", path, made / "results.h5ad", out) == 2

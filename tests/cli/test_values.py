@@ -9,7 +9,7 @@ import pytest
 import scanpy as sc
 
 import scvi_lfm as lfm
-from commands import run
+from command_line import run
 
 if TYPE_CHECKING:
     from pathlib import Path

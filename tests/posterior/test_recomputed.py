@@ -11,6 +11,7 @@ import torch
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.posterior import recomputed
+from scvi_lfm.posterior.predictive import eta_of_grid, eta_of_pairs
 from scvi_lfm.posterior.recomputed import Recomputed
 
 N, M, R = 11, 60, 2
@@ -76,6 +77,18 @@ def test_is_the_fixed_point_for_cells_with_few_counts_too(posterior, dense):
     assert expected.diagonal(axis1=1, axis2=2).max() > 0.2
     found = record(q).diagonals()
     np.testing.assert_allclose(found, expected.diagonal(axis1=1, axis2=2), rtol=0.01)
+
+
+def test_each_is_made_once_where_a_cell_has_many_entries(posterior, monkeypatch):
+    q, solve, solved = posterior(), Recomputed._solve, []
+    q = replace(q, cell_cov=record(q))
+    monkeypatch.setattr(Recomputed, "_solve", lambda cov, *rows: solved.append(len(rows[0])) or solve(cov, *rows))
+    cells, genes = torch.tensor([7, 2, 4]), torch.tensor([5, 0, 9, 3])
+    pairs = eta_of_pairs(q, cells.repeat_interleave(4), genes.repeat(3))
+    assert solved == [3]
+    grid = eta_of_grid(q, cells, genes)
+    torch.testing.assert_close((grid.mean, grid.var), (pairs.mean, pairs.var), rtol=1e-5, atol=0)
+    assert solved == [3, 3]
 
 
 def test_does_not_depend_on_the_blocks(posterior, monkeypatch):

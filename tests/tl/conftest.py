@@ -36,6 +36,12 @@ class Fields:
         return np.einsum("ik,jk,lk->jil", self.basis, spread, self.basis)
 
 
+@pytest.fixture
+def nothing_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few values are, they are read where they lie."""
+    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
+
+
 @pytest.fixture(scope="session")
 def read_fields():
     def read(adata: ad.AnnData, key: str = "lfm") -> Fields:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from on_disk import backed, lazy_hdf5, lazy_zarr, zarr_store
 
+pytestmark = pytest.mark.usefixtures("nothing_is_read_in")
 N, M, NEW = 90, 40, 30
 LIKELIHOODS = {
     "values": {"likelihood": "normal"},
@@ -143,7 +144,6 @@ def pairs():
             yield pytest.param(source, likelihood, marks=[] if i == j else pytest.mark.slow)
 
 
-@pytest.mark.usefixtures("nothing_is_read_in")
 @pytest.mark.filterwarnings("ignore:The fit did not converge:UserWarning")
 @pytest.mark.parametrize(("source", "likelihood"), list(pairs()))
 def test_every_tool_returns_the_same_bits(source, likelihood, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import scvi_lfm as lfm
-from scvi_lfm.tl._overwriting import DEFAULT_KEYS
+from scvi_lfm._keys import DEFAULT_KEYS
 
 # fits stop early here: what is asked is where they go
 pytestmark = pytest.mark.filterwarnings("ignore:The fit did not converge")

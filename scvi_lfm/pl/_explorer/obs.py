@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..._keys import fit_keys
-from ..._validate import as_list, check_count, near_matches, one_column
+from ..._validate import as_labels, as_list, check_count, near_matches, one_column
 from .._points import PALETTE
 
 if TYPE_CHECKING:
@@ -74,14 +74,10 @@ def _made(adata: AnnData, name: str, *, most: int) -> Column:
         msg = f"obs[{name!r}] holds values that are neither numbers nor labels. Make them labels: .astype(str)."
         raise TypeError(msg) from error
     used = np.flatnonzero(np.bincount(groups.codes[groups.codes >= 0], minlength=len(groups.categories)))
-    labels = [str(groups.categories[k]) for k in used]
-    if len(labels) > most:
-        msg = f"obs[{name!r}] holds {len(labels):,} different labels, and a page shows at most {most:,} groups."
+    if len(used) > most:
+        msg = f"obs[{name!r}] holds {len(used):,} different labels, and a page shows at most {most:,} groups."
         raise ValueError(msg)
-    if len(set(labels)) < len(labels):
-        twice = next(label for label in labels if labels.count(label) > 1)
-        msg = f"obs[{name!r}] holds labels of different types that are all written {twice!r}. Rename one of them."
-        raise ValueError(msg)
+    labels = as_labels(pd.Series(groups.categories[used]), f"obs[{name!r}]").tolist()
     codes = np.full(len(groups.categories) + 1, len(used))  # the last is that of a missing label
     codes[used] = np.arange(len(used))
     values = codes[groups.codes.to_numpy()].astype(np.uint8 if len(used) < 256 else np.uint16)

@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def stored_coding(uns: Mapping[str, Any]) -> pd.DataFrame | None:
-    """The coding of a stored fit; None where it has no covariates."""
-    if COVARIATES not in uns:
-        return None
-    coding = pd.DataFrame(uns[COVARIATES]).reset_index(drop=True)
-    # files may give strings back as categories
-    return coding.astype(dict.fromkeys(("column", "kind", "level", "reference"), object))
-
-
 def n_known(uns: Mapping[str, Any]) -> int:
     """Number of covariates of a stored fit."""
     return len(uns[COVARIATES]) if COVARIATES in uns else 0
@@ -33,5 +24,9 @@ def n_known(uns: Mapping[str, Any]) -> int:
 
 def known_of_cells(adata: AnnData, uns: Mapping[str, Any]) -> np.ndarray:
     """Covariates of the cells of `adata`, (n, p), coded as the fit did."""
-    coding = stored_coding(uns)
-    return np.empty((adata.n_obs, 0)) if coding is None else code(in_memory(adata.obs), coding)
+    if COVARIATES not in uns:
+        return np.empty((adata.n_obs, 0))
+    coding = pd.DataFrame(uns[COVARIATES]).reset_index(drop=True)
+    # files may give strings back as categories
+    coding = coding.astype(dict.fromkeys(("column", "kind", "level", "reference"), object))
+    return code(in_memory(adata.obs), coding)

@@ -68,27 +68,20 @@ def read_counts(
         dispersion = stored.on_device(1 / theta)
     else:
         dispersion = common["gene_mean"].new_zeros(len(common["gene_mean"]))
-    n_cells = len(common["cell_mean"])
-    if kind.levels:
-        levels = np.asarray(entry(adata.uns[stored.key], LEVELS, stored.key), dtype=np.float64)
-        thresholds = stored.on_device(levels[1:])
-        noise: CountNoise = OrdinalNoise(
-            likelihood, dispersion, dispersion.new_zeros(n_cells), thresholds, float(levels[0])
-        )
-    elif cells:
+    log_size = dispersion.new_zeros(len(common["cell_mean"]))
+    if cells and not kind.levels:
         size = stored.array("size_factor")
         _check_positive((size > 0) & np.isfinite(size), size, stored.place("size_factor"), "cell", adata.obs_names)
-        noise = CountNoise(likelihood, dispersion, stored.on_device(np.log(size)))
-    else:
-        noise = CountNoise(likelihood, dispersion, common["cell_mean"].new_empty(0))
+        log_size = stored.on_device(np.log(size))
+    noise = CountNoise(likelihood, dispersion, log_size)
+    if kind.levels:
+        levels = np.asarray(entry(adata.uns[stored.key], LEVELS, stored.key), dtype=np.float64)
+        noise = OrdinalNoise(likelihood, dispersion, log_size, stored.on_device(levels[1:]), float(levels[0]))
     if not cells:
-        nothing = common["cell_mean"].new_empty(0)
-        return CountPosterior(**common, cell_cov=Packed(nothing.float()[:, None]), gene_cov=gene_cov, noise=noise)
-    # without it covariances are computed anew, as if every entry were data
-    if stored.has("cell_cov_packed") or kind.levels or params.get("observed") == "stored" or HELD_OUT in params:
-        values = stored.tensor("cell_cov_packed")
-        cell_cov: Packed | Recomputed = Packed(packed_with_known(values, common["n_known"]))
-    else:
+        cell_cov: Packed | Recomputed = Packed(gene_cov.values[:0])
+    elif stored.has("cell_cov_packed") or kind.levels or params.get("observed") == "stored" or HELD_OUT in params:
+        cell_cov = Packed(packed_with_known(stored.tensor("cell_cov_packed"), common["n_known"]))
+    else:  # computed anew, as if every entry were data
         cell_cov = Recomputed.of(
             common["mu"],
             common["cell_mean"],

@@ -1,4 +1,4 @@
-"""The command line, run in this process."""
+"""The command `scvi-lfm` within this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from scvi_lfm._cli import main
 
 
 def run(*arguments: object) -> int:
-    """The status of a command, of its arguments as anything that may be written."""
+    """Run a command; arguments of any kind are written as a shell would have them."""
     return main([str(argument) for argument in arguments])
