@@ -18,8 +18,8 @@ author = "scvi_lfm authors"
 copyright = "scvi_lfm authors"
 version = release = scvi_lfm.__version__
 
-# Mathematics: where `npm ci --prefix docs` has brought MathJax (Apache-2.0), a build takes a copy along (2 MB) and is read
-# without a network. Elsewhere pages name MathJax's own site, and show LaTeX where it cannot be reached.
+# Mathematics: where `npm ci --prefix docs` has brought MathJax (Apache-2.0), a build takes a copy along (2 MB) and is
+# read without a network. Elsewhere pages name MathJax's own site, and show LaTeX where it cannot be reached.
 MATHJAX = HERE / "node_modules" / "mathjax"
 if MATHJAX.exists():
     mathjax_path = "mathjax/tex-svg.js"  # in one file: formulas are drawings, which need no fonts
