@@ -18,8 +18,11 @@ author = "scvi_lfm authors"
 copyright = "scvi_lfm authors"
 version = release = scvi_lfm.__version__
 
-# Mathematics: pages name MathJax's own site, so formulas are drawn by browsers with a network and read as LaTeX
-# without. What would work offline is a copy of MathJax in every build (2 MB), or pictures made by a LaTeX (imgmath).
+# Mathematics: where `npm ci --prefix docs` has brought MathJax (Apache-2.0), a build takes a copy along (2 MB) and is
+# read without a network. Elsewhere pages name MathJax's own site, and show LaTeX where it cannot be reached.
+MATHJAX = HERE / "node_modules" / "mathjax"
+if MATHJAX.exists():
+    mathjax_path = "mathjax/tex-svg.js"  # in one file: formulas are drawings, which need no fonts
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
@@ -30,7 +33,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",
 ]
-exclude_patterns = ["_build", "_templates", "Thumbs.db", ".DS_Store"]
+exclude_patterns = ["_build", "_templates", "node_modules", "Thumbs.db", ".DS_Store"]
 templates_path = ["_templates"]
 nitpicky = True
 # of the standard library, whose pages are not at hand
@@ -136,6 +139,16 @@ def copy_tutorials(app, config):
         shutil.copy2(notebook, target / notebook.name)
 
 
+def copy_mathjax(app, config):
+    """Bring MathJax and its licence to the files that every build takes along, or take an earlier copy away."""
+    target = HERE / "_static" / "mathjax"
+    shutil.rmtree(target, ignore_errors=True)
+    if MATHJAX.exists():
+        target.mkdir()
+        for name in ("es5/tex-svg.js", "LICENSE"):
+            shutil.copy2(MATHJAX / name, target)
+
+
 def drop_stray_colon(app, what, name, obj, options, lines):
     """Undo what sphinx_autodoc_typehints adds for napoleon's own reading of Returns, which is not used here."""
     for position, (first, second, third) in enumerate(zip(lines, lines[1:], lines[2:], strict=False)):
@@ -157,4 +170,5 @@ def setup(app):
     app.connect("autodoc-process-signature", drop_return_of_classes, priority=400)
     app.connect("autodoc-process-docstring", drop_stray_colon, priority=499)
     app.connect("config-inited", copy_tutorials)
+    app.connect("config-inited", copy_mathjax)
     app.connect("missing-reference", link_foreign_names)

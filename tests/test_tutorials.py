@@ -33,6 +33,12 @@ def test_no_warnings_and_no_errors(notebook):
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
 
 
+def test_pictures_are_stored(notebook):
+    """Run without the notebook's own way to draw, cells show none, and nothing else tells."""
+    drawing = [cell for cell in cells(notebook, "code") if "".join(cell["source"]).endswith("plt.show()")]
+    assert [cell["execution_count"] for cell in drawing if "image/png" not in str(cell["outputs"])] == []
+
+
 def test_links_lead_to_tutorials(notebook):
     text = "\n".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", text)

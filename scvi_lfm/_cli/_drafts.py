@@ -49,6 +49,9 @@ def new_file(path: Path, suffixes: tuple[str, ...]) -> Iterator[Draft]:
     _check_target(path, target, suffix)
     with held(), _hidden_folder(path, target) as folder:
         draft = Draft(folder / f"draft{suffix}", path)
+        with writing(draft):  # a full disk has room for the folder, and for nothing in it
+            draft.path.write_bytes(bytes(4096))
+            draft.path.unlink()
         with released():
             yield draft
         check()

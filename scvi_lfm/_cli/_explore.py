@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import scvi_lfm as lfm
 
 from .._keys import fit_keys
+from ..pl._explorer.target import check_target
 from ._files import check_fitted, read_data
-from ._messages import say
+from ._messages import CommandError, say
 
 if TYPE_CHECKING:
     import argparse
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 def explore(arguments: argparse.Namespace) -> None:
     """Write the page."""
+    _check_page(arguments)
     adata = read_data(arguments.data, values=False)
     check_fitted(adata, arguments.data, arguments.key)
     page = lfm.pl.explorer(
@@ -31,6 +33,14 @@ def explore(arguments: argparse.Namespace) -> None:
         **_plane(adata, arguments),
     )
     say(f"wrote {page.path} ({page.n_cells:,} cells, {page.n_genes:,} genes, {page.n_bytes / 1e6:.1f} MB)")
+
+
+def _check_page(arguments: argparse.Namespace) -> None:
+    """Raise, before data are read, unless a page can be put where it is asked for."""
+    try:
+        check_target(arguments.page, overwrite=arguments.force)
+    except ValueError as error:
+        raise CommandError(str(error).replace("`path`", "PAGE").replace("overwrite=True", "--force")) from error
 
 
 def _plane(adata: ad.AnnData, arguments: argparse.Namespace) -> dict[str, Any]:

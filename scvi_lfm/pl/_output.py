@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from .._calls import named_arguments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -62,20 +63,60 @@ def checked_path(save: object) -> Path | None:
 def check_place(argument: str, path: Path) -> None:
     """Raise unless a file may be put at `path`, which `argument` named."""
     folder = path.parent
-    if not folder.exists():
-        msg = f"`{argument}`: there is no folder {str(folder)!r} to put {path.name!r} into. Make it first."
-    elif not folder.is_dir():
-        msg = f"`{argument}`: {str(folder)!r} is a file, and no folder to put {path.name!r} into. Name another place."
-    elif path.is_dir():
-        msg = f"`{argument}`: {str(path)!r} is a folder. Name a file in it."
-    elif path.exists() and not path.is_file():
-        msg = f"`{argument}`: {str(path)!r} is not a file. Name another one."
-    elif not os.access(path if path.exists() else folder, os.W_OK):
-        what = "file" if path.exists() else "folder"
-        msg = f"`{argument}`: you may not write to the {what} {str(path if path.exists() else folder)!r}. Name another."
-    else:
-        return
+    try:
+        if not folder.exists():
+            msg = f"`{argument}`: there is no folder {str(folder)!r} to put {path.name!r} into. Make it first."
+        elif not folder.is_dir():
+            msg = (
+                f"`{argument}`: {str(folder)!r} is a file, and no folder to put {path.name!r} into. Name another place."
+            )
+        elif path.is_dir():
+            msg = f"`{argument}`: {str(path)!r} is a folder. Name a file in it."
+        elif path.exists() and not path.is_file():
+            msg = f"`{argument}`: {str(path)!r} is not a file. Name another one."
+        elif not os.access(path if path.exists() else folder, os.W_OK):
+            what, closed = ("file", path) if path.exists() else ("folder", folder)
+            msg = f"`{argument}`: you may not write to the {what} {str(closed)!r}. Name another."
+        else:
+            _try_out(path)
+            return
+    except (OSError, ValueError) as error:
+        msg = f"`{argument}`: {str(path)!r} cannot be written ({_reason(error)}). Name another place."
     raise ValueError(msg)
+
+
+def _try_out(path: Path) -> None:
+    """Write a little where the file will be written: permissions say nothing of full disks, and allow root all."""
+    draft = _draft(path)
+    try:
+        with draft.open("xb", buffering=0) as file:
+            file.write(bytes(4096))
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _draft(path: Path) -> Path:
+    """Place of a file until it is whole: beside the one it goes to, which of a link is that of its file."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.stem}.{os.getpid()}{path.suffix}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+@contextmanager
+def whole_file(argument: str, path: Path) -> Iterator[Path]:
+    """A place to write to; what is there in the end replaces the file at `path`, which `argument` named."""
+    draft = _draft(path)
+    try:
+        yield draft
+        draft.replace(os.path.realpath(path))
+    except OSError as error:
+        msg = f"`{argument}`: {str(path)!r} cannot be written: {_reason(error)}. What was there is as it was."
+        raise OSError(error.errno, msg) from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def finish(
@@ -85,7 +126,8 @@ def finish(
     first = axes[0] if isinstance(axes, list) else axes
     figure: Figure = first.figure.canvas.figure  # of axes in a subfigure, the whole
     if path is not None:
-        figure.savefig(path, bbox_inches="tight")
+        with whole_file("save", path) as draft:
+            figure.savefig(draft, bbox_inches="tight")
     if return_fig:
         return figure
     if show is None:

@@ -77,7 +77,10 @@ def test_mistakes(run, tmp_path, name):
 
 def test_another_file_is_replaced_only_on_request(run, tmp_path):
     (tmp_path / "page.html").write_text("mine")
-    assert "is no page of" in run("{folder}/fitted.h5ad {tmp}/page.html", status=2)
+    # the page is looked at before the data
+    said = run("{folder}/nowhere.h5ad {tmp}/page.html", status=2)
+    assert "is no page of" in said
+    assert "or pass --force to replace it" in said
     assert (tmp_path / "page.html").read_text() == "mine"
     run("{folder}/fitted.h5ad {tmp}/page.html --force")
     run("{folder}/fitted.h5ad {tmp}/page.html")

@@ -74,6 +74,8 @@ def explorer(
     TypeError, ValueError
         The file cannot be written there, the basis is not of two columns, a column cannot be shown, or there are too
         many cells.
+    OSError
+        The disk has no room for all of it; what was there is as it was.
 
     Examples
     --------

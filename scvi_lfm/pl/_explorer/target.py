@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._output import check_place
+from .._output import check_place, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +25,8 @@ def check_target(path: object, *, overwrite: bool) -> Path:
     if target.suffix.lower() not in SUFFIXES:
         msg = f"`path` must end in .html, so that a browser opens it, found {str(path)!r}."
         raise ValueError(msg)
-    target = target.resolve()
     check_place("path", target)
+    target = Path(os.path.realpath(target))
     if target.exists() and not overwrite and not _is_page(target):
         msg = (
             f"`path`: {str(target)!r} exists and is no page of lfm.pl.explorer. Name another file, or pass "
@@ -43,13 +43,7 @@ def _is_page(path: Path) -> bool:
 
 def write_whole(target: Path, parts: Iterable[bytes]) -> int:
     """Write a file that appears once it is whole, and replaces what was there; its bytes."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            size = file.tell()
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return size
+    with whole_file("path", target) as draft, draft.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        return file.tell()
