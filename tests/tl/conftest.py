@@ -74,9 +74,3 @@ def fitted() -> ad.AnnData:
     adata.obs["is_high"] = adata.obs["group"] == "high"
     lfm.tl.fit(adata, 3, progress=False)
     return adata
-
-
-@pytest.fixture
-def nothing_is_read_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few values are, they are read where they lie."""
-    monkeypatch.setattr("scvi_lfm.data.gate.MOST_BYTES_READ_IN", -1)
