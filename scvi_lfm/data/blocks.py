@@ -86,9 +86,9 @@ class Blocks:
         return cls(matrix, parts, device, dtype, **kept)
 
     @classmethod
-    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
-        """Blocks of all cells, of a size, or of the size that the rule says."""
-        return cls(matrix, list(_slices(matrix, device, torch.float32, size)), device)
+    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None, width: int = 1) -> Blocks:
+        """Blocks of all cells, of a size, or of the size that the rule says for at least `width` numbers of a cell."""
+        return cls(matrix, list(_slices(matrix, device, torch.float32, size, width)), device)
 
     @property
     def n_cells(self) -> int:
@@ -230,10 +230,13 @@ def _visit_parts(
     return list(found) if pool is None else [pool(found, cells[-1].stop)]
 
 
-def _slices(matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None) -> Iterator[slice]:
+def _slices(
+    matrix: CellMatrix, device: torch.device, dtype: torch.dtype, size: int | None, width: int
+) -> Iterator[slice]:
+    n_cells, width = matrix.shape[0], max(matrix.shape[1], width)
     if size is None and device.type != "cpu":
-        size = max(1, GPU_BLOCK_BYTES // (max(matrix.shape[1], 1) * dtype.itemsize))
-    return slices(*matrix.shape, dtype, size=size)
+        size = max(1, GPU_BLOCK_BYTES // (width * dtype.itemsize))
+    return slices(n_cells, width, dtype, size=size)
 
 
 def blocks_of(
