@@ -55,6 +55,11 @@ def check_writable(adata: AnnData, *, copy: bool = False) -> None:
         raise ValueError(msg)
 
 
+def memory_first(adata: AnnData) -> str:
+    """What goes before a call that a backed AnnData does not take: one more call, in words."""
+    return "adata = adata.to_memory(), then " if adata.isbacked else ""
+
+
 def itself_or_copy(adata: AnnData, *, copy: bool) -> AnnData:
     """The AnnData, or a copy; raise where it holds what cannot be copied."""
     if not copy:
@@ -239,7 +244,7 @@ def resolve_groups(adata: AnnData, groupby: object) -> pd.Series:
         count = int(column.isna().sum())
         msg = (
             f"obs[{groupby!r}] is missing in {count} cell(s), first {adata.obs_names[column.isna()][0]!r}. "
-            f"Drop them (adata[adata.obs[{groupby!r}].notna()]) or fill them first."
+            f"Drop them (adata[adata.obs[{groupby!r}].notnull()]) or fill them first."
         )
         raise ValueError(msg)
     if column.dtype.kind in "fc":

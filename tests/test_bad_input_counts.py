@@ -158,7 +158,7 @@ def test_values_above_one_are_no_presence(counts, form):
     adata = with_values(counts, form(values))
     message = (
         "that are above 1; the first is 2.0 in cell 'cell_6', gene 'gene_4'. "
-        "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
+        "Binarise them first: adata.X = (adata.X > 0).astype('float32'), in memory (adata.to_memory())."
     )
     with refused(ValueError, message, adata):
         fit(adata, likelihood="bernoulli")

@@ -96,12 +96,12 @@ class Blocks:
         return cls(matrix, parts, device, dtype, **kept)
 
     @classmethod
-    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None) -> Blocks:
-        """Blocks of all cells, of a size, or nearly equal and no larger than the rule says."""
+    def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None, width: int = 1) -> Blocks:
+        """Blocks of all cells, of a size, or nearly equal, as the rule says for at least `width` numbers of a cell."""
         n_cells, n_genes = matrix.shape
         if size is not None:
             return cls(matrix, list(slices(n_cells, n_genes, size=size)), device)
-        row, on_cpu = max(n_genes, 1) * torch.float32.itemsize, device.type == "cpu"
+        row, on_cpu = max(n_genes, width) * torch.float32.itemsize, device.type == "cpu"
         most = min(CELLS_PER_BLOCK, BLOCK_BYTES // row) if on_cpu else GPU_BLOCK_BYTES // row
         count = -(-n_cells // max(most, 1))
         # two workers get as many as each other

@@ -109,7 +109,8 @@ def check_counts(
         mend = f"Counts cannot be; pass the layer that holds raw counts, or {otherwise}."
     elif maximum is not None and found.stored_maximum > maximum:
         is_bad, kind = (lambda stored: stored > maximum), f"above {maximum}"
-        mend = "Binarise them first: adata.X = (adata.X > 0).astype('float32')."
+        place = f"adata.{where}"
+        mend = f"Binarise them first: {place} = ({place} > 0).astype('float32'), in memory (adata.to_memory())."
     elif found.stored_maximum > LARGEST_COUNT:
         is_bad, kind = (lambda stored: stored > LARGEST_COUNT), "above 2^24, beyond which float32 skips whole numbers"
         mend = "Look at them: they are no molecule counts. Divide them, or leave those genes out with mask_var."

@@ -166,7 +166,7 @@ def _column(obs: pd.DataFrame, name: str, kind: str) -> pd.Series:
         msg = (
             f"`covariates`: obs[{name!r}] is missing or infinite in {int(missing.sum())} cell(s), first "
             f"{obs.index[missing][0]!r}. Fill them, or leave those cells out: "
-            f"adata[adata.obs[{name!r}].notna()].copy()."
+            f"adata[adata.obs[{name!r}].notnull()].to_memory()."
         )
         raise ValueError(msg)
     return column if kind == CONTINUOUS else as_labels(column, f"`covariates`: obs[{name!r}]")

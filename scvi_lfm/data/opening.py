@@ -99,7 +99,7 @@ def is_dask(values: Any) -> bool:
 def _refuse_by_genes(values: Any, where: str) -> CellSource:
     msg = (
         f"{where} is compressed by genes (CSC) in its file, of which cells cannot be read without reading all of it. "
-        "Call adata = adata.to_memory(), or write it by cells once: adata.X = adata.X.tocsr() in memory, then "
+        f"Call adata = adata.to_memory(); for a file by cells, then adata.{where} = adata.{where}.tocsr() and "
         "adata.write_h5ad(filename)."
     )
     raise ValueError(msg)

@@ -150,10 +150,12 @@ def _observed(size: Size) -> dict[str, float]:
 def _counts(size: Size) -> dict[str, float]:
     packed, n_start = packed_size(size.latents + 1) * SINGLE, min(START_OF_COUNTS, size.n_cells)
     with_cov = size.n_cells if size.keeps_cov else n_start
+    # at the end: those of the fit, of the factors that are left, in the stored gauge, and projected, block by block
+    covariances = 4 * with_cov * packed_size(size.latents) * SINGLE
     dense = min(size.batch_size, size.n_cells) * size.n_genes * SINGLE
     return {
         "genes": size.n_genes * packed * 11,
-        "cells": with_cov * 11 * packed + size.n_cells * 3 * size.latents * DOUBLE,
+        "cells": covariances + size.n_cells * 3 * size.latents * DOUBLE,
         "blocks of cells": 2.5 * dense + n_start * size.bytes_per_cell,
         "entries worked on": size.n_workers * 45 * 2**20,
     }

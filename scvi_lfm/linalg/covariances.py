@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from .packed import congruent, diagonal, dimension, doubled, off_first, outer, pack, root, unpack
+from .packed import congruent, diagonal, dimension, doubled, off_first, outer, pack, packed_size, root, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -254,8 +254,10 @@ class Packed(Covariance):
         return replace(self, values=self.values[rows])
 
     def moved(self, linear: Tensor) -> Packed:
-        parts = [congruent(linear, part.to(linear.dtype)) for part in self.values.split(ROWS_PER_BLOCK)]
-        return Packed(torch.cat(parts).to(self.values.dtype))
+        moved = self.values.new_empty(len(self.values), packed_size(len(linear)))
+        for new, old in zip(moved.split(ROWS_PER_BLOCK), self.values.split(ROWS_PER_BLOCK), strict=True):
+            new.copy_(congruent(linear, old.to(linear.dtype)))
+        return Packed(moved)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from .._context import prepare_threads, resolve_device
 from .._fit_arguments import AUTO, FitArguments
 from .._settings import logger, settings
-from .._validate import check_count, in_memory, place_of, resolve_mask, resolve_rng
+from .._validate import check_count, in_memory, memory_first, place_of, resolve_mask, resolve_rng
 from ..data import at_level, code, common_level, judged, learn_coding, read_matrix
 from ..data.kind import ValueKind, log_base
 from ..inference import FitOptions
@@ -151,7 +151,9 @@ def _judge(
     looks = looks_of(read, kind) if like_logs else None
     if some is None:
         _check_data(adata, given, matrix, fitted)
-        warn_about_kind(looks, normalised.kind if normalised else kind, given.layer, given.likelihood)
+        warn_about_kind(
+            looks, normalised.kind if normalised else kind, given.layer, given.likelihood, memory_first(adata)
+        )
     if not like_logs or looks is not None:
         return None
     return math.e if normalised else log_base(adata.uns, kind)

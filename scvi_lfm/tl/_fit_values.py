@@ -45,8 +45,11 @@ def looks_of(matrix: CellMatrix, kind: ValueKind) -> str | None:
     return "logged" if looks_logged(matrix.normalised.kind, matrix.normalised.totals) else None
 
 
-def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str) -> None:
-    """Warn if values, of a kind as they were read, look like what a continuous likelihood is not made for."""
+def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str, memory_first: str) -> None:
+    """Warn if values, of a kind as they were read, look like what a continuous likelihood is not made for.
+
+    `memory_first` is the call that goes before those which a backed AnnData does not take.
+    """
     if looks is None:
         return
     place, also = ("adata.X", "") if layer is None else (f"adata.layers[{layer!r}]", f", layer={layer!r}")
@@ -60,15 +63,15 @@ def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likel
             f"holds values that look unlogged: the largest is {kind.maximum:,.4g}, the mean of those above zero "
             f"{kind.mean_present:,.3g}. Under likelihood={likelihood!r} a few abundant genes will rule the fit.",
             "If they are counts, on whatever scale, pass normalize=1e4, which scales each cell to that total and takes "
-            f"log1p as it is read; if they are scaled as they should be, call sc.pp.log1p(adata{also}) first; for "
-            "expected or corrected counts there is also likelihood='negative_binomial' after "
-            f"{place} = np.rint({place}).",
+            f"log1p as it is read; if they are scaled as they should be, call {memory_first}sc.pp.log1p(adata{also}) "
+            "first; for expected or corrected counts there is also likelihood='negative_binomial' after "
+            f"{memory_first}{place} = np.rint({place}).",
         ),
         "scaled": (
             f"holds genes scaled to unit variance ({kind.span}), as sc.pp.scale leaves them: the noise of rare genes "
             "then weighs as much as the expression of others.",
-            "Fit the log-normalised values, before sc.pp.scale, or from a layer (layer=) or adata.raw.to_adata() that "
-            "still holds them.",
+            "Fit the log-normalised values, before sc.pp.scale, or from a layer (layer=) or "
+            f"{memory_first}adata.raw.to_adata() that still holds them.",
         ),
         "logged": (
             f"holds values that look like logarithms already ({kind.span}, hardly any whole), and normalize= takes "

@@ -170,11 +170,12 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> Any:
     dtype = np.dtype(np.float64 if stored.level else np.float32)
     size, chunks = adata.n_obs * adata.n_vars * dtype.itemsize, chunks_of_cells(adata, stored.arguments.layer)
     if chunks is None and size > MAX_LAYER_BYTES:
+        chunked = ", or adata.X = dask.array.from_array(adata.X, chunks=(1000, -1), asarray=False)"
         msg = (
             f"The layer would take {size / 2**30:.1f} GiB, more than 1 GiB. Pass obs_names= and var_names= for the "
-            "entries you need, or have the values that were fitted as a dask array (anndata.experimental.read_lazy, or "
-            "adata.X = dask.array.from_array(adata.X, chunks=(1000, -1), asarray=False)): the layer is then one too, "
-            "computed a chunk at a time when it is needed."
+            "entries you need, or have the values that were fitted as a dask array (anndata.experimental.read_lazy"
+            f"{'' if adata.isbacked else chunked}): the layer is then one too, computed a chunk at a time when it is "
+            "needed."
         )
         raise ValueError(msg)
     predictor, fitted, level = BlockPredictor(stored.posterior), stored.fitted, stored.level

@@ -9,7 +9,7 @@ import pandas as pd
 
 from .._fit_arguments import ARRAY
 from .._keys import EXPECTED_COUNTS, TOTAL_COUNTS
-from .._validate import one_column
+from .._validate import memory_first, one_column
 from ..posterior.store.lookup import entry
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def total_counts(adata: AnnData, matrix: CellMatrix) -> np.ndarray:
     totals = matrix.summary.cell_sums
     empty = totals == 0
     if empty.any():
-        what, mend = "no counts", "Call sc.pp.filter_cells(adata, min_counts=1) first"
+        what, mend = "no counts", f"Call {memory_first(adata)}sc.pp.filter_cells(adata, min_counts=1) first"
         if matrix.held_out is not None and np.isin(np.flatnonzero(empty), matrix.held_out.cell).any():
             what, mend = "no counts but those held out", "Hold out fewer of them"
         msg = (

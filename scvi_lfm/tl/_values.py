@@ -214,12 +214,14 @@ def _advice(adata: ad.AnnData, layer: str | None, genes: np.ndarray, fitted: _Fi
         if name not in {None, layer, of_fit} and _suits(adata, name, genes, fitted):
             return f"layers[{name!r}] matches: pass layer={name!r}."
     if layer is not None and _suits(adata, None, genes, fitted):
-        return f"X matches: call {place} = adata.X.copy() first."
+        return f"X matches: call {place} = adata.X{'' if adata.isbacked else '.copy()'} first."
     raw = adata.raw
     if raw is not None and raw.var_names.is_unique and adata.var_names.isin(raw.var_names).all():
         # in a file, what is selected of it is read a few cells at a time
         whole = ad.AnnData(raw.X, obs=pd.DataFrame(index=adata.obs_names), var=pd.DataFrame(index=raw.var_names))
         if _suits(whole[:, adata.var_names], None, genes, fitted):
+            if adata.isbacked and of_fit is None:  # whose X cannot be written to
+                return "raw matches: call adata.layers['raw'] = adata.raw[:, adata.var_names].X and pass layer='raw'."
             return f"raw matches: call {place} = adata.raw[:, adata.var_names].X first."
     return None
 

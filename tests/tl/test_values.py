@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import anndata as ad
@@ -151,6 +152,11 @@ def test_where_nothing_matches(logs):
         lfm.tl.anomalies(logs)
 
 
+def follow(told, adata):
+    """Do what an error says between `call` and the next words."""
+    exec(re.search(r"call (.*?)( and pass| first)", str(told.value)).group(1), {"adata": adata})
+
+
 def test_raw_may_be_what_matches(logs):
     expected = lfm.tl.anomalies(logs, copy=True)
     other = sc.AnnData(logs.X, obs=logs.obs, var=logs.var)[:, ::-1].copy()
@@ -170,20 +176,28 @@ def test_raw_in_a_file_is_judged_a_few_cells_at_a_time(logs, tmp_path, monkeypat
     def refuse(*_):
         raise AssertionError
 
-    monkeypatch.setattr("anndata._core.sparse_dataset.BaseCompressedSparseDataset.__getitem__", refuse)
-    with pytest.raises(ValueError, match="raw matches"):
-        lfm.tl.anomalies(adata)
+    with monkeypatch.context() as patch:
+        patch.setattr("anndata._core.sparse_dataset.BaseCompressedSparseDataset.__getitem__", refuse)
+        with pytest.raises(ValueError, match=r"raw matches: call (.*) and pass layer='raw'\.$") as told:
+            lfm.tl.anomalies(adata)
+    follow(told, adata)
+    with pytest.warns(UserWarning, match="layer='raw' is not what the fit read"):
+        lfm.tl.anomalies(adata, layer="raw")
 
 
-def test_x_may_be_what_matches_a_fit_of_a_layer(fits):
+def test_x_may_be_what_matches_a_fit_of_a_layer(fits, tmp_path):
     adata = fits["logs"].copy()
     adata.layers["values"] = adata.X.copy()
     fit(adata, layer="values", max_epochs=2)
     adata.layers["values"] = adata.layers["counts"]
-    with pytest.raises(ValueError, match=r"X matches: call adata\.layers\['values'\] = adata\.X\.copy\(\) first\."):
-        lfm.tl.anomalies(adata)
-    adata.layers["values"] = adata.X.copy()
-    no_warning(lfm.tl.anomalies, adata)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    for one in (adata, sc.read_h5ad(tmp_path / "cells.h5ad", backed="r")):
+        with pytest.raises(
+            ValueError, match=r"X matches: call (adata\.layers\['values'\] = adata\.X.*) first\."
+        ) as told:
+            lfm.tl.anomalies(one)
+        follow(told, one)
+        no_warning(lfm.tl.anomalies, one)
 
 
 def test_logs_where_the_fit_read_counts(fits):

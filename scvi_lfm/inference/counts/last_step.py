@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
 STEPS = 50
+# what is computed of a cell: where few genes are left, it takes more than its counts
+TRIANGLES = 4
 # nats per gene: a step that was expected to gain less was the last
 ENOUGH = 0.1
 # a factor that adds less than this to the precision of the average cell, whose prior has 1, is off
@@ -96,7 +98,7 @@ def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matr
         new = cell_statistics(problem, g, features, batch.dense(), own, observed=batch.is_observed())
         return batch.n_cells, new
 
-    blocks = Blocks.of_size(matrix, g.mu.device)
+    blocks = Blocks.of_size(matrix, g.mu.device, width=TRIANGLES * features.packed_size)
     parts = [cells.part(place) for place in blocks.places]
     return average(blocks.each(of_block, parts, pool=pooled), n)
 
