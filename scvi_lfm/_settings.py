@@ -95,8 +95,10 @@ class Settings:
 
     @max_cov_bytes.setter
     def max_cov_bytes(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, Real) or not float(value).is_integer() or value < 0:
-            msg = f"settings.max_cov_bytes must be a whole number of bytes, found {value!r}."
+        msg = f"settings.max_cov_bytes must be a whole number of bytes, at least 0, found {value!r}."
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(msg)
+        if not float(value).is_integer() or value < 0:
             raise ValueError(msg)
         self._max_cov_bytes = int(value)
 
@@ -107,8 +109,10 @@ class Settings:
 
     @verbosity.setter
     def verbosity(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, Real) or value not in _LEVELS:
-            msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
+        msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(msg)
+        if value not in _LEVELS:
             raise ValueError(msg)
         self._verbosity = int(value)
         logger.setLevel(_LEVELS[self._verbosity])
