@@ -36,7 +36,7 @@ class Settings:
         Where ``device="auto"`` computes: ``"auto"`` (a CUDA device if there is one, else the CPU) or a torch device
         string such as ``"cpu"`` or ``"cuda:1"``.
     progress
-        Whether progress bars may be shown. ``False`` silences them everywhere.
+        Whether calls may say how far they are, by a bar or by a line every half minute. ``False`` silences them all.
     max_cov_bytes
         Upper bound, in bytes, for covariances stored per cell or per gene.
     verbosity
@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def progress(self) -> bool:
-        """Whether progress bars may be shown."""
+        """Whether calls may say how far they are."""
         return self._progress
 
     @progress.setter
