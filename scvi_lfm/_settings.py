@@ -36,7 +36,7 @@ class Settings:
         Where ``device="auto"`` computes: ``"auto"`` (a CUDA device if there is one, else the CPU) or a torch device
         string such as ``"cpu"`` or ``"cuda:1"``.
     progress
-        Whether progress bars may be shown. ``False`` silences them everywhere.
+        Whether calls may say how far they are, by a bar or by a line every half minute. ``False`` silences them all.
     max_cov_bytes
         Upper bound, in bytes, for covariances stored per cell or per gene.
     verbosity
@@ -78,7 +78,7 @@ class Settings:
 
     @property
     def progress(self) -> bool:
-        """Whether progress bars may be shown."""
+        """Whether calls may say how far they are."""
         return self._progress
 
     @progress.setter
@@ -95,8 +95,10 @@ class Settings:
 
     @max_cov_bytes.setter
     def max_cov_bytes(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, Real) or not float(value).is_integer() or value < 0:
-            msg = f"settings.max_cov_bytes must be a whole number of bytes, found {value!r}."
+        msg = f"settings.max_cov_bytes must be a whole number of bytes, at least 0, found {value!r}."
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(msg)
+        if not float(value).is_integer() or value < 0:
             raise ValueError(msg)
         self._max_cov_bytes = int(value)
 
@@ -107,8 +109,10 @@ class Settings:
 
     @verbosity.setter
     def verbosity(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, Real) or value not in _LEVELS:
-            msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
+        msg = f"settings.verbosity must be one of {sorted(_LEVELS)}, found {value!r}."
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(msg)
+        if value not in _LEVELS:
             raise ValueError(msg)
         self._verbosity = int(value)
         logger.setLevel(_LEVELS[self._verbosity])

@@ -346,7 +346,11 @@ def test_a_breakdown_stores_nothing(counts, monkeypatch):
         raise torch.linalg.LinAlgError(msg)
 
     monkeypatch.setattr("scvi_lfm.inference.counts.sweep.cell_step", broken)
-    with refused(FloatingPointError, "The fit broke down numerically: values differ from each other", counts):
+    with refused(
+        FloatingPointError,
+        "The fit broke down numerically: values, from 0 to 548, the one farthest out in cell 'cell_14'",
+        counts,
+    ):
         fit(counts)
 
 
@@ -495,3 +499,14 @@ def test_few_cells_or_genes_are_fitted(likelihood, shape):
         warnings.filterwarnings("ignore", message=".*did not converge")
         fit(adata, min(shape), likelihood=likelihood, max_epochs=15)
     all_finite(adata)
+
+
+@pytest.mark.filterwarnings("ignore:X holds whole numbers")
+def test_values_that_no_arithmetic_can_fit_are_named():
+    values = 2**60 + np.random.default_rng(0).poisson(3, (60, 30)).astype(np.int64)
+    values[7, 3] += 2**55
+    adata = ad.AnnData(values)
+    words = r"values, from 1.153e\+18 to 1.189e\+18, the one farthest out in cell '7', gene '3', differ"
+    with pytest.raises(FloatingPointError, match=words):
+        lfm.tl.fit(adata, 2, likelihood="normal", progress=False)
+    assert not adata.uns

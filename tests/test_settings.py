@@ -39,9 +39,11 @@ def test_whole_numbers_of_any_type(settings, value):
 
 @pytest.mark.parametrize("value", [1.5, -1, True, "2", None, np.inf, [1]])
 def test_other_values_are_refused(settings, value):
-    with pytest.raises(ValueError, match=r"settings\.max_cov_bytes must be a whole number of bytes, found"):
+    is_number = isinstance(value, float | int) and value is not True
+    kind = ValueError if is_number else TypeError
+    with pytest.raises(kind, match=r"settings\.max_cov_bytes must be a whole number of bytes, at least 0, found"):
         settings.max_cov_bytes = value
-    with pytest.raises(ValueError, match=r"settings\.verbosity must be one of \[0, 1, 2, 3\], found"):
+    with pytest.raises(kind, match=r"settings\.verbosity must be one of \[0, 1, 2, 3\], found"):
         settings.verbosity = value
 
 

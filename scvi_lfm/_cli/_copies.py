@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ._signals import check
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 _PIECE = 2**26
 # small files of a zarr store that say what it holds: a writer may write into them
@@ -18,7 +22,7 @@ Stamp = tuple[tuple[str, int, int, int], ...]
 def copy(source: Path, target: Path) -> None:
     """Copy a file, or a folder with all that is in it; file systems that know how to share blocks between files do."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_copy_file)
+        _copy_folder(source, target, _copy_file)
     else:
         _copy_file(source, target)
 
@@ -28,7 +32,7 @@ def link(source: Path, target: Path) -> None:
 
     Files are copied where the file system has no links.
     """
-    shutil.copytree(source, target, copy_function=_link_file)
+    _copy_folder(source, target, _link_file)
 
 
 def size(path: Path) -> int:
@@ -46,8 +50,19 @@ def stamp(path: Path) -> Stamp:
     return tuple(found)
 
 
-def _copy_file(source: str | Path, target: str | Path) -> None:
-    with Path(source).open("rb", buffering=0) as old, Path(target).open("xb", buffering=0) as new:
+def _copy_folder(source: Path, target: Path, copy_file: Callable[[Path, Path], None]) -> None:
+    """A folder with what `copy_file` makes of its files; the first error ends it, where shutil gathers them all."""
+    target.mkdir()
+    for part in source.iterdir():
+        if part.is_dir():
+            _copy_folder(part, target / part.name, copy_file)
+        else:
+            copy_file(part, target / part.name)
+    shutil.copystat(source, target)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    with source.open("rb", buffering=0) as old, target.open("xb", buffering=0) as new:
         if not _copied_by_the_system(old.fileno(), new.fileno()):
             while piece := memoryview(old.read(_PIECE)):
                 while piece:
@@ -71,8 +86,8 @@ def _copied_by_the_system(old: int, new: int) -> bool:
     return done > 0
 
 
-def _link_file(source: str, target: str) -> None:
-    if Path(source).name in _METADATA:
+def _link_file(source: Path, target: Path) -> None:
+    if source.name in _METADATA:
         _copy_file(source, target)
         return
     try:

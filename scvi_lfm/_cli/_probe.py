@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .._memory import OutOfMemoryError
 from ._messages import CommandError
+from ._signals import held
 
 _SECONDS, _BYTES_PER_SECOND = 5, 20e6
 _SCRIPT = Path(__file__).with_name("_walk.py")
@@ -64,19 +65,22 @@ def _signal_of_fork(path: Path, seconds: int) -> str:
     """Name of the signal that ends a copy of this process as it walks through a file; empty where none does."""
     from ._walk import walk
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # threads of others are no matter: the process does nothing but this
-        number = os.fork()
-    if number == 0:
-        try:
-            walk(str(path), seconds)
-        finally:
-            os._exit(0)
+    number = 0
     try:
+        # an exception among what Python does around a fork is lost, and a lock of others would stay locked
+        with held(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # threads of others are no matter: the process does nothing but this
+            number = os.fork()
+            if number == 0:
+                try:
+                    walk(str(path), seconds)
+                finally:
+                    os._exit(0)
         _, status = os.waitpid(number, 0)
     except BaseException:
-        os.kill(number, signal.SIGKILL)
-        os.waitpid(number, 0)
+        if number:
+            os.kill(number, signal.SIGKILL)
+            os.waitpid(number, 0)
         raise
     return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else ""
 

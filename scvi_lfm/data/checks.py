@@ -128,6 +128,14 @@ def check_counts(
     raise ValueError(msg)
 
 
+def farthest_out(source: CellSource, cells: pd.Index, genes: pd.Index) -> str:
+    """Words for where the largest absolute value is, by another reading: for errors alone."""
+    found = source.summary
+    largest = max(-found.stored_minimum, found.stored_maximum)
+    _, first = _first_bad(source, lambda stored: np.abs(stored) >= largest, cells, genes)
+    return first.partition(" in ")[2]
+
+
 def _first_bad(
     source: CellSource, is_bad: Callable[[np.ndarray], np.ndarray], cells: pd.Index, genes: pd.Index
 ) -> tuple[int, str]:

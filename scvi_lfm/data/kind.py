@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +37,8 @@ UNLOGGED = ((HIGHEST_LOG, 20.0), (100.0, 10.0))
 SCALED_FROM, ROUNDING, SHARE_SCALED, GENES_LOOKED_AT = 10.0, 1e-3, 0.2, 200
 # at a time, wherever the values lie, so that sums are the same to the bit
 CELLS_LOOKED_AT = 1024
+# of the first cells, in how many a value is a multiple of the cell's least, and how many are no multiple of all's
+UNIT_CELLS, FEW_UNITS, IN_UNITS = 64, 5, 0.9
 # in expression, about as many of a cell's values are the least one; of a user's ratings, few are
 LIKE_EXPRESSION = 0.4
 RECORDED = ("whole", "minimum", "maximum", "mean_total")
@@ -177,7 +179,7 @@ def looks_like(source: CellSource, kind: ValueKind) -> str | None:
         return "scaled"
     above = any(kind.maximum > max(least, times * kind.mean_present) for least, times in UNLOGGED)
     # values around a level add up alike too, and none of them is zero
-    above = above or (kind.minimum == 0 and _add_up_alike(source.summary.cell_sums))
+    above = above or (kind.minimum == 0 and (_add_up_alike(source.summary.cell_sums) or in_units_of_cells(source)))
     return "unlogged" if kind.minimum >= 0 and above else None
 
 
@@ -185,6 +187,29 @@ def _add_up_alike(totals: np.ndarray) -> bool:
     """Whether the values of all cells that have some add up to the same, as counts scaled to a total do."""
     some = totals[totals > 0]
     return len(some) > 1 and bool(np.ptp(some) <= ROUNDING * some.max())
+
+
+def in_units_of_cells(source: CellSource, undone: Callable[[np.ndarray], np.ndarray] = np.asarray) -> bool:
+    """Whether a cell's values are multiples of its least, another in each: so are counts over totals, of any genes.
+
+    `undone` is what undoes a transformation of the values. A few cells tell.
+    """
+    units, shares = [], []
+    block = source.rows(slice(0, UNIT_CELLS))
+    for row in block if isinstance(block, np.ndarray) else np.split(block.data, block.indptr[1:-1]):
+        values = undone(row[row > 0].astype(np.float64))
+        if len(values) < ENOUGH_VALUES:
+            continue
+        times = values / values.min()
+        others = times[times > 1 + ROUNDING]
+        if len(others) >= FEW_UNITS:
+            units.append(values.min())
+            shares.append(np.mean(np.abs(others - np.rint(others)) < ROUNDING * others))
+    if len(units) < FEW_UNITS or np.median(shares) < IN_UNITS:
+        return False
+    apart = np.array(units) / min(units)
+    # half stars are multiples too, of the same in every cell
+    return bool(np.mean(np.abs(apart - np.rint(apart)) > ROUNDING * apart) > 1 - IN_UNITS)
 
 
 def looks_logged(kind: ValueKind, totals: np.ndarray | None = None) -> bool:

@@ -16,7 +16,7 @@ from ..inference import fit_natural_gradient
 from ..posterior.store import fit_places, write_fit
 from ._fit_memory import check_memory, size_of
 from ._fit_prepare import check_what_was_read, prepare_fit
-from ._fit_result import check_storable, n_factors_of, record_of, warn_at_bound, warn_not_converged
+from ._fit_result import broken_down, check_storable, n_factors_of, record_of, warn_at_bound, warn_not_converged
 from ._overwriting import check_free, note_written, obs_places
 from ._tool import tool
 
@@ -225,7 +225,8 @@ def fit(
     ------
     TypeError, ValueError, KeyError
         An argument or the data cannot be used, or their dtype has lost the digits behind a level that they share.
-        `adata` is then as it was.
+        `adata` is then as it was. Values in a file that are to be normalised are checked by the readings of the fit:
+        their errors and warnings come when it is done, the errors before anything is stored.
     OSError
         The file of the values cannot be read.
     FloatingPointError
@@ -291,10 +292,4 @@ def _run(adata: AnnData, prepared: PreparedFit) -> FitResult:
             return fit_pyro(prepared.matrix, prepared.options)
         return fit_natural_gradient(prepared.matrix, prepared.options)
     except (torch.linalg.LinAlgError, UnfitValuesError) as error:
-        check_what_was_read(adata, prepared)
-        msg = (
-            "The fit broke down numerically: values differ from each other, or from their mean, by too many orders of "
-            "magnitude, or cells or genes repeat each other exactly. Look for such values, or rescale the data. "
-            "Nothing was stored."
-        )
-        raise FloatingPointError(msg) from error
+        raise broken_down(adata, check_what_was_read(adata, prepared)) from error

@@ -24,11 +24,13 @@ from .._keys import (
     VARIANCE_RATIO,
     VERSION,
 )
+from ..data.checks import farthest_out
 from ..posterior.store.params import params_of
 from ._values import record_of_values
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
     from ..inference import FitOptions, FitResult
     from ..posterior import CountPosterior, NormalPosterior
@@ -104,6 +106,16 @@ def check_storable(q: NormalPosterior | CountPosterior, cells: pd.Index, genes: 
                 "Look at its values: they may differ from the others by many orders of magnitude. Nothing was stored."
             )
             raise FloatingPointError(msg)
+
+
+def broken_down(adata: AnnData, prepared: PreparedFit) -> FloatingPointError:
+    """The error of values that no arithmetic of ours can fit."""
+    where = farthest_out(prepared.matrix.source, adata.obs_names, adata.var_names[prepared.fitted])
+    return FloatingPointError(
+        f"The fit broke down numerically: values, {prepared.kind.span}, the one farthest out in {where}, differ from "
+        "each other, or from their mean, by too many orders of magnitude, or cells or genes repeat each other exactly. "
+        "Look for such values, or rescale the data. Nothing was stored."
+    )
 
 
 def warn_not_converged(result: FitResult, options: FitOptions) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .._calls import warn_user
 from .._fit_arguments import AUTO, CONTINUOUS
 from .._validate import place_of
-from ..data.kind import ValuesWarning, looks_like, looks_logged
+from ..data.kind import ValuesWarning, in_units_of_cells, looks_like, looks_logged
 
 if TYPE_CHECKING:
     from .._fit_arguments import FitArguments
@@ -42,7 +44,8 @@ def looks_of(matrix: CellMatrix, kind: ValueKind) -> str | None:
     """Likeness of values to such as a Normal is not made for, or as are not to be normalised; None: to none."""
     if matrix.normalised is None:
         return looks_like(matrix.source, kind)
-    return "logged" if looks_logged(matrix.normalised.kind, matrix.normalised.totals) else None
+    logged = looks_logged(matrix.normalised.kind, matrix.normalised.totals)
+    return "logged" if logged and not in_units_of_cells(matrix.source, np.expm1) else None
 
 
 def warn_about_kind(looks: str | None, kind: ValueKind, layer: str | None, likelihood: str, memory_first: str) -> None:

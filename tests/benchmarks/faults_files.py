@@ -72,7 +72,7 @@ def spoil(folder: Path, trials: int, suffix: str, rng: random.Random) -> Counter
 
 
 def _finite(out: Path) -> int:
-    """Whether all that a command computes is finite."""
+    """Whether all that a command computes is finite, but for genes that a fit does not have, as it warns."""
     import warnings
 
     import anndata as ad
@@ -80,6 +80,8 @@ def _finite(out: Path) -> int:
 
     warnings.simplefilter("ignore")
     adata = ad.read_h5ad(out)
+    if "lfm" in adata.varm and not np.isnan(adata.varm["lfm"]).all():
+        adata = adata[:, ~np.isnan(adata.varm["lfm"]).all(axis=1)]
     fields = [adata.obsm, adata.varm, adata.obs.select_dtypes("number"), adata.var.select_dtypes("number")]
     for fields_of in fields:
         for name in fields_of:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import warnings
@@ -16,6 +17,7 @@ import scipy.sparse as sp
 
 import scvi_lfm as lfm
 from command_line import run
+from scvi_lfm._cli import _copies as copies
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +227,30 @@ def test_an_input_that_is_changed_in_between(
         assert contents(store) == before | {"new": b"by another process"}
         (store / "new").unlink()
     assert not out.exists()
+
+
+def test_the_first_error_ends_the_copy_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its own number and words, not as one of a list."""
+    copied = []
+
+    def full(source: Path, target: Path) -> None:
+        copied.append(target)
+        if len(copied) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = tmp_path / "store"
+    for name in ("a", "b/c", "b/d", "e/f/g", "e/h"):
+        (store / name).parent.mkdir(parents=True, exist_ok=True)
+        (store / name).write_text(name)
+    copies.copy(store, tmp_path / "whole")
+    assert {path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*")} == {
+        path.relative_to(store) for path in store.rglob("*")
+    }
+    assert (tmp_path / "whole" / "e" / "f" / "g").read_text() == "e/f/g"
+    monkeypatch.setattr(copies, "_copy_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        copies.copy(store, tmp_path / "some")
+    assert (error.value.errno, len(copied)) == (errno.ENOSPC, 3)
 
 
 @pytest.mark.parametrize("name", ["data.h5ad", pytest.param("v2.zarr", marks=pytest.mark.slow)])

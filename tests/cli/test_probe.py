@@ -13,6 +13,7 @@ import pytest
 from scvi_lfm._cli import _files as files
 from scvi_lfm._cli import _probe as probe
 from scvi_lfm._cli import main
+from scvi_lfm._cli._signals import Stopped, stoppable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,6 +120,22 @@ def test_other_ends(folder, tmp_path, name, expected, words, ended_by, capsys):
     status, line = outcome(folder, tmp_path / "out.h5ad", capsys)
     assert status == expected
     assert words in line
+
+
+def test_a_signal_in_the_midst_of_a_fork_waits_for_its_end(folder, monkeypatch):
+    """Python swallows exceptions in what it does around a fork, such as to take and give back the lock of logging."""
+    fork, numbers = os.fork, []
+
+    def signalled():
+        signal.raise_signal(signal.SIGTERM)
+        numbers.append(fork())
+        return numbers[-1]
+
+    monkeypatch.setattr(probe.os, "fork", signalled)
+    with pytest.raises(Stopped), stoppable():
+        probe.check_survives(folder / "fitted.h5ad")
+    with pytest.raises(ChildProcessError):
+        os.waitpid(numbers[0], 0)
 
 
 def test_the_limit_is_named(monkeypatch):

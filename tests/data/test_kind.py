@@ -160,6 +160,12 @@ def test_real_counts_without_logs_look_unlogged(pbmc_counts, name):
 def test_shares_of_a_cell_look_unlogged(pbmc_counts):
     values = shares(pbmc_counts)
     assert looks_like(values, kind_of(values)) == "unlogged"
+    # of some genes they add up to something else in each cell
+    some = values[:, ::3]
+    assert looks_like(some, kind_of(some)) == "unlogged"
+    logged = MemorySource(some.log1p() if sp.issparse(some) else np.log1p(some))
+    assert not kind.in_units_of_cells(logged)
+    assert kind.in_units_of_cells(logged, np.expm1)
     around = 1e6 + np.random.default_rng(0).normal(size=(60, 40))
     assert looks_like(around, kind_of(around)) is None
 

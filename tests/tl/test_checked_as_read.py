@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from on_disk import backed
 from scvi_lfm.data.dask_chunks import DaskSource
+from scvi_lfm.data.kind import UNIT_CELLS
 from scvi_lfm.data.normalised_as_read import NormalisedAsRead, can_be_judged_later
 from scvi_lfm.data.opening import open_source
 from scvi_lfm.data.reader import SpanReader
@@ -86,8 +87,9 @@ def test_two_readings_and_the_minibatches_give_the_bits_and_the_words_of_memory(
     assert one.uns["lfm"]["values"] == other.uns["lfm"]["values"]
     assert told == words
     assert any("1 cell(s) of X are all zero" in text for text in told)
+    readings -= UNIT_CELLS / N  # of which it is asked whether they are logarithms already
     # the first epoch leaves out the minibatch of the start
-    assert readings == (1 if options.get("batch_size") == N else 2 + one.uns["lfm"]["elbo"]["epoch"][-1])
+    assert readings == pytest.approx(1 if options.get("batch_size") == N else 2 + one.uns["lfm"]["elbo"]["epoch"][-1])
 
 
 def test_lazy_values_are_read_as_often_but_for_a_few_cells_that_tell_how_many_are_stored(tmp_path, n_read):
