@@ -99,7 +99,7 @@ def sweeps_at_the_start(request: pytest.FixtureRequest) -> Iterator[int]:
 
     with pytest.MonkeyPatch.context() as patch:
         most = start.MOST_SWEEPS
-        if "not slow" in request.config.option.markexpr:
+        if not any(item.get_closest_marker("slow") for item in request.session.items):
             patch.setattr(start, "MOST_SWEEPS", start.LEAST_WITH_COVARIATES)
         yield most
 

@@ -70,7 +70,7 @@ def test_options_of_fit_are_all_in_a_known_group() -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the examples read, under their names. Not to be written into."""
     folder = tmp_path_factory.mktemp("examples")
-    counts = lfm.datasets.simulate(60, 30, 3, likelihood="poisson", mu=0.5, depth_spread=0.2, rng=1)
+    counts = lfm.datasets.simulate(60, 60, 3, likelihood="poisson", mu=0.5, depth_spread=0.2, rng=1)
     counts.layers["counts"] = counts.X.copy()
     counts.obs["leiden"] = pd.Categorical(np.array(["1", "3", "7"])[np.arange(60) % 3])
     counts.obs["batch"] = pd.Categorical(np.array(["a", "b"])[np.arange(60) // 30])
