@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .._keys import PARAMS
-from .._validate import near_matches, one_column
+from .._validate import near_matches, one_column, place_of
 from ..get import variance_df
 from ..get._stored import array_of_fit, check_factors, listed
 from ._colors import color_map
@@ -145,7 +145,13 @@ def _values(adata: AnnData, color: str, *, layer: str | None) -> pd.Series:
         msg = f"`color`: neither a column of obs nor a gene is called {color!r}. {near_matches(color, names)}"
         raise KeyError(msg)
     gene = adata[:, color]
-    values = gene.X if layer is None else gene.layers[layer]
+    values = gene.X if layer is None else gene.layers.get(layer)
+    if values is None:
+        msg = (
+            f"`color`: genes are read from {place_of(layer)}, which the fit read and `adata` has no more. Put it back "
+            "or colour by columns of obs."
+        )
+        raise KeyError(msg)
     values = values.compute() if hasattr(values, "compute") else values  # a dask array, as of data read lazily
     values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
     return pd.Series(values[:, 0], index=adata.obs_names, name=color, dtype=float)

@@ -134,6 +134,15 @@ def test_a_deleted_embedding_is_named(adata):
         lfm.pl.factors(adata)
 
 
+def test_values_that_are_gone_are_named(adata):
+    gene, adata.X = adata.var_names[3], None
+    with pytest.raises(KeyError, match=r"genes are read from X, which the fit read and `adata` has no more"):
+        lfm.pl.factors(adata, gene)
+    adata.uns["lfm"]["params"]["layer"] = "counts"
+    with pytest.raises(KeyError, match=r"genes are read from layers\['counts'\], which"):
+        lfm.pl.factors(adata, gene)
+
+
 def test_leaves_numpys_global_seed_alone(adata):
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     lfm.pl.factors(adata, "group", show=False)
