@@ -84,7 +84,7 @@ def cell_statistics(
         torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
         data, seen, half_variance, weight = (values[asked] for values in (data, seen, half_variance, weight))
         which = None if which is None else which[asked]
-        if likelihood.dispersion_score is not None:
+        if likelihood.dispersion_score is not None and len(data):  # of a block on a cluster perhaps none is asked
             # no count at a rate of zero says nothing of the dispersion
             pull = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
             excess[genes], square[genes] = _of_dispersion(pull, weight, half_variance, g.dispersion[genes])
