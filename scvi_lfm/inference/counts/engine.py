@@ -66,6 +66,7 @@ class State:
     cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
+    directions: Tensor | None = None  # (p, q): of the cells' covariances before an epoch that may be rough; or None
 
 
 class CountEngine(Engine["State"]):
@@ -103,9 +104,8 @@ class CountEngine(Engine["State"]):
 
     @cached_property
     def _seen(self) -> Seen:
-        """Genes that epochs see; half the variances of eta need not be exact before the last step."""
-        seen = self._all if self._frequent is None else self._all.at(self._frequent)
-        return replace(seen, problem=replace(seen.problem, approximate=seen.problem.likelihood.has_rate))
+        """Genes that epochs see."""
+        return self._all if self._frequent is None else self._all.at(self._frequent)
 
     @cached_property
     def _those(self) -> CellMatrix:
@@ -128,11 +128,10 @@ class CountEngine(Engine["State"]):
         g, activity = fit_margins(problem, blocks, sizes, options.prior_scales, known, options.levels)
         activity = activity.rows(torch.from_numpy(np.argsort(np.concatenate(parts))).to(activity.mean.device))
         rank0 = self._all.elbo(g, activity, options.seed)
-        problem = self._seen.problem
         n, r = problem.n_cells, options.n_factors
         if self._frequent is not None:
             rare = Rare.of(self._frequent, g)
-            g, those = g.at(rare.others), those.at_genes(self._frequent)
+            problem, g, those = self._seen.problem, g.at(rare.others), those.at_genes(self._frequent)
             rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
             blocks = [partial(self._seen.matrix.batch, some[part], options.device) for part in parts]
         factors = activity.mean.new_zeros(len(some), r)
@@ -154,7 +153,7 @@ class CountEngine(Engine["State"]):
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
-        return State(g, statistics, cells, 1, rare), rank0
+        return self._on_its_way(State(g, statistics, cells, 1, rare), 1), rank0
 
     def epoch(
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
@@ -173,14 +172,23 @@ class CountEngine(Engine["State"]):
             statistics=state.statistics.moved(move),
             cells=state.cells.moved(move, problem.family),
         )
-        return state, [self._elbo(state)]
+        return self._on_its_way(state, number + 1), [self._elbo(state)]
+
+    def _on_its_way(self, state: State, number: int) -> State:
+        """The state with the directions by which an epoch makes half the variances of eta cheap.
+
+        A second step of a visit would meet covariances that differ in others, and the last step of all is exact.
+        """
+        wanted = self._problem.likelihood.has_rate and self._n_steps(state, number) == 1
+        return replace(state, directions=state.cells.directions() if wanted else None)
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY)
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
-        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
+        how = steps, every, bar, of_cells, state.directions
+        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, *how)
         return replace(
             state,
             globals=gene_step(problem, g, statistics, ROUNDS, share_in(number)),
@@ -192,7 +200,8 @@ class CountEngine(Engine["State"]):
         """A stochastic step of the first epoch: what makes the place after it."""
         problem, state, alone, (rows, batch) = self._seen.problem, at.state, self.n_batches == 1, minibatch
         g = state.globals
-        features, cells = GeneFeatures.of(g.gene_mean, g.gene_cov), state.cells.rows(rows)
+        features = GeneFeatures.of(g.gene_mean, g.gene_cov).in_few_directions(state.directions)
+        cells = state.cells.rows(rows)
         every = 1 if alone else DISPERSION_EVERY
         cells, new = visit(problem, g, features, batch, cells, self._n_steps(state, 1), every)
         statistics = state.statistics.blend(new, 1.0 if alone else learning_rate(state.steps))
@@ -243,13 +252,14 @@ class CountEngine(Engine["State"]):
         problem = self._seen.problem
         ordered = activity_last(problem, state.globals, state.cells, state.statistics)
         g, cells, statistics = leading_factors(problem, *ordered, n_factors)
-        return replace(state, globals=g, cells=cells, statistics=statistics)
+        directions = None if state.directions is None else cells.directions()
+        return replace(state, globals=g, cells=cells, statistics=statistics, directions=directions)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options, g, cells = self._options, state.globals, state.cells
         if state.rare is not None:
-            g = state.rare.joined(self._problem, g, cells, state.statistics, self._matrix)
+            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
         share = share_in(trace.epochs + 1)
         g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
         g, cells = without_unused(g, cells, statistics)

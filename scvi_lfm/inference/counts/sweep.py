@@ -34,12 +34,15 @@ def sweep(
     every: int = 1,
     bar: Progress | None = None,
     pass_: Pass[Cells] = WHOLE,
+    directions: Tensor | None = None,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once.
+    What the dispersion needs is taken from one in `every` cells. Half the variances of eta are exact, or along few
+    directions, with `directions` (p, q) for the cells' covariances. On a cluster all cells are visited at once.
     """
-    features, everyone, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), batches.everyone, bar or Progress()
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov).in_few_directions(directions)
+    everyone, bar = batches.everyone, bar or Progress()
     if everyone.on_cluster and pass_.n_seen == 0:
         found, sums = _visit_all(problem, g, features, everyone, cells, steps, every)
         at = pass_.keep(lambda: Place(cells.put_all(found), batches.count, sums))
