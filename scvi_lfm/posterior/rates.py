@@ -7,9 +7,9 @@ r"""Expected rates of counts, by blocks of cells and genes.
 
 The variance is one product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
 \rangle` and :math:`u' T u = \langle T, u u' \rangle`. Covariances are inverses of what many entries have told, and
-differ from row to row in few directions: with :math:`D`, orthonormal columns (p, q), those of S,
+differ from row to row in few directions: with :math:`\Gamma`, orthonormal columns (p, q), those of S,
 
-.. math:: \langle S_i, E[v_j v_j'] \rangle \approx (D' S_i) \cdot (D' E[v_j v_j'])
+.. math:: \langle S_i, E[v_j v_j'] \rangle \approx (\Gamma' S_i) \cdot (\Gamma' E[v_j v_j'])
 
 is a product of q features for p, and so is :math:`\langle T_j, u_i u_i' \rangle`.
 """
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 2**19
 # on a GPU: few enough for several arrays of them
 ENTRIES_PER_GPU_BLOCK = 2**27
-# of covariances: with these, rates are right to a thousandth; they are worth it where matrices have four times as many
-# values
+# of covariances: with these rates are right to about a thousandth, and triangles hold many times more values
 DIRECTIONS = 16
 # rows that tell of them
 ROWS = 256
@@ -47,7 +46,7 @@ class FewDirections:
     """Directions in which covariances differ, and what half the variances need of genes along them."""
 
     of_genes: Tensor  # (p, q)
-    of_cells: Tensor  # (p, q)
+    of_cells: Tensor  # (p, q): for covariances whose values off the diagonal are doubled
     moments: Tensor  # (m, 2q): of T, of E[v v']
 
 
@@ -110,9 +109,9 @@ class GeneFeatures:
         p = self.packed_size
         if of_cells is None or p < 4 * DIRECTIONS:
             return self
-        of_genes = leading_directions(self.moments[:, :p])
-        moments = torch.cat([self.moments[:, :p] @ of_genes, self.moments[:, p : 2 * p] @ of_cells], dim=1)
-        return replace(self, few=FewDirections(of_genes, of_cells, moments))
+        of_genes, weights = leading_directions(self.moments[:, :p]), doubled(self.mean.shape[1], of_cells)[:, None]
+        moments = torch.cat([self.moments[:, :p] @ of_genes, self.moments[:, p : 2 * p] @ (of_cells * weights)], dim=1)
+        return replace(self, few=FewDirections(of_genes, of_cells / weights, moments))
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
