@@ -17,7 +17,6 @@ import torch
 from ..._workers import in_order
 from ...posterior.rates import rates
 from ..equations import solve_rows
-from .half_variances import HalfVariances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,14 +50,11 @@ def cell_step(
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
     likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
-    variances, offset = (
-        HalfVariances.of(features, cells, approximate=problem.approximate),
-        cells.log_size + mu.to(cells.mean.dtype),
-    )
+    left, offset = features.of_cells(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
 
     def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
         linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
-        half_variance = variances.at(genes, None if half is None else half[:, genes])
+        half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
         data = None if observed is None else observed[:, genes]
         weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
         weight, score = where_observed(weight, data), where_observed(score, data)

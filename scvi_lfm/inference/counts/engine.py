@@ -68,6 +68,7 @@ class State:
     cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
+    directions: Tensor | None = None  # (p, q): of the cells' covariances before an epoch that may be rough; or None
 
     @property
     def running(self) -> Running:
@@ -114,9 +115,8 @@ class CountEngine(Engine["State"]):
 
     @cached_property
     def _seen(self) -> Seen:
-        """Genes that epochs see; half the variances of eta need not be exact before the last step."""
-        seen = self._all if self._frequent is None else self._all.at(self._frequent)
-        return replace(seen, problem=replace(seen.problem, approximate=seen.problem.likelihood.has_rate))
+        """Genes that epochs see."""
+        return self._all if self._frequent is None else self._all.at(self._frequent)
 
     @cached_property
     def _those(self) -> CellMatrix:
@@ -164,7 +164,7 @@ class CountEngine(Engine["State"]):
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
-        return State(g, statistics, cells, 1, rare), rank0
+        return self._on_its_way(State(g, statistics, cells, 1, rare), 1), rank0
 
     def _guess(self, margins: tuple[CountGlobals, Tensor] | None = None) -> Tensor:
         """A of the cells to start from, (cells, r); `margins` where only stored values are data."""
@@ -194,14 +194,23 @@ class CountEngine(Engine["State"]):
             statistics=state.statistics.moved(move),
             cells=state.cells.moved(move, problem.family),
         )
-        return state, [self._elbo(state)]
+        return self._on_its_way(state, number + 1), [self._elbo(state)]
+
+    def _on_its_way(self, state: State, number: int) -> State:
+        """The state with the directions by which an epoch makes half the variances of eta cheap.
+
+        A second step of a visit would meet covariances that differ in others, and the last step of all is exact.
+        """
+        wanted = self._problem.likelihood.has_rate and self._n_steps(state, number) == 1
+        return replace(state, directions=state.cells.directions() if wanted else None)
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY) if number > 1 else 1
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
-        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
+        how = steps, every, bar, of_cells, state.directions
+        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, *how)
         if pass_.most is not None:  # of the cells that it does not come to, what was known
             statistics = state.statistics.scaled(1 - pass_.most / self.n_batches).plus(statistics)
         return replace(
@@ -213,18 +222,19 @@ class CountEngine(Engine["State"]):
 
     def _first_steps(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Stochastic steps, one at each minibatch."""
-        problem, batches, n_steps = self._seen.problem, self._seen.batches, self._n_steps(state, number)
+        problem, batches = self._seen.problem, self._seen.batches
+        how = self._n_steps(state, number), state.directions
 
         def step(at: Place[State], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[State]]:
             rows, batch = minibatch
             cells = at.state.cells
-            running, some = stochastic_step(problem, at.state.running, batch, cells.rows(rows), n_steps)
+            running, some = stochastic_step(problem, at.state.running, batch, cells.rows(rows), *how)
             return lambda: at.after(at.state.after(running, cells.put(rows, some)))
 
         def many(at: Place[State], stretch: Stretch) -> Callable[[], Place[State]]:
             rows, n_seen = torch.from_numpy(stretch.rows), at.n_seen + len(stretch.minibatches)
             cells = at.state.cells
-            running, some = stretch.run(Steps(problem, at.state.running, n_steps), cells.part(rows))
+            running, some = stretch.run(Steps(problem, at.state.running, *how), cells.part(rows))
             for _ in stretch.minibatches[1:]:
                 bar.update()
             return lambda: Place(at.state.after(running, cells.put(rows, some)), n_seen)
@@ -277,13 +287,14 @@ class CountEngine(Engine["State"]):
         problem = self._seen.problem
         ordered = activity_last(problem, state.globals, state.cells, state.statistics)
         g, cells, statistics = leading_factors(problem, *ordered, n_factors)
-        return replace(state, globals=g, cells=cells, statistics=statistics)
+        directions = None if state.directions is None else cells.directions()
+        return replace(state, globals=g, cells=cells, statistics=statistics, directions=directions)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options, g, cells = self._options, state.globals, state.cells
         if state.rare is not None:
-            g = state.rare.joined(self._problem, g, cells, state.statistics, self._matrix)
+            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
         share = share_in(trace.epochs + 1)
         g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
         g, cells = without_unused(g, cells, statistics)

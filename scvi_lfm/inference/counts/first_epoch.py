@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
+    from torch import Tensor
 
     from ...data import Batch, CellMatrix
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
@@ -37,11 +38,11 @@ class Running:
 
 
 def stochastic_step(
-    problem: CountProblem, at: Running, batch: Batch, cells: Cells, n_steps: int
+    problem: CountProblem, at: Running, batch: Batch, cells: Cells, n_steps: int, directions: Tensor | None
 ) -> tuple[Running, Cells]:
-    """Some steps of the cells of a minibatch, then one of the genes."""
+    """Some steps of the cells of a minibatch, then one of the genes; `directions` as in :func:`sweep`."""
     g = at.globals
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov).in_few_directions(directions)
     cells, new = visit(problem, g, features, batch, cells, n_steps, DISPERSION_EVERY)
     statistics = at.statistics.blend(new, learning_rate(at.steps))
     return Running(gene_step(problem, g, statistics), statistics, at.steps + 1), cells
@@ -54,6 +55,7 @@ class Steps:
     problem: CountProblem
     at: Running
     n_steps: int
+    directions: Tensor | None  # (p, q)
 
     def __call__(self, matrix: CellMatrix, minibatches: Sequence[np.ndarray], cells: Cells) -> tuple[Running, Cells]:
         """What the steps have changed, and q of the cells of `matrix`, of which `minibatches` has positions."""
@@ -61,6 +63,6 @@ class Steps:
         with with_threads_of_worker(), workers():
             for places in minibatches:
                 rows, batch = torch.from_numpy(places), matrix.batch(places, torch.device("cpu"))
-                at, some = stochastic_step(self.problem, at, batch, cells.rows(rows), self.n_steps)
+                at, some = stochastic_step(self.problem, at, batch, cells.rows(rows), self.n_steps, self.directions)
                 cells = cells.put(rows, some)
         return at, cells

@@ -22,7 +22,6 @@ from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
 from .cell_step import at_genes, expected_steps, nodes_of, where_observed
 from .dispersion import update_dispersion
-from .half_variances import HalfVariances
 from .state import CountStatistics
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def cell_statistics(
     first, n_all = among or (0, n)
     asked = slice(-first % every, None, every)
     mu = g.mu.to(cells.mean.dtype)
-    variances = HalfVariances.of(features, cells, approximate=problem.approximate) if half is None else None
+    left = features.of_cells(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
     offset = cells.log_size + mu
     x = one_first(cells.mean)
     xx = outer(x)
@@ -76,7 +75,7 @@ def cell_statistics(
     def of_genes(genes: slice) -> Tensor | None:
         # what they say of the thresholds between levels; all else is a gene's own, and put in its place
         linear, parameters = features.linear(cells.mean, genes), at_genes(g.parameters, genes)
-        half_variance = half[:, genes] if variances is None else variances.at(genes)
+        half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
         data, which = y[:, genes], None if observed is None else observed[:, genes]
         weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, parameters, which)
         weight, score = where_observed(weight, which), where_observed(score, which)

@@ -12,6 +12,7 @@ import torch
 
 from ...linalg.packed import congruent, diagonal, pack, packed_part
 from ...model.noise import level_parameters
+from ...posterior.rates import leading_directions
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ class CountProblem(Problem):
     """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
-    approximate: bool = False  # whether half the variances of eta are, where the fit is on its way
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class Cells:
     def keeps_cov(self) -> bool:
         """Whether each cell's covariance is held, or one average in place of all."""
         return len(self.cov) == len(self.mean)
+
+    def directions(self) -> Tensor | None:
+        """Directions (p, q) in which the covariances differ; None where they are not held."""
+        return leading_directions(self.cov) if self.keeps_cov else None
 
     def put(self, index: Tensor, new: Cells) -> Cells:
         """Cells with other q for some of them; means and covariances are written in place."""
