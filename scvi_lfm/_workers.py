@@ -113,6 +113,21 @@ def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
     return functools.cache(function) if crew is None else crew.submit(lambda _: function(), None).result
 
 
+def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each item, in their order; a worker is at the next one while a result is used.
+
+    For what is read before all workers are at it, one item after the other.
+    """
+    before: Callable[[], Result] | None = None
+    for item in items:
+        ahead = meanwhile(functools.partial(function, item))
+        if before is not None:
+            yield before()
+        before = ahead
+    if before is not None:
+        yield before()
+
+
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each item, in their order; workers are at the next ones while a result is used.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm._workers import in_order, with_workers, workers
+from scvi_lfm._workers import in_order, meanwhile, one_ahead, with_workers, workers
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -60,6 +60,29 @@ def test_items_are_taken_a_few_at_a_time(n_threads):
     with workers():
         for result in in_order(lambda number: number, items()):
             assert len(taken) <= result + 1 + n_threads + 1
+
+
+def test_a_worker_is_at_one_thing_while_the_caller_goes_on(n_threads):
+    begun, times = threading.Event(), []
+
+    def slow() -> int:
+        begun.set()
+        times.append(1)
+        return 7
+
+    with workers():
+        result = meanwhile(slow)
+        assert begun.wait(30 if n_threads > 1 else 0) == (n_threads > 1)
+        assert result() == result() == 7
+    assert times == [1]
+
+
+def test_one_item_is_taken_ahead(n_threads):
+    taken: list[int] = []
+    with workers():
+        for result in one_ahead(lambda number: 2 * number, (taken.append(number) or number for number in range(9))):
+            assert len(taken) == min(result // 2 + 2, 9)
+    assert list(one_ahead(str, [])) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
