@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # what each worker more adds to one
 EFFICIENCY = 0.8
+# so many rows are worth two blocks at the least
+ROWS_TO_SHARE = 512
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
@@ -102,6 +104,13 @@ def with_workers(function: Callable[P, Result]) -> Callable[P, Result]:
 def _is_on_gpu(device: object) -> bool:
     name = settings.device if device == "auto" else device
     return torch.cuda.is_available() if name == "auto" else str(name).startswith("cuda")
+
+
+def even_blocks(n: int, most: int, device: torch.device) -> list[slice]:
+    """Blocks of consecutive rows, nearly equal and at most `most` long; of many rows two workers get as many blocks."""
+    count = -(-n // most)
+    count += count % 2 if device.type == "cpu" and n >= ROWS_TO_SHARE else 0
+    return [slice(number * n // count, (number + 1) * n // count) for number in range(count)]
 
 
 def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
