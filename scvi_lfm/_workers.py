@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # what each worker more adds to one
 EFFICIENCY = 0.8
+# so many rows are worth two blocks at the least
+ROWS_TO_SHARE = 512
 
 P = ParamSpec("P")
 Item = TypeVar("Item")
@@ -104,6 +106,13 @@ def _is_on_gpu(device: object) -> bool:
     return torch.cuda.is_available() if name == "auto" else str(name).startswith("cuda")
 
 
+def even_blocks(n: int, most: int, device: torch.device) -> list[slice]:
+    """Blocks of consecutive rows, nearly equal and at most `most` long; of many rows two workers get as many blocks."""
+    count = -(-n // most)
+    count += count % 2 if device.type == "cpu" and n >= ROWS_TO_SHARE else 0
+    return [slice(number * n // count, (number + 1) * n // count) for number in range(count)]
+
+
 def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
     """What gives the result of `function`, which a worker is at while the caller goes on.
 
@@ -111,6 +120,21 @@ def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
     """
     crew = _crew.get()
     return functools.cache(function) if crew is None else crew.submit(lambda _: function(), None).result
+
+
+def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`function` of each item, in their order; a worker is at the next one while a result is used.
+
+    For what is read before all workers are at it, one item after the other.
+    """
+    before: Callable[[], Result] | None = None
+    for item in items:
+        ahead = meanwhile(functools.partial(function, item))
+        if before is not None:
+            yield before()
+        before = ahead
+    if before is not None:
+        yield before()
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm._workers import in_order, with_workers, workers
+from scvi_lfm._workers import even_blocks, in_order, meanwhile, one_ahead, with_workers, workers
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -60,6 +60,42 @@ def test_items_are_taken_a_few_at_a_time(n_threads):
     with workers():
         for result in in_order(lambda number: number, items()):
             assert len(taken) <= result + 1 + n_threads + 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 511, 512, 1000, 1030, 5000])
+@pytest.mark.parametrize("most", [1, 300, 2000])
+def test_two_workers_get_as_many_rows_as_each_other(n, most):
+    for device in ("cpu", "meta"):
+        blocks = even_blocks(n, most, torch.device(device))
+        assert [0, *(rows.stop for rows in blocks)] == [*(rows.start for rows in blocks), n]
+        sizes = [rows.stop - rows.start for rows in blocks]
+        assert max(sizes, default=0) <= most
+        assert max(sizes, default=0) - min(sizes, default=0) <= 1
+        least = -(-n // most)
+        assert len(blocks) == least + (least % 2 if device == "cpu" and n >= 512 else 0)
+
+
+def test_a_worker_is_at_one_thing_while_the_caller_goes_on(n_threads):
+    begun, times = threading.Event(), []
+
+    def slow() -> int:
+        begun.set()
+        times.append(1)
+        return 7
+
+    with workers():
+        result = meanwhile(slow)
+        assert begun.wait(30 if n_threads > 1 else 0) == (n_threads > 1)
+        assert result() == result() == 7
+    assert times == [1]
+
+
+def test_one_item_is_taken_ahead(n_threads):
+    taken: list[int] = []
+    with workers():
+        for result in one_ahead(lambda number: 2 * number, (taken.append(number) or number for number in range(9))):
+            assert len(taken) == min(result // 2 + 2, 9)
+    assert list(one_ahead(str, [])) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

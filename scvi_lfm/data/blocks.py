@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from .._workers import in_order
+from .._workers import even_blocks, in_order
 from .blocks_of_tasks import (
     by_task,
     even_slices,
@@ -35,8 +35,6 @@ Result = TypeVar("Result")
 
 # of a block that one worker takes: enough that sums over its cells, (genes, k), are a small part of its work
 CELLS_PER_BLOCK = 1024
-# of which two workers take a half each
-CELLS_TO_SHARE = 512
 # on a GPU one block has all of it
 CELLS_PER_GPU_BLOCK = 2**15
 # the rule: what the values of a block take where they are dense; what is computed of them takes several times as much
@@ -103,10 +101,7 @@ class Blocks:
             return cls(matrix, list(slices(n_cells, n_genes, size=size)), device)
         row, on_cpu = max(n_genes, width) * torch.float32.itemsize, device.type == "cpu"
         most = min(CELLS_PER_BLOCK, BLOCK_BYTES // row) if on_cpu else GPU_BLOCK_BYTES // row
-        count = -(-n_cells // max(most, 1))
-        # two workers get as many as each other
-        count += count % 2 if on_cpu and n_cells >= CELLS_TO_SHARE else 0
-        return cls(matrix, even_slices(n_cells, count), device)
+        return cls(matrix, even_blocks(n_cells, max(most, 1), device), device)
 
     @property
     def n_cells(self) -> int:

@@ -38,7 +38,7 @@ class Solved:
 
     mean: Tensor  # (rows, k)
     cov: Tensor  # (rows, p): packed
-    log_det: Tensor  # (rows,): log |S_i| of what is not known
+    log_det: Tensor  # (rows,): log |S_i| of what is not known; 0 with a start
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain; 0 without a start
     step: Tensor  # (rows, k): the whole last step
     change: Tensor  # (rows,): by how much it would change eta, root mean square by weight; 0 without a start
@@ -130,12 +130,15 @@ class _System:
             elif number == 0:
                 left = left - _times(H, step)
         if self._family == "mean_field":
-            precision = self._own_precision.to(H.dtype)[:, None] + own.diagonal().T
-            cov, log_det = torch.zeros_like(inverse), -precision.double().log().sum(0)
-            cov.diagonal().copy_((1 / precision).T)
+            pivots = self._own_precision.to(H.dtype)[:, None] + own.diagonal().T
+            cov = torch.zeros_like(inverse)
+            cov.diagonal().copy_((1 / pivots).T)
         else:
             cov = _between(root, inverse, diagonal=self._prior.independent)
-            log_det = 2 * self._root.diagonal().log().sum() - pivots.log().sum(0, dtype=torch.float64)
+        log_det = torch.zeros_like(H[0, 0], dtype=torch.float64)
+        if not self._bounded:
+            of_prior = 0 if self._family == "mean_field" else 2 * self._root.diagonal().log().sum()
+            log_det = of_prior - pivots.double().log().sum(0)
         if len(free) < k:
             full = torch.zeros_like(H)
             full[free[:, None], free] = cov

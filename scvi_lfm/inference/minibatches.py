@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
+from .._workers import one_ahead
 from ..data.blocks import Blocks, blocks_of, even_slices, random_parts
 
 if TYPE_CHECKING:
@@ -146,7 +147,11 @@ class Minibatches:
         """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""
         if self._whole is not None:
             return iter([(torch.arange(self.matrix.shape[0], device=self._device), self._whole)][n_seen:])
-        return ((torch.from_numpy(rows).to(self._device), batch) for rows, batch in self._read(self._draw()[n_seen:]))
+
+        def read(rows: np.ndarray) -> tuple[Tensor, Batch]:
+            return torch.from_numpy(rows).to(self._device), self.matrix.batch(rows, self._device, self._dtype)
+
+        return one_ahead(read, self._draw()[n_seen:])
 
     def in_order(self) -> Iterator[Batch]:
         """Blocks of every cell once, in the order of the matrix."""

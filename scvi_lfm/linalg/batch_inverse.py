@@ -9,30 +9,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .._workers import even_blocks
 from .packed import packed_positions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
 # few enough to stay in a processor's cache, many enough to be worth an operation
 VALUES_PER_BLOCK = 2**19
 LEAST_ROWS = 64
-# enough for two workers to share
-SHARED_ROWS = 512
 # on a GPU each operation has a cost of its own, and few large blocks are best
 VALUES_PER_GPU_BLOCK = 2**25
 
 
-def row_blocks(n_rows: int, k: int, device: torch.device) -> Iterator[slice]:
-    """Blocks of rows, nearly equal, of a size that suits (k, k) matrices; an even number of them for many rows."""
+def row_blocks(n_rows: int, k: int, device: torch.device) -> list[slice]:
+    """Blocks of rows of a size that suits (k, k) matrices."""
     n_values = VALUES_PER_BLOCK if device.type == "cpu" else VALUES_PER_GPU_BLOCK
-    size = max(LEAST_ROWS, n_values // k**2)
-    count = -(-n_rows // size)
-    if device.type == "cpu" and n_rows >= SHARED_ROWS:
-        count += count % 2
-    return (slice(number * n_rows // count, (number + 1) * n_rows // count) for number in range(count))
+    return even_blocks(n_rows, max(LEAST_ROWS, n_values // k**2), device)
 
 
 def unpack_last(values: Tensor, k: int, part: Tensor | None = None) -> Tensor:

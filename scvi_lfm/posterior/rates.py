@@ -21,14 +21,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import in_order
+from .._workers import even_blocks, in_order
 from ..linalg.packed import ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments
 from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
 # entries worked on at a time: few enough to stay in a core's own cache, many enough to be worth an operation
@@ -82,13 +80,11 @@ class GeneFeatures:
         """Values in a packed matrix."""
         return packed_size(self.mean.shape[1])
 
-    def blocks(self, n_cells: int) -> Iterator[slice]:
+    def blocks(self, n_cells: int) -> list[slice]:
         """Blocks of genes of a size that suits so many cells."""
         m = len(self.mean)
         n_entries = ENTRIES_PER_BLOCK if self.mean.device.type == "cpu" else ENTRIES_PER_GPU_BLOCK
-        width = max(256, n_entries // max(n_cells, 1))
-        for start in range(0, m, width):
-            yield slice(start, min(start + width, m))
+        return even_blocks(m, max(256, n_entries // max(n_cells, 1)), self.mean.device)
 
     def linear(self, cell_mean: Tensor, genes: slice) -> Tensor:
         """`b_j + (a_i, A_i) . v_j`, (cells, genes)."""

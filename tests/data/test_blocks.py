@@ -107,7 +107,7 @@ def test_blocks_hold_the_values_of_their_cells(form, monkeypatch):
     matrix = CellMatrix.of(form(values), covariates=covariates)
     in_order = Blocks.of_size(matrix, CPU)
     found = list(zip(in_order.places, in_order.each(lambda batch: batch), strict=True))
-    assert [cells.stop - cells.start for cells, _ in found] == [2, 3, 2, 3]
+    assert [cells.stop - cells.start for cells, _ in found] == [2, 3, 2, 3]  # nearly equal
     found += blocks_of(matrix, slices(10, 5, size=4), CPU, torch.float64)
     found += blocks_of(matrix, [np.array([7, 2]), np.array([0])], CPU)
     for cells, batch in found:

@@ -50,7 +50,7 @@ SENT = {
     "data/batch.py: _to_device": "values of a minibatch, which lie on the host; one batch of all cells is sent once",
     "data/batch.py: _to_device.<locals>.<genexpr>": "their positions",
     "data/batch.py: Batch.known": "covariates of a minibatch",
-    "inference/minibatches.py: Minibatches.numbered_epoch.<locals>.<genexpr>": "positions of the cells of a minibatch",
+    "inference/minibatches.py: Minibatches.numbered_epoch.<locals>.read": "positions of the cells of a minibatch",
     "posterior/held_out.py: score_held_out.<locals>.<genexpr>": "entries of the cells that were held out",
     "inference/counts/objective.py: draws_and_log_dets": "random numbers, the same on every device; once an epoch",
 }

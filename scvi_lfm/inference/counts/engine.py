@@ -136,7 +136,8 @@ class CountEngine(Engine["State"]):
         problem, options, some = self._problem, self._options, self._some
         those, rare = self._those, None
         # neither knows of the margins, which are fitted meanwhile
-        everyone, guess = meanwhile(lambda: self._all), None if those.only_stored else meanwhile(self._guess)
+        everyone = meanwhile(lambda: self._all)
+        guess = None if those.only_stored else meanwhile(self._guess)
         # each block takes cells from all over the file, which may be sorted by batch or type
         n_blocks = -(-len(some) // options.batch_size)
         parts = [np.arange(first, len(some), n_blocks) for first in range(n_blocks)]
