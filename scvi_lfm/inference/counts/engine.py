@@ -12,23 +12,20 @@ import torch
 from ..._settings import settings
 from ..._workers import meanwhile
 from ...data.blocks import some_cells
-from ...linalg.covariances import Packed
 from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
-from ...model.noise import CountNoise, OrdinalNoise
-from ...model.priors import initial_scales, rotation_is_free
-from ...posterior import CountPosterior, to_stored_gauge
+from ...model.priors import rotation_is_free
+from ...posterior import to_stored_gauge
 from ...posterior.held_out import score_held_out
-from ...posterior.recomputed import Recomputed
 from ..course import WHOLE, Place
 from ..engine import Engine
-from ..normal.finish import population
 from ..normal.start import first_factors
 from .first_epoch import Running, Steps, stochastic_step
 from .frequent import Rare, Seen, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
 from .last_step import step_of_all, without_unused
-from .objective import EntrySample, elbo_per_entry
+from .objective import EntrySample
+from .posterior import count_posterior, stored_elbo, with_exact_cov
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
@@ -252,7 +249,7 @@ class CountEngine(Engine["State"]):
         """Score of the entries held out, after the last epoch; None where there are none."""
         if self._matrix.held_out is None:
             return None
-        q = self._posterior(state.globals, state.cells, state.statistics.xx)
+        q = count_posterior(self._options.likelihood, state.globals, state.cells, state.statistics.xx)
         return score_held_out(q, self._matrix.held_out)
 
     def _elbo(self, state: State) -> float:
@@ -261,15 +258,10 @@ class CountEngine(Engine["State"]):
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
-        g, cells = state.globals, state.cells
-        some = cells.rows(self._places)
-        if cells.keeps_cov:
+        some = state.cells.rows(self._places)
+        if state.cells.keeps_cov:
             return some
-        noise = CountNoise(self._options.likelihood, g.dispersion, some.log_size)
-        exact = Recomputed.of(
-            float(g.mu), some.mean, g.gene_mean, Packed(g.gene_cov), noise, g.cell_prior, self._problem.family
-        )
-        return replace(some, cov=exact.packed())
+        return with_exact_cov(self._options.likelihood, state.globals, some, self._problem.family)
 
     def ranks(self, state: State) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""
@@ -281,7 +273,7 @@ class CountEngine(Engine["State"]):
         return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
     def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
-        return score_held_out(self._posterior(g, cells, cell_moment), held_out).means[0]
+        return score_held_out(count_posterior(self._options.likelihood, g, cells, cell_moment), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
@@ -299,33 +291,7 @@ class CountEngine(Engine["State"]):
         share = share_in(trace.epochs + 1)
         g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
         g, cells = without_unused(g, cells, statistics)
-        q = to_stored_gauge(self._posterior(g, cells, statistics.xx)).rounded()
+        q = to_stored_gauge(count_posterior(options.likelihood, g, cells, statistics.xx)).rounded()
         q = project_counts(self._matrix, q, options.family, Cells(q.cell_mean, q.cell_cov.packed(), self._log_size))
-        return trace.result(q, self._stored_elbo(q), q.factor_shares)
-
-    def _posterior(self, g: CountGlobals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
-        return CountPosterior(
-            mu=float(g.mu),
-            cell_mean=cells.mean.double(),
-            cell_cov=Packed(cells.cov),
-            gene_mean=g.gene_mean.double(),
-            gene_cov=Packed(g.gene_cov),
-            noise=self._noise_of(g, cells),
-            cell_prior=population(g.cell_prior.cov, cell_moment, g.n_known),
-            gene_prior=g.gene_prior,
-            n_known=g.n_known,
-        )
-
-    def _noise_of(self, g: CountGlobals, cells: Cells) -> CountNoise:
-        parts = self._options.likelihood, g.dispersion.double(), cells.log_size.double()
-        return CountNoise(*parts) if g.levels is None else OrdinalNoise(*parts, g.levels[1:], float(g.levels[0]))
-
-    def _stored_elbo(self, q: CountPosterior) -> float:
-        rows = self._places
-        cells = Cells(q.cell_mean[rows].float(), q.cell_cov.at(rows).packed(), self._log_size[rows])
-        mu = torch.as_tensor(q.mu, dtype=torch.float64, device=rows.device)
-        scales = initial_scales(q.n_factors, {}, mu)  # the priors are given in their stored form
-        dispersion, levels = q.noise.dispersion.float(), q.noise.levels
-        g = CountGlobals(mu, q.gene_mean.float(), scales, q.gene_cov.packed(), dispersion, levels)
-        priors = q.cell_prior.given_known(q.n_known), q.gene_prior
-        return elbo_per_entry(self._problem, g, cells, priors, self._all.sample, self._options.seed)
+        elbo = stored_elbo(self._problem, q, self._places, self._log_size, self._all.sample, options.seed)
+        return trace.result(q, elbo, q.factor_shares)
