@@ -15,10 +15,10 @@ from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference import fit_natural_gradient
 from scvi_lfm.inference.counts import engine as engine_module
 from scvi_lfm.inference.counts.engine import CountEngine
+from scvi_lfm.inference.counts.first_epoch import stochastic_step
 from scvi_lfm.inference.counts.objective import draws_and_log_dets, elbo_per_entry, expected_log_density
 from scvi_lfm.inference.counts.start import add_factors
 from scvi_lfm.inference.counts.state import Cells, CountGlobals
-from scvi_lfm.inference.course import Place
 from scvi_lfm.inference.progress import show_progress
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model import PriorScales
@@ -197,10 +197,11 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     values = simulate(90, 40).X
     engine = CountEngine(CellMatrix.of(values), count_options(values, n_factors=2, batch_size=30))
     state, _ = engine.start()
-    rows, _ = minibatch = next(engine._batches.numbered_epoch())
+    rows, batch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
     before = state.cells.mean.clone(), state.cells.cov.clone()
-    after = engine._step(Place(state), minibatch)().state
+    moved = stochastic_step(engine._problem, state.running, batch, state.cells.rows(rows), 1, state.directions)
+    after = state.after(moved[0], state.cells.put(rows, moved[1]))
     for old, new in zip(before, (after.cells.mean, after.cells.cov), strict=True):
         assert torch.equal(new[others], old[others])
         assert not torch.equal(new[rows], old[rows])
