@@ -52,17 +52,10 @@ FITS = {
 # of a fit make that some ten times more
 TOLERANCE = 2e-5
 # where cells are drawn at random, blocks end where tasks do, and sums of float32 round otherwise too
-TOLERANCES = dict.fromkeys(
-    [
-        "values by minibatches",
-        "ratings by minibatches",
-        "counts",
-        "counts by hundreds",
-        "counts held out",
-        "counts stored",
-    ],
-    1e-4,
-)
+TOLERANCES = dict.fromkeys(["values by minibatches", "ratings by minibatches", "counts"], 1e-4)
+TOLERANCES |= dict.fromkeys(["counts held out", "counts stored"], 1e-4)
+# many small steps on the dispersions of genes that are nearly Poisson, of which counts say little
+TOLERANCES["counts by hundreds"] = 5e-4
 
 
 @cache
@@ -295,7 +288,7 @@ def test_first_epoch_of_counts_brings_here_the_cells_to_start_from_alone(client,
     found = fitted(in_chunks(made()), "counts by hundreds")
     assert gathered == [300]
     for key, values in in_memory("counts by hundreds").items():
-        assert distance(found[key], values) < 1e-4, key
+        assert distance(found[key], values) < TOLERANCES["counts by hundreds"], key
 
 
 def test_fit_that_is_stopped_in_the_first_epoch_goes_on_to_the_same_bits(client, monkeypatch, tmp_path):

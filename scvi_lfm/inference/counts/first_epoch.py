@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._workers import workers
+from ...data.blocks import blocks_of
 from ...data.cluster import with_threads_of_worker
 from ...posterior.rates import GeneFeatures
 from ..learning_rate import learning_rate
@@ -61,8 +62,8 @@ class Steps:
         """What the steps have changed, and q of the cells of `matrix`, of which `minibatches` has positions."""
         at = self.at
         with with_threads_of_worker(), workers():
-            for places in minibatches:
-                rows, batch = torch.from_numpy(places), matrix.batch(places, torch.device("cpu"))
+            for places, batch in blocks_of(matrix, minibatches, torch.device("cpu")):
+                rows = torch.from_numpy(places)
                 at, some = stochastic_step(self.problem, at, batch, cells.rows(rows), self.n_steps, self.directions)
                 cells = cells.put(rows, some)
         return at, cells
