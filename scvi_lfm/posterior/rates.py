@@ -6,17 +6,12 @@ r"""Expected rates of counts, by blocks of cells and genes.
     \mathrm{var}_{ij} = u_i' T_j u_i + v_j' S_i v_j + \mathrm{tr}(S_{AA,i} T_{BB,j})
 
 The variance is one product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
-\rangle` and :math:`u' T u = \langle T, u u' \rangle`. Covariances are inverses of what many entries have told, and
-differ from row to row in few directions: with :math:`\Gamma`, orthonormal columns (p, q), those of S,
-
-.. math:: \langle S_i, E[v_j v_j'] \rangle \approx (\Gamma' S_i) \cdot (\Gamma' E[v_j v_j'])
-
-is a product of q features for p, and so is :math:`\langle T_j, u_i u_i' \rangle`.
+\rangle` and :math:`u' T u = \langle T, u u' \rangle`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,19 +28,6 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 2**19
 # on a GPU: few enough for several arrays of them
 ENTRIES_PER_GPU_BLOCK = 2**27
-# of covariances: with these rates are right to about a thousandth, and triangles hold many times more values
-DIRECTIONS = 16
-# rows that tell of them
-ROWS = 256
-
-
-@dataclass(frozen=True)
-class FewDirections:
-    """Directions in which covariances differ, and what half the variances need of genes along them."""
-
-    of_genes: Tensor  # (p, q)
-    of_cells: Tensor  # (p, q): for covariances whose values off the diagonal are doubled
-    moments: Tensor  # (m, 2q): of T, of E[v v']
 
 
 @dataclass(frozen=True)
@@ -55,7 +37,6 @@ class GeneFeatures:
     mean: Tensor  # (m, r+1): (b, B)
     slopes: Tensor  # (m, r+1): v = (1, B)
     moments: Tensor  # (m, 2p + r+1): packed T, packed E[v v'], E[b v]
-    few: FewDirections | None = None  # half the variances are exact without
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
@@ -91,36 +72,14 @@ class GeneFeatures:
         return torch.addmm(self.mean[genes, 0], cell_mean, self.slopes[genes].T)
 
     def half_variance(self, cell_features: Tensor, genes: slice, out: Tensor | None = None) -> Tensor:
-        """`var_ij / 2`, (cells, genes), from :meth:`of_cells`; put into `out` if it is given."""
-        moments = self.moments[genes, : 2 * self.packed_size] if self.few is None else self.few.moments[genes]
-        return torch.mm(cell_features, moments.T, out=out)
-
-    def of_cells(self, mean: Tensor, cov: Tensor) -> Tensor:
-        """Features of cells for half the variance: those of :func:`cell_features`, or along few directions."""
-        whole, few, p = cell_features(mean, cov), self.few, self.packed_size
-        return whole if few is None else torch.cat([whole[:, :p] @ few.of_genes, whole[:, p:] @ few.of_cells], dim=1)
-
-    def in_few_directions(self, of_cells: Tensor | None) -> GeneFeatures:
-        """Features for half the variances in few directions, if those of cells (p, q) are known and it is less work."""
-        p = self.packed_size
-        if of_cells is None or p < 4 * DIRECTIONS:
-            return self
-        of_genes, weights = leading_directions(self.moments[:, :p]), doubled(self.mean.shape[1], of_cells)[:, None]
-        moments = torch.cat([self.moments[:, :p] @ of_genes, self.moments[:, p : 2 * p] @ (of_cells * weights)], dim=1)
-        return replace(self, few=FewDirections(of_genes, of_cells / weights, moments))
+        """`var_ij / 2`, (cells, genes), from :func:`cell_features`; put into `out` if it is given."""
+        return torch.mm(cell_features, self.moments[genes, : 2 * self.packed_size].T, out=out)
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
     """Features of cells for half the variance, (cells, 2p): packed `u u'` and S, both over 2."""
     weights = doubled(mean.shape[1], mean) / 2
     return torch.cat([outer(extend(mean)) * weights, cov * weights], dim=1)
-
-
-def leading_directions(cov: Tensor) -> Tensor:
-    """Orthonormal directions (p, q) in which packed covariances (rows, p) are large: a power step on some of them."""
-    some = cov[:: max(len(cov) // ROWS, 1)].double()
-    begun = some[:: max(len(some) // DIRECTIONS, 1)][:DIRECTIONS]
-    return torch.linalg.qr(some.T @ (some @ begun.T))[0].to(cov.dtype)
 
 
 def rates(linear: Tensor, half_variance: Tensor, offset: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scvi_lfm.posterior import rates as module
-from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, cell_features, leading_directions, rates
+from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, cell_features, rates
 
 
 def terms(q, S, T):
@@ -103,28 +103,3 @@ def test_blocks_are_all_genes_in_turn(draw_count_posterior, monkeypatch):
 def test_rates_stay_finite_in_float32():
     found = rates(torch.tensor([[1e4, -1e4]]), torch.tensor([[1e4, 0.0]]), torch.zeros(1))
     assert found.tolist() == [[pytest.approx(math.exp(MAX_LOG_RATE), rel=1e-6), 0.0]]
-
-
-@pytest.mark.parametrize("r", [10, 14])
-def test_variances_in_few_directions(draw_count_posterior, r):
-    """Exact where covariances are mixtures of a few, and not where each is another matrix."""
-    q, rng = draw_count_posterior(40, 30, r), np.random.default_rng(0)
-    few = [torch.from_numpy(rng.random((n, 5))) @ side.values[:5] for n, side in ((40, q.cell_cov), (30, q.gene_cov))]
-
-    def error(S, T):
-        exact = GeneFeatures.of(q.gene_mean, T)
-        short = exact.in_few_directions(leading_directions(S))
-        expected = exact.half_variance(cell_features(q.cell_mean, S), slice(3, 30))
-        left = short.of_cells(q.cell_mean, S)
-        assert left.shape[1] == 2 * module.DIRECTIONS
-        return float((short.half_variance(left, slice(3, 30)) / expected - 1).abs().max())
-
-    assert error(*few) < 1e-9
-    assert error(q.cell_cov.values, few[1]) > 1e-4
-    assert error(few[0], q.gene_cov.values) > 1e-4
-
-
-def test_triangles_of_few_values_are_taken_whole(draw_count_posterior):
-    q = draw_count_posterior(40, 30, 9)
-    features = GeneFeatures.of(q.gene_mean, q.gene_cov.values)
-    assert features.in_few_directions(leading_directions(q.cell_cov.values)) is features

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..._workers import in_order
-from ...posterior.rates import rates
+from ...posterior.rates import cell_features, rates
 from ..equations import solve_rows
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def cell_step(
     default all. `half` (cells, m), if given, is filled with half the variances of eta.
     """
     likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
-    left, offset = features.of_cells(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
+    left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
 
     def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
         linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)

@@ -65,7 +65,6 @@ class State:
     cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
-    directions: Tensor | None = None  # (p, q): of the cells' covariances before an epoch that may be rough; or None
 
     @property
     def running(self) -> Running:
@@ -162,7 +161,7 @@ class CountEngine(Engine["State"]):
         if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
-        return self._on_its_way(State(g, statistics, cells, 1, rare), 1), rank0
+        return State(g, statistics, cells, 1, rare), rank0
 
     def _guess(self, margins: tuple[CountGlobals, Tensor] | None = None) -> Tensor:
         """A of the cells to start from, (cells, r); `margins` where only stored values are data."""
@@ -192,23 +191,14 @@ class CountEngine(Engine["State"]):
             statistics=state.statistics.moved(move),
             cells=state.cells.moved(move, problem.family),
         )
-        return self._on_its_way(state, number + 1), [self._elbo(state)]
-
-    def _on_its_way(self, state: State, number: int) -> State:
-        """The state with the directions by which an epoch makes half the variances of eta cheap.
-
-        A second step of a visit would meet covariances that differ in others, and the last step of all is exact.
-        """
-        wanted = self._problem.likelihood.has_rate and self._n_steps(state, number) == 1
-        return replace(state, directions=state.cells.directions() if wanted else None)
+        return state, [self._elbo(state)]
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Coordinate ascent: every cell, then the genes. After a first epoch it gains more than noisy steps do."""
         problem, g, steps = self._seen.problem, state.globals, self._n_steps(state, number)
         every = min(max(problem.n_cells // DISPERSION_CELLS, 1), DISPERSION_EVERY) if number > 1 else 1
         of_cells = pass_.over(lambda whole: whole.cells, lambda cells: replace(state, cells=cells))
-        how = steps, every, bar, of_cells, state.directions
-        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, *how)
+        cells, statistics = sweep(problem, g, state.cells, self._seen.batches, steps, every, bar, of_cells)
         if pass_.most is not None:  # of the cells that it does not come to, what was known
             statistics = state.statistics.scaled(1 - pass_.most / self.n_batches).plus(statistics)
         return replace(
@@ -220,19 +210,18 @@ class CountEngine(Engine["State"]):
 
     def _first_steps(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
         """Stochastic steps, one at each minibatch."""
-        problem, batches = self._seen.problem, self._seen.batches
-        how = self._n_steps(state, number), state.directions
+        problem, batches, n_steps = self._seen.problem, self._seen.batches, self._n_steps(state, number)
 
         def step(at: Place[State], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[State]]:
             rows, batch = minibatch
             cells = at.state.cells
-            running, some = stochastic_step(problem, at.state.running, batch, cells.rows(rows), *how)
+            running, some = stochastic_step(problem, at.state.running, batch, cells.rows(rows), n_steps)
             return lambda: at.after(at.state.after(running, cells.put(rows, some)))
 
         def many(at: Place[State], stretch: Stretch) -> Callable[[], Place[State]]:
             rows, n_seen = torch.from_numpy(stretch.rows), at.n_seen + len(stretch.minibatches)
             cells = at.state.cells
-            running, some = stretch.run(Steps(problem, at.state.running, *how), cells.part(rows))
+            running, some = stretch.run(Steps(problem, at.state.running, n_steps), cells.part(rows))
             for _ in stretch.minibatches[1:]:
                 bar.update()
             return lambda: Place(at.state.after(running, cells.put(rows, some)), n_seen)
@@ -280,8 +269,7 @@ class CountEngine(Engine["State"]):
         problem = self._seen.problem
         ordered = activity_last(problem, state.globals, state.cells, state.statistics)
         g, cells, statistics = leading_factors(problem, *ordered, n_factors)
-        directions = None if state.directions is None else cells.directions()
-        return replace(state, globals=g, cells=cells, statistics=statistics, directions=directions)
+        return replace(state, globals=g, cells=cells, statistics=statistics)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    from torch import Tensor
 
     from ...data import Batch, CellMatrix
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
@@ -39,11 +38,11 @@ class Running:
 
 
 def stochastic_step(
-    problem: CountProblem, at: Running, batch: Batch, cells: Cells, n_steps: int, directions: Tensor | None
+    problem: CountProblem, at: Running, batch: Batch, cells: Cells, n_steps: int
 ) -> tuple[Running, Cells]:
-    """Some steps of the cells of a minibatch, then one of the genes; `directions` as in :func:`sweep`."""
+    """Some steps of the cells of a minibatch, then one of the genes."""
     g = at.globals
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov).in_few_directions(directions)
+    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
     cells, new = visit(problem, g, features, batch, cells, n_steps, DISPERSION_EVERY)
     statistics = at.statistics.blend(new, learning_rate(at.steps))
     return Running(gene_step(problem, g, statistics), statistics, at.steps + 1), cells
@@ -56,7 +55,6 @@ class Steps:
     problem: CountProblem
     at: Running
     n_steps: int
-    directions: Tensor | None  # (p, q)
 
     def __call__(self, matrix: CellMatrix, minibatches: Sequence[np.ndarray], cells: Cells) -> tuple[Running, Cells]:
         """What the steps have changed, and q of the cells of `matrix`, of which `minibatches` has positions."""
@@ -64,6 +62,6 @@ class Steps:
         with with_threads_of_worker(), workers():
             for places, batch in blocks_of(matrix, minibatches, torch.device("cpu")):
                 rows = torch.from_numpy(places)
-                at, some = stochastic_step(self.problem, at, batch, cells.rows(rows), self.n_steps, self.directions)
+                at, some = stochastic_step(self.problem, at, batch, cells.rows(rows), self.n_steps)
                 cells = cells.put(rows, some)
         return at, cells

@@ -18,6 +18,7 @@ from ..._workers import in_order, meanwhile
 from ...linalg.moments import one_first
 from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
+from ...posterior.rates import cell_features
 from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
 from .cell_step import at_genes, expected_steps, nodes_of, where_observed
@@ -61,7 +62,7 @@ def cell_statistics(
     first, n_all = among or (0, n)
     asked = slice(-first % every, None, every)
     mu = g.mu.to(cells.mean.dtype)
-    left = features.of_cells(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
+    left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
     offset = cells.log_size + mu
     x = one_first(cells.mean)
     xx = outer(x)

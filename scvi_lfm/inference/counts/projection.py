@@ -51,8 +51,6 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
     begun = replace(start, log_size=q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
-    # which a second, exact step makes good
-    first = features.in_few_directions(None if start is None else start.directions())
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     parameters, likelihood = q.noise.of_cells(None, torch.float32), q.likelihood
@@ -60,7 +58,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
         cells = Cells(cells.mean.float(), cells.with_own_cov().cov, cells.log_size.float())
         problem = CountProblem(batch.n_cells, len(features.mean), family, likelihood=likelihood)
-        cells = _converge(problem, batch, cells, (first, features), mu, parameters, prior)
+        cells = _converge(problem, batch, cells, features, mu, parameters, prior)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
     blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
@@ -76,15 +74,12 @@ def _converge(
     problem: CountProblem,
     batch: Batch,
     cells: Cells,
-    features: tuple[GeneFeatures, GeneFeatures],
+    features: GeneFeatures,
     mu: Tensor,
     parameters: tuple[Tensor, ...],
     prior: Gaussian,
 ) -> Cells:
-    """Newton steps until no cell has anything to gain; cells that have not are left alone.
-
-    `features` are those for the first step, and for all others.
-    """
+    """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
@@ -93,7 +88,7 @@ def _converge(
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = cell_step(problem, y[at], now, features[min(step, 1)], mu, parameters, prior, trust, which)
+        now, missing = cell_step(problem, y[at], now, features, mu, parameters, prior, trust, which)
         mean[at], cov[at] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

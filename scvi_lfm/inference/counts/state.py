@@ -12,7 +12,6 @@ import torch
 
 from ...linalg.packed import congruent, diagonal, pack, packed_part
 from ...model.noise import level_parameters
-from ...posterior.rates import leading_directions
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
 if TYPE_CHECKING:
@@ -57,10 +56,6 @@ class Cells:
     def keeps_cov(self) -> bool:
         """Whether each cell's covariance is held, or one average in place of all."""
         return len(self.cov) == len(self.mean)
-
-    def directions(self) -> Tensor | None:
-        """Directions (p, q) in which the covariances differ; None where they are not held."""
-        return leading_directions(self.cov) if self.keeps_cov else None
 
     def put(self, index: Tensor, new: Cells) -> Cells:
         """Cells with other q for some of them; means and covariances are written in place."""

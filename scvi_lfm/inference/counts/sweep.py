@@ -35,16 +35,13 @@ def sweep(
     every: int = 1,
     bar: Progress | None = None,
     pass_: Pass[Cells] = WHOLE,
-    directions: Tensor | None = None,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells. Half the variances of eta are exact, or along few
-    directions, with `directions` (p, q) for the cells' covariances. On a cluster all cells are visited at once. Where a
+    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once. Where a
     pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
     """
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov).in_few_directions(directions)
-    bar = bar or Progress()
+    features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
     if batches.cluster is not None and pass_.most is None:
         at = _sweep_at_once(problem, g, features, cells, batches, steps, every, pass_)
         for _ in range(batches.count - pass_.n_seen):

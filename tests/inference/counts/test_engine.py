@@ -200,7 +200,7 @@ def test_a_minibatch_moves_no_cell_that_is_not_in_it(count_options):
     rows, batch = next(engine._batches.numbered_epoch())
     others = torch.from_numpy(np.setdiff1d(np.arange(90), rows))
     before = state.cells.mean.clone(), state.cells.cov.clone()
-    moved = stochastic_step(engine._problem, state.running, batch, state.cells.rows(rows), 1, state.directions)
+    moved = stochastic_step(engine._problem, state.running, batch, state.cells.rows(rows), 1)
     after = state.after(moved[0], state.cells.put(rows, moved[1]))
     for old, new in zip(before, (after.cells.mean, after.cells.cov), strict=True):
         assert torch.equal(new[others], old[others])
