@@ -52,7 +52,7 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
         parts = list(slices(len(cells), seen.shape[1], size=block_size(seen.shape[1])))
         blocks = ((seen.rows(cells[part]), q.at_cells(torch.from_numpy(cells[part]))) for part in parts)
         found = in_order(lambda block: best(*block), blocks)
-        numbers = [torch.arange(part.start, part.stop) for part in parts]
+        numbers = [torch.from_numpy(np.arange(part.start, part.stop)) for part in parts]
     else:
         order = np.argsort(cells, kind="stable")
         tasks = [of_task for _, of_task in seen.cluster.cut(cells[order])]

@@ -91,10 +91,10 @@ def test_blocks_are_all_genes_in_turn(draw_count_posterior, monkeypatch):
     q = draw_count_posterior(5, 700, 2)
     features = GeneFeatures.of(q.gene_mean, q.gene_cov.values)
     whole = log_rates(q, q.cell_cov.values, q.gene_cov.values)
-    assert list(features.blocks(5)) == [slice(0, 700)]
+    assert list(features.blocks(5)) == [slice(0, 350), slice(350, 700)]
     monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 1500)
     blocks = list(features.blocks(5))
-    assert [(part.start, part.stop) for part in blocks] == [(0, 300), (300, 600), (600, 700)]
+    assert [(part.start, part.stop) for part in blocks] == [(0, 175), (175, 350), (350, 525), (525, 700)]
     left, offset = cell_features(q.cell_mean, q.cell_cov.values), q.noise.log_size + q.mu
     parts = [rates(features.linear(q.cell_mean, b), features.half_variance(left, b), offset) for b in blocks]
     np.testing.assert_allclose(torch.cat(parts, dim=1).log(), whole, rtol=1e-12)
