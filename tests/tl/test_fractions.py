@@ -31,7 +31,7 @@ def fit(max_epochs, batch_size=20, drawn=None, **options):
         (POISSON, {}),
         pytest.param(POISSON, {"held_out": "test"}, marks=pytest.mark.slow),
         ({}, {"engine": "pyro"}),
-        pytest.param({}, {"likelihood": "student_t"}, marks=pytest.mark.slow),
+        pytest.param({}, {"likelihood": "student_t", "engine": "pyro"}, marks=pytest.mark.slow),
         pytest.param(POISSON, {"engine": "pyro"}, marks=pytest.mark.slow),
     ],
 )
