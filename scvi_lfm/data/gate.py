@@ -84,7 +84,8 @@ def read_matrix(
     where = place_of(layer)
     chosen = None if genes is None or genes.all() else np.flatnonzero(genes)
     source, names, normalised = open_source(adata, layer), adata.var_names, None
-    if some is None and later and normalize is not None and totals is None and chosen is None:
+    of_all = some is None and totals is None and chosen is None
+    if normalize is not None and later and of_all and source.cluster is None:
         stored = Stored.of(source)
         if not _is_small(source, stored) and can_be_judged_later(source, stored.at_most):
             return CellMatrix(NormalisedAsRead.of(source, normalize, stored))

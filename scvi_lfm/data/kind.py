@@ -195,7 +195,7 @@ def in_units_of_cells(source: CellSource, undone: Callable[[np.ndarray], np.ndar
     `undone` is what undoes a transformation of the values. A few cells tell.
     """
     units, shares = [], []
-    block = source.rows(slice(0, UNIT_CELLS))
+    block = source.rows(np.arange(min(UNIT_CELLS, source.shape[0])))
     for row in block if isinstance(block, np.ndarray) else np.split(block.data, block.indptr[1:-1]):
         values = undone(row[row > 0].astype(np.float64))
         if len(values) < ENOUGH_VALUES:
