@@ -13,8 +13,10 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from ._context import prepare_threads
@@ -106,11 +108,23 @@ def _is_on_gpu(device: object) -> bool:
     return torch.cuda.is_available() if name == "auto" else str(name).startswith("cuda")
 
 
+def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
+    """Call a function with each item, for what it does: :func:`in_order` without results."""
+    for _ in in_order(function, items):
+        pass
+
+
+def even_slices(n: int, count: int) -> list[slice]:
+    """Slices of consecutive rows, `count` of nearly the same size."""
+    edges = np.linspace(0, n, count + 1).astype(int)
+    return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
+
+
 def even_blocks(n: int, most: int, device: torch.device) -> list[slice]:
     """Blocks of consecutive rows, nearly equal and at most `most` long; of many rows two workers get as many blocks."""
     count = -(-n // most)
     count += count % 2 if device.type == "cpu" and n >= ROWS_TO_SHARE else 0
-    return [slice(number * n // count, (number + 1) * n // count) for number in range(count)]
+    return even_slices(n, count)
 
 
 def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from .._workers import even_blocks, in_order
+from .._workers import even_blocks, even_slices, in_order
 from .blocks_of_tasks import (
     by_task,
-    even_slices,
     joined_cells,
-    n_cells_in,
     pool_tasks,
     visit_blocks,
     visit_parts,
 )
+from .cluster import n_cells_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from .cluster import n_cells_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -30,23 +32,12 @@ def by_task(
     return [cells for _, cells in cut], tasks
 
 
-def even_slices(n_cells: int, count: int) -> list[slice]:
-    """Slices of consecutive cells, `count` of nearly the same size."""
-    edges = np.linspace(0, n_cells, count + 1).astype(int)
-    return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
-
-
 def joined_cells(parts: Sequence[slice | np.ndarray]) -> slice | np.ndarray:
     """Positions of neighbouring blocks."""
     ends = parts[0], parts[-1]
     if isinstance(ends[0], slice) and isinstance(ends[1], slice):
         return slice(ends[0].start, ends[1].stop)
     return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
-
-
-def n_cells_in(cells: slice | np.ndarray) -> int:
-    """Number of cells at some positions."""
-    return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
 
 
 def visit_blocks(

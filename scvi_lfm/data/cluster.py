@@ -97,10 +97,10 @@ class Cluster:
             span = slice(*self.borders[number : number + 2].tolist())
             if span.start > last:
                 break
-            if _count(inside := _within(cells, span)):
+            if n_cells_in(inside := _within(cells, span)):
                 spans[number] = span
                 taken.append(inside)
-        n_cells = _count(cells)
+        n_cells = n_cells_in(cells)
         hollow = whole.over(MemorySource(sp.csr_array((n_cells, self.n_genes), dtype=np.float32)), cells)
         packed = pickled((self.form, list(spans.values()), taken))
         held = dask.delayed(hold_cells, pure=False)(pickled(hollow), packed, *(self.chunks[number] for number in spans))
@@ -113,7 +113,7 @@ class Cluster:
     @staticmethod
     def bare(cells: Cells) -> Placed:
         """Cells of one task that does without their values."""
-        return Placed(*_ends(cells), _count(cells), {}, None)
+        return Placed(*_ends(cells), n_cells_in(cells), {}, None)
 
     def each(
         self,
@@ -279,7 +279,8 @@ def _ends(cells: Cells) -> tuple[int, int]:
     return (cells.start, cells.stop - 1) if isinstance(cells, slice) else (int(cells[0]), int(cells[-1]))
 
 
-def _count(cells: Cells) -> int:
+def n_cells_in(cells: Cells) -> int:
+    """Number of cells at some positions."""
     return cells.stop - cells.start if isinstance(cells, slice) else len(cells)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import in_order
+from .._workers import for_each
 from ..linalg.batch_inverse import invert, pack_last, row_blocks, unpack_last
 from ..linalg.packed import packed_size
 from ..model.priors import free_coordinates
@@ -87,8 +87,7 @@ def solve_rows(
         for values, of_rows in zip(vars(found).values(), system.solve(H, h, current[rows].T), strict=True):
             values[rows] = of_rows
 
-    for _ in in_order(solve, row_blocks(n, k, target.device)):
-        pass
+    for_each(solve, row_blocks(n, k, target.device))
     return found
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
-from .._workers import one_ahead
-from ..data.blocks import Blocks, blocks_of, even_slices, random_parts
+from .._workers import even_slices, one_ahead
+from ..data.blocks import Blocks, blocks_of, random_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import in_order
+from .._workers import for_each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,8 +114,7 @@ def congruent(linear: Tensor, values: Tensor) -> Tensor:
         old, new = block
         new.copy_(pack(torch.bmm(right.mT.expand(len(old), -1, -1), unpack(old) @ right)))
 
-    for _ in in_order(move, zip(rows.split(ROWS_PER_BLOCK), moved.split(ROWS_PER_BLOCK), strict=True)):
-        pass
+    for_each(move, zip(rows.split(ROWS_PER_BLOCK), moved.split(ROWS_PER_BLOCK), strict=True))
     return moved.unflatten(0, values.shape[:-1])
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import even_blocks, in_order
+from .._workers import even_blocks, for_each
 from ..linalg.packed import ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments
 from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
@@ -52,8 +52,7 @@ class GeneFeatures:
             with_abundance[:, 0] = mean[genes, 0]  # b meets the 1 of v, which has no variance
             here[:, 2 * p :] = with_abundance
 
-        for _ in in_order(fill, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, m, ROWS_PER_BLOCK))):
-            pass
+        for_each(fill, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, m, ROWS_PER_BLOCK)))
         return cls(mean, slopes, moments)
 
     @property

@@ -10,7 +10,7 @@ import torch
 
 from .._memory import naming_memory
 from .._validate import as_list, check_anndata, check_fraction, locate
-from .._workers import in_order
+from .._workers import for_each
 from ..data.blocks import slices
 from ..data.lazy_rows import chunks_of_cells, lazy_rows
 from ..posterior.dense_blocks import block_size
@@ -189,8 +189,7 @@ def _expected_layer(adata: AnnData, stored: StoredFit) -> Any:
             if level:
                 layer[cells] += level
 
-        for _ in in_order(fill, slices(*layer.shape, size=block_size(layer.shape[1]))):
-            pass
+        for_each(fill, slices(*layer.shape, size=block_size(layer.shape[1])))
         return layer
 
     if chunks is None:

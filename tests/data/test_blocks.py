@@ -9,9 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scvi_lfm._workers import even_slices
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.data import blocks as module
-from scvi_lfm.data.blocks import Blocks, blocks_of, even_slices, random_parts, slices, some_cells
+from scvi_lfm.data.blocks import Blocks, blocks_of, random_parts, slices, some_cells
 
 CPU = torch.device("cpu")
 

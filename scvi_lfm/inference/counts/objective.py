@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..._workers import in_order
+from ..._workers import for_each, in_order
 from ...data import column_sums, draw_sample
 from ...linalg.packed import ROWS_PER_BLOCK, dimension, root, unpack
 from ...model.likelihoods import MAX_LOG_RATE
@@ -124,8 +124,7 @@ def draws_and_log_dets(cov: Tensor, generator: torch.Generator, width: int | Non
         draws[:, rows] = (factor.to(cov.dtype) @ noise[rows]).movedim(2, 0)
         log_dets[rows] = 2 * torch.where(diagonals > 0, diagonals, 1).log().sum(1)
 
-    for _ in in_order(of_block, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, n, ROWS_PER_BLOCK))):
-        pass
+    for_each(of_block, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, n, ROWS_PER_BLOCK)))
     return draws, log_dets
 
 

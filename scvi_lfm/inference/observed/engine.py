@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...data.blocks import Blocks, even_slices
+from ..._workers import even_slices
+from ...data.blocks import Blocks
 from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..course import WHOLE
