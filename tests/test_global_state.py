@@ -135,7 +135,7 @@ def slow_fit(adata, **options):
 
 def as_counts(adata, likelihood):
     counts = adata.copy()
-    counts.X = np.rint(np.exp(counts.X.clip(-2, 2))).clip(max=1 if likelihood == "bernoulli" else None)
+    counts.X = np.rint(np.exp(counts.X.clip(-2, 2))).clip(max=1 if likelihood == "bernoulli" else np.inf)
     return counts
 
 

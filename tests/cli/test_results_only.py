@@ -51,7 +51,7 @@ def test_results_have_no_values_and_serve_all_that_needs_none(made: Path) -> Non
     assert results.X is None
     assert not results.layers
     with h5py.File(made / "results.h5ad") as file:
-        assert "X" not in file
+        assert "X" not in file or file["X"].attrs["encoding-type"] == "null"  # as anndata 0.12.0 writes None
     np.testing.assert_array_equal(results.obsm["X_lfm"], fitted.obsm["X_lfm"])
     for adata in (results, fitted):
         lfm.tl.rank_genes(adata, "group")
