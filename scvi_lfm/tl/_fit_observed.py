@@ -18,30 +18,23 @@ from ..posterior.store.layout import stored_bytes
 if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
-    from anndata import AnnData
 
-    from .._fit_arguments import FitArguments
     from ..data import CellMatrix
     from ..data.counted import CellSample
+    from ._fit_request import FitRequest
 
 
-def observed_part(
-    adata: AnnData,
-    given: FitArguments,
-    likelihood: str,
-    matrix: CellMatrix,
-    fitted: np.ndarray,
-    some: CellSample | None = None,
-) -> CellMatrix:
-    """The values that are data, those held out kept aside; `some` are the cells of the matrix, if not all.
+def observed_part(request: FitRequest, matrix: CellMatrix) -> CellMatrix:
+    """The values that are data, those held out kept aside.
 
     Raises
     ------
     TypeError, ValueError, KeyError
         The choice cannot be used with these data, or with other arguments.
     """
-    mask = read_held_out(adata, given.held_out, genes=fitted)
-    part = _part(matrix, given.observed, mask, some)
+    given = request.arguments
+    mask = read_held_out(request.adata, given.held_out, genes=request.fitted)
+    part = _part(matrix, given.observed, mask, request.some)
     if part.observed is None:
         return part
     asked = "`held_out`" if given.observed == "all" else "`observed`='stored'"
@@ -51,7 +44,7 @@ def observed_part(
     if given.noise == "cell_gene":
         msg = f"{asked} does not go with noise='cell_gene'. Pass noise='shared' or noise='gene'."
         raise ValueError(msg)
-    if given.covariates is not None and likelihood == "normal":
+    if given.covariates is not None and given.likelihood == "normal":
         msg = f"{asked} does not go with `covariates` under likelihood='normal'. Leave one of the two out."
         raise ValueError(msg)
     return part

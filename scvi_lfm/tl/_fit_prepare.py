@@ -39,6 +39,7 @@ from ._fit_checks import (
     warn_about_empty,
 )
 from ._fit_observed import check_cov_bytes, observed_part, warn_about_observed
+from ._fit_request import FitRequest
 from ._fit_values import check_normalize, looks_of, warn_about_kind
 from ._size_factors import resolve_size_factors
 from ._values import check_counts_of
@@ -86,15 +87,15 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = N
     given = checked(given)
     scales = _check_together(given)
     prepare_threads()
-    fitted = _genes_to_fit(adata, given)
-    matrix, coding = _read(adata, given, fitted, some)
-    read = matrix
+    asked = FitRequest(adata, given, _genes_to_fit(adata, given), some)
+    read, coding = _read(asked)
     never_counts = given.observed == "stored" or given.normalize is not None
-    kind = cast("ValueKind", matrix.kind)
+    kind = cast("ValueKind", read.kind)
     given = replace(given, likelihood=choose_likelihood(given.likelihood, kind, never_counts=never_counts))
-    levels, matrix = _values_to_fit(adata, given, scales, matrix, fitted, some)
-    base = None if read.kind is None else _judge(adata, given, read, matrix, fitted, some)
-    log_size = _log_size(adata, given, matrix, some)
+    asked = replace(asked, arguments=given)
+    levels, matrix = _values_to_fit(asked, scales, read)
+    base = None if read.kind is None else _judge(asked, read, matrix)
+    log_size = _log_size(asked, matrix)
     if given.likelihood in CONTINUOUS and read.kind is not None:  # what is judged later shares no level
         matrix = _less_level(matrix, given)
     size, n_factors = _sizes(given, matrix, adata.n_obs, has_levels=levels is not None)
@@ -118,7 +119,7 @@ def prepare_fit(adata: AnnData, given: FitArguments, some: CellSample | None = N
         levels=levels,
         choose_rank=given.n_factors == AUTO,
     )
-    return PreparedFit(matrix, made, options, fitted, base, coding)
+    return PreparedFit(matrix, made, options, asked.fitted, base, coding)
 
 
 def check_what_was_read(adata: AnnData, prepared: PreparedFit) -> PreparedFit:
@@ -133,24 +134,18 @@ def check_what_was_read(adata: AnnData, prepared: PreparedFit) -> PreparedFit:
     if matrix.kind is not None:
         return prepared
     matrix = judged(matrix, adata, given.layer)
-    base = _judge(adata, given, matrix, matrix, prepared.fitted, None)
+    base = _judge(FitRequest(adata, given, prepared.fitted), matrix, matrix)
     return replace(prepared, matrix=matrix, log_base=base)
 
 
-def _judge(
-    adata: AnnData,
-    given: FitArguments,
-    read: CellMatrix,
-    matrix: CellMatrix,
-    fitted: np.ndarray,
-    some: CellSample | None,
-) -> float | None:
+def _judge(asked: FitRequest, read: CellMatrix, matrix: CellMatrix) -> float | None:
     """Check values that were read, and those of them that are data; the base of their logarithms, if they are any."""
+    adata, given = asked.adata, asked.arguments
     kind, normalised = cast("ValueKind", read.kind), read.normalised
     like_logs = given.likelihood in CONTINUOUS and given.observed != "stored"
     looks = looks_of(read, kind) if like_logs else None
-    if some is None:
-        _check_data(adata, given, matrix, fitted)
+    if asked.some is None:
+        _check_data(asked, matrix)
         warn_about_kind(
             looks, normalised.kind if normalised else kind, given.layer, given.likelihood, memory_first(adata)
         )
@@ -159,19 +154,17 @@ def _judge(
     return math.e if normalised else log_base(adata.uns, kind)
 
 
-def _read(
-    adata: AnnData, given: FitArguments, fitted: np.ndarray, some: CellSample | None
-) -> tuple[CellMatrix, pd.DataFrame | None]:
+def _read(asked: FitRequest) -> tuple[CellMatrix, pd.DataFrame | None]:
     """The values of the genes to fit, with the covariates of the cells, and the coding of these."""
+    adata, given, some = asked.adata, asked.arguments, asked.some
     obs = None if given.covariates is None else in_memory(adata.obs)
     coding = None if obs is None else learn_coding(obs, given.covariates)
-    stored_only = given.observed == "stored"
     matrix = read_matrix(
         adata,
         given.layer,
-        genes=fitted,
+        genes=asked.fitted,
         normalize=given.normalize,
-        stored_only=stored_only,
+        stored_only=given.observed == "stored",
         some=some,
         later=some is None and can_be_checked_later(given),
     )
@@ -184,31 +177,27 @@ def _read(
 
 
 def _values_to_fit(
-    adata: AnnData,
-    given: FitArguments,
-    scales: dict[str, object],
-    matrix: CellMatrix,
-    fitted: np.ndarray,
-    some: CellSample | None,
+    asked: FitRequest, scales: dict[str, object], read: CellMatrix
 ) -> tuple[tuple[float, float] | None, CellMatrix]:
     """The extreme levels, if the likelihood has any, and the values that are data; all are such as it takes."""
-    likelihood, kind = given.likelihood, cast("ValueKind", matrix.kind)
+    given, likelihood, kind = asked.arguments, asked.arguments.likelihood, cast("ValueKind", read.kind)
     check_options_of_likelihood(likelihood, given.engine, given.noise, scales, given.size_factors)
     if likelihood not in CONTINUOUS:  # held-out values too: they are to be predicted
-        asked, otherwise = f"{likelihood=}", "likelihood='normal'"
-        check_counts_of(adata, given.layer, fitted, matrix, LIKELIHOODS[likelihood], asked=asked, otherwise=otherwise)
+        words = {"asked": f"{likelihood=}", "otherwise": "likelihood='normal'"}
+        check_counts_of(asked.adata, given.layer, asked.fitted, read, LIKELIHOODS[likelihood], **words)
     levels = check_levels(kind, given.layer) if LIKELIHOODS[likelihood].has_levels else None
-    matrix = observed_part(adata, given, likelihood, matrix, fitted, some)
+    matrix = observed_part(asked, read)
     if likelihood in CONTINUOUS:
         check_guide_of_normal(given.guide, likelihood)
     return levels, matrix
 
 
-def _log_size(adata: AnnData, given: FitArguments, matrix: CellMatrix, some: CellSample | None) -> np.ndarray | None:
+def _log_size(asked: FitRequest, matrix: CellMatrix) -> np.ndarray | None:
     """Logs of the size factors, (n,); None where the likelihood takes none."""
+    given, some = asked.arguments, asked.some
     if given.likelihood not in COUNTS:
         return None
-    log_size = np.log(resolve_size_factors(adata, given.size_factors, matrix))
+    log_size = np.log(resolve_size_factors(asked.adata, given.size_factors, matrix))
     return log_size if some is None or len(log_size) == len(some.cells) else log_size[some.cells]
 
 
@@ -234,9 +223,10 @@ def _sizes(given: FitArguments, matrix: CellMatrix, n_cells: int, *, has_levels:
     return size, n_factors
 
 
-def _check_data(adata: AnnData, given: FitArguments, matrix: CellMatrix, fitted: np.ndarray) -> None:
+def _check_data(asked: FitRequest, matrix: CellMatrix) -> None:
     """Raise if there is nothing to fit; warn about cells and genes without a value."""
-    cells, genes, stored_only = adata.obs_names, adata.var_names[fitted], given.observed == "stored"
+    given, stored_only = asked.arguments, asked.arguments.observed == "stored"
+    cells, genes = asked.adata.obs_names, asked.adata.var_names[asked.fitted]
     check_variation(matrix, given.layer, stored_only=stored_only)
     warn_about_observed(matrix, given.layer, cells, genes, likelihood=given.likelihood)
     if not stored_only:
