@@ -60,7 +60,7 @@ def source_of(values: Any, where: str) -> CellSource:
     """The source for an array of any form; `where` it is, in words."""
     opens = _kind_of_file(values)
     if opens is None and is_dask(values):
-        opens = DaskSource.of
+        opens = _refuse_by_genes if _is_by_genes(values) else DaskSource.of
     if opens is not None:
         with reading(where):
             dtype = values.dtype
@@ -94,6 +94,12 @@ def is_dask(values: Any) -> bool:
     """Whether values are a dask array."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(values, dask_array.Array)
+
+
+def _is_by_genes(values: Any) -> bool:
+    """Whether a dask array has all cells of some genes in each chunk, as those read lazily from a file by genes."""
+    n_of_cells, n_of_genes = values.numblocks
+    return getattr(values._meta, "format", None) == "csc" and n_of_cells == 1 and n_of_genes > 1
 
 
 def _refuse_by_genes(values: Any, where: str) -> CellSource:

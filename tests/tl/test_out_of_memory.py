@@ -54,6 +54,18 @@ def test_a_file_by_genes_is_refused_before_it_is_read(adata, path):
     assert not adata.uns
 
 
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_file_by_genes_is_named_where_it_is_read_lazily_too(tmp_path, suffix):
+    """Of more genes than anndata puts into a chunk."""
+    pytest.importorskip("xarray")
+    path, adata = tmp_path / f"cells.{suffix}", ad.AnnData(sp.random(30, 1500, 0.1, format="csc", dtype=np.float32))
+    getattr(adata, f"write_{suffix}")(path)
+    lazy = ad.experimental.read_lazy(path)
+    with pytest.raises(ValueError, match=r"X is compressed by genes \(CSC\).*to_memory\(\).*tocsr\(\)"):
+        fit(lazy)
+    assert source_of(lazy.to_memory().X.tocsr(), "X").shape == (30, 1500)
+
+
 @pytest.mark.parametrize("make", ["backed", "lazy", "dask"])
 def test_a_value_that_is_none_is_named(adata, path, make):
     at = adata.X.indptr[34]

@@ -76,11 +76,13 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
     dispersion by which they are judged.
     """
-    one, waits = torch.ones_like(dispersion), y.device.type != "cpu"  # for whether there are large counts, and where
+    waits = y.device.type != "cpu"  # for whether there are large counts, and where
     most = None if waits else y.amax(0)
-    damping = torch.addcmul(one, rate, dispersion).reciprocal_()
-    score = _pairs(y, dispersion, LOOKED_UP if most is None else int(most.max())).sub_(damping.log())
-    score.addcmul_(damping.sub_(1), torch.addcmul(one, y, dispersion))
+    # of genes that are nearly Poisson, log d and d - 1 agree in all digits of float32
+    damping = (rate.double() * dispersion).add_(1).reciprocal_()
+    lost = 1 - damping
+    score = _pairs(y, dispersion, LOOKED_UP if most is None else int(most.max()))
+    score.sub_(damping.log_().add_(lost).to(y)).addcmul_(lost.to(y).mul_(dispersion), y, value=-1)
     if most is None:
         score = torch.where(y >= LOOKED_UP, _of_large(y, rate, dispersion, slice(None)).to(score), score)
     elif len(genes := torch.nonzero(most >= LOOKED_UP).flatten()):
@@ -88,7 +90,7 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
         score[cell, genes[at]] = _of_large(y[cell, genes[at]], rate[cell, genes[at]], dispersion[genes], at).to(score)
     # of counts, not of zeros
     score.addcmul_(y.clamp(max=1), (score - MOST_SCORE * dispersion).clamp_min_(0), value=-1)
-    return score.sum(0).double() / dispersion.double().square()
+    return score.sum(0, dtype=torch.float64) / dispersion.double().square()
 
 
 def _pairs(y: Tensor, phi: Tensor, most: int) -> Tensor:

@@ -72,10 +72,10 @@ def test_the_score_is_that_of_sums_over_molecules(dtype, phi):
         rate, phis = share * y.clamp_min(0.1), torch.full_like(y, phi)
         found = NB.dispersion_score(y[None], rate[None], phis)
         expected, terms = (part[0] for part in by_sums(y[None], rate[None], phis))
-        # a rounded damping, which is 1 where the rate is small, changes them by their slope, at most (y + rate) / phi
-        rounding = torch.finfo(dtype).eps * (terms + ((y + rate) / phi).double())
-        # and a digamma function, of about 10, is rounded in float64
-        rounding += torch.finfo(torch.float64).eps * 10 / phi**2
+        # a float64 damping, which is 1 where the rate is small, changes them by their slope, at most (y + rate) / phi,
+        # and a digamma function, of about 10, is one of float64 too
+        rounding = torch.finfo(torch.float64).eps * ((y + rate).double() / phi + 10 / phi**2)
+        rounding += torch.finfo(dtype).eps * terms
         assert ((found - expected).abs() <= 8 * rounding).all()
 
 
