@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from .._calls import warn_user
 from .cluster_errors import naming_cells
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 # what tasks under way are told of their cells, unless fewer tasks than this for each thread are under way
 MOST_BYTES, TASKS_PER_THREAD = 2**26, 2
+SECONDS_UNTIL_TOLD = 60  # that there is no worker
 
 Item = TypeVar("Item")
 
@@ -83,11 +85,12 @@ def in_turn(client: Any, where: str, runs: Iterable[Run]) -> Iterator[bytes]:
             waiting.extend((run, list(islice(futures, len(run.made)))) for run in new)
         if not waiting:
             return
-        yield _result(where, *waiting.popleft())
+        yield _result(client, where, *waiting.popleft())
 
 
-def _result(where: str, run: Run, futures: list[Any]) -> bytes:
+def _result(client: Any, where: str, run: Run, futures: list[Any]) -> bytes:
     try:
+        _wait_for(client, futures[-1])
         return futures[-1].result()
     except Exception:
         # an error of one of them is that of what is made of all
@@ -97,3 +100,20 @@ def _result(where: str, run: Run, futures: list[Any]) -> bytes:
                     future.result()
         with naming_cells(where, run.tasks[0].first, run.tasks[-1].last, {}):
             raise
+
+
+def _wait_for(client: Any, future: Any) -> None:
+    """Wait until a future has a result or an error, and warn where there is no worker to get it."""
+    from distributed import wait
+
+    while True:
+        try:
+            wait(future, timeout=SECONDS_UNTIL_TOLD)
+        except TimeoutError:
+            if not client.nthreads():
+                warn_user(
+                    f"The cluster has no worker: the call waits until one comes. Start some, or stop it by Ctrl-C. "
+                    f"({client.scheduler.address})"
+                )
+        else:
+            return
