@@ -104,7 +104,7 @@ def _is_by_genes(values: Any) -> bool:
 
 def _refuse_by_genes(values: Any, where: str) -> CellSource:
     msg = (
-        f"{where} is compressed by genes (CSC) in its file, of which cells cannot be read without reading all of it. "
+        f"{where} is compressed by genes (CSC), of which cells cannot be read without reading all of it. "
         f"Call adata = adata.to_memory(); for a file by cells, then adata.{where} = adata.{where}.tocsr() and "
         "adata.write_h5ad(filename)."
     )

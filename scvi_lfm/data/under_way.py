@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -89,8 +91,8 @@ def in_turn(client: Any, where: str, runs: Iterable[Run]) -> Iterator[bytes]:
 
 
 def _result(client: Any, where: str, run: Run, futures: list[Any]) -> bytes:
+    _wait_for(client, futures[-1])
     try:
-        _wait_for(client, futures[-1])
         return futures[-1].result()
     except Exception:
         # an error of one of them is that of what is made of all
@@ -103,17 +105,16 @@ def _result(client: Any, where: str, run: Run, futures: list[Any]) -> bytes:
 
 
 def _wait_for(client: Any, future: Any) -> None:
-    """Wait until a future has a result or an error, and warn where there is no worker to get it."""
+    """Wait until a future has come to its end, and warn where there is no worker to bring it there."""
     from distributed import wait
 
-    while True:
-        try:
+    while not future.done():
+        # one that was cancelled says so when it is asked for its result
+        with suppress(TimeoutError, CancelledError):
             wait(future, timeout=SECONDS_UNTIL_TOLD)
-        except TimeoutError:
-            if not client.nthreads():
-                warn_user(
-                    f"The cluster has no worker: the call waits until one comes. Start some, or stop it by Ctrl-C. "
-                    f"({client.scheduler.address})"
-                )
-        else:
             return
+        if future.status == "pending" and not client.nthreads():
+            warn_user(
+                f"The cluster at {client.scheduler.address} has no worker: the call waits until one comes. Start some, "
+                "or stop it by Ctrl-C."
+            )

@@ -27,7 +27,7 @@ import scipy.sparse as sp
 import scvi_lfm as lfm
 from scvi_lfm.data import cluster, gate
 
-# a busy machine is no dead worker, and a new process needs longer than 15 s there, after which dask gives it up
+# a worker that is slow on a busy machine is not dead
 PATIENCE = {
     "distributed.comm.timeouts.connect": "300s",
     "distributed.comm.timeouts.tcp": "300s",

@@ -23,6 +23,8 @@ def test_a_cluster_without_workers_is_told_of_and_waited_for(monkeypatch):
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
         later = threading.Timer(1, cluster.scale, [1])
         later.start()
-        with pytest.warns(UserWarning, match=r"no worker: the call waits until one comes. Start some"):
+        with pytest.warns(
+            UserWarning, match=r"The cluster at .+ has no worker: the call waits until one comes\. Start some"
+        ):
             assert list(in_turn(client, "X", [Run([], [delayed(ten)()], 0)])) == [10]
         later.join()
