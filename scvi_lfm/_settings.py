@@ -39,6 +39,13 @@ class Settings:
         Whether calls may say how far they are, by a bar or by a line every half minute. ``False`` silences them all.
     max_cov_bytes
         Upper bound, in bytes, for covariances stored per cell or per gene.
+    half_density
+        Share of entries other than zero from which on a GPU takes a block of cells as a dense matrix in half precision,
+        in fits of the Normal: values are rounded to 11 bits (whole numbers up to 2,048 are kept), sums have the
+        precision that they always have. ``None`` (default): never.
+    compile
+        Whether a GPU computes what a fit of counts does to each entry in a few kernels made by :func:`torch.compile`,
+        which takes the first fit of a process up to a minute more. ``False`` by default.
     verbosity
         0 errors, 1 warnings (default), 2 what was chosen and how long it took, 3 everything.
     """
@@ -47,6 +54,8 @@ class Settings:
         self._device = "auto"
         self._progress = True
         self._max_cov_bytes = 2**30
+        self._half_density: float | None = None
+        self._compile = False
         self._verbosity = 1
         self._handler: logging.Handler | None = None
 
@@ -83,10 +92,7 @@ class Settings:
 
     @progress.setter
     def progress(self, value: bool) -> None:
-        if not isinstance(value, bool):
-            msg = f"settings.progress must be True or False, found {value!r}."
-            raise TypeError(msg)
-        self._progress = value
+        self._progress = _flag("progress", value)
 
     @property
     def max_cov_bytes(self) -> int:
@@ -101,6 +107,29 @@ class Settings:
         if not float(value).is_integer() or value < 0:
             raise ValueError(msg)
         self._max_cov_bytes = int(value)
+
+    @property
+    def half_density(self) -> float | None:
+        """Density from which on a GPU takes blocks as dense matrices in half precision."""
+        return self._half_density
+
+    @half_density.setter
+    def half_density(self, value: float | None) -> None:
+        msg = f"settings.half_density must be a share of entries between 0 and 1, or None for never, found {value!r}."
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise TypeError(msg)
+        if value is not None and not 0 <= float(value) <= 1:
+            raise ValueError(msg)
+        self._half_density = None if value is None else float(value)
+
+    @property
+    def compile(self) -> bool:
+        """Whether a GPU computes entries of counts by compiled kernels."""
+        return self._compile
+
+    @compile.setter
+    def compile(self, value: bool) -> None:
+        self._compile = _flag("compile", value)
 
     @property
     def verbosity(self) -> int:
@@ -120,6 +149,13 @@ class Settings:
             self._handler = _ToStderr()
             self._handler.setFormatter(logging.Formatter("scvi_lfm: %(message)s"))
             logger.addHandler(self._handler)
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        msg = f"settings.{name} must be True or False, found {value!r}."
+        raise TypeError(msg)
+    return value
 
 
 settings = Settings()

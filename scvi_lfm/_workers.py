@@ -132,23 +132,35 @@ def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:
 
     Without workers it is computed when it is asked for.
     """
-    crew = _crew.get()
+    return _begun(function, _crew.get())
+
+
+def _begun(function: Callable[[], Result], crew: _Crew | None) -> Callable[[], Result]:
     return functools.cache(function) if crew is None else crew.submit(lambda _: function(), None).result
 
 
-def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def one_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, own_thread: bool = False
+) -> Iterator[Result]:
     """`function` of each item, in their order; a worker is at the next one while a result is used.
 
-    For what is read before all workers are at it, one item after the other.
+    For what is read before all workers are at it, one item after the other. Where there are no workers, a thread of
+    its own is begun for it if `own_thread`.
     """
+    own = _Crew(1) if own_thread and _crew.get() is None else None
+    crew = own or _crew.get()
     before: Callable[[], Result] | None = None
-    for item in items:
-        ahead = meanwhile(functools.partial(function, item))
+    try:
+        for item in items:
+            ahead = _begun(functools.partial(function, item), crew)
+            if before is not None:
+                yield before()
+            before = ahead
         if before is not None:
             yield before()
-        before = ahead
-    if before is not None:
-        yield before()
+    finally:
+        if own is not None:
+            own.end()
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -18,7 +18,7 @@ import scvi_lfm as lfm
     [
         ("verbose", "There is no settings.verbose. Did you mean 'verbosity'?"),
         ("Device", "There is no settings.Device. Did you mean 'device'?"),
-        ("seed", "There are: 'device', 'max_cov_bytes', 'progress', 'verbosity'."),
+        ("seed", "There are: 'compile', 'device', 'half_density', 'max_cov_bytes', 'progress', 'verbosity'."),
     ],
 )
 def test_a_setting_that_is_not_there_is_refused(settings, name, words):
@@ -47,6 +47,32 @@ def test_other_values_are_refused(settings, value):
         settings.verbosity = value
 
 
+def test_a_density_is_a_share_or_nothing(settings):
+    for value in (0, 0.25, np.float32(0.5), 1, None):
+        settings.half_density = value
+        assert settings.half_density == value
+    for value, kind in (
+        (1.5, ValueError),
+        (-0.1, ValueError),
+        (np.nan, ValueError),
+        ("0.5", TypeError),
+        (True, TypeError),
+    ):
+        with pytest.raises(kind, match=r"settings\.half_density must be a share of entries between 0 and 1, or None"):
+            settings.half_density = value
+    assert settings.half_density is None
+
+
+@pytest.mark.parametrize("name", ["compile", "progress"])
+def test_flags_are_true_or_false(settings, name):
+    for value in (False, True):
+        setattr(settings, name, value)
+        assert getattr(settings, name) is value
+    for value in (1, "yes", None):
+        with pytest.raises(TypeError, match=rf"settings\.{name} must be True or False, found"):
+            setattr(settings, name, value)
+
+
 def test_a_device_is_named_as_torch_names_it(settings):
     for value in ("auto", "cpu", "cpu:0", "cuda", "cuda:12"):
         settings.device = value
@@ -59,7 +85,7 @@ def test_a_device_is_named_as_torch_names_it(settings):
 
 
 def test_completion_shows_public_names_alone():
-    assert dir(lfm.settings) == ["device", "max_cov_bytes", "progress", "verbosity"]
+    assert dir(lfm.settings) == ["compile", "device", "half_density", "max_cov_bytes", "progress", "verbosity"]
     for name in ("", ".tl", ".pl", ".get", ".datasets", ".model"):
         module = importlib.import_module(f"scvi_lfm{name}")
         public = {*module.__all__, *{".tl": ["CheckReport"], ".pl": ["ExplorerPage"]}.get(name, [])}

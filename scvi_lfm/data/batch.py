@@ -15,8 +15,10 @@ import torch
 
 from .._lazy import lazy_property
 from .._workers import in_order
+from ..linalg.half import half_product
 from .canonical import of_parts
 from .memory import take
+from .transfer import to_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,11 +69,12 @@ class Batch:
     observed: Observed | None = None  # which entries are data; None: all
     covariates: np.ndarray | None = None  # (cells, p)
     lasts: bool = False  # whether many products are to come, for which a transposed copy pays
+    half: bool = False  # whether a GPU multiplies a sparse block as a dense one, in half precision
 
     @lazy_property
     def by_cell(self) -> Tensor:
         """The block, (cells, genes)."""
-        return self.values if isinstance(self.values, torch.Tensor) else _to_device(self.values, self.device)
+        return self.values if isinstance(self.values, torch.Tensor) else _compressed(self.values, self.device)
 
     @lazy_property
     def by_gene(self) -> Tensor:
@@ -81,7 +84,12 @@ class Batch:
         """
         if isinstance(self.values, torch.Tensor):
             return self.values.T
-        return _to_device(self.values.tocsc().T, self.device)
+        return _transposed(self.values, self.by_cell)
+
+    @lazy_property
+    def _dense_half(self) -> Tensor:
+        crow, col, values = _parts(self.by_cell)
+        return csr_tensor(crow, col, values.half(), self.values.shape).to_dense()
 
     @property
     def n_cells(self) -> int:
@@ -93,11 +101,17 @@ class Batch:
         """Covariates of the cells, (cells, p) in float64; no column where there are none."""
         if self.covariates is None:
             return torch.zeros(self.n_cells, 0, dtype=torch.float64, device=self.device)
-        return torch.as_tensor(self.covariates, dtype=torch.float64, device=self.device)
+        return to_device(self.covariates.astype(np.float64, copy=False), self.device)
+
+    def send(self) -> list[Tensor]:
+        """Have on the device what steps need of the host, and tell where it lies there."""
+        compressed = [self.by_cell, *([] if self.observed is None else [self._pattern_by_cell])]
+        return [part for matrix in compressed for part in _parts(matrix)] + [self.known]
 
     def times_genes(self, weights: Scaled) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
-        return weights.times(self.by_cell @ weights.values(self._dtype))
+        values = weights.values(self._dtype)
+        return weights.times(half_product(self._dense_half, values) if self.half else self.by_cell @ values)
 
     def times_cells(self, weights: Tensor) -> Tensor:
         """Sum over cells: `Y.T @ weights`, (genes, k) in float64, of products in the data's precision."""
@@ -122,6 +136,10 @@ class Batch:
 
     def _scatter(self, weights: Tensor, *, squared: bool = False) -> Tensor:
         """`Y.T @ weights` in the data's precision, of weights (cells, k), or that of the squares of Y."""
+        if self.half and squared:
+            return _squared(self.by_cell).to_dense().T @ weights
+        if self.half:
+            return half_product(self._dense_half.T, weights)
         if isinstance(self.values, torch.Tensor) or self.lasts or self.device.type != "cpu":
             return (_squared(self.by_gene) if squared else self.by_gene) @ weights
         y, shape = self.values, (self.values.shape[1], self.n_cells)
@@ -130,11 +148,11 @@ class Batch:
 
     @lazy_property
     def _pattern_by_cell(self) -> Tensor:
-        return _to_device(cast("Observed", self.observed).pattern, self.device)
+        return _compressed(cast("Observed", self.observed).pattern, self.device)
 
     @lazy_property
     def _pattern_by_gene(self) -> Tensor:
-        return _to_device(cast("Observed", self.observed).pattern.tocsc().T, self.device)
+        return _transposed(cast("Observed", self.observed).pattern, self._pattern_by_cell)
 
     def observed_times_genes(self, values: Tensor) -> Tensor:
         """Sum of `values` (genes, k) over the genes observed in each cell, (cells, k), in the data's precision."""
@@ -192,12 +210,36 @@ def _squared(matrix: Tensor) -> Tensor:
     return csr_tensor(matrix.crow_indices(), matrix.col_indices(), matrix.values().square(), tuple(matrix.shape))
 
 
-def _to_device(matrix: sp.csr_array, device: torch.device) -> Tensor:
-    # the data are not written to, so sharing a read-only array with torch is safe
-    parts = [np.require(part, requirements="W") for part in (matrix.indptr, matrix.indices, matrix.data)]
+def _parts(matrix: Tensor) -> list[Tensor]:
+    """The tensors that hold a matrix."""
+    if matrix.layout == torch.strided:
+        return [matrix]
+    return [matrix.crow_indices(), matrix.col_indices(), matrix.values()]
+
+
+def _compressed(matrix: sp.csr_array, device: torch.device) -> Tensor:
+    """A compressed matrix on the device."""
     index_dtype = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
-    crow, col = (torch.from_numpy(part.astype(index_dtype, copy=False)).to(device) for part in parts[:2])
-    return csr_tensor(crow, col, torch.from_numpy(parts[2]).to(device), matrix.shape)
+    indices = (part.astype(index_dtype, copy=False) for part in (matrix.indptr, matrix.indices))
+    crow, col, values = (to_device(part, device) for part in (*indices, matrix.data))
+    return csr_tensor(crow, col, values, matrix.shape)
+
+
+def _transposed(matrix: sp.csr_array, there: Tensor) -> Tensor:
+    """A compressed matrix transposed, made on the device where it is `there` already: half as much is copied."""
+    if there.device.type == "cpu":
+        return _compressed(matrix.tocsc().T, there.device)
+    return transposed(there)
+
+
+def transposed(matrix: Tensor) -> Tensor:
+    """A compressed matrix by its columns, made so that a GPU is not waited for; entries of a column by their row."""
+    (n_rows, n_columns), (crow, col, values) = matrix.shape, _parts(matrix)
+    rows, columns = (torch.arange(size, dtype=col.dtype, device=col.device) for size in (n_rows, n_columns + 1))
+    sorted_col, order = torch.sort(col, stable=True)
+    row = torch.repeat_interleave(rows, crow.diff(), output_size=len(col))
+    first = torch.searchsorted(sorted_col, columns).to(col.dtype)
+    return csr_tensor(first, row.index_select(0, order), values.index_select(0, order), (n_columns, n_rows))
 
 
 def csr_tensor(crow: Tensor, col: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -18,6 +18,7 @@ from .blocks_of_tasks import (
     visit_parts,
 )
 from .cluster import n_cells_in
+from .transfer import sent_ahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -142,7 +143,9 @@ class Blocks:
         """
         if self._cluster is not None:
             return self._each_task(partial(visit_blocks, function, pool, self.dtype), self._placed, parts, pool)
-        return self._each_here(lambda number: function(self._block(number), *(own[number] for own in parts)))
+        if self.device.type == "cpu":
+            return self._each_here(lambda number: function(self._block(number), *(own[number] for own in parts)))
+        return (function(block, *own) for block, *own in zip(self._on_device(), *parts, strict=True))
 
     def each_without_values(
         self,
@@ -160,6 +163,17 @@ class Blocks:
         numbers = range(len(self._parts))
         # what is alone may use all workers
         return in_order(run, numbers) if self.device.type == "cpu" and len(numbers) > 1 else map(run, numbers)
+
+    def _on_device(self) -> Iterator[Batch]:
+        """The blocks one after the other, as a device that is not the host's gets them."""
+        numbers = range(len(self._parts))
+        if len(numbers) == 1 or len(self._kept) == len(numbers):
+            return map(self._block, numbers)
+        return sent_ahead(self._block, numbers, self.device)
+
+    def send(self) -> list[Tensor]:
+        """Have all blocks on the device, kept for what is to come, and tell where they lie there."""
+        return [part for number in range(len(self._parts)) for part in self._block(number).send()]
 
     def _each_task(
         self,

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from .._settings import settings
+from ..linalg.half import LARGEST
 from .batch import Batch
 from .memory import MemorySource, take
+from .transfer import to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,8 +142,8 @@ class CellMatrix:
         numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
         observed = None if self.observed is None else self.observed.rows(rows, numpy_dtype)
         block = self._block(rows, observed, numpy_dtype)
-        values = torch.from_numpy(block).to(device) if isinstance(block, np.ndarray) else block
-        return Batch(values, device, observed, known, lasts)
+        values = to_device(block, device) if isinstance(block, np.ndarray) else block
+        return Batch(values, device, observed, known, lasts, half=device.type != "cpu" and _suits_half(block))
 
     def _block(
         self, rows: np.ndarray | slice, observed: Observed | None, dtype: type[np.floating]
@@ -148,6 +151,15 @@ class CellMatrix:
         """Block of cells less the level, in the precision asked for; `observed` says what is data of them."""
         block = self.source.rows(rows)
         return _less(block, self.level, observed, dtype) if self.level else _cast(block, dtype)
+
+
+def _suits_half(block: sp.csr_array | np.ndarray) -> bool:
+    """Whether a sparse block has as many values as settings ask for, and none that half precision cannot hold."""
+    least = settings.half_density
+    if least is None or isinstance(block, np.ndarray) or block.dtype != np.float32:
+        return False
+    enough = block.nnz >= least * block.shape[0] * block.shape[1]
+    return enough and bool(np.abs(block.data).max(initial=0) <= LARGEST)
 
 
 def _cast(block: sp.csr_array | np.ndarray, dtype: np.dtype | type) -> sp.csr_array | np.ndarray:

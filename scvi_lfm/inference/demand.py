@@ -20,6 +20,8 @@ SINGLE, DOUBLE = 4, 8
 VALUE = 8
 # cells that counts start from
 START_OF_COUNTS = 4096
+# times the values of a block, what a GPU holds more of it: the next one, the transposed one, and what sorting takes
+ON_GPU = 1.0 + 1.0 + 3.5
 # code and small tables that libraries bring in when they are first used
 LIBRARIES = 10 * 2**20
 
@@ -114,9 +116,10 @@ def demand(size: Size) -> Demand:
 def _blocks(size: Size, start: float, step: float) -> float:
     """Values of the block that a fit starts from, and of a step: copies of what the source holds."""
     in_a_batch = min(size.batch_size, size.n_cells) * size.bytes_per_cell
+    more = ON_GPU if size.on_gpu and size.is_sparse else 0.0
     if size.n_batches == 1:
-        return in_a_batch * start
-    return in_a_batch * (start + step) + size.n_workers * _block(size) * size.bytes_per_cell
+        return in_a_batch * (start + more)
+    return in_a_batch * (start + step + more) + size.n_workers * _block(size) * size.bytes_per_cell
 
 
 def _block(size: Size) -> int:
@@ -129,7 +132,7 @@ def _normal(size: Size) -> dict[str, float]:
     per_gene, per_cell = width * DOUBLE, size.latents * DOUBLE
     oversampled = min(OVERSAMPLING, size.n_factors) * DOUBLE
     blocks = _blocks(size, start=1.0, step=1.0)
-    if size.n_batches == 1 and size.is_sparse:
+    if size.n_batches == 1 and size.is_sparse and not size.on_gpu:
         blocks = size.n_cells * size.bytes_per_cell * 1.25  # by gene, and squares of a block
     return {
         "genes": size.n_genes * (9 + 11 * size.n_workers) * max(per_gene, oversampled),

@@ -48,6 +48,8 @@ def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
     }
     if not LIKELIHOODS[options.likelihood].linear:
         found["covariances of cells, by settings.max_cov_bytes,"] = _words_of_covariances(matrix, options)
+    if options.device.type == "cuda":
+        found["settings.half_density"], found["settings.compile"] = repr(settings.half_density), str(settings.compile)
     # where a number of factors is chosen, it says when they are first dropped
     return found | ({"max_epochs": str(options.max_epochs)} if options.choose_rank else {})
 

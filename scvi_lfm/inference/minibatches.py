@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 
-from .._workers import even_slices, one_ahead
+from .._workers import even_slices
 from ..data.blocks import Blocks, blocks_of, random_parts
+from ..data.transfer import sent_ahead, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -107,12 +108,16 @@ class Minibatches:
         if self._all_kept is not None:
             return iter([self._all_kept][n_seen:])
         order = self._first_order[1:] if number == 1 else self._draw()
-        return (self._blocks(part, keep=True) for part in order[n_seen:])
+        return sent_ahead(partial(self._blocks, keep=True), order[n_seen:], self._device)
 
     def visits(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Blocks]]:
         """Positions and minibatches of every cell once, each one block where it is not on a cluster."""
         order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
-        return ((part, Blocks(self.matrix, [part], self._device, self._dtype)) for part in order[n_seen:])
+
+        def read(part: np.ndarray) -> Blocks:
+            return Blocks(self.matrix, [part], self._device, self._dtype, keep=self._device.type == "cuda")
+
+        return zip(order[n_seen:], sent_ahead(read, order[n_seen:], self._device), strict=True)
 
     @property
     def cluster(self) -> Cluster | None:
@@ -147,11 +152,10 @@ class Minibatches:
         """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""
         if self._whole is not None:
             return iter([(torch.arange(self.matrix.shape[0], device=self._device), self._whole)][n_seen:])
-
-        def read(rows: np.ndarray) -> tuple[Tensor, Batch]:
-            return torch.from_numpy(rows).to(self._device), self.matrix.batch(rows, self._device, self._dtype)
-
-        return one_ahead(read, self._draw()[n_seen:])
+        order = self._draw()[n_seen:]
+        read = partial(self.matrix.batch, device=self._device, dtype=self._dtype)
+        rows = (to_device(part, self._device) for part in order)
+        return zip(rows, sent_ahead(read, order, self._device), strict=True)
 
     def in_order(self) -> Iterator[Batch]:
         """Blocks of every cell once, in the order of the matrix."""

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 from scvi_lfm.data import CellMatrix, Scaled
+from scvi_lfm.data.batch import Batch, csr_tensor, transposed
 
 CPU = torch.device("cpu")
 FORMS = [np.asarray, sp.csr_array]
@@ -89,3 +90,52 @@ def test_indices_of_either_width(values, dtype):
     matrix.indices, matrix.indptr = matrix.indices.astype(dtype), matrix.indptr.astype(dtype)
     block = CellMatrix.of(matrix).batch(np.array([1, 4]), CPU, torch.float64)
     np.testing.assert_array_equal(block.dense(), values[[1, 4]])
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 3), (3, 1), (4, 6)])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_a_matrix_transposed_on_the_device(shape, dtype):
+    matrix = sp.random(*shape, 0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(1))
+    parts = (
+        torch.from_numpy(part) for part in (matrix.indptr.astype(dtype), matrix.indices.astype(dtype), matrix.data)
+    )
+    found, expected = transposed(csr_tensor(*parts, matrix.shape)), sp.csr_array(matrix.T)
+    expected.sort_indices()
+    assert found.shape == expected.shape
+    for one, other in (("crow_indices", "indptr"), ("col_indices", "indices"), ("values", "data")):
+        np.testing.assert_array_equal(getattr(found, one)(), getattr(expected, other))
+
+
+def test_a_block_in_half_precision_rounds_values_and_neither_sums_nor_squares():
+    rng = np.random.default_rng(2)
+    values = np.where(rng.random((40, 30)) < 0.4, rng.gamma(2.0, size=(40, 30)), 0.0).astype(np.float32)
+    block = Batch(sp.csr_array(values), CPU, half=True)
+    rounded = values.astype(np.float16).astype(np.float64)
+    of_genes, of_cells = rng.normal(size=(30, 3)) * 1e40, rng.normal(size=(40, 2)) * 1e-50
+    for found, exact in (
+        (block.times_genes(Scaled(torch.from_numpy(of_genes))), rounded @ of_genes),
+        (block.times_cells(torch.from_numpy(of_cells)), rounded.T @ of_cells),
+        (block.square_sums, (values.astype(np.float64) ** 2).sum(0)),
+        (
+            block.squares_times_cells(torch.from_numpy(of_cells[:, 0])),
+            (values.astype(np.float64) ** 2).T @ of_cells[:, 0],
+        ),
+    ):
+        assert found.dtype == torch.float64
+        # 40 additions in float32
+        np.testing.assert_allclose(found, exact, rtol=0, atol=40 * 2**-23 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(
+    ("least", "largest", "expected"),
+    [(None, 1.0, False), (0.5, 1.0, False), (0.3, 1.0, True), (0.3, 65504.0, True), (0.3, 65520.0, False)],
+)
+def test_when_a_block_is_taken_in_half_precision(settings, least, largest, expected):
+    """On a device that is not the host's, as `meta`: where it is dense enough and no value is too large."""
+    settings.half_density = least
+    values = sp.random(20, 10, 0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(3))
+    values.data[0] = -largest
+    matrix = CellMatrix.of(sp.csr_array(values))
+    assert matrix.batch(None, torch.device("meta")).half == expected
+    assert not matrix.batch(None, CPU).half
+    assert not matrix.batch(None, torch.device("meta"), torch.float64).half

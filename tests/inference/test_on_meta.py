@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 
 from on_meta import META, watched
-from scvi_lfm.data import CellMatrix, restrict
+from scvi_lfm.data import CellMatrix, batch, restrict
 from scvi_lfm.inference import FitOptions
 from scvi_lfm.inference.engine import Engine
 from scvi_lfm.inference.loop import engine_for
@@ -47,10 +47,7 @@ READ = {
 }
 # what it sends there, and why
 SENT = {
-    "data/batch.py: _to_device": "values of a minibatch, which lie on the host; one batch of all cells is sent once",
-    "data/batch.py: _to_device.<locals>.<genexpr>": "their positions",
-    "data/batch.py: Batch.known": "covariates of a minibatch",
-    "inference/minibatches.py: Minibatches.numbered_epoch.<locals>.read": "positions of the cells of a minibatch",
+    "data/transfer.py: to_device": "values of a minibatch, which lie on the host; one batch of all cells is sent once",
     "posterior/held_out.py: score_held_out.<locals>.<genexpr>": "entries of the cells that were held out",
     "inference/counts/objective.py: draws_and_log_dets": "random numbers, the same on every device; once an epoch",
 }
@@ -245,6 +242,23 @@ def test_what_is_on_the_cpu_is_seen(monkeypatch):
     )
     with watched(), pytest.raises(RuntimeError, match="on the CPU"):
         engine.epoch(state, 1, Progress())
+
+
+@pytest.mark.half_slow
+@pytest.mark.parametrize("case", [Case("normal"), Case("normal", options={"noise": "cell_gene"})], ids=str)
+@pytest.mark.parametrize("batch_size", [N_CELLS, BATCH], ids=["one batch", "minibatches"])
+def test_blocks_in_half_precision_are_not_waited_for_either(settings, monkeypatch, case, batch_size):
+    made, half_product = [], batch.half_product
+    monkeypatch.setattr(batch, "half_product", lambda *args: made.append(args[0].dtype) or half_product(*args))
+    settings.half_density = 0.0
+    with watched() as watch:
+        engine = case.engine(batch_size)
+        state, _ = engine.start()
+        watch.clear()
+        made.clear()
+        engine.epoch(state, 1, Progress())
+    assert faults(watch, engine.n_batches) == []
+    assert set(made) == {torch.float16}
 
 
 def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):
