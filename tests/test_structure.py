@@ -37,6 +37,7 @@ ROOMS = ("linalg", "data", "model", "posterior", "inference", "tl", "get", "data
 # small modules at the root, which import no room and which every room may import
 HELPERS = (
     "_calls",
+    "_compile",
     "_context",
     "_fit_arguments",
     "_keys",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._compile import fused
 from ..._workers import in_order
 from ...posterior.rates import cell_features, rates
 from ..equations import solve_rows
@@ -51,14 +52,14 @@ def cell_step(
     """
     likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
     left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
+    respond = fused(working_responses, y.device)
 
     def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
         linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
         half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
         data = None if observed is None else observed[:, genes]
-        weight, score, _ = expected_steps(likelihood, y[:, genes], linear, half_variance, offset, some, data)
-        weight, score = where_observed(weight, data), where_observed(score, data)
-        return weight @ features.moments[genes, p:], score.addcmul_(weight, linear) @ features.slopes[genes]
+        weight, response, _ = respond(likelihood, y[:, genes], linear, half_variance, offset, some, data)
+        return weight @ features.moments[genes, p:], response @ features.slopes[genes]
 
     information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
     for of_some in in_order(of_genes, features.blocks(len(y))):
@@ -77,6 +78,26 @@ def where_observed(values: Tensor, observed: Tensor | None) -> Tensor:
 def at_genes(parameters: tuple[Tensor, ...], genes: slice | Tensor) -> tuple[Tensor, ...]:
     """Parameters of the likelihood in some genes, from one for each gene (m,) or one for all ()."""
     return tuple(parameter[genes] if parameter.ndim else parameter for parameter in parameters)
+
+
+def working_responses(
+    likelihood: Likelihood,
+    y: Tensor,
+    linear: Tensor,
+    half_variance: Tensor,
+    offset: Tensor,
+    parameters: tuple[Tensor, ...],
+    observed: Tensor | None = None,
+    mu: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fisher weights w, `w z` less what of the offset is in it, and what the likelihood sees of eta, (cells, genes).
+
+    That is all of the offset, or all but `mu`. Entries that are not data weigh nothing. `linear` is lost.
+    """
+    weight, score, seen = expected_steps(likelihood, y, linear, half_variance, offset, parameters, observed)
+    weight, score = where_observed(weight, observed), where_observed(score, observed)
+    without_offset = linear if mu is None else linear.add_(mu)
+    return weight, score.addcmul_(weight, without_offset), seen
 
 
 def expected_steps(

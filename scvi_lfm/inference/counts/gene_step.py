@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._compile import fused
 from ..._workers import in_order, meanwhile
 from ...linalg.moments import one_first
 from ...linalg.packed import inner, outer, unpack
@@ -21,7 +22,7 @@ from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thres
 from ...posterior.rates import cell_features
 from ..equations import solve_rows
 from ..packed_statistics import margins, right_side, without_activity
-from .cell_step import at_genes, expected_steps, nodes_of, where_observed
+from .cell_step import at_genes, nodes_of, where_observed, working_responses
 from .dispersion import update_dispersion
 from .state import CountStatistics
 
@@ -72,22 +73,22 @@ def cell_statistics(
     x, xx = x / n, xx.div_(n)
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
+    respond = fused(working_responses, y.device)
 
     def of_genes(genes: slice) -> Tensor | None:
         # what they say of the thresholds between levels; all else is a gene's own, and put in its place
         linear, parameters = features.linear(cells.mean, genes), at_genes(g.parameters, genes)
         half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
         data, which = y[:, genes], None if observed is None else observed[:, genes]
-        weight, score, seen = expected_steps(likelihood, data, linear, half_variance, offset, parameters, which)
-        weight, score = where_observed(weight, which), where_observed(score, which)
+        weight, pull, seen = respond(likelihood, data, linear, half_variance, offset, parameters, which, mu)
         torch.mm(weight.T, xx, out=weighted[genes])
-        torch.mm(score.addcmul_(weight, linear.add_(mu)).T, x, out=response[genes])
+        torch.mm(pull.T, x, out=response[genes])
         data, seen, half_variance, weight = (values[asked] for values in (data, seen, half_variance, weight))
         which = None if which is None else which[asked]
         if likelihood.dispersion_score is not None and len(data):  # of a block on a cluster perhaps none is asked
             # no count at a rate of zero says nothing of the dispersion
-            pull = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
-            excess[genes], square[genes] = _of_dispersion(pull, weight, half_variance, g.dispersion[genes])
+            score = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
+            excess[genes], square[genes] = _of_dispersion(score, weight, half_variance, g.dispersion[genes])
         return None if g.levels is None else _of_levels(data, seen, half_variance, g.levels, which)
 
     of_levels = [found for found in in_order(of_genes, features.blocks(n)) if found is not None]
