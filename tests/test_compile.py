@@ -68,26 +68,29 @@ def test_errors_of_the_function_are_its_own(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize("likelihood", ["negative_binomial", "poisson", "bernoulli"])
-def test_compiled_entries_are_the_same(likelihood):
-    """On the CPU, by kernels of another kind: a product and a sum may be rounded once, not twice."""
+def test_compiled_entries_are_the_same(likelihood, device):
+    """Kernels of another kind: a product and a sum may be rounded once, not twice."""
     rng = np.random.default_rng(0)
 
     def given(n_cells: int, n_genes: int) -> tuple:
         linear, half = rng.normal(scale=0.5, size=(n_cells, n_genes)), 0.1 * rng.random((n_cells, n_genes))
         y = rng.poisson(1.0, size=linear.shape).clip(max=1 if likelihood == "bernoulli" else None)
         offset, dispersion = rng.normal(size=n_cells), rng.gamma(1.0, size=n_genes)
-        return tuple(torch.from_numpy(part.astype(np.float32)) for part in (y, linear, half, offset, dispersion))
+        return tuple(
+            torch.from_numpy(part.astype(np.float32)).to(device) for part in (y, linear, half, offset, dispersion)
+        )
 
     of_likelihood = LIKELIHOODS[likelihood]
     run = compiled(working_responses)
     for shape in ((40, 30), (17, 64)):
         y, linear, half, offset, dispersion = given(*shape)
-        parameters = (dispersion,) if of_likelihood.learns_dispersion else (torch.zeros(()),)
+        parameters = (dispersion,) if of_likelihood.learns_dispersion else (torch.zeros((), device=device),)
         parameters = parameters if of_likelihood.has_rate else ()
-        rest = half, offset, parameters, None, torch.tensor(0.3)
+        rest = half, offset, parameters, None, torch.tensor(0.3, device=device)
         found = run(of_likelihood, y, linear.clone(), *rest)
         expected = working_responses(of_likelihood, y, linear.clone(), *rest)
         for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * float(other.abs().max()))
+            np.testing.assert_allclose(one.cpu(), other.cpu(), rtol=0, atol=2e-6 * float(other.abs().max()))

@@ -11,6 +11,7 @@ from scvi_lfm.data import CellMatrix, Scaled
 from scvi_lfm.data.batch import Batch, csr_tensor, transposed
 
 CPU = torch.device("cpu")
+DEVICES = [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu, id="cuda")]
 FORMS = [np.asarray, sp.csr_array]
 
 
@@ -92,38 +93,39 @@ def test_indices_of_either_width(values, dtype):
     np.testing.assert_array_equal(block.dense(), values[[1, 4]])
 
 
+@pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("shape", [(7, 5), (5, 7), (1, 3), (3, 1), (4, 6)])
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_a_matrix_transposed_on_the_device(shape, dtype):
+def test_a_matrix_transposed_on_the_device(shape, dtype, device):
     matrix = sp.random(*shape, 0.4, format="csr", dtype=np.float32, rng=np.random.default_rng(1))
     parts = (
-        torch.from_numpy(part) for part in (matrix.indptr.astype(dtype), matrix.indices.astype(dtype), matrix.data)
+        torch.from_numpy(part).to(device)
+        for part in (matrix.indptr.astype(dtype), matrix.indices.astype(dtype), matrix.data)
     )
     found, expected = transposed(csr_tensor(*parts, matrix.shape)), sp.csr_array(matrix.T)
     expected.sort_indices()
     assert found.shape == expected.shape
     for one, other in (("crow_indices", "indptr"), ("col_indices", "indices"), ("values", "data")):
-        np.testing.assert_array_equal(getattr(found, one)(), getattr(expected, other))
+        np.testing.assert_array_equal(getattr(found, one)().cpu(), getattr(expected, other))
 
 
-def test_a_block_in_half_precision_rounds_values_and_neither_sums_nor_squares():
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_a_block_in_half_precision_rounds_values_and_neither_sums_nor_squares(device):
     rng = np.random.default_rng(2)
     values = np.where(rng.random((40, 30)) < 0.4, rng.gamma(2.0, size=(40, 30)), 0.0).astype(np.float32)
-    block = Batch(sp.csr_array(values), CPU, half=True)
+    block = Batch(sp.csr_array(values), device, half=True)
     rounded = values.astype(np.float16).astype(np.float64)
     of_genes, of_cells = rng.normal(size=(30, 3)) * 1e40, rng.normal(size=(40, 2)) * 1e-50
+    cells, genes = (torch.from_numpy(weights).to(device) for weights in (of_cells, of_genes))
     for found, exact in (
-        (block.times_genes(Scaled(torch.from_numpy(of_genes))), rounded @ of_genes),
-        (block.times_cells(torch.from_numpy(of_cells)), rounded.T @ of_cells),
+        (block.times_genes(Scaled(genes)), rounded @ of_genes),
+        (block.times_cells(cells), rounded.T @ of_cells),
         (block.square_sums, (values.astype(np.float64) ** 2).sum(0)),
-        (
-            block.squares_times_cells(torch.from_numpy(of_cells[:, 0])),
-            (values.astype(np.float64) ** 2).T @ of_cells[:, 0],
-        ),
+        (block.squares_times_cells(cells[:, 0]), (values.astype(np.float64) ** 2).T @ of_cells[:, 0]),
     ):
         assert found.dtype == torch.float64
         # 40 additions in float32
-        np.testing.assert_allclose(found, exact, rtol=0, atol=40 * 2**-23 * np.abs(exact).max())
+        np.testing.assert_allclose(found.cpu(), exact, rtol=0, atol=40 * 2**-23 * np.abs(exact).max())
 
 
 @pytest.mark.parametrize(
