@@ -9,14 +9,14 @@ import torch
 
 from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
-from ..passes import added, average_with
+from ..passes import added, pooled_with
 from ..progress import Progress
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 from .state import Cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -79,9 +79,6 @@ def _sweep_at_once(
     return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
 
 
-_Visited = tuple[int, "CountStatistics", list["Cells"]]
-
-
 def _visit_all(
     problem: CountProblem,
     g: CountGlobals,
@@ -94,18 +91,13 @@ def _visit_all(
     """q of the cells of each block after some steps, and averages over all."""
     keep, n, places = cells.keeps_cov, blocks.n_cells, blocks.places
 
-    def of_block(batch: Batch, some: Cells, first: int) -> _Visited:
+    def of_block(batch: Batch, some: Cells, first: int) -> tuple[int, CountStatistics, list[Cells]]:
         new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every, (first, n))
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
     parts = [cells.part(place) for place in places], [place.start for place in places]
-    _, statistics, found = _pooled(blocks.each(of_block, *parts, pool=_pooled), n)
+    _, statistics, found = pooled_with(blocks.each(of_block, *parts, pool=pooled_with), n)
     return found, statistics
-
-
-def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
-    statistics, cells = average_with(blocks, n_cells)
-    return n_cells, statistics, [part for some in cells for part in some]
 
 
 def visit(
