@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,15 +16,18 @@ from ..data import column_sums
 from ..linalg.moments import row_moment
 from ..linalg.packed import congruent, packed_part, unpack
 from ..model import Gaussian
+from ..model.priors import initial_scales, rotation_is_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from torch import Tensor
 
+    from ..data import CellMatrix
     from ..model import PriorScales
     from ..posterior.gauge import Move
+    from .options import FitOptions
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Problem:
     noise: str = "shared"
     rotates: bool = True
     n_observed: int | None = None  # entries that are data; None: all
+
+    @classmethod
+    def of(cls, matrix: CellMatrix, options: FitOptions, **more: Any) -> Self:
+        """Problem of fitting a matrix."""
+        n_observed = None if matrix.observed is None else matrix.n_observed
+        rotates = rotation_is_free(options.prior_scales)
+        return cls(*matrix.shape, options.family, options.noise, rotates, n_observed, **more)
 
     @property
     def n_entries(self) -> int:
@@ -153,6 +163,18 @@ class Globals(ABC):
         """Globals after a gauge move; the prior stays."""
         return replace(self, mu=self.mu + move.mu_shift, gene_mean=move.genes(self.gene_mean))
 
+    def with_more_factors(self, n_factors: int, prior_scales: Mapping[str, object], spread: Tensor) -> Self:
+        """Globals with factors that no gene has yet; their scales start at the spread of the values."""
+        scales = initial_scales(n_factors, prior_scales, spread)
+        scales = replace(scales, a=self.scales.a, b=self.scales.b, beta=self.scales.beta)
+        loadings = self.gene_mean.new_zeros(len(self.gene_mean), n_factors)
+        return replace(self, gene_mean=torch.cat([self.gene_mean, loadings], dim=1), scales=scales)
+
+    def at_factors(self, kept: Tensor) -> Self:
+        """Globals with the factors at positions `kept` alone."""
+        scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
+        return replace(self, gene_mean=self.gene_mean[:, factor_columns(1 + self.n_known, kept)], scales=scales)
+
     def with_scales_learned(self, cell_activity: Tensor) -> Self:
         """Globals with the prior scales at the ELBO's maximum, given mean E[a^2]."""
         return replace(self, scales=self.scales.learned_from(cell_activity, self.gene_squares(), self.noise_var))
@@ -172,11 +194,8 @@ class PackedGlobals(Globals):
         return replace(super().moved(move), gene_cov=congruent(move.gene_map, self.gene_cov))
 
     def at_factors(self, kept: Tensor) -> Self:
-        """Globals with the factors at positions `kept` alone."""
-        columns = factor_columns(1 + self.n_known, kept)
-        scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
-        cov = self.gene_cov[:, packed_part(columns)]
-        return replace(self, gene_mean=self.gene_mean[:, columns], gene_cov=cov, scales=scales)
+        part = packed_part(factor_columns(1 + self.n_known, kept))
+        return replace(super().at_factors(kept), gene_cov=self.gene_cov[:, part])
 
 
 def factor_columns(ahead: int, kept: Tensor) -> Tensor:

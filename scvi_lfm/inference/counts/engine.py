@@ -14,7 +14,6 @@ from ..._workers import meanwhile
 from ...data.blocks import some_cells
 from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
-from ...model.priors import rotation_is_free
 from ...posterior import to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ..course import WHOLE, Place
@@ -82,11 +81,7 @@ class CountEngine(Engine["State"]):
     epochs_to_finish = 1
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        n, m = matrix.shape
-        rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        n_observed = None if matrix.observed is None else matrix.n_observed
-        likelihood = LIKELIHOODS[options.likelihood]
-        problem = CountProblem(n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=likelihood)
+        n, problem = matrix.shape[0], CountProblem.of(matrix, options, likelihood=LIKELIHOODS[options.likelihood])
         self._problem: CountProblem
         super().__init__(matrix, options, problem, torch.float32)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size

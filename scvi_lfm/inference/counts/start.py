@@ -196,12 +196,9 @@ def add_factors(
 ) -> tuple[CountGlobals, CountStatistics]:
     """Genes, and the statistics behind them, from one block of cells with known factors (cells, r)."""
     r = factors.shape[1]
-    m = problem.n_genes
-    scales = initial_scales(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
-    scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
-    gene_mean = torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1)
-    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), LOADING_VAR)], dim=1)
-    g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
+    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((problem.n_genes, r), LOADING_VAR)], dim=1)
+    g = g.with_more_factors(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
+    g, scales = replace(g, gene_cov=pack(torch.diag_embed(var))), g.scales
     cells = with_factors(activity, factors * scales.A.float())
     y, observed = batch.dense(), batch.is_observed()
     every = 1 if len(y) == problem.n_cells else DISPERSION_EVERY

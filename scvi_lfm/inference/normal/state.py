@@ -41,7 +41,7 @@ class NormalStatistics(Averages):
             self.xx, factor * self.yx, factor * self.yy, factor * self.weighted, self.log_weight + factor.log()
         )
 
-    def at_factors(self, columns: Tensor) -> NormalStatistics:
+    def at_columns(self, columns: Tensor) -> NormalStatistics:
         """Averages of some columns of x."""
         weighted = None if self.weighted is None else self.weighted[columns][:, columns]
         return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns], weighted=weighted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -99,8 +99,7 @@ def gene_step(
     g = update_mu(g, statistics, problem.n_cells)
     g = update_noise(g, statistics, problem.noise)
     g = g.with_scales_learned(statistics.xx[1, 1])
-    rotates = problem.rotates and g.n_factors > 0
-    return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=rotates)
+    return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=problem.rotates)
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,6 @@ def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     """The step with the factors at positions `kept` alone, and the genes solved for anew."""
     g, statistics = step.globals, step.statistics
     rows, columns = factor_columns(1 + g.n_known, kept), factor_columns(2 + g.n_known, kept)
-    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
-    g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
-    statistics = statistics.at_factors(columns)
-    g = update_genes(g, statistics, problem.n_cells, problem.family)
+    statistics = statistics.at_columns(columns)
+    g = update_genes(g.at_factors(kept), statistics, problem.n_cells, problem.family)
     return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)

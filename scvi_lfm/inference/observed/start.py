@@ -93,18 +93,10 @@ def add_factors(
     prior_scales: Mapping[str, object],
 ) -> tuple[ObservedGlobals, ObservedStatistics]:
     """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
-    r = factors.shape[1]
-    m, dtype = problem.n_genes, g.gene_cov.dtype
-    spread = location_and_spread(blocks.each(sums))[1]
-    scales = initial_scales(r, prior_scales, spread)
-    scales = replace(scales, a=g.scales.a, b=g.scales.b)
-    p = packed_size(r + 1)
-    g = replace(
-        g,
-        gene_mean=torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1),
-        gene_cov=g.gene_cov.new_zeros(m, p),
-        scales=scales,
-    )
+    r, dtype = factors.shape[1], g.gene_cov.dtype
+    g = g.with_more_factors(r, prior_scales, location_and_spread(blocks.each(sums))[1])
+    g = replace(g, gene_cov=g.gene_cov.new_zeros(problem.n_genes, packed_size(r + 1)))
+    scales = g.scales
     factors = factors.double() / factors.double().square().mean(0).sqrt().clamp_min(TINY) * scales.A
     parts = []
     for rows, some in zip(activity, blocks.split(factors), strict=True):
