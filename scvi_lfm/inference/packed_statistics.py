@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..linalg.moments import without_columns
 from ..linalg.packed import dimension, packed_part
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 
 def right_side(with_one: Tensor, with_activity: Tensor, response: Tensor, mu: Tensor) -> Tensor:
     """The right sides of the genes' normal equations, (m, k), as averages over cells, from :func:`margins`."""
-    response = torch.cat([response[:, :1], response[:, 2:]], dim=1)
-    return response - mu.to(with_one.dtype) * with_one - with_activity
+    return without_columns(response, 1) - mu.to(with_one.dtype) * with_one - with_activity
 
 
 def margins(weighted: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Posterior
     """
     g, statistics = step.globals, step.statistics
     cell_step = local_step(problem, g, g.precision @ statistics.yy)
-    weighs = statistics.weighted is not None  # they have no margins then
+    weighs = problem.noise == "cell_gene"  # the averages have no margins then
     mean = g.gene_mean.new_empty(problem.n_cells, g.gene_mean.shape[1])
     parts = cells.split(mean)
     elbos, covs, margins = [], [], mean.new_zeros(2, problem.n_genes)

@@ -16,7 +16,6 @@ from scvi_lfm.inference.normal.cell_noise import LARGEST, LEAST
 from scvi_lfm.inference.normal.elbo import elbo, kl_genes
 from scvi_lfm.inference.normal.natural_gradient import (
     expected_squares,
-    normalise_weights,
     update_genes,
     update_mu,
     update_noise,
@@ -152,7 +151,7 @@ def test_no_part_of_coordinate_ascent_lowers_the_elbo(batch, first_step):
         block = local_step(problem, g)(batch)
         statistics = block.statistics(batch)
         values.append(elbo(g, statistics, block.cov, 24))
-        g, statistics = normalise_weights(g, statistics)
+        g, statistics = statistics.normalised(g)
         values.append(elbo(g, statistics, block.cov, 24))
         for update in (
             lambda g, s: update_genes(g, s, 24, "row_block"),

@@ -87,7 +87,7 @@ def test_a_general_prior_of_the_cells_is_honoured(draw_state):
     precision = cell_precision(moment, prior)
     design = np.column_stack([np.ones(7), g.gene_mean[:, 1:].numpy()])
     projected = state.batch.times_genes(Scaled(g.precision[:, None] * torch.from_numpy(design)))
-    means = cell_means(g.mu, projected, moment, precision, prior)
+    means = cell_means(g.mu, projected, moment, precision, prior, state.batch.known)
     for i, y in enumerate(state.y.numpy()):
         residual = y - float(g.mu) - g.gene_mean[:, 0].numpy()
         mean, cov = exact_posterior(design, residual, 1 / g.precision.numpy(), prior.mean.numpy(), prior.cov.numpy())
@@ -111,7 +111,8 @@ def test_a_general_prior_is_kept_where_there_are_no_genes(draw_state):
     prior = Gaussian(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64), state.cell_cov)
     moment = g.weighted_moment(g.precision)
     precision = cell_precision(moment, prior)
-    means = cell_means(g.mu, torch.zeros(4, 3, dtype=torch.float64), moment, precision, prior)
+    nothing = torch.zeros(4, 3, dtype=torch.float64)
+    means = cell_means(g.mu, nothing, moment, precision, prior, state.batch.known)
     np.testing.assert_allclose(means, prior.mean.expand(4, -1), **EXACT)
     np.testing.assert_allclose(cell_covariance(precision, "row_block"), prior.cov, **EXACT)
 
