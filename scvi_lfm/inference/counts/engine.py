@@ -28,7 +28,7 @@ from .posterior import count_posterior, stored_elbo, with_exact_cov
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
-from .state import Cells, CountGlobals, CountProblem, CountStatistics
+from .state import Cells, CountGlobals, CountProblem, Gauged
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -56,12 +56,9 @@ DISPERSION_CELLS = 1000
 
 
 @dataclass(frozen=True)
-class State:
+class State(Gauged):
     """Everything between two epochs, in one gauge."""
 
-    globals: CountGlobals
-    statistics: CountStatistics
-    cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
 
@@ -176,16 +173,10 @@ class CountEngine(Engine["State"]):
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
         """An epoch of every cell once, then the gauge of highest ELBO; the ELBO per entry."""
-        problem = self._seen.problem
         state = (self._first_steps if number == 1 and self.n_batches > 1 else self._sweep)(state, number, bar, pass_)
-        g = state.globals
-        move, scales = self._best_move(g, state.statistics.xx)
-        state = replace(
-            state,
-            globals=replace(g.moved(move), scales=scales).in_family(problem.family),
-            statistics=state.statistics.moved(move),
-            cells=state.cells.moved(move, problem.family),
-        )
+        move, scales = self._best_move(state.globals, state.statistics.xx)
+        state = state.moved(move, self._problem.family)
+        state = replace(state, globals=replace(state.globals, scales=scales))
         return state, [self._elbo(state)]
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
@@ -252,19 +243,17 @@ class CountEngine(Engine["State"]):
         held_out, score = self._matrix.held_out, None
         if held_out is not None:
             score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
-        g, cells, seen, seed = state.globals, self._some_cells(state), self._seen, self._options.seed
-        curve = count_curve(seen.problem, g, cells, state.statistics, seen.sample, seed, score)
+        curve = count_curve(self._seen, replace(state, cells=self._some_cells(state)), self._options.seed, score)
         return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
-    def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
-        return score_held_out(count_posterior(self._options.likelihood, g, cells, cell_moment), held_out).means[0]
+    def _score(self, held_out: HeldOut, cell_moment: Tensor, state: Gauged) -> float:
+        q = count_posterior(self._options.likelihood, state.globals, state.cells, cell_moment)
+        return score_held_out(q, held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
         problem = self._seen.problem
-        ordered = activity_last(problem, state.globals, state.cells, state.statistics)
-        g, cells, statistics = leading_factors(problem, *ordered, n_factors)
-        return replace(state, globals=g, cells=cells, statistics=statistics)
+        return leading_factors(problem, activity_last(problem, state), n_factors)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""

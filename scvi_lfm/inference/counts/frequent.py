@@ -61,9 +61,9 @@ class Seen:
         sample = self.sample.at_genes(torch.from_numpy(genes).to(self.sample.gene.device), n_genes)
         return Seen(replace(self.problem, n_genes=len(genes)), matrix, self.batches.of(matrix), sample)
 
-    def elbo(self, g: CountGlobals, cells: Cells, seed: int) -> float:
-        """The ELBO per entry of these genes, measured in some cells."""
-        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed)
+    def elbo(self, g: CountGlobals, cells: Cells, seed: int, width: int | None = None) -> float:
+        """The ELBO per entry of these genes, measured in some cells, see :func:`elbo_per_entry`."""
+        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed, width)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +23,11 @@ from .cell_step import cell_step
 from .state import Cells, CountProblem
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
-    from ...model import Gaussian
     from ...posterior import CountPosterior
 
 # a step holds several numbers for each entry of a block, and for each cell the products of all pairs of latents
@@ -53,12 +55,15 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     keep = n * features.packed_size * 4 <= settings.max_cov_bytes
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
-    parameters, likelihood = q.noise.of_cells(None, torch.float32), q.likelihood
+    problem, parameters = (
+        CountProblem(*matrix.shape, family, likelihood=q.likelihood),
+        q.noise.of_cells(None, torch.float32),
+    )
+    step = partial(cell_step, problem, features=features, mu=mu, parameters=parameters, prior=prior)
 
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
         cells = Cells(cells.mean.float(), cells.with_own_cov().cov, cells.log_size.float())
-        problem = CountProblem(batch.n_cells, len(features.mean), family, likelihood=likelihood)
-        cells = _converge(problem, batch, cells, features, mu, parameters, prior)
+        cells = _converge(step, batch, cells)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
     blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
@@ -70,15 +75,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     return replace(q, cell_mean=mean, cell_cov=recomputed)
 
 
-def _converge(
-    problem: CountProblem,
-    batch: Batch,
-    cells: Cells,
-    features: GeneFeatures,
-    mu: Tensor,
-    parameters: tuple[Tensor, ...],
-    prior: Gaussian,
-) -> Cells:
+def _converge(newton: Callable[..., tuple[Cells, Tensor]], batch: Batch, cells: Cells) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
@@ -88,7 +85,7 @@ def _converge(
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = cell_step(problem, y[at], now, features, mu, parameters, prior, trust, which)
+        now, missing = newton(y[at], now, trust=trust, observed=which)
         mean[at], cov[at] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

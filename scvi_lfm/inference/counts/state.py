@@ -131,5 +131,23 @@ class CountGlobals(PackedGlobals):
         return replace(self, gene_cov=_in_family(self.gene_cov, family))
 
 
+@dataclass(frozen=True)
+class Gauged:
+    """All that a gauge move changes: q of genes and of cells, and the averages over cells."""
+
+    globals: CountGlobals
+    statistics: CountStatistics
+    cells: Cells
+
+    def moved(self, move: Move, family: str) -> Self:
+        """All of it after a gauge move; mean field keeps the variances alone."""
+        return replace(
+            self,
+            globals=self.globals.moved(move).in_family(family),
+            statistics=self.statistics.moved(move),
+            cells=self.cells.moved(move, family),
+        )
+
+
 def _in_family(cov: Tensor, family: str) -> Tensor:
     return pack(torch.diag_embed(diagonal(cov))) if family == "mean_field" else cov

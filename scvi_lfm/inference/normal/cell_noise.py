@@ -42,7 +42,6 @@ class NoisyCells(CellBlock):
     """q(a, A) and noise of the cells of a batch."""
 
     covs: Eigenbasis  # S_i; `covs.sigma` holds sigma_i
-    squares: Tensor  # (batch,): sum_j w_j E (y_ij - eta_ij)^2
 
     @property
     def omega(self) -> Tensor:
@@ -143,7 +142,7 @@ class NoisyCellStep:
         # twice the KL of q(a_i, A_i) from a prior with mean zero
         penalty = coordinates.square().sum(1) + shrunk @ self._own - len(eig) + self._log_volume - shrunk.log().sum(1)
         local = self._local_elbo(_omega(covs), squares, penalty)
-        return NoisyCells(coordinates @ self._basis.T, covs, local, squares)
+        return NoisyCells(coordinates @ self._basis.T, covs, local)
 
     def _local_elbo(self, omega: Tensor, squares: Tensor, penalty: Tensor) -> Tensor:
         """Mean over cells of the ELBO terms that belong to a cell."""
