@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from ..data.blocks import CELLS_PER_BLOCK, CELLS_PER_GPU_BLOCK
 from ..linalg.packed import packed_size
 from ..model.likelihoods import LIKELIHOODS
+from .counts.engine import START_CELLS
 from .normal.start import OVERSAMPLING
 
 NORMAL, OBSERVED, COUNTS, PYRO = "normal", "observed", "counts", "pyro"
 SINGLE, DOUBLE = 4, 8
 # a value of a compressed block with its gene
 VALUE = 8
-# cells that counts start from
-START_OF_COUNTS = 4096
 # code and small tables that libraries bring in when they are first used
 LIBRARIES = 10 * 2**20
 
@@ -148,7 +147,7 @@ def _observed(size: Size) -> dict[str, float]:
 
 
 def _counts(size: Size) -> dict[str, float]:
-    packed, n_start = packed_size(size.latents + 1) * SINGLE, min(START_OF_COUNTS, size.n_cells)
+    packed, n_start = packed_size(size.latents + 1) * SINGLE, min(START_CELLS, size.n_cells)
     with_cov = size.n_cells if size.keeps_cov else n_start
     # at the end: those of the fit, of the factors that are left, in the stored gauge, and projected, block by block
     covariances = 4 * with_cov * packed_size(size.latents) * SINGLE

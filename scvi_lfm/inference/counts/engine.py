@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._settings import settings
 from ..._workers import meanwhile
 from ...data.blocks import some_cells
-from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
 from ...posterior import to_stored_gauge
 from ...posterior.held_out import score_held_out
@@ -28,7 +26,7 @@ from .posterior import count_posterior, stored_elbo, with_exact_cov
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
-from .state import Cells, CountGlobals, CountProblem, Gauged
+from .state import Cells, CountGlobals, CountProblem, Gauged, holds_covariances
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -150,7 +148,7 @@ class CountEngine(Engine["State"]):
         )
         mean = torch.cat([factors.new_zeros(n, 1), self._known, factors.new_zeros(n, r)], dim=1)
         cov = begun.cov.mean(0, keepdim=True)
-        if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
+        if holds_covariances(n, mean.shape[1]):
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
         return State(g, statistics, cells, 1, rare), rank0

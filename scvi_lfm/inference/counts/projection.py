@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from ..._memory import naming_memory
-from ..._settings import settings
 from ...data.blocks import Blocks
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
@@ -20,7 +19,7 @@ from ...posterior.recomputed import Recomputed
 from ..equations import TRUST, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
-from .state import Cells, CountProblem
+from .state import Cells, CountProblem, holds_covariances
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +52,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
     begun = replace(start, log_size=q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
-    keep = n * features.packed_size * 4 <= settings.max_cov_bytes
+    keep = holds_covariances(n, q.gene_mean.shape[1])
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     problem, parameters = (
         CountProblem(*matrix.shape, family, likelihood=q.likelihood),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.packed import congruent, diagonal, pack, packed_part
+from ..._settings import settings
+from ...linalg.packed import congruent, diagonal, pack, packed_part, packed_size
 from ...model.noise import level_parameters
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
@@ -29,6 +30,11 @@ class CountProblem(Problem):
     """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
+
+
+def holds_covariances(n_cells: int, k: int) -> bool:
+    """Whether covariances of so many cells, of k latents each, are held; else they are computed when needed."""
+    return n_cells * packed_size(k) * 4 <= settings.max_cov_bytes
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class Gauged:
     cells: Cells
 
     def moved(self, move: Move, family: str) -> Self:
-        """All of it after a gauge move; mean field keeps the variances alone."""
+        """Genes, averages and cells after a gauge move; mean field keeps the variances alone."""
         return replace(
             self,
             globals=self.globals.moved(move).in_family(family),

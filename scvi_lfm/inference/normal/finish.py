@@ -43,7 +43,7 @@ TOO_LITTLE = 1e-3
 def drop_unused_factors(problem: Problem, step: Step) -> Step:
     """Remove factors that are off, and solve once more for the genes so that T_j belongs to the final noise."""
     g, p = step.globals, step.globals.n_known
-    norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2 + p :]
+    norms = g.second_moment().diagonal()[2 + p :]
     explained = step.statistics.xx.diagonal()[2 + p :] * g.gene_mean[:, 1 + p :].square().sum(0)
     return keep_factors(problem, step, used_factors(norms, explained, g.precision))
 

@@ -162,9 +162,9 @@ class NormalGlobals(Globals):
         total = n_genes * first if is_constant(self.gene_diagonal) else self.gene_diagonal.sum(0)
         return (self.gene_basis * total) @ self.gene_basis.T
 
-    def weighted_moment(self, weights: Tensor) -> Tensor:
+    def weighted_moment(self) -> Tensor:
         """Sum over genes of w_j E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
-        return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
+        return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, self.precision)
 
     def moved(self, move: Move) -> Self:
         return replace(super().moved(move), gene_basis=move.gene_map @ self.gene_basis)

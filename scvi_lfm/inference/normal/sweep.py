@@ -53,7 +53,7 @@ def local_step(problem: Problem, g: NormalGlobals, square: Tensor | None = None)
 
     `square` is the mean over cells of sum_j w_j y_ij^2, where it is known of all of them.
     """
-    moment = g.weighted_moment(g.precision)
+    moment = g.weighted_moment()
     if problem.noise == "cell_gene":
         return NoisyCellStep.of(g, moment, problem.family)
     return LocalStep(g, moment, problem.family, square)
