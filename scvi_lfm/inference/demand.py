@@ -110,12 +110,12 @@ def demand(size: Size) -> Demand:
     return Demand({"values read in": values} | parts | {"results": results, "libraries": LIBRARIES}, {}, reading)
 
 
-def _blocks(size: Size, start: float, step: float) -> float:
+def _blocks(size: Size, start: float) -> float:
     """Values of the block that a fit starts from, and of a step: copies of what the source holds."""
     in_a_batch = min(size.batch_size, size.n_cells) * size.bytes_per_cell
     if size.n_batches == 1:
         return in_a_batch * start
-    return in_a_batch * (start + step) + size.n_workers * _block(size) * size.bytes_per_cell
+    return in_a_batch * (start + 1) + size.n_workers * _block(size) * size.bytes_per_cell
 
 
 def _block(size: Size) -> int:
@@ -127,7 +127,7 @@ def _normal(size: Size) -> dict[str, float]:
     width = size.latents + 1
     per_gene, per_cell = width * DOUBLE, size.latents * DOUBLE
     oversampled = min(OVERSAMPLING, size.n_factors) * DOUBLE
-    blocks = _blocks(size, start=1.0, step=1.0)
+    blocks = _blocks(size, start=1.0)
     if size.n_batches == 1 and size.is_sparse:
         blocks = size.n_cells * size.bytes_per_cell * 1.25  # by gene, and squares of a block
     return {
@@ -142,7 +142,7 @@ def _observed(size: Size) -> dict[str, float]:
     return {
         "genes": size.n_genes * packed * (12 + 2 * size.n_workers),
         "cells": size.n_cells * (5.5 * packed + 3 * size.latents * DOUBLE),
-        "blocks of cells": _blocks(size, start=3.0, step=1.0) + 3 * size.own_pattern * VALUE,
+        "blocks of cells": _blocks(size, start=3.0) + 3 * size.own_pattern * VALUE,
     }
 
 

@@ -62,9 +62,9 @@ class Averages:
         """Running average: `(1 - rate) old + rate new`."""
         return new if rate == 1 else self.joined(new, lambda mine, other: torch.lerp(mine, other, rate))
 
-    def plus(self, other: Self, share: float = 1.0) -> Self:
-        """Sum of these averages and `share` of others."""
-        return self.joined(other, lambda mine, more: torch.add(mine, more, alpha=share))
+    def plus(self, other: Self) -> Self:
+        """Sum of these averages and others."""
+        return self.joined(other, torch.add)
 
     def add_(self, other: Self, share: float) -> None:
         """Add `share` of others in place."""

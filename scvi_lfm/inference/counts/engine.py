@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix, HeldOut
+    from ...posterior import CountPosterior
     from ...posterior.held_out import Score
     from ..course import Pass
     from ..minibatches import Stretch
@@ -220,10 +221,11 @@ class CountEngine(Engine["State"]):
 
     def held_out(self, state: State) -> Score | None:
         """Score of the entries held out, after the last epoch; None where there are none."""
-        if self._matrix.held_out is None:
-            return None
-        q = count_posterior(self._options.likelihood, state.globals, state.cells, state.statistics.xx)
-        return score_held_out(q, self._matrix.held_out)
+        held_out = self._matrix.held_out
+        return None if held_out is None else score_held_out(self._posterior(state), held_out)
+
+    def _posterior(self, state: Gauged) -> CountPosterior:
+        return count_posterior(self._options.likelihood, state.globals, state.cells, state.statistics.xx)
 
     def _elbo(self, state: State) -> float:
         elbo = self._seen.elbo(state.globals, self._some_cells(state), self._options.seed)
@@ -240,13 +242,12 @@ class CountEngine(Engine["State"]):
         """The ELBO per entry of the leading k factors, for every k."""
         held_out, score = self._matrix.held_out, None
         if held_out is not None:
-            score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
+            score = partial(self._score, held_out.rows(self._some))
         curve = count_curve(self._seen, replace(state, cells=self._some_cells(state)), self._options.seed, score)
         return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
-    def _score(self, held_out: HeldOut, cell_moment: Tensor, state: Gauged) -> float:
-        q = count_posterior(self._options.likelihood, state.globals, state.cells, cell_moment)
-        return score_held_out(q, held_out).means[0]
+    def _score(self, held_out: HeldOut, state: Gauged) -> float:
+        return score_held_out(self._posterior(state), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""

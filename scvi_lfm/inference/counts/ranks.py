@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Gauged")
 
 
-def count_curve(seen: Seen, state: S, seed: int, score: Callable[[S], float] | None = None) -> RankCurve:
+def count_curve(seen: Seen, state: S, seed: int, score: Callable[[S], float] | None) -> RankCurve:
     """The lower bound of the leading k factors for every k, measured in the cells of a block.
 
     What cells say of the factors stays, at the rates that they have with all of them. Entries and random numbers are

@@ -65,7 +65,7 @@ class LocalStep:
     What depends on the genes alone is computed once and serves every batch until they change.
     """
 
-    def __init__(self, g: NormalGlobals, moment: Tensor, family: str, square: Tensor | None = None) -> None:
+    def __init__(self, g: NormalGlobals, moment: Tensor, family: str, square: Tensor | None) -> None:
         self._g, self._prior, self._moment, self._square = g, g.cell_prior, moment, square
         columns = torch.cat([g.precision[:, None], g.gene_mean[:, 1:], g.gene_mean[:, :1]], dim=1)
         columns[:, 1:] *= g.precision[:, None]
