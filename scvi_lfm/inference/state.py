@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data import column_sums
-from ..linalg.moments import row_moment
+from ..linalg.moments import row_moment, without_columns
 from ..linalg.packed import congruent, packed_part, unpack
 from ..model import Gaussian
 from ..model.priors import initial_scales, rotation_is_free
@@ -88,6 +88,24 @@ class PackedAverages(Averages):
     weighted: Tensor  # (m, packed): mean w_ij E[x x']
     response: Tensor  # (m, r+2): mean w_ij z_ij E[x]
 
+    @property
+    def margins(self) -> tuple[Tensor, Tensor]:
+        """Means of w_ij E[u] and of w_ij E[a u] with u = (1, A), (m, r+1) each."""
+        row = torch.arange(1, len(self.xx), device=self.xx.device)
+        row[0] = 0  # that of a
+        first = row * (row + 1) // 2
+        return self.weighted.index_select(1, first), self.weighted.index_select(1, first + 1)
+
+    @property
+    def uu_part(self) -> Tensor:
+        """Positions of mean w_ij E[u u'] in `weighted`, (p,)."""
+        return _without_activity(len(self.xx) - 1, self.xx.device)
+
+    def right_side(self, mu: Tensor) -> Tensor:
+        """The right sides of the genes' normal equations, (m, r+1), as averages over cells."""
+        with_one, with_activity = self.margins
+        return without_columns(self.response, 1) - mu.to(with_one.dtype) * with_one - with_activity
+
     def moved(self, move: Move) -> Self:
         """Averages after a gauge move."""
         linear = move.cell_moments()
@@ -106,6 +124,13 @@ class PackedAverages(Averages):
             weighted=self.weighted[:, packed_part(kept)],
             response=self.response[:, kept],
         )
+
+
+@lru_cache(maxsize=32)
+def _without_activity(k: int, device: torch.device) -> Tensor:
+    """Positions of packed (1, A), k values, within packed (1, a, A)."""
+    coordinate = torch.arange(k, device=device)
+    return packed_part(coordinate + (coordinate > 0))
 
 
 @dataclass(frozen=True)
