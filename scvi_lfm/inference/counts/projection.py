@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ..._memory import naming_memory
@@ -45,19 +44,16 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     device = q.gene_mean.device
     n, prior = matrix.shape[0], q.cell_prior.given_known(q.n_known)
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
+    blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     if start is None:
-        covariates = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
-        known = torch.as_tensor(covariates, dtype=q.gene_mean.dtype, device=device)
         cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
-        start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
+        start = Cells(insert_known(prior.means(blocks.known), blocks.known).float(), cov, q.noise.log_size)
     begun = replace(start, log_size=q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     keep = holds_covariances(n, q.gene_mean.shape[1])
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
-    problem, parameters = (
-        CountProblem(*matrix.shape, family, likelihood=q.likelihood),
-        q.noise.of_cells(None, torch.float32),
-    )
+    problem = CountProblem(*matrix.shape, family, likelihood=q.likelihood)
+    parameters = q.noise.of_cells(None, torch.float32)
     step = partial(cell_step, problem, features=features, mu=mu, parameters=parameters, prior=prior)
 
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
@@ -65,7 +61,6 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         cells = _converge(step, batch, cells)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
-    blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     means, covs = zip(*blocks.each(place, [begun.part(cells) for cells in blocks.places]), strict=True)
     mean = torch.cat(means)
     if keep:
