@@ -189,7 +189,7 @@ class Globals(ABC):
         return replace(self, mu=self.mu + move.mu_shift, gene_mean=move.genes(self.gene_mean))
 
     def with_more_factors(self, n_factors: int, prior_scales: Mapping[str, object], spread: Tensor) -> Self:
-        """Globals with factors that no gene has yet; their scales start at the spread of the values."""
+        """Globals with factors that no gene has yet; scales that are not given start at `spread`."""
         scales = initial_scales(n_factors, prior_scales, spread)
         scales = replace(scales, a=self.scales.a, b=self.scales.b, beta=self.scales.beta)
         loadings = self.gene_mean.new_zeros(len(self.gene_mean), n_factors)

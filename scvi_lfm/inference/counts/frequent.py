@@ -98,7 +98,7 @@ class Rare:
         # counts of several cells vary less
         some = replace(rare, dispersion=rare.dispersion * (groups.count / problem.n_cells))
         matrix = CellMatrix.of(groups.sums(matrix.at_genes(self.genes.cpu().numpy())))
-        solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix)).within(some.gene_mean)
+        solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix))
         some = replace(some, gene_mean=solved.mean, gene_cov=solved.cov)
         some = settle(few, some, groups.cells, solved.missing, matrix)
         b = g.gene_mean[:, :1] + (g.mu - rare.mu).to(g.gene_mean)
