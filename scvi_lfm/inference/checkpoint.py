@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,7 @@ class Checkpoint(Keeper):
         return self._told(lambda: course)
 
     def within(self, course: Course) -> Callable[[Callable[[], Place[Any]]], Place[Any]]:
-        return lambda make: self._told(lambda: course.at(make())).place
+        return lambda make: self._told(lambda: replace(course, place=make())).place
 
     def end(self) -> None:
         """Leave what was kept, for who calls again, and for more epochs: the last epoch is over."""

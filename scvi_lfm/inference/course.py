@@ -128,10 +128,6 @@ class Course:
         before, values = self.before, [*self.before.values, *self.values]
         return Trace(values, before.rank0, converged, [*before.held_out, *self.held_out], stopped)
 
-    def at(self, place: Place[Any]) -> Course:
-        """Course at a place inside the epoch that is under way."""
-        return replace(self, place=place)
-
     def after(
         self,
         state: Any,

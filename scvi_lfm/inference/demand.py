@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from ..data.blocks import CELLS_PER_BLOCK, CELLS_PER_GPU_BLOCK
 from ..linalg.packed import packed_size
 from ..model.likelihoods import LIKELIHOODS
+from .counts.engine import START_CELLS
 from .normal.start import OVERSAMPLING
 
 NORMAL, OBSERVED, COUNTS, PYRO = "normal", "observed", "counts", "pyro"
 SINGLE, DOUBLE = 4, 8
 # a value of a compressed block with its gene
 VALUE = 8
-# cells that counts start from
-START_OF_COUNTS = 4096
 # times the values of a block, what a GPU holds more of it: the next one, the transposed one, and what sorting takes
 ON_GPU = 1.0 + 1.0 + 3.5
 # code and small tables that libraries bring in when they are first used
@@ -113,13 +112,13 @@ def demand(size: Size) -> Demand:
     return Demand({"values read in": values} | parts | {"results": results, "libraries": LIBRARIES}, {}, reading)
 
 
-def _blocks(size: Size, start: float, step: float) -> float:
+def _blocks(size: Size, start: float) -> float:
     """Values of the block that a fit starts from, and of a step: copies of what the source holds."""
     in_a_batch = min(size.batch_size, size.n_cells) * size.bytes_per_cell
     more = ON_GPU if size.on_gpu and size.is_sparse else 0.0
     if size.n_batches == 1:
         return in_a_batch * (start + more)
-    return in_a_batch * (start + step + more) + size.n_workers * _block(size) * size.bytes_per_cell
+    return in_a_batch * (start + 1 + more) + size.n_workers * _block(size) * size.bytes_per_cell
 
 
 def _block(size: Size) -> int:
@@ -131,7 +130,7 @@ def _normal(size: Size) -> dict[str, float]:
     width = size.latents + 1
     per_gene, per_cell = width * DOUBLE, size.latents * DOUBLE
     oversampled = min(OVERSAMPLING, size.n_factors) * DOUBLE
-    blocks = _blocks(size, start=1.0, step=1.0)
+    blocks = _blocks(size, start=1.0)
     if size.n_batches == 1 and size.is_sparse and not size.on_gpu:
         blocks = size.n_cells * size.bytes_per_cell * 1.25  # by gene, and squares of a block
     return {
@@ -146,12 +145,12 @@ def _observed(size: Size) -> dict[str, float]:
     return {
         "genes": size.n_genes * packed * (12 + 2 * size.n_workers),
         "cells": size.n_cells * (5.5 * packed + 3 * size.latents * DOUBLE),
-        "blocks of cells": _blocks(size, start=3.0, step=1.0) + 3 * size.own_pattern * VALUE,
+        "blocks of cells": _blocks(size, start=3.0) + 3 * size.own_pattern * VALUE,
     }
 
 
 def _counts(size: Size) -> dict[str, float]:
-    packed, n_start = packed_size(size.latents + 1) * SINGLE, min(START_OF_COUNTS, size.n_cells)
+    packed, n_start = packed_size(size.latents + 1) * SINGLE, min(START_CELLS, size.n_cells)
     with_cov = size.n_cells if size.keeps_cov else n_start
     # at the end: those of the fit, of the factors that are left, in the stored gauge, and projected, block by block
     covariances = 4 * with_cov * packed_size(size.latents) * SINGLE

@@ -14,7 +14,7 @@ from .counts.frequent import Rare
 from .counts.state import Cells, CountGlobals, CountStatistics
 from .course import Course, Draws, Place
 from .normal.paired_steps import NormalSums
-from .normal.state import NormalGlobals, NormalStatistics
+from .normal.state import NormalGlobals, NormalStatistics, WeightedStatistics
 from .normal.sweep import Step
 from .observed.engine import State as ObservedState
 from .observed.state import ObservedGlobals, ObservedStatistics
@@ -46,6 +46,7 @@ RECORDS: dict[str, type] = {
     "Rare": Rare,
     "Score": Score,
     "Trace": Trace,
+    "WeightedStatistics": WeightedStatistics,
 }
 NAMES = {record: name for name, record in RECORDS.items()}
 KIND = "kind"

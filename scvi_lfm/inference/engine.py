@@ -83,8 +83,7 @@ class Engine(ABC, Generic[S]):
         self._rng.bit_generator.state = draws.generator
 
     def _best_move(self, g: Globals, cell_moment: Tensor) -> tuple[Move, PriorScales]:
-        rotates = self._problem.rotates and g.n_factors > 0
-        return best_move(g, cell_moment, self._problem.n_cells, rotates=rotates)
+        return best_move(g, cell_moment, self._problem.n_cells, rotates=self._problem.rotates)
 
     @abstractmethod
     def _first_state(self) -> tuple[S, float]:
@@ -117,9 +116,9 @@ class Engine(ABC, Generic[S]):
         """Estimates of the ELBO in a whole epoch."""
         return 1
 
-    @abstractmethod
     def held_out(self, state: S) -> Score | None:
         """Score of the entries held out, in the last epoch; None where there are none."""
+        return None
 
     @abstractmethod
     def ranks(self, state: S) -> RankCurve:

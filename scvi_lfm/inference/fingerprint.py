@@ -10,8 +10,8 @@ import scipy.sparse as sp
 import torch
 
 from .._settings import settings
-from ..linalg.packed import packed_size
 from ..model.likelihoods import LIKELIHOODS
+from .counts.state import holds_covariances
 
 if TYPE_CHECKING:
     from ..data import CellMatrix
@@ -47,7 +47,9 @@ def fingerprint(matrix: CellMatrix, options: FitOptions) -> dict[str, str]:
         "covariates": _digest(matrix.covariates),
     }
     if not LIKELIHOODS[options.likelihood].linear:
-        found["covariances of cells, by settings.max_cov_bytes,"] = _words_of_covariances(matrix, options)
+        # steps from what is held differ from those without it
+        held = holds_covariances(matrix.shape[0], 1 + matrix.n_covariates + options.n_factors)
+        found["covariances of cells, by settings.max_cov_bytes,"] = "held" if held else "computed when needed"
     if options.device.type == "cuda":
         found["settings.half_density"], found["settings.compile"] = repr(settings.half_density), str(settings.compile)
     # where a number of factors is chosen, it says when they are first dropped
@@ -62,12 +64,6 @@ def differences(kept: dict[str, str], asked: dict[str, str]) -> str:
         if was != now:
             words.append(f"{name} (was {was}, is {now})")
     return ", ".join(words)
-
-
-def _words_of_covariances(matrix: CellMatrix, options: FitOptions) -> str:
-    """What a fit does with the covariances of cells: steps from what is held differ from those without it."""
-    n_bytes = matrix.shape[0] * packed_size(1 + matrix.n_covariates + options.n_factors) * 4
-    return "held" if n_bytes <= settings.max_cov_bytes else "computed when needed"
 
 
 def _digest_of_values(matrix: CellMatrix) -> str:

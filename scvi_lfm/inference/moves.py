@@ -43,7 +43,7 @@ def best_move(g: Globals, xx: Tensor, n_cells: int, *, rotates: bool) -> tuple[M
         move = best(mu, scales, xx, xi_xi, n_cells)
         mu, xx = mu + move.mu_shift, _congruent(move.cell_moments(), xx)
         xi_xi, total = _congruent(move.gene_moments(), xi_xi), total.then(move)
-    if rotates:
+    if rotates and g.n_factors:
         factors = slice(2 + p, None)
         move = balance(xx[factors, factors] / torch.outer(scales.A, scales.A), xi_xi[factors, factors], p)
         xi_xi, total = _congruent(move.gene_moments(), xi_xi), total.then(move)

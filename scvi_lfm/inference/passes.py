@@ -47,6 +47,12 @@ def pooled(blocks: Iterable[tuple[int, A]], n_cells: int) -> tuple[int, A]:
     return n_cells, average(blocks, n_cells)
 
 
+def pooled_with(blocks: Iterable[tuple[int, A, list[More]]], n_cells: int) -> tuple[int, A, list[More]]:
+    """Averages over the cells of some blocks, and what else these bring, as if they were one block."""
+    found, more = average_with(blocks, n_cells)
+    return n_cells, found, [one for some in more for one in some]
+
+
 def added(total: A | None, part: A, share: float) -> A:
     """The total of the blocks before and a share of one more, in the memory of that one; the total stays."""
     if total is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .counts.projection import project_counts
-from .normal.projection import project_cells, with_cell_covariance
+from .normal.projection import project_cells
 from .observed.projection import project_observed
 
 if TYPE_CHECKING:
@@ -26,6 +26,4 @@ def place_cells(
     if q.gene_cov.by_row:
         return project_observed(matrix, q, family)
     # with fewer genes cells know less; mean field's covariance belongs to the gauge of the fit
-    if family == "row_block" or not all_genes:
-        q = with_cell_covariance(q, family)
-    return project_cells(matrix, q)
+    return project_cells(matrix, q, family, keeps_cov=family == "mean_field" and all_genes)

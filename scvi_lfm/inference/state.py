@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..data import column_sums
-from ..linalg.moments import row_moment
+from ..linalg.moments import row_moment, without_columns
 from ..linalg.packed import congruent, packed_part, unpack
 from ..model import Gaussian
+from ..model.priors import initial_scales, rotation_is_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Self
 
     from torch import Tensor
 
+    from ..data import CellMatrix
     from ..model import PriorScales
     from ..posterior.gauge import Move
+    from .options import FitOptions
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,13 @@ class Problem:
     noise: str = "shared"
     rotates: bool = True
     n_observed: int | None = None  # entries that are data; None: all
+
+    @classmethod
+    def of(cls, matrix: CellMatrix, options: FitOptions, **more: Any) -> Self:
+        """Problem of fitting a matrix."""
+        n_observed = None if matrix.observed is None else matrix.n_observed
+        rotates = rotation_is_free(options.prior_scales)
+        return cls(*matrix.shape, options.family, options.noise, rotates, n_observed, **more)
 
     @property
     def n_entries(self) -> int:
@@ -52,9 +62,9 @@ class Averages:
         """Running average: `(1 - rate) old + rate new`."""
         return new if rate == 1 else self.joined(new, lambda mine, other: torch.lerp(mine, other, rate))
 
-    def plus(self, other: Self, share: float = 1.0) -> Self:
-        """Sum of these averages and `share` of others."""
-        return self.joined(other, lambda mine, more: torch.add(mine, more, alpha=share))
+    def plus(self, other: Self) -> Self:
+        """Sum of these averages and others."""
+        return self.joined(other, torch.add)
 
     def add_(self, other: Self, share: float) -> None:
         """Add `share` of others in place."""
@@ -78,6 +88,24 @@ class PackedAverages(Averages):
     weighted: Tensor  # (m, packed): mean w_ij E[x x']
     response: Tensor  # (m, r+2): mean w_ij z_ij E[x]
 
+    @property
+    def margins(self) -> tuple[Tensor, Tensor]:
+        """Means of w_ij E[u] and of w_ij E[a u] with u = (1, A), (m, r+1) each."""
+        row = torch.arange(1, len(self.xx), device=self.xx.device)
+        row[0] = 0  # that of a
+        first = row * (row + 1) // 2
+        return self.weighted.index_select(1, first), self.weighted.index_select(1, first + 1)
+
+    @property
+    def uu_part(self) -> Tensor:
+        """Positions of mean w_ij E[u u'] in `weighted`, (p,)."""
+        return _without_activity(len(self.xx) - 1, self.xx.device)
+
+    def right_side(self, mu: Tensor) -> Tensor:
+        """The right sides of the genes' normal equations, (m, r+1), as averages over cells."""
+        with_one, with_activity = self.margins
+        return without_columns(self.response, 1) - mu.to(with_one.dtype) * with_one - with_activity
+
     def moved(self, move: Move) -> Self:
         """Averages after a gauge move."""
         linear = move.cell_moments()
@@ -96,6 +124,13 @@ class PackedAverages(Averages):
             weighted=self.weighted[:, packed_part(kept)],
             response=self.response[:, kept],
         )
+
+
+@lru_cache(maxsize=32)
+def _without_activity(k: int, device: torch.device) -> Tensor:
+    """Positions of packed (1, A), k values, within packed (1, a, A)."""
+    coordinate = torch.arange(k, device=device)
+    return packed_part(coordinate + (coordinate > 0))
 
 
 @dataclass(frozen=True)
@@ -153,6 +188,18 @@ class Globals(ABC):
         """Globals after a gauge move; the prior stays."""
         return replace(self, mu=self.mu + move.mu_shift, gene_mean=move.genes(self.gene_mean))
 
+    def with_more_factors(self, n_factors: int, prior_scales: Mapping[str, object], spread: Tensor) -> Self:
+        """Globals with factors that no gene has yet; scales that are not given start at `spread`."""
+        scales = initial_scales(n_factors, prior_scales, spread)
+        scales = replace(scales, a=self.scales.a, b=self.scales.b, beta=self.scales.beta)
+        loadings = self.gene_mean.new_zeros(len(self.gene_mean), n_factors)
+        return replace(self, gene_mean=torch.cat([self.gene_mean, loadings], dim=1), scales=scales)
+
+    def at_factors(self, kept: Tensor) -> Self:
+        """Globals with the factors at positions `kept` alone."""
+        scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
+        return replace(self, gene_mean=self.gene_mean[:, factor_columns(1 + self.n_known, kept)], scales=scales)
+
     def with_scales_learned(self, cell_activity: Tensor) -> Self:
         """Globals with the prior scales at the ELBO's maximum, given mean E[a^2]."""
         return replace(self, scales=self.scales.learned_from(cell_activity, self.gene_squares(), self.noise_var))
@@ -172,11 +219,8 @@ class PackedGlobals(Globals):
         return replace(super().moved(move), gene_cov=congruent(move.gene_map, self.gene_cov))
 
     def at_factors(self, kept: Tensor) -> Self:
-        """Globals with the factors at positions `kept` alone."""
-        columns = factor_columns(1 + self.n_known, kept)
-        scales = replace(self.scales, A=self.scales.A[kept], B=self.scales.B[kept])
-        cov = self.gene_cov[:, packed_part(columns)]
-        return replace(self, gene_mean=self.gene_mean[:, columns], gene_cov=cov, scales=scales)
+        part = packed_part(factor_columns(1 + self.n_known, kept))
+        return replace(super().at_factors(kept), gene_cov=self.gene_cov[:, part])
 
 
 def factor_columns(ahead: int, kept: Tensor) -> Tensor:

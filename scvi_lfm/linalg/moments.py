@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 def one_first(rows: Tensor) -> Tensor:
     """Rows (1, row)."""
     return functional.pad(rows, (1, 0), value=1.0)
+
+
+def without_columns(matrix: Tensor, first: int, count: int = 1) -> Tensor:
+    """A matrix without `count` columns from the first one on."""
+    return torch.cat([matrix[:, :first], matrix[:, first + count :]], dim=1)
 
 
 def row_moment(rows: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -15,7 +15,8 @@ from ..data.gate import is_read_in
 from ..data.kind import looks_like_expression
 from ..data.normalised_as_read import can_be_judged_later
 from ..data.opening import open_source
-from ..inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, START_OF_COUNTS, demand
+from ..inference.counts.engine import START_CELLS
+from ..inference.demand import COUNTS, NORMAL, OBSERVED, PYRO, demand
 from ..inference.rehearsal import Phase, rehearse
 from ._fit_memory import size_of
 from ._fit_prepare import can_be_checked_later, prepare_fit
@@ -132,7 +133,7 @@ def _phases(prepared: PreparedFit, size: Size) -> dict[str, Phase]:
     most = {COUNTS: max(CELLS_OF_COUNTS, 2 * size.n_factors), OBSERVED: CELLS_OBSERVED}.get(size.engine, CELLS)
     n, n_some = size.n_cells, min(most, prepared.matrix.shape[0])
     if size.engine == COUNTS:
-        begins, began = min(START_OF_COUNTS, n), min(START_OF_COUNTS, n_some)
+        begins, began = min(START_CELLS, n), min(START_CELLS, n_some)
     else:
         begins, began = size.batch_size, min(size.batch_size, n_some if size.n_batches == 1 else -(-n_some // 2))
     n_few = max(n_some // FEWER, size.n_factors + 2)

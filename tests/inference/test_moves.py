@@ -30,7 +30,7 @@ def moved(state, move):
 
 
 def best(state, kind):
-    xi_xi = state.globals.weighted_moment(torch.ones_like(state.globals.precision))
+    xi_xi = state.globals.second_moment()
     g = state.globals
     return kind(g.mu, g.scales, state.statistics.xx, xi_xi, N_CELLS)
 
@@ -83,7 +83,7 @@ def test_a_translation_is_the_one_of_highest_elbo(draw_state, kind, move_by, see
 def with_best_scales(state):
     """kappa_B at its maximum."""
     g = state.globals
-    squares = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2:] / len(g.precision)
+    squares = g.second_moment().diagonal()[2:] / len(g.precision)
     return replace(state, globals=replace(g, scales=replace(g.scales, B=squares.sqrt())))
 
 
@@ -91,11 +91,11 @@ def test_balance_is_the_rotation_of_highest_elbo(draw_state):
     state = draw_state(N_CELLS, 11, 3)
     g = state.globals
     state = replace(state, globals=replace(g, scales=replace(g.scales, A=torch.ones(3, dtype=torch.float64))))
-    moment = g.weighted_moment(torch.ones_like(g.precision))
+    moment = g.second_moment()
     after = moved(state, balance(state.statistics.xx[2:, 2:], moment[2:, 2:]))
     eye = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(after.statistics.xx[2:, 2:], eye, rtol=0, atol=1e-12)
-    squares = after.globals.weighted_moment(torch.ones_like(g.precision))[2:, 2:]
+    squares = after.globals.second_moment()[2:, 2:]
     lengths = squares.diagonal()
     torch.testing.assert_close(squares, torch.diag(lengths), rtol=0, atol=1e-11)
     assert (lengths.diff() < 0).all()

@@ -9,12 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..._settings import settings
 from ..._workers import meanwhile
 from ...data.blocks import some_cells
-from ...linalg.packed import packed_size
 from ...model.likelihoods import LIKELIHOODS
-from ...model.priors import rotation_is_free
 from ...posterior import to_stored_gauge
 from ...posterior.held_out import score_held_out
 from ..course import WHOLE, Place
@@ -29,7 +26,7 @@ from .posterior import count_posterior, stored_elbo, with_exact_cov
 from .projection import project_counts
 from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
-from .state import Cells, CountGlobals, CountProblem, CountStatistics
+from .state import Cells, CountGlobals, CountProblem, Gauged, holds_covariances
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -38,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch, CellMatrix, HeldOut
+    from ...posterior import CountPosterior
     from ...posterior.held_out import Score
     from ..course import Pass
     from ..minibatches import Stretch
@@ -57,12 +55,9 @@ DISPERSION_CELLS = 1000
 
 
 @dataclass(frozen=True)
-class State:
+class State(Gauged):
     """Everything between two epochs, in one gauge."""
 
-    globals: CountGlobals
-    statistics: CountStatistics
-    cells: Cells
     steps: int
     rare: Rare | None = None  # genes that are in none of these; None: all genes are
 
@@ -82,11 +77,7 @@ class CountEngine(Engine["State"]):
     epochs_to_finish = 1
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        n, m = matrix.shape
-        rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        n_observed = None if matrix.observed is None else matrix.n_observed
-        likelihood = LIKELIHOODS[options.likelihood]
-        problem = CountProblem(n, m, options.family, rotates=rotates, n_observed=n_observed, likelihood=likelihood)
+        n, problem = matrix.shape[0], CountProblem.of(matrix, options, likelihood=LIKELIHOODS[options.likelihood])
         self._problem: CountProblem
         super().__init__(matrix, options, problem, torch.float32)
         self._sizes = np.zeros(n) if options.log_size is None else options.log_size
@@ -158,7 +149,7 @@ class CountEngine(Engine["State"]):
         )
         mean = torch.cat([factors.new_zeros(n, 1), self._known, factors.new_zeros(n, r)], dim=1)
         cov = begun.cov.mean(0, keepdim=True)
-        if n * packed_size(mean.shape[1]) * 4 <= settings.max_cov_bytes:
+        if holds_covariances(n, mean.shape[1]):
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
         return State(g, statistics, cells, 1, rare), rank0
@@ -181,16 +172,10 @@ class CountEngine(Engine["State"]):
         self, state: State, number: int, bar: Progress, _: object = None, pass_: Pass[State] = WHOLE
     ) -> tuple[State, list[float]]:
         """An epoch of every cell once, then the gauge of highest ELBO; the ELBO per entry."""
-        problem = self._seen.problem
         state = (self._first_steps if number == 1 and self.n_batches > 1 else self._sweep)(state, number, bar, pass_)
-        g = state.globals
-        move, scales = self._best_move(g, state.statistics.xx)
-        state = replace(
-            state,
-            globals=replace(g.moved(move), scales=scales).in_family(problem.family),
-            statistics=state.statistics.moved(move),
-            cells=state.cells.moved(move, problem.family),
-        )
+        move, scales = self._best_move(state.globals, state.statistics.xx)
+        state = state.moved(move, self._problem.family)
+        state = replace(state, globals=replace(state.globals, scales=scales))
         return state, [self._elbo(state)]
 
     def _sweep(self, state: State, number: int, bar: Progress, pass_: Pass[State]) -> State:
@@ -236,10 +221,11 @@ class CountEngine(Engine["State"]):
 
     def held_out(self, state: State) -> Score | None:
         """Score of the entries held out, after the last epoch; None where there are none."""
-        if self._matrix.held_out is None:
-            return None
-        q = count_posterior(self._options.likelihood, state.globals, state.cells, state.statistics.xx)
-        return score_held_out(q, self._matrix.held_out)
+        held_out = self._matrix.held_out
+        return None if held_out is None else score_held_out(self._posterior(state), held_out)
+
+    def _posterior(self, state: Gauged) -> CountPosterior:
+        return count_posterior(self._options.likelihood, state.globals, state.cells, state.statistics.xx)
 
     def _elbo(self, state: State) -> float:
         elbo = self._seen.elbo(state.globals, self._some_cells(state), self._options.seed)
@@ -256,20 +242,17 @@ class CountEngine(Engine["State"]):
         """The ELBO per entry of the leading k factors, for every k."""
         held_out, score = self._matrix.held_out, None
         if held_out is not None:
-            score = partial(self._score, held_out.rows(self._some), state.statistics.xx)
-        g, cells, seen, seed = state.globals, self._some_cells(state), self._seen, self._options.seed
-        curve = count_curve(seen.problem, g, cells, state.statistics, seen.sample, seed, score)
+            score = partial(self._score, held_out.rows(self._some))
+        curve = count_curve(self._seen, replace(state, cells=self._some_cells(state)), self._options.seed, score)
         return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
 
-    def _score(self, held_out: HeldOut, cell_moment: Tensor, g: CountGlobals, cells: Cells) -> float:
-        return score_held_out(count_posterior(self._options.likelihood, g, cells, cell_moment), held_out).means[0]
+    def _score(self, held_out: HeldOut, state: Gauged) -> float:
+        return score_held_out(self._posterior(state), held_out).means[0]
 
     def leading(self, state: State, n_factors: int) -> State:
         """The state with its leading factors alone."""
         problem = self._seen.problem
-        ordered = activity_last(problem, state.globals, state.cells, state.statistics)
-        g, cells, statistics = leading_factors(problem, *ordered, n_factors)
-        return replace(state, globals=g, cells=cells, statistics=statistics)
+        return leading_factors(problem, activity_last(problem, state), n_factors)
 
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""

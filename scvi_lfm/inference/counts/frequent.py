@@ -61,9 +61,9 @@ class Seen:
         sample = self.sample.at_genes(torch.from_numpy(genes).to(self.sample.gene.device), n_genes)
         return Seen(replace(self.problem, n_genes=len(genes)), matrix, self.batches.of(matrix), sample)
 
-    def elbo(self, g: CountGlobals, cells: Cells, seed: int) -> float:
-        """The ELBO per entry of these genes, measured in some cells."""
-        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed)
+    def elbo(self, g: CountGlobals, cells: Cells, seed: int, width: int | None = None) -> float:
+        """The ELBO per entry of these genes, measured in some cells, see :func:`elbo_per_entry`."""
+        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed, width)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Rare:
         # counts of several cells vary less
         some = replace(rare, dispersion=rare.dispersion * (groups.count / problem.n_cells))
         matrix = CellMatrix.of(groups.sums(matrix.at_genes(self.genes.cpu().numpy())))
-        solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix)).within(some.gene_mean)
+        solved = solve_genes(few, some, statistics_of_all(few, some, groups.cells, matrix))
         some = replace(some, gene_mean=solved.mean, gene_cov=solved.cov)
         some = settle(few, some, groups.cells, solved.missing, matrix)
         b = g.gene_mean[:, :1] + (g.mu - rare.mu).to(g.gene_mean)

@@ -21,7 +21,6 @@ from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
 from ...posterior.rates import cell_features
 from ..equations import solve_rows
-from ..packed_statistics import margins, right_side, without_activity
 from .cell_step import at_genes, nodes_of, where_observed, working_responses
 from .dispersion import update_dispersion
 from .state import CountStatistics
@@ -159,8 +158,7 @@ def _scales(g: CountGlobals, statistics: CountStatistics, solved: Solved) -> Pri
 def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatistics) -> Solved:
     """q(b, B) of each gene given the statistics of the cells."""
     # H (m, p) is that in x = (1, a, A) without the column of a, and equations are averages over cells
-    part = without_activity(g.gene_mean.shape[1], g.gene_mean.device)
-    target = right_side(*margins(statistics.weighted), statistics.response, g.mu)
+    target, part = statistics.right_side(g.mu), statistics.uu_part
     weight = target.new_full((len(target),), problem.n_cells)
     solved = solve_rows(
         statistics.weighted, target, g.gene_prior, problem.family, g.gene_mean, weight=weight, part=part

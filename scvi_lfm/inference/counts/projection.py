@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from ..._memory import naming_memory
-from ..._settings import settings
 from ...data.blocks import Blocks
 from ...linalg.covariances import Packed
 from ...linalg.packed import pack
@@ -19,13 +18,14 @@ from ...posterior.recomputed import Recomputed
 from ..equations import TRUST, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
-from .state import Cells, CountProblem
+from .state import Cells, CountProblem, holds_covariances
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from ...data import Batch, CellMatrix
-    from ...model import Gaussian
     from ...posterior import CountPosterior
 
 # a step holds several numbers for each entry of a block, and for each cell the products of all pairs of latents
@@ -44,24 +44,23 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     device = q.gene_mean.device
     n, prior = matrix.shape[0], q.cell_prior.given_known(q.n_known)
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
+    blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     if start is None:
-        covariates = np.empty((n, 0)) if matrix.covariates is None else matrix.covariates
-        known = torch.as_tensor(covariates, dtype=q.gene_mean.dtype, device=device)
         cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
-        start = Cells(insert_known(prior.means(known), known).float(), cov, q.noise.log_size)
+        start = Cells(insert_known(prior.means(blocks.known), blocks.known).float(), cov, q.noise.log_size)
     begun = replace(start, log_size=q.noise.log_size)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
-    keep = n * features.packed_size * 4 <= settings.max_cov_bytes
+    keep = holds_covariances(n, q.gene_mean.shape[1])
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
-    parameters, likelihood = q.noise.of_cells(None, torch.float32), q.likelihood
+    problem = CountProblem(*matrix.shape, family, likelihood=q.likelihood)
+    parameters = q.noise.of_cells(None, torch.float32)
+    step = partial(cell_step, problem, features=features, mu=mu, parameters=parameters, prior=prior)
 
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
         cells = Cells(cells.mean.float(), cells.with_own_cov().cov, cells.log_size.float())
-        problem = CountProblem(batch.n_cells, len(features.mean), family, likelihood=likelihood)
-        cells = _converge(problem, batch, cells, features, mu, parameters, prior)
+        cells = _converge(step, batch, cells)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
-    blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     means, covs = zip(*blocks.each(place, [begun.part(cells) for cells in blocks.places]), strict=True)
     mean = torch.cat(means)
     if keep:
@@ -70,15 +69,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     return replace(q, cell_mean=mean, cell_cov=recomputed)
 
 
-def _converge(
-    problem: CountProblem,
-    batch: Batch,
-    cells: Cells,
-    features: GeneFeatures,
-    mu: Tensor,
-    parameters: tuple[Tensor, ...],
-    prior: Gaussian,
-) -> Cells:
+def _converge(newton: Callable[..., tuple[Cells, Tensor]], batch: Batch, cells: Cells) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone."""
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
@@ -88,7 +79,7 @@ def _converge(
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = cell_step(problem, y[at], now, features, mu, parameters, prior, trust, which)
+        now, missing = newton(y[at], now, trust=trust, observed=which)
         mean[at], cov[at] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

@@ -89,8 +89,7 @@ def fit_margins(
         cells[:some], whole = _swept(problem, g, blocks[:some], cells[:some], every)
         g = gene_step(problem, g, whole)
     cells[some:] = _placed(problem, g, blocks[some:], cells[some:])
-    everyone = Cells(*(torch.cat(parts) for parts in zip(*((c.mean, c.cov, c.log_size) for c in cells), strict=True)))
-    return g, everyone
+    return g, Cells.joined(cells)
 
 
 def _enough(sizes: Sequence[int]) -> int:
@@ -127,9 +126,17 @@ def _placed(
 
 
 def _log_rates(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> Tensor:
-    """Log rate of each gene, (m,); half a molecule more, so that it is finite where none was seen."""
-    total, size = _totals(blocks, log_size)
-    return ((total + 0.5) / size).log()
+    """Log rate of each gene, (m,): its molecules over the size factors of the cells in which it was observed."""
+
+    def sums(block: tuple[Callable[[], Batch], Tensor]) -> tuple[Tensor, Tensor]:
+        batch, s = block[0](), block[1].double().exp()
+        observed = batch.is_observed()
+        total = batch.dense().sum(0, dtype=torch.float64)
+        return total, s.sum() if observed is None else s @ observed.double()
+
+    totals, sizes = zip(*in_order(sums, zip(blocks, log_size, strict=True)), strict=True)
+    # half a molecule more, so that it is finite where none was seen
+    return ((reduce(torch.add, totals) + 0.5) / reduce(torch.add, sizes)).log()
 
 
 def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest: float) -> Tensor:
@@ -142,19 +149,6 @@ def _thresholds_of(blocks: Sequence[Callable[[], Batch]], lowest: float, highest
         counts += torch.bincount(levels, minlength=len(counts)).cpu()
     thresholds = marginal_thresholds(counts.numpy()) * (1 + START_VAR) ** 0.5
     return torch.tensor([lowest, *thresholds], dtype=torch.float64, device=y.device)
-
-
-def _totals(blocks: Sequence[Callable[[], Batch]], log_size: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Molecules of each gene, (m,), and the sum of the size factors of the cells in which it was observed."""
-
-    def sums(block: tuple[Callable[[], Batch], Tensor]) -> tuple[Tensor, Tensor]:
-        batch, s = block[0](), block[1].double().exp()
-        observed = batch.is_observed()
-        total = batch.dense().sum(0, dtype=torch.float64)
-        return total, s.sum() if observed is None else s @ observed.double()
-
-    totals, sizes = zip(*in_order(sums, zip(blocks, log_size, strict=True)), strict=True)
-    return reduce(torch.add, totals), reduce(torch.add, sizes)
 
 
 def log_values(matrix: CellMatrix, log_size: np.ndarray) -> CellMatrix:
@@ -202,12 +196,9 @@ def add_factors(
 ) -> tuple[CountGlobals, CountStatistics]:
     """Genes, and the statistics behind them, from one block of cells with known factors (cells, r)."""
     r = factors.shape[1]
-    m = problem.n_genes
-    scales = initial_scales(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
-    scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
-    gene_mean = torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1)
-    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((m, r), LOADING_VAR)], dim=1)
-    g = replace(g, gene_mean=gene_mean, gene_cov=pack(torch.diag_embed(var)), scales=scales)
+    var = torch.cat([diagonal(g.gene_cov), g.gene_cov.new_full((problem.n_genes, r), LOADING_VAR)], dim=1)
+    g = g.with_more_factors(r, prior_scales, g.scales.b.new_tensor(FACTOR_SPREAD))
+    g, scales = replace(g, gene_cov=pack(torch.diag_embed(var))), g.scales
     cells = with_factors(activity, factors * scales.A.float())
     y, observed = batch.dense(), batch.is_observed()
     every = 1 if len(y) == problem.n_cells else DISPERSION_EVERY

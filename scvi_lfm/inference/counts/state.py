@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.packed import congruent, diagonal, pack, packed_part
+from ..._settings import settings
+from ...linalg.packed import congruent, diagonal, pack, packed_part, packed_size
 from ...model.noise import level_parameters
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
@@ -29,6 +30,11 @@ class CountProblem(Problem):
     """Sizes and choices that stay the same during a fit of counts."""
 
     likelihood: Likelihood = field(kw_only=True)
+
+
+def holds_covariances(n_cells: int, k: int) -> bool:
+    """Whether covariances of so many cells, of k latents each, are held; else they are computed when needed."""
+    return n_cells * packed_size(k) * 4 <= settings.max_cov_bytes
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,24 @@ class CountGlobals(PackedGlobals):
     def in_family(self, family: str) -> Self:
         """Globals without the covariances that mean field does not have."""
         return replace(self, gene_cov=_in_family(self.gene_cov, family))
+
+
+@dataclass(frozen=True)
+class Gauged:
+    """All that a gauge move changes: q of genes and of cells, and the averages over cells."""
+
+    globals: CountGlobals
+    statistics: CountStatistics
+    cells: Cells
+
+    def moved(self, move: Move, family: str) -> Self:
+        """Genes, averages and cells after a gauge move; mean field keeps the variances alone."""
+        return replace(
+            self,
+            globals=self.globals.moved(move).in_family(family),
+            statistics=self.statistics.moved(move),
+            cells=self.cells.moved(move, family),
+        )
 
 
 def _in_family(cov: Tensor, family: str) -> Tensor:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
-from ..passes import added, average_with
+from ..passes import added, pooled_with
 from ..progress import Progress
 from .cell_step import cell_step
 from .gene_step import cell_statistics
 from .state import Cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from torch import Tensor
 
     from ...data import Batch
-    from ...data.blocks import Blocks
     from ..minibatches import Minibatches
     from .state import CountGlobals, CountProblem, CountStatistics
 
@@ -42,15 +42,16 @@ def sweep(
     pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
     """
     features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
+    visited = partial(visit, problem, g, features, steps=steps, every=every)
     if batches.cluster is not None and pass_.most is None:
-        at = _sweep_at_once(problem, g, features, cells, batches, steps, every, pass_)
+        at = _sweep_at_once(visited, cells, batches, pass_)
         for _ in range(batches.count - pass_.n_seen):
             bar.update()
         return at.state, at.sums
 
     def step(at: Place[Cells], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[Cells]]:
         rows, batch = minibatch
-        some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, every)
+        some, new = visited(batch, at.state.rows(rows))
         sums = added(at.sums, new, batch.n_cells / problem.n_cells)
         return lambda: at.after(at.state.put(rows, some), sums)
 
@@ -59,53 +60,25 @@ def sweep(
 
 
 def _sweep_at_once(
-    problem: CountProblem,
-    g: CountGlobals,
-    features: GeneFeatures,
-    cells: Cells,
-    batches: Minibatches,
-    steps: int,
-    every: int,
-    pass_: Pass[Cells],
+    visited: Callable[..., tuple[Cells, CountStatistics]], cells: Cells, batches: Minibatches, pass_: Pass[Cells]
 ) -> Place[Cells]:
     """The place after all that is left of an epoch, visited at once on a cluster."""
     places, blocks = batches.rest(pass_.n_seen)
-    if blocks.n_cells == 0:
+    n = blocks.n_cells
+    if n == 0:
         return Place(cells, pass_.n_seen, pass_.sums)
     rows = torch.from_numpy(places)
-    some = cells if pass_.n_seen == 0 else cells.part(rows)
-    found, new = _visit_all(problem, g, features, blocks, some, steps, every)
-    sums = added(pass_.sums, new, blocks.n_cells / problem.n_cells)
-    return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
+    left = cells if pass_.n_seen == 0 else cells.part(rows)
+    keep = left.keeps_cov
 
-
-_Visited = tuple[int, "CountStatistics", list["Cells"]]
-
-
-def _visit_all(
-    problem: CountProblem,
-    g: CountGlobals,
-    features: GeneFeatures,
-    blocks: Blocks,
-    cells: Cells,
-    steps: int,
-    every: int,
-) -> tuple[list[Cells], CountStatistics]:
-    """q of the cells of each block after some steps, and averages over all."""
-    keep, n, places = cells.keeps_cov, blocks.n_cells, blocks.places
-
-    def of_block(batch: Batch, some: Cells, first: int) -> _Visited:
-        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every, (first, n))
+    def of_block(batch: Batch, some: Cells, first: int) -> tuple[int, CountStatistics, list[Cells]]:
+        new, statistics = visited(batch, some.with_own_cov(), among=(first, n))
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
-    parts = [cells.part(place) for place in places], [place.start for place in places]
-    _, statistics, found = _pooled(blocks.each(of_block, *parts, pool=_pooled), n)
-    return found, statistics
-
-
-def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
-    statistics, cells = average_with(blocks, n_cells)
-    return n_cells, statistics, [part for some in cells for part in some]
+    parts = [left.part(place) for place in blocks.places], [place.start for place in blocks.places]
+    _, new, found = pooled_with(blocks.each(of_block, *parts, pool=pooled_with), n)
+    sums = added(pass_.sums, new, n / len(cells.mean))
+    return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
 
 
 def visit(

@@ -19,10 +19,10 @@ import torch
 
 from ...data import Scaled
 from ...linalg.covariances import Eigenbasis
-from ...linalg.moments import one_first
+from ...linalg.moments import one_first, without_columns
 from ...posterior.posterior import extend
 from .natural_gradient import CellBlock, cell_information
-from .state import NormalStatistics
+from .state import WeightedStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,15 +42,14 @@ class NoisyCells(CellBlock):
     """q(a, A) and noise of the cells of a batch."""
 
     covs: Eigenbasis  # S_i; `covs.sigma` holds sigma_i
-    squares: Tensor  # (batch,): sum_j w_j E (y_ij - eta_ij)^2
 
     @property
     def omega(self) -> Tensor:
         """1 / sigma_i^2, (batch,)."""
         return _omega(self.covs)
 
-    def statistics(self, batch: Batch) -> NormalStatistics:
-        """Averages over the cells; all but `xx` have weights omega_i."""
+    def statistics(self, batch: Batch) -> WeightedStatistics:
+        """Averages over the cells, with weights."""
         x = one_first(self.mean)
         omega, n = self.omega, batch.n_cells
         weighted_x = omega[:, None] * x
@@ -59,7 +58,7 @@ class NoisyCells(CellBlock):
         xx[1:, 1:] += (basis * diagonal.mean(0)) @ basis.T
         weighted[1:, 1:] += (basis * (omega @ diagonal / n)) @ basis.T
         yy = batch.squares_times_cells(omega) / n
-        return NormalStatistics(xx, batch.times_cells(weighted_x / n), yy, weighted, omega.log().mean())
+        return WeightedStatistics(xx, batch.times_cells(weighted_x / n), yy, weighted, omega.log().mean())
 
 
 def _omega(covs: Eigenbasis) -> Tensor:
@@ -108,7 +107,7 @@ class NoisyCellStep:
         self._mu, self._precision, self._cov = mu, precision, cov
         columns = torch.cat([extend(gene_mean), gene_mean[:, :1]], dim=1)
         self._weighted = Scaled(precision[:, None] * columns)  # w_j (1, B_j, b_j)
-        inner = torch.cat([moment[:2, :1], moment[:2, 2:]], dim=1)
+        inner = without_columns(moment[:2], 1)
         self._slope = mu * inner[0] + inner[1]
         self._intercept = moment[0, 0] * (mu.square() + mu_var) + 2 * mu * moment[0, 1] + moment[1, 1]
         information = cell_information(moment, len(prior.mean))
@@ -143,7 +142,7 @@ class NoisyCellStep:
         # twice the KL of q(a_i, A_i) from a prior with mean zero
         penalty = coordinates.square().sum(1) + shrunk @ self._own - len(eig) + self._log_volume - shrunk.log().sum(1)
         local = self._local_elbo(_omega(covs), squares, penalty)
-        return NoisyCells(coordinates @ self._basis.T, covs, local, squares)
+        return NoisyCells(coordinates @ self._basis.T, covs, local)
 
     def _local_elbo(self, omega: Tensor, squares: Tensor, penalty: Tensor) -> Tensor:
         """Mean over cells of the ELBO terms that belong to a cell."""

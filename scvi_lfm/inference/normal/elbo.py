@@ -15,7 +15,7 @@ import torch
 from ...model.likelihoods import normal
 from ...model.priors import free_coordinates, kl_of_mu
 from .natural_gradient import expected_squares
-from .state import is_constant
+from .state import distinct
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +29,7 @@ def elbo(g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor, n_cel
     Where S_i differs by cell, `cell_cov` is any matrix whose log determinant is the mean of theirs.
     """
     data = n_cells * normal.expected_log_density(expected_squares(g, statistics), g.precision).sum()
-    if statistics.log_weight is not None:
-        data = data + 0.5 * n_cells * len(g.precision) * statistics.log_weight
+    data = data + 0.5 * n_cells * len(g.precision) * statistics.mean_log_weight
     return data - kl_of_mu(g.mu, g.mu_var) - n_cells * kl_cell(g, statistics, cell_cov) - kl_genes(g)
 
 
@@ -46,7 +45,7 @@ def kl_genes(g: NormalGlobals) -> Tensor:
     """Sum over genes of the KL of q(b, B) from its prior."""
     prior_var = g.scales.gene_var
     n_genes = len(g.gene_mean)
-    diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
+    diagonal = distinct(g.gene_diagonal)
     second_moment = g.gene_mean.square().sum(0) + n_genes * diagonal.mean(0) @ g.gene_basis.square().T
     log_det = n_genes * (2 * torch.linalg.slogdet(g.gene_basis).logabsdet + diagonal.log().sum(1).mean())
     return 0.5 * ((second_moment / prior_var - n_genes + n_genes * prior_var.log()).sum() - log_det)

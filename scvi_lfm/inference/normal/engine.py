@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model.priors import rotation_is_free
 from ..course import WHOLE
 from ..engine import Engine
 from ..state import Problem
@@ -39,9 +38,7 @@ class NormalEngine(Engine["Step"]):
     """Closed forms for the Normal likelihood with all entries observed; the gauge is moved at every step."""
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        rotates = rotation_is_free(options.prior_scales)
-        problem = Problem(*matrix.shape, options.family, options.noise, rotates)
-        super().__init__(matrix, options, problem, options.dtype)
+        super().__init__(matrix, options, Problem.of(matrix, options), options.dtype)
 
     def _noise(self, state: Step) -> tuple[Tensor, Tensor]:
         return state.globals.precision, state.statistics.mean_square
@@ -87,9 +84,6 @@ class NormalEngine(Engine["Step"]):
     def n_estimates(self, number: int) -> int:
         """Estimates of the ELBO, one a step."""
         return self.n_minibatches(number)
-
-    def held_out(self, state: Step) -> None:
-        """No score: every entry is data."""
 
     def ranks(self, state: Step) -> RankCurve:
         """The ELBO per entry of the leading k factors, for every k."""

@@ -43,7 +43,7 @@ TOO_LITTLE = 1e-3
 def drop_unused_factors(problem: Problem, step: Step) -> Step:
     """Remove factors that are off, and solve once more for the genes so that T_j belongs to the final noise."""
     g, p = step.globals, step.globals.n_known
-    norms = g.weighted_moment(torch.ones_like(g.precision)).diagonal()[2 + p :]
+    norms = g.second_moment().diagonal()[2 + p :]
     explained = step.statistics.xx.diagonal()[2 + p :] * g.gene_mean[:, 1 + p :].square().sum(0)
     return keep_factors(problem, step, used_factors(norms, explained, g.precision))
 
@@ -82,7 +82,7 @@ def _summarise_optimum(problem: Problem, step: Step, cells: Blocks) -> Posterior
     """
     g, statistics = step.globals, step.statistics
     cell_step = local_step(problem, g, g.precision @ statistics.yy)
-    weighs = statistics.weighted is not None  # they have no margins then
+    weighs = problem.noise == "cell_gene"  # the averages have no margins then
     mean = g.gene_mean.new_empty(problem.n_cells, g.gene_mean.shape[1])
     parts = cells.split(mean)
     elbos, covs, margins = [], [], mean.new_zeros(2, problem.n_genes)

@@ -13,16 +13,15 @@ cell statistics it is stochastic variational inference (Hoffman et al. 2013, JML
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.moments import one_first
+from ...linalg.moments import one_first, without_columns
 from ...model.priors import MU_SCALE
 from ..noise import noise_floor
-from .state import NormalGlobals, NormalStatistics, is_constant
+from .state import NormalGlobals, NormalStatistics, distinct
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +41,8 @@ def cell_precision(moment: Tensor, prior: Gaussian) -> Tensor:
 
 def cell_information(moment: Tensor, k: int) -> Tensor:
     """`sum_j w_j E[v_j v_j']` of the k latents of a cell: b and, with covariates, beta are left out."""
-    after = len(moment) - k + 1
-    return _drop(_drop(moment, 1, after).T, 1, after)
+    others = len(moment) - k
+    return without_columns(without_columns(moment, 1, others).T, 1, others)
 
 
 def cell_covariance(precision: Tensor, family: str) -> Tensor:
@@ -52,49 +51,21 @@ def cell_covariance(precision: Tensor, family: str) -> Tensor:
 
 
 def cell_means(
-    mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian, known: Tensor | None = None
+    mu: Tensor, projected: Tensor, moment: Tensor, precision: Tensor, prior: Gaussian, known: Tensor
 ) -> Tensor:
     """Means of (a, A), (batch, r+1), from the data projected on the genes, `sum_j w_j y_ij v_j`.
 
     With covariates `known` (batch, p), `v = (1, beta, B)`, and what they explain is taken off.
     """
-    known = projected[:, :0] if known is None else known
-    after = 2 + known.shape[1]
-    constant = mu * _drop(moment[:1], 1, after)[0] + _drop(moment[1:2], 1, after)[0]
+    p = known.shape[1]
+    first, second = without_columns(moment[:2], 1, 1 + p)
+    constant = mu * first + second
     offset = torch.linalg.solve(prior.cov, prior.mean)
-    pull = _drop(projected, 1, after - 1) - constant + offset
-    if known.shape[1]:
-        pull = pull - known @ _drop(moment[2:after], 1, after)
+    pull = without_columns(projected, 1, p) - constant + offset
+    if p:
+        pull = pull - known @ without_columns(moment[2 : 2 + p], 1, 1 + p)
         pull = pull if prior.slope is None else pull + known @ torch.linalg.solve(prior.cov, prior.slope).T
     return pull @ torch.linalg.inv(precision)
-
-
-def local_elbo(
-    g: NormalGlobals,
-    mean: Tensor,
-    projected: Tensor,
-    square: Tensor,
-    moment: Tensor,
-    precision: Tensor,
-    cov: Tensor,
-    known: Tensor,
-) -> Tensor:
-    """Mean over cells of the ELBO terms that belong to a cell, when its q is the optimum given the genes.
-
-    `projected` holds `sum_j w_j y_ij (1, b_j, beta_j)` of each cell, and `square` is the mean over cells of
-    `sum_j w_j y_ij^2`.
-    """
-    intercept = moment[0, 0] * (g.mu.square() + g.mu_var) + 2 * g.mu * moment[0, 1] + moment[1, 1]
-    linear = g.mu * projected[:, 0].mean() + projected[:, 1].mean()
-    if p := known.shape[1]:
-        of_beta, average = slice(2, 2 + p), known.mean(0)
-        intercept = intercept + 2 * average @ (g.mu * moment[0, of_beta] + moment[1, of_beta])
-        intercept = intercept + (moment[of_beta, of_beta] * (known.T @ known / len(known))).sum()
-        linear = linear + (projected[:, 2:] * known).sum(1).mean()
-    explained = ((mean @ precision) * mean).sum(1).mean()
-    noise = g.precision.log().sum() - len(g.precision) * math.log(2 * math.pi)
-    entropy = torch.logdet(cov) - g.scales.cell_var.log().sum()
-    return 0.5 * (noise - square - intercept + explained + entropy) + linear
 
 
 def cell_statistics(batch: Batch, cell_mean: Tensor, cov: Tensor) -> NormalStatistics:
@@ -130,7 +101,7 @@ def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, f
     eig, vectors = torch.linalg.eigh(prior_sd[:, None] * gram * prior_sd)
     eig = eig.clamp_min(0)
     basis = prior_sd[:, None] * vectors
-    w = (g.precision[:1] if is_constant(g.precision) else g.precision)[:, None]
+    w = distinct(g.precision)[:, None]
     diagonal = 1 / (w * eig + 1)
     # (Y'u / n - mu E[u] - E[a u]) basis, without a copy of its first term that leaves out a
     target = statistics.yu_times(basis).sub_((g.mu * statistics.uu[0] + statistics.au) @ basis)
@@ -156,8 +127,7 @@ def expected_squares(g: NormalGlobals, statistics: NormalStatistics) -> Tensor:
     d = g.mu * uu[0] + statistics.au
     data = statistics.yy - 2 * (g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] - gamma @ d)
     cells = statistics.mean_weight * (g.mu.square() + g.mu_var) + 2 * g.mu * xx[0, 1] + xx[1, 1]
-    diagonal = g.gene_diagonal[:1] if is_constant(g.gene_diagonal) else g.gene_diagonal
-    spread = diagonal @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
+    spread = distinct(g.gene_diagonal) @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
     # gamma' uu gamma - 2 y'u gamma
     slopes = (gamma @ uu).sub_(statistics.yu, alpha=2)
     return data + cells + slopes.mul_(gamma).sum(1) + spread
@@ -171,15 +141,3 @@ def update_noise(g: NormalGlobals, statistics: NormalStatistics, noise: str) -> 
     shared = squares.mean()
     var = squares.clamp_min(GENE_NOISE_FLOOR * shared) if noise != "shared" else shared.expand_as(squares)
     return replace(g, precision=1 / var)
-
-
-def normalise_weights(g: NormalGlobals, statistics: NormalStatistics) -> tuple[NormalGlobals, NormalStatistics]:
-    """Move the level of the cells' noise into that of the genes: the geometric mean of sigma_i is one."""
-    if statistics.log_weight is None:
-        return g, statistics
-    level = statistics.log_weight.exp()
-    return replace(g, precision=g.precision * level), statistics.rescaled(1 / level)
-
-
-def _drop(matrix: Tensor, first: int, after: int) -> Tensor:
-    return torch.cat([matrix[:, :first], matrix[:, after:]], dim=1)

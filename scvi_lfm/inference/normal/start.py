@@ -78,8 +78,8 @@ def add_random_factors(
     """Give some cells random factors and let a few sweeps turn them into the leading ones."""
     device = cells.device
     n_drawn = min(n_factors + OVERSAMPLING, cells.n_cells, problem.n_genes) if problem.rotates else n_factors
-    scales = initial_scales(n_drawn, prior_scales, location_and_spread(cells.each(sums))[1])
-    scales = replace(scales, a=g.scales.a, b=g.scales.b, beta=g.scales.beta)
+    g = g.with_more_factors(n_drawn, prior_scales, location_and_spread(cells.each(sums))[1])
+    scales = g.scales
     factors = torch.randn(cells.n_cells, n_drawn, generator=generator, dtype=torch.float64, device=generator.device).to(
         device
     )
@@ -90,11 +90,9 @@ def add_random_factors(
     eye = torch.eye(width, dtype=torch.float64, device=device)
     g = replace(
         g,
-        gene_mean=torch.cat([g.gene_mean, g.gene_mean.new_zeros(problem.n_genes, n_drawn)], dim=1),
         gene_basis=eye,
         gene_eig=eye.diagonal(),
         gene_diagonal=torch.ones(problem.n_genes, width, dtype=torch.float64, device=device),
-        scales=scales,
     )
     mean = torch.cat([first, factors * scales.A], dim=1)
     drawn = cells.each(

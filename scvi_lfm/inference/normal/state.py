@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...linalg.moments import row_moment
+from ...linalg.moments import row_moment, without_columns
 from ..state import Averages, Globals
 
 if TYPE_CHECKING:
@@ -23,39 +23,41 @@ if TYPE_CHECKING:
 class NormalStatistics(Averages):
     """Averages over cells of all that the gene update needs, with x = (1, a, A).
 
-    Where noise differs by cell, every average but `xx` has weights omega_i = 1 / sigma_i^2. With p covariates zeta,
-    here and below, A stands for (zeta, A) and B for (beta, B): r is then p + r.
+    Noise may differ by cell elsewhere: omega_i = 1 / sigma_i^2 is 1 here. With p covariates zeta, here and below, A
+    stands for (zeta, A) and B for (beta, B): r is then p + r.
     """
 
     xx: Tensor  # (r+2, r+2): mean E[x x']
-    yx: Tensor  # (m, r+2): mean y E[x]
-    yy: Tensor  # (m,): mean y^2
-    weighted: Tensor | None = None  # (r+2, r+2): mean omega E[x x'], None where all omega are 1
-    log_weight: Tensor | None = None  # (): mean log omega
+    yx: Tensor  # (m, r+2): mean omega y E[x]
+    yy: Tensor  # (m,): mean omega y^2
 
-    def rescaled(self, factor: Tensor) -> NormalStatistics:
-        """Averages with every omega multiplied by `factor`."""
-        if self.weighted is None or self.log_weight is None:
-            return self
-        return NormalStatistics(
-            self.xx, factor * self.yx, factor * self.yy, factor * self.weighted, self.log_weight + factor.log()
-        )
+    def normalised(self, g: NormalGlobals) -> tuple[NormalGlobals, Self]:
+        """Globals and averages in which the geometric mean of sigma_i is one."""
+        return g, self
 
-    def at_factors(self, columns: Tensor) -> NormalStatistics:
+    def at_columns(self, columns: Tensor) -> Self:
         """Averages of some columns of x."""
-        weighted = None if self.weighted is None else self.weighted[columns][:, columns]
-        return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns], weighted=weighted)
+        return replace(self, xx=self.xx[columns][:, columns], yx=self.yx[:, columns])
 
-    def moved(self, move: Move) -> NormalStatistics:
+    def moved(self, move: Move) -> Self:
         """Averages after a gauge move."""
         linear = move.cell_moments()
-        weighted = None if self.weighted is None else linear @ self.weighted @ linear.T
-        return replace(self, xx=linear @ self.xx @ linear.T, yx=self.yx @ linear.T, weighted=weighted)
+        return replace(self, xx=linear @ self.xx @ linear.T, yx=self.yx @ linear.T)
 
     @property
     def noise_xx(self) -> Tensor:
         """Mean omega E[x x'], (r+2, r+2): what the likelihood sees of the cells."""
-        return self.xx if self.weighted is None else self.weighted
+        return self.xx
+
+    @property
+    def mean_weight(self) -> Tensor | float:
+        """Mean omega."""
+        return 1.0
+
+    @property
+    def mean_log_weight(self) -> Tensor | float:
+        """Mean log omega."""
+        return 0.0
 
     @property
     def mean_square(self) -> Tensor:
@@ -63,37 +65,72 @@ class NormalStatistics(Averages):
         return self.yy.mean()
 
     @property
-    def mean_weight(self) -> Tensor | float:
-        """Mean omega."""
-        return 1.0 if self.weighted is None else self.weighted[0, 0]
-
-    @property
     def uu(self) -> Tensor:
         """Mean omega E[u u'] with u = (1, A), (r+1, r+1)."""
-        return _without_activity(_without_activity(self.noise_xx).T)
+        return without_columns(without_columns(self.noise_xx, 1).T, 1)
 
     @property
     def au(self) -> Tensor:
         """Mean omega E[a u], (r+1,)."""
-        return _without_activity(self.noise_xx[1][None])[0]
+        return without_columns(self.noise_xx[1][None], 1)[0]
 
     @cached_property
     def yu(self) -> Tensor:
         """Mean omega y E[u], (m, r+1)."""
-        return _without_activity(self.yx)
+        return without_columns(self.yx, 1)
 
     def yu_times(self, matrix: Tensor) -> Tensor:
         """`yu @ matrix`, of (r+1, k)."""
         return self.yx @ torch.cat([matrix[:1], torch.zeros_like(matrix[:1]), matrix[1:]])
 
 
-def _without_activity(columns: Tensor) -> Tensor:
-    return torch.cat([columns[:, :1], columns[:, 2:]], dim=1)
+@dataclass(frozen=True)
+class WeightedStatistics(NormalStatistics):
+    """Averages of which all but `xx` have weights omega_i = 1 / sigma_i^2."""
+
+    weighted: Tensor  # (r+2, r+2): mean omega E[x x']
+    log_weight: Tensor  # (): mean log omega
+
+    def normalised(self, g: NormalGlobals) -> tuple[NormalGlobals, Self]:
+        level = self.log_weight.exp()
+        factor = 1 / level
+        statistics = replace(
+            self,
+            yx=factor * self.yx,
+            yy=factor * self.yy,
+            weighted=factor * self.weighted,
+            log_weight=self.log_weight + factor.log(),
+        )
+        return replace(g, precision=g.precision * level), statistics
+
+    def at_columns(self, columns: Tensor) -> Self:
+        return replace(super().at_columns(columns), weighted=self.weighted[columns][:, columns])
+
+    def moved(self, move: Move) -> Self:
+        linear = move.cell_moments()
+        return replace(super().moved(move), weighted=linear @ self.weighted @ linear.T)
+
+    @property
+    def noise_xx(self) -> Tensor:
+        return self.weighted
+
+    @property
+    def mean_weight(self) -> Tensor:
+        return self.weighted[0, 0]
+
+    @property
+    def mean_log_weight(self) -> Tensor:
+        return self.log_weight
 
 
 def is_constant(per_gene: Tensor) -> bool:
     """Whether all rows are one row expanded: what is the same for every gene need not be computed for each."""
     return per_gene.stride(0) == 0
+
+
+def distinct(per_gene: Tensor) -> Tensor:
+    """All rows, or the first alone if they are constant."""
+    return per_gene[:1] if is_constant(per_gene) else per_gene
 
 
 def weighted_gene_moment(mean: Tensor, basis: Tensor, diagonal: Tensor, weights: Tensor) -> Tensor:
@@ -125,9 +162,9 @@ class NormalGlobals(Globals):
         total = n_genes * first if is_constant(self.gene_diagonal) else self.gene_diagonal.sum(0)
         return (self.gene_basis * total) @ self.gene_basis.T
 
-    def weighted_moment(self, weights: Tensor) -> Tensor:
+    def weighted_moment(self) -> Tensor:
         """Sum over genes of w_j E[xi xi'] with xi = (1, b, B), (r+2, r+2)."""
-        return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, weights)
+        return weighted_gene_moment(self.gene_mean, self.gene_basis, self.gene_diagonal, self.precision)
 
     def moved(self, move: Move) -> Self:
         return replace(super().moved(move), gene_basis=move.gene_map @ self.gene_basis)

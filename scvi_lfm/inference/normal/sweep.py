@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ from .natural_gradient import (
     cell_covariance,
     cell_means,
     cell_precision,
-    local_elbo,
-    normalise_weights,
     update_genes,
     update_mu,
     update_noise,
@@ -54,7 +53,7 @@ def local_step(problem: Problem, g: NormalGlobals, square: Tensor | None = None)
 
     `square` is the mean over cells of sum_j w_j y_ij^2, where it is known of all of them.
     """
-    moment = g.weighted_moment(g.precision)
+    moment = g.weighted_moment()
     if problem.noise == "cell_gene":
         return NoisyCellStep.of(g, moment, problem.family)
     return LocalStep(g, moment, problem.family, square)
@@ -66,7 +65,7 @@ class LocalStep:
     What depends on the genes alone is computed once and serves every batch until they change.
     """
 
-    def __init__(self, g: NormalGlobals, moment: Tensor, family: str, square: Tensor | None = None) -> None:
+    def __init__(self, g: NormalGlobals, moment: Tensor, family: str, square: Tensor | None) -> None:
         self._g, self._prior, self._moment, self._square = g, g.cell_prior, moment, square
         columns = torch.cat([g.precision[:, None], g.gene_mean[:, 1:], g.gene_mean[:, :1]], dim=1)
         columns[:, 1:] *= g.precision[:, None]
@@ -76,13 +75,26 @@ class LocalStep:
 
     def __call__(self, batch: Batch) -> CellBlock:
         """q(a, A) of the cells of a batch."""
-        projected, known, square = batch.times_genes(self._weighted), batch.known, self._square
+        projected, known = batch.times_genes(self._weighted), batch.known
         mean = cell_means(self._g.mu, projected[:, :-1], self._moment, self._precision, self._prior, known)
-        square = self._g.precision @ batch.square_sums / batch.n_cells if square is None else square
-        p = known.shape[1]
-        ends = torch.cat([projected[:, :1], projected[:, -1:], projected[:, 1 : 1 + p]], dim=1)  # of (1, b_j, beta_j)
-        local = local_elbo(self._g, mean, ends, square, self._moment, self._precision, self._cov, known)
-        return CellBlock(insert_known(mean, known), Common(with_known(self._cov, p), batch.n_cells), local)
+        covs = Common(with_known(self._cov, known.shape[1]), batch.n_cells)
+        return CellBlock(insert_known(mean, known), covs, self._local_elbo(mean, projected, batch))
+
+    def _local_elbo(self, mean: Tensor, projected: Tensor, batch: Batch) -> Tensor:
+        """Mean over cells of the ELBO terms that belong to a cell, whose q is the optimum given the genes."""
+        g, moment, known = self._g, self._moment, batch.known
+        square = g.precision @ batch.square_sums / batch.n_cells if self._square is None else self._square
+        intercept = moment[0, 0] * (g.mu.square() + g.mu_var) + 2 * g.mu * moment[0, 1] + moment[1, 1]
+        linear = g.mu * projected[:, 0].mean() + projected[:, -1].mean()
+        if p := known.shape[1]:
+            of_beta, average = slice(2, 2 + p), known.mean(0)
+            intercept = intercept + 2 * average @ (g.mu * moment[0, of_beta] + moment[1, of_beta])
+            intercept = intercept + (moment[of_beta, of_beta] * (known.T @ known / len(known))).sum()
+            linear = linear + (projected[:, 1 : 1 + p] * known).sum(1).mean()
+        explained = ((mean @ self._precision) * mean).sum(1).mean()
+        noise = g.precision.log().sum() - len(g.precision) * math.log(2 * math.pi)
+        entropy = torch.logdet(self._cov) - g.scales.cell_var.log().sum()
+        return 0.5 * (noise - square - intercept + explained + entropy) + linear
 
 
 def insert_known(mean: Tensor, known: Tensor) -> Tensor:
@@ -94,13 +106,12 @@ def gene_step(
     problem: Problem, g: NormalGlobals, statistics: NormalStatistics, cell_cov: Tensor
 ) -> tuple[NormalGlobals, NormalStatistics, Tensor]:
     """The global step, given the statistics of the cells; then the gauge of highest ELBO."""
-    g, statistics = normalise_weights(g, statistics)
+    g, statistics = statistics.normalised(g)
     g = update_genes(g, statistics, problem.n_cells, problem.family)
     g = update_mu(g, statistics, problem.n_cells)
     g = update_noise(g, statistics, problem.noise)
     g = g.with_scales_learned(statistics.xx[1, 1])
-    rotates = problem.rotates and g.n_factors > 0
-    return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=rotates)
+    return improve_gauge(g, statistics, cell_cov, problem.n_cells, rotates=problem.rotates)
 
 
 @dataclass(frozen=True)
@@ -155,8 +166,6 @@ def keep_factors(problem: Problem, step: Step, kept: Tensor) -> Step:
     """The step with the factors at positions `kept` alone, and the genes solved for anew."""
     g, statistics = step.globals, step.statistics
     rows, columns = factor_columns(1 + g.n_known, kept), factor_columns(2 + g.n_known, kept)
-    scales = replace(g.scales, A=g.scales.A[kept], B=g.scales.B[kept])
-    g = replace(g, gene_mean=g.gene_mean[:, rows], scales=scales)
-    statistics = statistics.at_factors(columns)
-    g = update_genes(g, statistics, problem.n_cells, problem.family)
+    statistics = statistics.at_columns(columns)
+    g = update_genes(g.at_factors(kept), statistics, problem.n_cells, problem.family)
     return Step(g, statistics, step.cell_cov[rows][:, rows], step.local_elbo)

@@ -10,7 +10,6 @@ import torch
 
 from ..._workers import even_slices
 from ...data.blocks import Blocks
-from ...model.priors import rotation_is_free
 from ...posterior.held_out import NOTHING, score_held_out
 from ..course import WHOLE
 from ..engine import Engine
@@ -60,11 +59,9 @@ class ObservedEngine(Engine["State"]):
     """Closed forms from observed entries; the gauge is moved once an epoch."""
 
     def __init__(self, matrix: CellMatrix, options: FitOptions) -> None:
-        rotates = rotation_is_free(options.prior_scales) and options.n_factors > 0
-        problem = Problem(*matrix.shape, options.family, options.noise, rotates, matrix.n_observed)
         self._original = matrix
         matrix, self._centre = centred(matrix)
-        super().__init__(matrix, options, problem, options.dtype)
+        super().__init__(matrix, options, Problem.of(matrix, options), options.dtype)
 
     def _prepare(self, dtype: torch.dtype) -> None:
         super()._prepare(dtype)

@@ -85,7 +85,7 @@ def _to_posterior(
     if problem.noise == "shared":
         under = replace(g, precision=predictive.square().reciprocal())
         g = replace(g, gene_cov=update_genes(problem, under, statistics)[0].gene_cov)
-    mean, cov = torch.cat([rows.mean for rows in cells]), torch.cat([rows.cov for rows in cells])
-    q = as_posterior(g, Rows(mean, cov.float(), statistics.log_det))
+    joined = Rows.joined(cells)
+    q = as_posterior(g, replace(joined, cov=joined.cov.float()))
     q = replace(q, noise=NormalNoise(sigma, predictive))
     return to_stored_gauge(replace(q, gene_cov=PackedUnderNoise(g.gene_cov.float(), predictive, q.gene_prior.cov)))

@@ -11,6 +11,7 @@ from ..._memory import naming_memory
 from ...data.blocks import Blocks
 from ...linalg.covariances import Packed
 from .centre import centred
+from .state import Rows
 from .steps import CellStep
 
 if TYPE_CHECKING:
@@ -27,6 +28,5 @@ def project_observed(matrix: CellMatrix, q: NormalPosterior, family: str) -> Nor
     step = CellStep(
         mu, q.gene_mean, q.gene_cov.under(sigma).packed(), sigma.square().reciprocal(), q.cell_prior, family
     )
-    parts = list(Blocks.of_cells(matrix, None, q.gene_mean.device).each(step))
-    cov = torch.cat([rows.cov for rows in parts])
-    return replace(q, cell_mean=torch.cat([rows.mean for rows in parts]), cell_cov=Packed(cov.float()))
+    cells = Rows.joined(list(Blocks.of_cells(matrix, None, q.gene_mean.device).each(step)))
+    return replace(q, cell_mean=cells.mean, cell_cov=Packed(cells.cov.float()))

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def observed_curve(problem: Problem, g: ObservedGlobals, blocks: Blocks, held_out: HeldOut | None) -> RankCurve:
     """The curve from one step of all cells under the genes of the fit."""
     statistics, parts = statistics_of(CellStep.of(g, problem.family), blocks)
-    mean, cov = torch.cat([rows.mean for rows in parts]), torch.cat([rows.cov for rows in parts])
-    log_dets = leading_log_dets(cov)
-    effective = effective_factors(statistics.xx, unpack(cov.mean(0, dtype=torch.float64)), g.n_factors)
+    cells = Rows.joined(parts)
+    log_dets = leading_log_dets(cells.cov)
+    effective = effective_factors(statistics.xx, unpack(cells.cov.mean(0, dtype=torch.float64)), g.n_factors)
 
     def fewer(state: _Leading, k: int) -> _Leading:
         return leading_factors(problem, state[0], replace(state[1], log_det=log_dets[k]), k)
@@ -46,8 +46,8 @@ def observed_curve(problem: Problem, g: ObservedGlobals, blocks: Blocks, held_ou
 
     def score(state: _Leading) -> float:
         k = state[0].n_factors
-        cells = Rows(mean[:, : k + 1], cov[:, : packed_size(k + 1)], log_dets[k])
-        return score_held_out(as_posterior(state[0], cells), cast("HeldOut", held_out)).means[0]
+        some = Rows(cells.mean[:, : k + 1], cells.cov[:, : packed_size(k + 1)], log_dets[k])
+        return score_held_out(as_posterior(state[0], some), cast("HeldOut", held_out)).means[0]
 
     return rank_curve((g, statistics), g.n_factors, effective, fewer, bound, score if held_out is not None else None)
 

@@ -13,12 +13,12 @@ from ...data.less_margins import LessMargins
 from ...linalg.packed import pack, packed_size
 from ...model.priors import initial_scales
 from ..normal.start import location_and_spread, sums
-from ..passes import average, average_with, pooled
+from ..passes import average, pooled, pooled_with
 from .state import ObservedGlobals, Rows
 from .steps import CellStep, cell_statistics, gene_step, global_kl, local_elbo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from torch import Tensor
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from ..state import Problem
     from .state import ObservedStatistics
 
-    _Visited = tuple[int, ObservedStatistics, list[Rows]]
-
 MARGIN_SWEEPS = 6
 # variance of the factors of a cell, whose prior is 1, before its own values are looked at
 START_VAR = 0.05
@@ -38,18 +36,13 @@ TINY = 1e-8
 
 def statistics_of(step: CellStep, blocks: Blocks) -> tuple[ObservedStatistics, list[Rows]]:
     """Averages over some cells, and q of each block of them."""
-    _, statistics, cells = _pooled(blocks.each(partial(_visit, step), pool=_pooled), blocks.n_cells)
+    _, statistics, cells = pooled_with(blocks.each(partial(_visit, step), pool=pooled_with), blocks.n_cells)
     return statistics, cells
 
 
-def _visit(step: CellStep, batch: Batch) -> _Visited:
+def _visit(step: CellStep, batch: Batch) -> tuple[int, ObservedStatistics, list[Rows]]:
     rows = step(batch)
     return batch.n_cells, cell_statistics(batch, rows), [rows]
-
-
-def _pooled(blocks: Iterable[_Visited], n_cells: int) -> _Visited:
-    statistics, cells = average_with(blocks, n_cells)
-    return n_cells, statistics, [rows for some in cells for rows in some]
 
 
 def average_of(blocks: Blocks, cells: Sequence[Rows]) -> ObservedStatistics:
@@ -100,18 +93,10 @@ def add_factors(
     prior_scales: Mapping[str, object],
 ) -> tuple[ObservedGlobals, ObservedStatistics]:
     """Genes, given factors (cells, r) of the cells of some blocks; all are relevant until the genes have moved."""
-    r = factors.shape[1]
-    m, dtype = problem.n_genes, g.gene_cov.dtype
-    spread = location_and_spread(blocks.each(sums))[1]
-    scales = initial_scales(r, prior_scales, spread)
-    scales = replace(scales, a=g.scales.a, b=g.scales.b)
-    p = packed_size(r + 1)
-    g = replace(
-        g,
-        gene_mean=torch.cat([g.gene_mean, g.gene_mean.new_zeros(m, r)], dim=1),
-        gene_cov=g.gene_cov.new_zeros(m, p),
-        scales=scales,
-    )
+    r, dtype = factors.shape[1], g.gene_cov.dtype
+    g = g.with_more_factors(r, prior_scales, location_and_spread(blocks.each(sums))[1])
+    g = replace(g, gene_cov=g.gene_cov.new_zeros(problem.n_genes, packed_size(r + 1)))
+    scales = g.scales
     factors = factors.double() / factors.double().square().mean(0).sqrt().clamp_min(TINY) * scales.A
     parts = []
     for rows, some in zip(activity, blocks.split(factors), strict=True):

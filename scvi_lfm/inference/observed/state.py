@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...linalg.packed import congruent
-from ..packed_statistics import margins
 from ..state import PackedAverages, PackedGlobals
 
 if TYPE_CHECKING:
@@ -66,8 +65,8 @@ class ObservedStatistics(PackedAverages):
 
     @cached_property
     def margins(self) -> tuple[Tensor, Tensor]:
-        """Means of o_ij E[u] and o_ij E[a u] with u = (1, A), (m, r+1) each in float64."""
-        with_one, with_activity = margins(self.weighted)
+        """Means of o_ij E[u] and of o_ij E[a u] with u = (1, A), (m, r+1) each, in float64."""
+        with_one, with_activity = super().margins
         return with_one.double(), with_activity.double()
 
     @property

@@ -24,7 +24,6 @@ from ...model.likelihoods import normal
 from ...model.priors import MU_SCALE, kl_of_mu
 from ...posterior.posterior import extend
 from ..equations import solve_rows
-from ..packed_statistics import right_side, without_activity
 from .noise import update_noise
 from .state import ObservedStatistics, Rows
 
@@ -138,9 +137,9 @@ def update_genes(
 
     .. math:: \frac1n E[\gamma_j' G_j \gamma_j] = \frac{\gamma_j' h_j + k - E[\gamma_j' P^{-1} \gamma_j]}{n w_j}
     """
-    target = right_side(*statistics.margins, statistics.response, g.mu)
-    weight, prior_var, k = problem.n_cells * g.precision, g.scales.gene_var, target.shape[1]
-    part = without_activity(k, target.device)
+    target = statistics.right_side(g.mu)
+    weight, prior_var = problem.n_cells * g.precision, g.scales.gene_var
+    part = statistics.uu_part
     genes = Rows.of(solve_rows(statistics.weighted, target, g.gene_prior, problem.family, weight=weight, part=part))
     of_prior = (genes.mean.square() + diagonal(genes.cov)) / prior_var
     explained = (genes.mean * target).sum(1) + (1 - of_prior).sum(1) / weight
@@ -174,7 +173,7 @@ def expected_squares(g: ObservedGlobals, statistics: ObservedStatistics, explain
 def explained_by_genes(g: ObservedGlobals, statistics: ObservedStatistics) -> Tensor:
     """`mean_i o_ij E ((b_j, B_j) . u_i)^2` of each gene, (m,) in float64."""
     k, parts = g.gene_mean.shape[1], []
-    twice, varies = doubled(k, g.gene_mean), without_activity(k, g.gene_mean.device)
+    twice, varies = doubled(k, g.gene_mean), statistics.uu_part
     blocks = (values.split(GENES_PER_BLOCK) for values in (g.gene_mean, g.gene_cov, statistics.weighted))
     for gamma, cov, weighted in zip(*blocks, strict=True):
         parts.append(outer(gamma).add_(cov).mul_(weighted[:, varies]) @ twice)

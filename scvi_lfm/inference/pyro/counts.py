@@ -18,7 +18,7 @@ from ...posterior import CountPosterior, to_stored_gauge
 from ..counts.engine import CountEngine
 from ..minibatches import Minibatches
 from .guides import RowGuide
-from .monte_carlo import draws_in, in_order, mean_elbo
+from .monte_carlo import in_order, last_draws, mean_elbo
 from .own_guide import OwnGuide
 from .parameters import LearnedScales
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 # draws of a step, where there are so few entries that they cost next to nothing
 ENTRIES_PER_STEP, MOST_DRAWS_PER_STEP = 2**16, 8
-# the last ELBO averages as many draws as visit so many entries, within bounds
-LAST_ENTRIES, FEWEST_LAST_DRAWS, MOST_LAST_DRAWS = 2**22, 16, 2**10
+# draws of the last ELBO
+FEWEST_LAST_DRAWS, MOST_LAST_DRAWS = 16, 2**10
 ONE_BY_ONE = 2**8
 ENTRIES_AT_A_TIME = 2**18
 
@@ -142,7 +142,7 @@ class CountProgram:
             gene_prior=Gaussian(zero, torch.diag(gene_scales.square())),
         )
         q = to_stored_gauge(q).rounded()
-        n_draws = draws_in(LAST_ENTRIES, self.batches, FEWEST_LAST_DRAWS, MOST_LAST_DRAWS)
+        n_draws = last_draws(self.batches, FEWEST_LAST_DRAWS, MOST_LAST_DRAWS)
         last = self.elbo(n_draws if self.guide.vectorises else min(n_draws, ONE_BY_ONE))
         return trace.result(q, last, q.factor_shares)
 

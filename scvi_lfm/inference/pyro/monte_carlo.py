@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from ..minibatches import Minibatches
 
 
+LAST_ENTRIES = 2**22
+
+
 def in_order(batches: Minibatches) -> Iterator[tuple[Tensor, Batch]]:
     """Positions and blocks of every cell once, in the order of the matrix."""
     start = 0
@@ -31,7 +34,7 @@ def mean_elbo(batches: Minibatches, loss: Callable[[Tensor, Batch], float]) -> f
     return total / (n_cells**2 * n_genes)
 
 
-def draws_in(entries: int, batches: Minibatches, fewest: int, most: int) -> int:
-    """Draws that visit so many entries, within bounds."""
+def last_draws(batches: Minibatches, fewest: int, most: int) -> int:
+    """Draws for the last ELBO: as many as visit `LAST_ENTRIES`, within bounds."""
     n_cells, n_genes = batches.matrix.shape
-    return min(max(entries // (n_cells * n_genes), fewest), most)
+    return min(max(LAST_ENTRIES // (n_cells * n_genes), fewest), most)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from pyro.infer import TraceMeanField_ELBO
+from torch import nn
 
 from ...linalg.covariances import Common
 from ...model import guide, mean_field_guide, model
@@ -19,7 +20,7 @@ from ..normal.ranks import elbo_per_entry
 from ..normal.start import fit_without_factors, location_and_spread, sums
 from ..state import Problem
 from .monte_carlo import in_order
-from .parameters import CellParameters, SharedParameters
+from .parameters import SharedParameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +80,12 @@ class NormalProgram:
     def _blocks(self) -> Iterator[tuple[Batch, CellBlock]]:
         cov = self._shared.cell_cov()
         for rows, batch in in_order(self.batches):
-            mean = self._cells.loc.detach()[rows].double()
+            mean = self._cells.weight.detach()[rows].double()
             yield batch, CellBlock(mean, Common(cov, len(mean)), cov.new_zeros(()))
 
 
-def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellParameters, SharedParameters]:
+def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[nn.Embedding, SharedParameters]:
+    """Means of (a, A) of every cell, of which those of a batch alone get gradients, and what cells share."""
     ones = torch.ones(first.n_cells, 1, dtype=torch.float32, device=options.device)
     gene_means = (first.times_cells(ones)[:, 0] / first.n_cells).float()
     mean, spread = location_and_spread([sums(first)])
@@ -100,4 +102,4 @@ def _start(problem: Problem, first: Batch, options: FitOptions) -> tuple[CellPar
     sigma = sigma.expand(problem.n_genes if options.noise == "gene" else 1)
     scales = initial_scales(options.n_factors, given, spread.double())
     shared = SharedParameters(gene_loc.to(options.device), mu, sigma, scales, problem.family)
-    return CellParameters(cell_loc.to(options.device)), shared
+    return nn.Embedding.from_pretrained(cell_loc.to(options.device), freeze=False, sparse=True), shared

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ...model import GuideParameters, PriorScales, Scales
 from ..normal.state import NormalGlobals
@@ -17,18 +16,6 @@ if TYPE_CHECKING:
     from ..counts.state import CountGlobals
 
 START_SCALE = 0.1
-
-
-class CellParameters(nn.Module):
-    """Means of (a, A) of every cell; only the rows of a batch get gradients."""
-
-    def __init__(self, loc: Tensor) -> None:
-        super().__init__()
-        self.loc = nn.Parameter(loc)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Means of the cells `rows`, (batch, r+1)."""
-        return functional.embedding(rows, self.loc, sparse=True)
 
 
 class SharedParameters(nn.Module):

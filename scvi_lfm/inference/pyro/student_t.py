@@ -14,7 +14,7 @@ from ..normal.elbo import elbo
 from ..normal.finish import summarise, to_result
 from ..normal.natural_gradient import expected_squares
 from ..normal.sweep import local_step
-from .monte_carlo import draws_in, mean_elbo
+from .monte_carlo import last_draws, mean_elbo
 from .normal import NormalProgram
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ LEAST_DF, MOST_DF, START_DF = 2.1, 100.0, 4.0
 # the ELBO without factors is measured in so many entries
 ENTRIES = 2**20
 STEPS_WITHOUT_FACTORS = 50
-# the last ELBO averages as many draws as visit so many entries, within bounds
-LAST_ENTRIES, FEWEST_DRAWS, MOST_DRAWS = 2**22, 8, 2**8
+# draws of the last ELBO
+FEWEST_DRAWS, MOST_DRAWS = 8, 2**8
 
 
 class StudentProgram(NormalProgram):
@@ -88,7 +88,7 @@ class StudentProgram(NormalProgram):
         return to_result(replace(summary, posterior=q, elbo=self._mean_elbo()), trace)
 
     def _mean_elbo(self) -> float:
-        n_draws = draws_in(LAST_ENTRIES, self.batches, FEWEST_DRAWS, MOST_DRAWS)
+        n_draws = last_draws(self.batches, FEWEST_DRAWS, MOST_DRAWS)
         return mean_elbo(
             self.batches,
             lambda rows, batch: sum(float(self.loss(rows, batch)) for _ in range(n_draws)) / n_draws,

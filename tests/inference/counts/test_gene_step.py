@@ -198,7 +198,7 @@ def test_statistics_of_parts_average_to_those_of_the_whole(draw_state):
     parts = [(rows, statistics_of(state, state.y[rows], state.cells.rows(rows))) for rows in whole_in_parts()]
     total = parts[0][1].scaled(5 / 12)
     for rows, part in parts[1:]:
-        total = total.plus(part, len(rows) / 12)
+        total = total.plus(part.scaled(len(rows) / 12))
     same_statistics(total, statistics_of(state))
 
 
