@@ -188,6 +188,8 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     - `n_factors`: number of factors k.
     - `elbo`: the ELBO, divided by the number of entries that are data. For counts an estimate.
     - `gain`: in nats, `elbo` minus that of no factors, times the number of entries.
+    - `gain_error`: for counts, in nats, the standard error of what the last factor adds to `gain`: the ELBO is
+      estimated from a sample of entries. A factor that adds less than two of these is not taken.
     - `effective`: effective number of factors.
     - `held_out_log_density`: log density of each entry held out, if any were; for counts, of those in the cells in
       which the ELBO is measured.
@@ -218,6 +220,8 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     table = pd.DataFrame({name: np.asarray(stored[RANK][name]) for name in ("n_factors", "elbo", "effective")})
     n_entries = float(stored[RANK]["n_entries"])
     table.insert(2, "gain", (table["elbo"] - table["elbo"].iloc[0]) * n_entries)
+    if "gain_error" in stored[RANK]:
+        table.insert(3, "gain_error", np.asarray(stored[RANK]["gain_error"]) * n_entries)
     if "held_out_log_density" in stored[RANK]:
         table["held_out_log_density"] = np.asarray(stored[RANK]["held_out_log_density"])
     table["chosen"] = table["n_factors"] == int(stored[PARAMS]["n_factors"])

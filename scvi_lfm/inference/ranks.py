@@ -19,6 +19,8 @@ S = TypeVar("S")
 
 # gene steps for each rank; the genes answer to the noise and the noise to them
 GENE_STEPS = 2
+# standard errors by which a gain is told from none
+ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -28,19 +30,28 @@ class RankCurve:
     elbo: list[float]  # per entry
     effective: list[float]
     held_out: list[float] | None = None  # log density per entry held out
+    gain_error: list[float] | None = None  # standard error of what each factor adds to an estimate; None: it is exact
 
     @property
     def best(self) -> int:
-        """The number of factors of highest ELBO."""
-        return max(range(len(self.elbo)), key=self.elbo.__getitem__)
+        """The number of factors of highest ELBO, without the last ones that add no more than may be the sample's."""
+        best = max(range(len(self.elbo)), key=self.elbo.__getitem__)
+        if self.gain_error is None:
+            return best
+        while best > 0 and self.elbo[best] - self.elbo[best - 1] < ERRORS * self.gain_error[best]:
+            best -= 1
+        return best
 
     def followed_by(self, longer: RankCurve) -> RankCurve:
         """Curve with, beyond its end, what an earlier fit with more factors had."""
         end = len(self.elbo)
-        held_out = None
-        if self.held_out is not None and longer.held_out is not None:
-            held_out = self.held_out + longer.held_out[end:]
-        return RankCurve(self.elbo + longer.elbo[end:], self.effective + longer.effective[end:], held_out)
+
+        def joined(mine: list[float] | None, other: list[float] | None) -> list[float] | None:
+            return None if mine is None or other is None else mine + other[end:]
+
+        elbo, effective = self.elbo + longer.elbo[end:], self.effective + longer.effective[end:]
+        held_out, errors = joined(self.held_out, longer.held_out), joined(self.gain_error, longer.gain_error)
+        return RankCurve(elbo, effective, held_out, errors)
 
 
 def rank_curve(

@@ -83,8 +83,9 @@ def _rank_of(result: FitResult, n_entries: int) -> dict[str, Any]:
         return {}
     value, effective = np.asarray(result.ranks.elbo), np.asarray(result.ranks.effective)
     number = np.arange(len(value))
-    held_out = {} if result.ranks.held_out is None else {"held_out_log_density": np.asarray(result.ranks.held_out)}
-    return {RANK: {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries} | held_out}
+    found = {"n_factors": number, "elbo": value, "effective": effective, "n_entries": n_entries}
+    where_known = {"gain_error": result.ranks.gain_error, "held_out_log_density": result.ranks.held_out}
+    return {RANK: found | {name: np.asarray(known) for name, known in where_known.items() if known is not None}}
 
 
 def _scale_of_sizes(prepared: PreparedFit, q: NormalPosterior | CountPosterior) -> dict[str, float]:

@@ -43,7 +43,7 @@ READ = {
     PAIRED: "bounds of some steps, at the end of an epoch and every 16 steps",
     "inference/observed/engine.py: ObservedEngine._sweep": "the bound, at the end of an epoch",
     "inference/observed/engine.py: ObservedEngine.epoch": "the bound, at the end of an epoch",
-    "inference/counts/objective.py: elbo_per_entry": "the bound, at the end of an epoch",
+    "inference/counts/objective.py: elbo_of_entries": "the bound, at the end of an epoch",
 }
 # what it sends there, and why
 SENT = {

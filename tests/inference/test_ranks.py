@@ -73,3 +73,16 @@ def test_earlier_fits_continue_a_curve():
     curve = RankCurve([-3.0, -1.0], [0, 0.9]).followed_by(RankCurve([-4.0, -3.0, -2.0], [0.0, 0.8, 1.5]))
     assert curve == RankCurve([-3.0, -1.0, -2.0], [0, 0.9, 1.5])
     assert curve.best == 1
+
+
+@pytest.mark.parametrize(
+    ("errors", "best"), [(None, 3), ([0, 1, 1, 0.4], 3), ([0, 1, 1, 0.6], 2), ([0, 1, 6, 2], 1), ([0, 4, 6, 2], 0)]
+)
+def test_a_factor_has_to_add_more_than_two_standard_errors(errors, best):
+    assert RankCurve([-20.0, -13.0, -3.0, -2.0, -5.0], [0.0] * 5, gain_error=errors and [*errors, 0]).best == best
+
+
+def test_errors_of_earlier_fits_continue_those_of_a_curve():
+    earlier = RankCurve([-4.0, -3.0, -2.0], [0.0, 0.8, 1.5], gain_error=[0.0, 0.2, 0.3])
+    curve = RankCurve([-3.0, -1.0], [0, 0.9], gain_error=[0.0, 0.1]).followed_by(earlier)
+    assert curve.gain_error == [0.0, 0.1, 0.3]

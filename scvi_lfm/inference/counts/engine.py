@@ -244,7 +244,7 @@ class CountEngine(Engine["State"]):
         if held_out is not None:
             score = partial(self._score, held_out.rows(self._some))
         curve = count_curve(self._seen, replace(state, cells=self._some_cells(state)), self._options.seed, score)
-        return curve if state.rare is None else replace(curve, elbo=list(map(state.rare.of_all, curve.elbo)))
+        return curve if state.rare is None else state.rare.curve_of_all(curve)
 
     def _score(self, held_out: HeldOut, state: Gauged) -> float:
         return score_held_out(self._posterior(state), held_out).means[0]

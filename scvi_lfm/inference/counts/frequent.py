@@ -18,13 +18,14 @@ from .dispersion import DispersionPrior
 from .gene_step import solve_genes
 from .groups import Groups
 from .last_step import settle, statistics_of_all
-from .objective import elbo_per_entry
+from .objective import elbo_of_entries, elbo_per_entry
 from .start import LOADING_VAR
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..minibatches import Minibatches
+    from ..ranks import RankCurve
     from .objective import EntrySample
     from .state import Cells, CountGlobals, CountProblem, CountStatistics
 
@@ -61,9 +62,13 @@ class Seen:
         sample = self.sample.at_genes(torch.from_numpy(genes).to(self.sample.gene.device), n_genes)
         return Seen(replace(self.problem, n_genes=len(genes)), matrix, self.batches.of(matrix), sample)
 
-    def elbo(self, g: CountGlobals, cells: Cells, seed: int, width: int | None = None) -> float:
-        """The ELBO per entry of these genes, measured in some cells, see :func:`elbo_per_entry`."""
-        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed, width)
+    def elbo(self, g: CountGlobals, cells: Cells, seed: int) -> float:
+        """The ELBO per entry of these genes, measured in some cells."""
+        return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed)
+
+    def elbo_of_entries(self, g: CountGlobals, cells: Cells, seed: int, width: int) -> tuple[float, Tensor]:
+        """That ELBO, and E log p of each entry of the sample, see :func:`elbo_of_entries`."""
+        return elbo_of_entries(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed, width)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,17 @@ class Rare:
 
     def of_all(self, elbo: float) -> float:
         """The ELBO per entry of all genes, given that of the frequent ones."""
-        return elbo * len(self.others) / (len(self.others) + len(self.genes)) + self.elbo
+        return elbo * self.share + self.elbo
+
+    @property
+    def share(self) -> float:
+        """Share of the frequent genes among all."""
+        return len(self.others) / (len(self.others) + len(self.genes))
+
+    def curve_of_all(self, curve: RankCurve) -> RankCurve:
+        """Curve of all genes, given that of the frequent ones."""
+        errors = [error * self.share for error in curve.gain_error or []]
+        return replace(curve, elbo=list(map(self.of_all, curve.elbo)), gain_error=errors)
 
     def joined(
         self, problem: CountProblem, g: CountGlobals, cells: Cells, statistics: CountStatistics, matrix: CellMatrix

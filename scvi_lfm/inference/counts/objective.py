@@ -71,11 +71,24 @@ class EntrySample:
         n_entries = self.n_entries * len(genes) // n_genes
         return EntrySample(self.cell[kept], gene[kept], self.y[kept], weight / weight.sum(), n_entries)
 
+    def standard_error(self, values: Tensor) -> float:
+        """Standard error of the weighted mean of values (s,) of these entries, for that of all of the block.
 
-def expected_log_density(
+        Entries other than zero are drawn without replacement: there is no error where all of them are.
+        """
+        is_zero = self.y == 0
+        left_out = torch.where(is_zero, 1.0, 1 - 1 / (self.weight * self.n_entries).clamp_min(1))
+        of_zeros, of_others = (self.weight * part for part in (is_zero, ~is_zero))
+        around = values.clone()
+        for weight in (of_zeros, of_others):
+            around -= (weight > 0) * (weight @ values / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
+        return float((self.weight.square() * left_out * around.square()).sum().sqrt())
+
+
+def log_densities(
     problem: CountProblem, g: CountGlobals, cells: Cells, sample: EntrySample, cell_draws: Tensor, gene_draws: Tensor
 ) -> Tensor:
-    """Mean over all entries of the block of E log p, estimated from draws (draws, rows, k) around the means of q."""
+    """Values of log p of the entries, (2 draws, s), at draws (draws, rows, k) around the means of q and opposite."""
     offset, abundance, all_slopes = cells.log_size + g.mu, g.gene_mean[:, 0], extend(g.gene_mean)
     draws = [
         (of_cells, of_genes[:, 0], _without_first(of_genes))
@@ -98,7 +111,7 @@ def expected_log_density(
         return problem.likelihood.log_density(y, seen, *at_genes(g.parameters, j))
 
     parts = (values.split(ENTRIES_PER_BLOCK) for values in (sample.cell, sample.gene, sample.y))
-    return (torch.cat(list(in_order(of_block, zip(*parts, strict=True))), dim=1) @ sample.weight).mean()
+    return torch.cat(list(in_order(of_block, zip(*parts, strict=True))), dim=1)
 
 
 def _without_first(draws: Tensor) -> Tensor:
@@ -135,9 +148,21 @@ def elbo_per_entry(
     priors: tuple[Gaussian, Gaussian],
     sample: EntrySample,
     seed: int,
-    width: int | None = None,
 ) -> float:
-    """ELBO over the number of entries that are data, from the cells of one block; priors of cells and genes.
+    """ELBO over the number of entries that are data, from the cells of one block; priors of cells and genes."""
+    return elbo_of_entries(problem, g, cells, priors, sample, seed)[0]
+
+
+def elbo_of_entries(
+    problem: CountProblem,
+    g: CountGlobals,
+    cells: Cells,
+    priors: tuple[Gaussian, Gaussian],
+    sample: EntrySample,
+    seed: int,
+    width: int | None = None,
+) -> tuple[float, Tensor]:
+    """ELBO as of :func:`elbo_per_entry`, and E log p (s,) of the entries that it was estimated from.
 
     `width` random numbers are drawn for a row, at least as many as it has latents: with the same width, models of
     fewer factors get the same ones.
@@ -147,8 +172,9 @@ def elbo_per_entry(
     gene_draws, gene_log_det = draws_and_log_dets(g.gene_cov, generator, width)
     kl_cells = kl_rows(cells.mean, cells.cov, cell_log_det, priors[0])
     kl_genes = kl_rows(g.gene_mean, g.gene_cov, gene_log_det, priors[1]) + kl_mu(g)
-    data = expected_log_density(problem, g, cells, sample, cell_draws, gene_draws)
-    return float(data - kl_cells / sample.n_entries - kl_genes / problem.n_entries)
+    values = log_densities(problem, g, cells, sample, cell_draws, gene_draws)
+    data = (values @ sample.weight).mean()
+    return float(data - kl_cells / sample.n_entries - kl_genes / problem.n_entries), values.mean(0)
 
 
 def kl_rows(mean: Tensor, cov: Tensor, log_det: Tensor, prior: Gaussian) -> Tensor:

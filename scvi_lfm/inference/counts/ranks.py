@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -42,10 +43,16 @@ def count_curve(seen: Seen, state: S, seed: int, score: Callable[[S], float] | N
     state = activity_last(seen.problem, state)
     effective = effective_factors(state.statistics.xx, unpack(state.cells.cov.double().mean(0)), r)
 
-    def bound(state: S) -> float:
-        return seen.elbo(state.globals, state.cells, seed, width)
+    of_entries: list[Tensor] = []
 
-    return rank_curve(state, r, effective, partial(leading_factors, seen.problem), bound, score)
+    def bound(state: S) -> float:
+        elbo, values = seen.elbo_of_entries(state.globals, state.cells, seed, width)
+        of_entries.append(values)
+        return elbo
+
+    curve = rank_curve(state, r, effective, partial(leading_factors, seen.problem), bound, score)
+    errors = [seen.sample.standard_error(more - fewer) for fewer, more in pairwise(of_entries[::-1])]
+    return replace(curve, gain_error=[0.0, *errors])
 
 
 def leading_factors(problem: CountProblem, state: S, n_factors: int) -> S:

@@ -18,9 +18,9 @@ from scvi_lfm.inference.counts.objective import (
     EntrySample,
     draws_and_log_dets,
     elbo_per_entry,
-    expected_log_density,
     kl_mu,
     kl_rows,
+    log_densities,
 )
 from scvi_lfm.inference.counts.state import Cells
 from scvi_lfm.model.likelihoods import COUNTS
@@ -35,7 +35,7 @@ def generator(seed=0):
 def data_term(problem, g, cells, sample, generator):
     """The estimate of E log p from draws with this generator."""
     draws = [draws_and_log_dets(cov, generator)[0] for cov in (cells.cov, g.gene_cov)]
-    return float(expected_log_density(problem, g, cells, sample, *draws))
+    return float((log_densities(problem, g, cells, sample, *draws) @ sample.weight).mean())
 
 
 def divergence_of_rows(mean, cov, prior):
@@ -272,3 +272,25 @@ def test_draws_have_the_covariances_of_their_rows():
         np.testing.assert_allclose(found, expected, atol=0.03)
     # the second row's second coordinate is known
     np.testing.assert_allclose(log_dets[:2], [math.log(2.0 - 0.36), math.log(0.5)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("n_drawn", [100, 200, 4000])
+def test_the_standard_error_is_the_spread_over_samples(monkeypatch, n_drawn):
+    """Of a mean over all entries, of which some 230 are not zero: from some of each kind, or from all of these."""
+    monkeypatch.setattr(objective, "ENTRIES", n_drawn)
+    rng = np.random.default_rng(0)
+    y = rng.poisson(0.5, size=(30, 20)).astype(np.float32)
+    values = torch.from_numpy(rng.normal(size=y.shape) + 2 * (y > 0))
+    samples = [EntrySample.draw(CellMatrix.of(y), torch.device("cpu"), np.random.default_rng(s)) for s in range(600)]
+    of_entries = [values[sample.cell, sample.gene] for sample in samples]
+    means = [float(sample.weight @ found) for sample, found in zip(samples, of_entries, strict=True)]
+    errors = [sample.standard_error(found) for sample, found in zip(samples, of_entries, strict=True)]
+    # the spread of 600 is known to 3 %, and the divisor is the number drawn, not one less
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.12)
+    assert np.mean(means) == pytest.approx(float(values.mean()), abs=4 * np.std(means) / 600**0.5)
+
+
+def test_nothing_is_left_to_chance_where_all_entries_were_drawn():
+    y = np.ones((4, 5), dtype=np.float32)
+    sample = EntrySample.draw(CellMatrix.of(y), torch.device("cpu"), np.random.default_rng(0))
+    assert sample.standard_error(torch.arange(20, dtype=torch.float64)) == 0
