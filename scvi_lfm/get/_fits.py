@@ -189,7 +189,7 @@ def rank_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     - `elbo`: the ELBO, divided by the number of entries that are data. For counts an estimate.
     - `gain`: in nats, `elbo` minus that of no factors, times the number of entries.
     - `gain_error`: for counts, in nats, the standard error of what the last factor adds to `gain`: the ELBO is
-      estimated from a sample of entries. A factor that adds less than two of these is not taken.
+      estimated from a sample of entries. A factor that adds less than that is not taken.
     - `effective`: effective number of factors.
     - `held_out_log_density`: log density of each entry held out, if any were; for counts, of those in the cells in
       which the ELBO is measured.

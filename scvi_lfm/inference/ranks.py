@@ -19,8 +19,8 @@ S = TypeVar("S")
 
 # gene steps for each rank; the genes answer to the noise and the noise to them
 GENE_STEPS = 2
-# standard errors by which a gain is told from none
-ERRORS = 2.0
+# standard errors that a factor must gain, as in the rule of one standard error (Breiman et al. 1984)
+ERRORS = 1.0
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,9 @@ def test_earlier_fits_continue_a_curve():
 
 
 @pytest.mark.parametrize(
-    ("errors", "best"), [(None, 3), ([0, 1, 1, 0.4], 3), ([0, 1, 1, 0.6], 2), ([0, 1, 6, 2], 1), ([0, 4, 6, 2], 0)]
+    ("errors", "best"), [(None, 3), ([0, 1, 1, 0.9], 3), ([0, 1, 1, 1.1], 2), ([0, 1, 11, 2], 1), ([0, 8, 11, 2], 0)]
 )
-def test_a_factor_has_to_add_more_than_two_standard_errors(errors, best):
+def test_a_factor_has_to_add_more_than_a_standard_error(errors, best):
     assert RankCurve([-20.0, -13.0, -3.0, -2.0, -5.0], [0.0] * 5, gain_error=errors and [*errors, 0]).best == best
 
 

@@ -67,7 +67,7 @@ class Seen:
         return elbo_per_entry(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed)
 
     def elbo_of_entries(self, g: CountGlobals, cells: Cells, seed: int, width: int) -> tuple[float, Tensor]:
-        """That ELBO, and E log p of each entry of the sample, see :func:`elbo_of_entries`."""
+        """ELBO per entry of these genes, and E log p of each entry of the sample, with random numbers of a width."""
         return elbo_of_entries(self.problem, g, cells, (g.cell_prior, g.gene_prior), self.sample, seed, width)
 
 
