@@ -117,7 +117,7 @@ def _rows_without(
 
 
 def _step(cov: Tensor, information: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
-    """`(C^-1 - H)^-1 p` of each row (rows, k), coordinates without variance included, and the first value of C^-1.
+    """`(S^-1 - H)^-1 pull` of rows (rows, k), coordinates without variance included, and the first value of S^-1.
 
     No direction loses more than :data:`MOST_TAKEN` of its information.
     """
@@ -134,7 +134,7 @@ def _step(cov: Tensor, information: Tensor, pull: Tensor) -> tuple[Tensor, Tenso
 
 
 def _root(cov: Tensor) -> tuple[Tensor, Tensor]:
-    """R with R R' = C of each row, zero for coordinates without variance, and the first value of C^-1."""
+    """A root of S for each row, zero for coordinates without variance, and the first value of S^-1."""
     none = (cov.diagonal(dim1=-2, dim2=-1) == 0).to(cov.dtype)
     factor, failed = torch.linalg.cholesky_ex(cov + torch.diag_embed(none))
     unit = torch.zeros_like(cov[:, :, :1])
