@@ -18,7 +18,6 @@ the cell's own prediction: rarity alone cannot score.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,10 +26,9 @@ from ...model.likelihoods.base import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
 from ..rates import GeneFeatures, cell_features, rates
+from ..tally import added
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from ...model.likelihoods import Law
@@ -102,29 +100,20 @@ class OtherRates:
         return average, relative.mul_(1 + self._dispersion).add_(self._dispersion)
 
 
-def _rate_sums(q: Posterior, blocks: DenseBlocks) -> tuple[Tensor, Tensor]:
-    """Sums over cells of the expected value at size factor one, and of its square, (m,) each."""
+def _rate_sums(q: Posterior, blocks: DenseBlocks) -> Tensor:
+    """Sums over cells of the expected value at size factor one, and of its square, (2, m)."""
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     mu, likelihood = q.mu, q.likelihood
 
-    def of_block(some: Posterior) -> tuple[Tensor, Tensor]:
+    def of_block(some: Posterior) -> Tensor:
         mean = some.cell_mean.float()
         left = cell_features(mean, some.cell_cov.packed())
         offset = mean.new_full((len(mean),), mu)
-        total, square = mean.new_empty(2, len(features.mean))
+        sums = mean.new_empty(2, len(features.mean))
         for genes in features.blocks(len(mean)):
             rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
             value = likelihood.mean(rate, torch.zeros_like(rate[0]))
-            total[genes], square[genes] = value.sum(0), value.square().sum(0)
-        return total, square
+            sums[0, genes], sums[1, genes] = value.sum(0), value.square().sum(0)
+        return sums.double()
 
-    total, square = _added(blocks.each_posterior(of_block, q, CELLS_PER_BLOCK, pool=_added))
-    return total.float(), square.float()
-
-
-def _added(parts: Iterable[tuple[Tensor, Tensor]], _: int = 0) -> tuple[Tensor, Tensor]:
-    """Sums in float64."""
-    return functools.reduce(
-        lambda one, other: (one[0] + other[0], one[1] + other[1]),
-        ((of_total.double(), of_square.double()) for of_total, of_square in parts),
-    )
+    return added(blocks.each_posterior(of_block, q, CELLS_PER_BLOCK, pool=added)).float()
