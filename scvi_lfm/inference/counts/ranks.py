@@ -97,7 +97,7 @@ def _to_activity(g: CountGlobals, statistics: CountStatistics, which: Tensor) ->
     """Move of the mean loadings of some factors, `which` (r,), by the weight of the counts, to the activity."""
     weight = statistics.weighted[:, 0].double()
     means = weight @ g.gene_mean[:, 1 + g.n_known :].double() / weight.sum()
-    return translate_genes(torch.cat([means.new_zeros(g.n_known), torch.where(which, means, 0.0)]))
+    return translate_genes(torch.where(which, means, 0.0), g.n_known)
 
 
 def _moved(
