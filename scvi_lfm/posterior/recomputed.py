@@ -103,5 +103,5 @@ class Recomputed(Covariance):
         return Packed(self.packed())
 
     def moved(self, linear: Tensor) -> Packed:
-        """F C F', made for every cell."""
-        return Packed(self.packed()).moved(linear)
+        """F S F', made for every cell."""
+        return self.made().moved(linear)

@@ -75,8 +75,8 @@ def read_counts(
         log_size = stored.on_device(np.log(size))
     noise = CountNoise(likelihood, dispersion, log_size)
     if kind.levels:
-        levels = np.asarray(entry(adata.uns[stored.key], LEVELS, stored.key), dtype=np.float64)
-        noise = OrdinalNoise(likelihood, dispersion, log_size, stored.on_device(levels[1:]), float(levels[0]))
+        levels = stored.tensor(LEVELS)
+        noise = OrdinalNoise(likelihood, dispersion, log_size, levels[1:], float(levels[0]))
     if not cells:
         cell_cov: Packed | Recomputed = Packed(gene_cov.values[:0])
     elif stored.has("cell_cov_packed") or kind.levels or params.get("observed") == "stored" or HELD_OUT in params:
