@@ -44,10 +44,8 @@ class Likelihood:
     """
 
     name: str
-    values: str  # what they are, in words
     has_rate: bool
     linear: bool  # whether the expected value is eta itself
-    parameters: tuple[str, ...]
     log_density: Callable[..., Tensor]  # of (y, seen, *parameters): log density or probability
     weight_and_score: Callable[..., tuple[Tensor, Tensor]]  # of the same: Fisher information and score about eta
     fisher_weight: Callable[..., Tensor]  # of (seen, *parameters): that information alone

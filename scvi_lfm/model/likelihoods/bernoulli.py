@@ -75,26 +75,25 @@ def variance(rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def sample(rate: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw values."""
-    return (rng.random(np.broadcast_shapes(np.shape(rate), np.shape(dispersion))) < _presence(rate, dispersion)) * 1
+    presence = -np.expm1(_log_absence(rate, dispersion))
+    return (rng.random(np.broadcast_shapes(np.shape(rate), np.shape(dispersion))) < presence) * 1
 
 
 @on_arrays
 def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y >= y)."""
-    return np.where(y > 0, np.where(y > 1, 0.0, _presence(rate, dispersion)), 1.0)
+    return np.where(y > 0, np.where(y > 1, 0.0, -np.expm1(_log_absence(rate, dispersion))), 1.0)
 
 
 @on_arrays
 def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y <= y)."""
-    phi = np.maximum(dispersion, LEAST_DISPERSION)
-    absence = np.exp(-np.log1p(phi * rate) / phi)
-    return np.where(y > 0, 1.0, np.where(y < 0, 0.0, absence))
+    return np.where(y > 0, 1.0, np.where(y < 0, 0.0, np.exp(_log_absence(rate, dispersion))))
 
 
-def _presence(rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+def _log_absence(rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     phi = np.maximum(dispersion, LEAST_DISPERSION)
-    return -np.expm1(-np.log1p(phi * rate) / phi)
+    return -np.log1p(phi * rate) / phi
 
 
 def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
@@ -114,7 +113,6 @@ def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
 BERNOULLI = replace(
     NEGATIVE_BINOMIAL,
     name="bernoulli",
-    values="zeros and ones",
     maximum=1,
     summed=POISSON,
     log_density=log_density,

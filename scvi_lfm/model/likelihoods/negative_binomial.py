@@ -9,10 +9,9 @@ r"""Negative binomial likelihood, `y ~ NB(mean rate, dispersion phi)` with `rate
 
 with g the score and w the Fisher information, both with respect to eta. At `phi = 0` all of it is the Poisson's.
 
-Where eta is Normal with mean m and variance v, the rate is log-normal with mean :math:`M = e^{m + v/2}`, and the count
-has mean M and variance :math:`M + \phi' M^2` with
+Where eta is Normal, the rate is log-normal, and the count has mean M and variance :math:`M + \phi' M^2` with
 
-.. math:: 1 + \phi' = e^v (1 + \phi)
+.. math:: M = e^{\bar\eta + \mathrm{var}(\eta) / 2}, \qquad 1 + \phi' = e^{\mathrm{var}(\eta)} (1 + \phi)
 
 It is taken for the negative binomial with these moments.
 """
@@ -35,7 +34,7 @@ LEAST_DISPERSION = 1e-8
 # sums over the molecules of a count are looked up in a table of the gene where they are fewer
 LOOKED_UP = 128
 MOST_SCORE = 3.0
-# e^v beyond this says no more than that nothing is known
+# a variance of eta beyond this says no more than that nothing is known
 MAX_VARIANCE = 20.0
 
 
@@ -148,10 +147,8 @@ def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
 
 NEGATIVE_BINOMIAL = Likelihood(
     name="negative_binomial",
-    values="non-negative whole numbers",
     has_rate=True,
     linear=False,
-    parameters=("dispersion",),
     log_density=log_density,
     log_zero=log_zero,
     weight_and_score=weight_and_score,

@@ -88,10 +88,8 @@ def law(mean: Tensor, var: Tensor, noise: Tensor) -> NormalLaw:
 
 NORMAL = Likelihood(
     name="normal",
-    values="numbers",
     has_rate=False,
     linear=True,
-    parameters=("var",),
     log_density=log_density,
     weight_and_score=weight_and_score,
     fisher_weight=fisher_weight,

@@ -69,12 +69,12 @@ def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tenso
 
 def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Expected level."""
-    return lowest + torch.stack(_shares_above(eta, scale, thresholds)).sum(0)
+    return lowest + _shares_above(eta, scale, thresholds).sum(0)
 
 
 def variance(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Variance of the level."""
-    above = torch.stack(_shares_above(eta, scale, thresholds))
+    above = _shares_above(eta, scale, thresholds)
     odd = 2 * torch.arange(len(above), dtype=above.dtype, device=above.device) + 1
     return (torch.tensordot(odd, above, dims=1) - above.sum(0).square()).clamp_min(0)
 
@@ -168,9 +168,9 @@ def marginal_thresholds(counts: np.ndarray) -> np.ndarray:
     return scipy.special.ndtri(share)
 
 
-def _shares_above(eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]) -> list[Tensor]:
-    """Probabilities of levels above each threshold."""
-    return [_cdf((eta - threshold) / scale) for threshold in thresholds]
+def _shares_above(eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]) -> Tensor:
+    """Probabilities of levels above each threshold, which come first."""
+    return torch.stack([_cdf((eta - threshold) / scale) for threshold in thresholds])
 
 
 def _around(
@@ -196,7 +196,7 @@ def _densities_and_shares(
         lower_here, upper_here = _cdf(x), _cdf(-x)
         # from the side on which the tail is
         share.append(torch.where(positive, upper - upper_here, lower_here - lower).clamp_min_(TINY))
-        density.append(_log_normal(x).exp_())
+        density.append(x.square().mul_(-0.5).sub_(LOG_SQRT_2PI).exp_())
         lower, upper, positive = lower_here, upper_here, x > 0
     return [*density, torch.zeros_like(eta)], [*share, upper.clamp_min(TINY)]
 
@@ -214,16 +214,10 @@ def _cdf(x: Tensor) -> Tensor:
     return standard_tail(-x)
 
 
-def _log_normal(x: Tensor) -> Tensor:
-    return x.square().mul_(-0.5).sub_(LOG_SQRT_2PI)
-
-
 ORDINAL = Likelihood(
     name="ordinal",
-    values="whole numbers from a lowest to a highest level",
     has_rate=False,
     linear=False,
-    parameters=("scale", "lowest", "thresholds"),  # one for each threshold
     log_density=log_density,
     weight_and_score=weight_and_score,
     fisher_weight=fisher_weight,

@@ -3,7 +3,7 @@ r"""The question "does this value look as if it came from other cells?" for one 
 .. math:: \eta_{ij} \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j)
 
 with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells; under the Normal
-likelihood, y is then Normal with variance :math:`V_j + s_j^2`. For counts
+likelihood, y is then Normal with variance :math:`V_j + \tilde\sigma_j^2`. For counts
 
 .. math::
 
@@ -11,7 +11,7 @@ likelihood, y is then Normal with variance :math:`V_j + s_j^2`. For counts
     1 + \phi'_j = (1 + V_j / M_j^2)(1 + \phi_j)
 
 with M_j and V_j the mean and variance of the gene's fitted rates, at size factor one, over the other cells at hand.
-Presence is that of the rate :math:`-s_i \log(1 - P_j)`, with P_j its average over them. The cell itself is left out,
+Presence is that of the rate :math:`-s_i \log(1 - M_j)`, with M_j its average over them. The cell itself is left out,
 because an odd count pulls its own fitted rate up. A gene that is rare everywhere is as improbable under either as under
 the cell's own prediction: rarity alone cannot score.
 """
