@@ -71,11 +71,10 @@ def without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> tuple[Posterior, S
 
 def eta_without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
-    mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
-    for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
-        eta = fitted.without(weight, score * taken.seen[part], q.likelihood)
-        mean[part], var[part] = eta.mean, eta.var
-    return Moments(mean, var)
+    return Moments.joined(
+        fitted.without(weight, score * taken.seen[part], q.likelihood)
+        for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene)
+    )
 
 
 def _pairs(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:

@@ -17,6 +17,7 @@ import torch
 from ..model.likelihoods import LIKELIHOODS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Self
 
     from torch import Tensor
@@ -33,6 +34,12 @@ class Moments:
 
     mean: Tensor
     var: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable[Moments]) -> Moments:
+        """Moments of several parts, in order."""
+        means, variances = zip(*((part.mean, part.var) for part in parts), strict=True)
+        return cls(torch.cat(means), torch.cat(variances))
 
 
 @dataclass(frozen=True)

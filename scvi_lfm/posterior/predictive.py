@@ -29,8 +29,8 @@ PAIRS_PER_BLOCK = 20_000
 
 def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,)."""
-    parts = [_pairs(q, c, g) for c, g in zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)]
-    return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.var for part in parts]))
+    parts = zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)
+    return Moments.joined(_pairs(q, *part) for part in parts)
 
 
 def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
@@ -38,9 +38,8 @@ def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     q = q.at_genes(genes)
     predictor = BlockPredictor(q, dtype=torch.float64)
     blocks = cells.split(block_size(len(genes)))
-    found = list(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
-    mean, var = (torch.cat(parts).flatten() for parts in zip(*((of.mean, of.var) for of in found), strict=True))
-    return Moments(mean, var)
+    found = Moments.joined(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
+    return Moments(found.mean.flatten(), found.var.flatten())
 
 
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:

@@ -184,13 +184,8 @@ def _score(
 ) -> _Part:
     y, observed = block.values(), block.observed()
     scores = scan.score(y, block.posterior, block.taken).at(observed)
-    nats = evidence(scores.log_ratio, question.share)
-    by_ratio, detected = scores.log_ratio >= min_ratio, y != zero
-    passing = by_ratio
-    if question.by != "lfdr":
-        by_tail = scores.distance >= min_distance
-        passing = by_tail if question.by == "q" else by_tail | by_ratio
-    at = torch.nonzero(passing, as_tuple=True)
+    nats, detected = evidence(scores.log_ratio, question.share), y != zero
+    at = torch.nonzero(_passing(scores, question.by, min_ratio, min_distance), as_tuple=True)
     held = Entries(
         at[0] + block.start,
         at[1],
@@ -203,7 +198,7 @@ def _score(
     return _Part(
         _by_distance(scan, scores),
         y.numel() if observed is None else int(observed.sum()),
-        int(by_ratio.sum()),
+        int((scores.log_ratio >= min_ratio).sum()),
         held,
         nats.sum(1),
         nats.sum(0),
@@ -211,8 +206,8 @@ def _score(
     )
 
 
-def _passing(held: Entries, by: str, min_ratio: float, min_distance: float) -> Tensor:
-    by_ratio, by_tail = held.log_ratio >= min_ratio, held.distance >= min_distance
+def _passing(entries: Scores | Entries, by: str, min_ratio: float, min_distance: float) -> Tensor:
+    by_ratio, by_tail = entries.log_ratio >= min_ratio, entries.distance >= min_distance
     return {"lfdr": by_ratio, "q": by_tail, "either": by_ratio | by_tail}[by]
 
 
