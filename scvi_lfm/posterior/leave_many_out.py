@@ -55,7 +55,7 @@ def without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> tuple[Posterior, S
     cell, gene, share = taken.cell[some], taken.gene[some], taken.share[some]
     weight, score = torch.empty_like(share), torch.empty_like(share)
     before, pull = torch.empty_like(share), torch.empty_like(share)
-    for part, fitted, w, g in _pairs(q, y[some], cell, gene):
+    for part, fitted, w, g in _scores(q, y[some], cell, gene):
         weight[part], score[part] = w * share[part], g * share[part]
         before[part], pull[part] = fitted.mean, fitted.mean - fitted.without(w, g, q.likelihood).mean
     u, v = extend(q.cell_mean), extend(q.gene_mean)
@@ -73,11 +73,11 @@ def eta_without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
     return Moments.joined(
         fitted.without(weight, score * taken.seen[part], q.likelihood)
-        for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene)
+        for part, fitted, weight, score in _scores(q, y, taken.cell, taken.gene)
     )
 
 
-def _pairs(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
+def _scores(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
     """Moments of eta, Fisher weights and scores of some counts, by blocks of them: positions first."""
 
     def of_block(part: Tensor) -> tuple[Tensor, Fitted, Tensor, Tensor]:
