@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .base import MAX_LOG_RATE, OfCounts, on_arrays
-from .negative_binomial import LEAST_DISPERSION, MAX_VARIANCE, NEGATIVE_BINOMIAL, log_zero
+from .base import MAX_LOG_RATE, on_arrays
+from .negative_binomial import LEAST_DISPERSION, MAX_VARIANCE, NEGATIVE_BINOMIAL, OfCounts, log_zero
 from .poisson import POISSON
 
 if TYPE_CHECKING:
@@ -45,21 +45,10 @@ def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
-    weight, share = _weight_and_share(rate)
-    # rate / presence is rate + share
-    return weight, (y - 1).mul(rate).addcmul_(y, share)
-
-
-def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return _weight_and_share(rate)[0]
-
-
-def _weight_and_share(rate: Tensor) -> tuple[Tensor, Tensor]:
-    """The Fisher information, and it over the rate, which is the score of a one."""
     bounded = rate.clamp(torch.finfo(rate.dtype).tiny, MOST_INFORMATIVE)
+    # the score of a one: rate / presence is rate + share
     share = bounded / torch.expm1(bounded)
-    return bounded.mul_(share), share
+    return bounded.mul_(share), (y - 1).mul(rate).addcmul_(y, share)
 
 
 def mean(rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -117,7 +106,6 @@ BERNOULLI = replace(
     summed=POISSON,
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     dispersion_score=None,
     mean=mean,
     variance=variance,

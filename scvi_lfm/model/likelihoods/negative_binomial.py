@@ -24,7 +24,7 @@ import numpy as np
 import scipy.special
 import torch
 
-from .base import Likelihood, OfCounts, on_arrays
+from .base import InFamily, Likelihood, on_arrays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,11 +57,6 @@ def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tenso
     damping = torch.addcmul(rate.new_ones(()), rate, dispersion).reciprocal_()
     score = (y - rate).mul_(damping)
     return damping.mul_(rate), score
-
-
-def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return rate / (1 + dispersion * rate)
 
 
 def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -139,6 +134,33 @@ def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.nd
     return np.where(y < 0, 0.0, tail)
 
 
+class OfCounts(InFamily):
+    """Laws of whole numbers from zero on."""
+
+    def log_zero(self) -> Tensor:
+        return log_zero(self.seen, *self.parameters)
+
+    def quantile(self, level: float) -> np.ndarray:
+        low, high = torch.full_like(self.seen, -1.0), torch.ones_like(self.seen)
+        while (short := self.lower_tail(high) < level).any():
+            low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
+        while (high - low > 1).any():
+            middle = ((low + high) / 2).floor()
+            enough = self.lower_tail(middle) >= level
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high.cpu().numpy()
+
+    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Transforms of counts; zeros, of which there are many, in closed form."""
+        draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
+        transform = self.log_zero().exp() * draw
+        at = torch.nonzero(y, as_tuple=True)
+        counts, law = y[at], self.at(at)
+        itself = law.log_density(counts).exp()
+        transform[at] = (1 - law.upper_tail(counts) + draw[at] * itself).to(transform)
+        return transform
+
+
 def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
     """Laws of counts whose eta is Normal with these moments."""
     var = var.clamp(max=MAX_VARIANCE)
@@ -150,9 +172,7 @@ NEGATIVE_BINOMIAL = Likelihood(
     has_rate=True,
     linear=False,
     log_density=log_density,
-    log_zero=log_zero,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     dispersion_score=dispersion_score,
     mean=mean,
     variance=variance,

@@ -38,11 +38,6 @@ def weight_and_score(y: Tensor, eta: Tensor, var: Tensor) -> tuple[Tensor, Tenso
     return weight, (y - eta).mul_(weight)
 
 
-def fisher_weight(eta: Tensor, var: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return var.reciprocal()
-
-
 def mean(eta: Tensor, var: Tensor) -> Tensor:
     """Expected value."""
     return eta
@@ -92,7 +87,6 @@ NORMAL = Likelihood(
     linear=True,
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,

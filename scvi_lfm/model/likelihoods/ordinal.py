@@ -62,11 +62,6 @@ def weight_and_score(
     return weight.div_(scale * scale), score.div_(scale)
 
 
-def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return weight_and_score(torch.full_like(eta, -torch.inf), eta, scale, lowest, *thresholds)[0]
-
-
 def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Expected level."""
     return lowest + _shares_above(eta, scale, thresholds).sum(0)
@@ -157,11 +152,6 @@ def law(mean: Tensor, var: Tensor, scale: Tensor, lowest: Tensor, *thresholds: T
     return OfLevels(ORDINAL, mean, ((scale.square() + var).sqrt(), lowest, *thresholds))
 
 
-def log_zero(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
-    """Log probability of a zero."""
-    return log_density(torch.zeros_like(eta), eta, scale, lowest, *thresholds).to(eta.dtype)
-
-
 def marginal_thresholds(counts: np.ndarray) -> np.ndarray:
     """Thresholds at which an eta of zero gives levels as often as they were counted, (K-1,) from (K,)."""
     share = np.cumsum(counts + 0.5)[:-1] / np.sum(counts + 0.5)
@@ -220,12 +210,10 @@ ORDINAL = Likelihood(
     linear=False,
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,
     lower_tail=lower_tail,
     upper_tail=upper_tail,
-    log_zero=log_zero,
     law=law,
 )

@@ -59,12 +59,7 @@ def weight_and_score(y: Tensor, eta: Tensor, sigma: Tensor, df: Tensor) -> tuple
     """Fisher information and score with respect to eta."""
     residual = y - eta
     score = (df + 1) * residual / (df * sigma.square() + residual.square())
-    return fisher_weight(eta, sigma, df), score
-
-
-def fisher_weight(eta: Tensor, sigma: Tensor, df: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return (df + 1) / ((df + 3) * sigma.square())
+    return (df + 1) / ((df + 3) * sigma.square()), score
 
 
 def mean(eta: Tensor, sigma: Tensor, df: Tensor) -> Tensor:
@@ -196,7 +191,6 @@ STUDENT_T = Likelihood(
     linear=True,
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ...model.likelihoods.base import OfCounts
+from ...model.likelihoods import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
 from ..rates import GeneFeatures, cell_features, rates
