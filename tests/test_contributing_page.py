@@ -45,7 +45,7 @@ def test_every_room_has_a_word() -> None:
 
 def test_names_are_defined_in_the_package() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
-    names = ["CellMatrix", "CellSource", "Likelihood", "OrdinalNoise", "Field", "FitOptions", "one_axes", "many_axes"]
+    names = ["CellMatrix", "CellSource", "Likelihood", "CountNoise", "Field", "FitOptions", "one_axes", "many_axes"]
     names += ["plot", "reading", "has_rate", "linear", "has_levels"]
     for name in names:
         assert any(text.startswith(name) for text in CODE), name

@@ -61,8 +61,7 @@ def _best_cell_translation(_: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Te
     cell_precision = n_cells / scales.A.square()
     matrix = torch.diag(cell_precision) + xi_xi[factors, factors] / scales.b.square()
     target = cell_precision * xx[0, factors] - xi_xi[1, factors] / scales.b.square()
-    shift = torch.linalg.solve(matrix, target)
-    return translate_cells(torch.cat([shift.new_zeros(p), shift]))
+    return translate_cells(torch.linalg.solve(matrix, target), p)
 
 
 def _best_absorption(_: Tensor, scales: PriorScales, xx: Tensor, xi_xi: Tensor, n_cells: int) -> Move:

@@ -24,7 +24,7 @@ ROWS_PER_BLOCK = 4096
 
 
 class Covariance(ABC):
-    """A covariance C_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
+    """A covariance S_i of k coordinates for each row; a form gives three methods, and the others where it is faster."""
 
     by_row: ClassVar[bool] = True  # whether every row has a matrix of its own
     is_held: ClassVar[bool] = True  # whether its numbers are there, and not made when they are asked for
@@ -39,7 +39,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def moved(self, linear: Tensor) -> Covariance:
-        """F C F' of each row."""
+        """F S F' of each row."""
 
     def made(self) -> Covariance:
         """Covariances with nothing left to compute."""
@@ -58,25 +58,24 @@ class Covariance(ABC):
         return unpack(torch.stack([block.sum(0, dtype=torch.float64) for block in self.blocks()]).sum(0))
 
     def inner(self, matrix: Tensor) -> Tensor:
-        """tr(C_i M) for each row, (rows,) in the dtype of `matrix`."""
+        """tr(S_i T) for each row, (rows,) in the dtype of `matrix`."""
         flat = pack(matrix) * doubled(len(matrix), matrix)
-        return torch.cat([block.to(matrix.dtype) @ flat for block in self._parts()])
+        return torch.cat([block.to(matrix.dtype) @ flat for _, block in self._parts()])
 
-    def quadratic(self, x: Tensor) -> Tensor:
-        """x_i' C_i x_i, (rows,), for one x (rows, k) of each row."""
-        blocks = self._with_rows(x)
-        return torch.cat([(outer(own) * doubled(own.shape[1], own) * block).sum(1) for block, own in blocks])
+    def quadratic(self, v: Tensor) -> Tensor:
+        """v_i' S_i v_i, (rows,), for one v (rows, k) of each row."""
+        return torch.cat([(_outer_products(v[rows]) * block).sum(1) for rows, block in self._parts()])
 
     def coordinates(self) -> Tensor:
-        """The numbers that differ between rows, (rows, c) or (1, c), in which x' C_i x and tr(C_i M) are linear."""
+        """The numbers that differ between rows, (rows, c) or (1, c), in which v' S_i v and tr(S_i T) are linear."""
         return self.packed()
 
-    def forms(self, x: Tensor) -> Tensor:
-        """Weights (l, c) that make x_l' C_i x_l of the coordinates, for each x (l, k)."""
-        return _outer_products(x)
+    def forms(self, v: Tensor) -> Tensor:
+        """Weights (l, c) that make v_l' S_i v_l of the coordinates, for each v (l, k)."""
+        return _outer_products(v)
 
     def traces(self, matrices: Tensor) -> Tensor:
-        """Weights (l, c) that make tr(C_i M_l) of the coordinates, for lower triangles of each M (l, p)."""
+        """Weights (l, c) that make tr(S_i T_l) of the coordinates, for lower triangles of each T (l, p)."""
         return matrices * doubled(dimension(matrices.shape[1]), matrices)
 
     def slopes(self) -> Tensor:
@@ -86,33 +85,32 @@ class Covariance(ABC):
 
     def spread(self, noise: Tensor) -> Tensor:
         """Draws with these covariances, (draws, rows, k), from standard Normal draws of that shape."""
-        drawn, start = torch.empty_like(noise), 0
-        for block in self._parts():
-            rows = slice(start, start + len(block))
-            factor, start = root(unpack(block.to(noise.dtype))), rows.stop
+        drawn = torch.empty_like(noise)
+        for rows, block in self._parts():
+            factor = root(unpack(block.to(noise.dtype)))
             for own, made in zip(noise[:, rows], drawn[:, rows], strict=True):
                 made.copy_((factor @ own[..., None])[..., 0])
         return drawn
 
     def slope_products_of_pairs(self, other: Covariance) -> Tensor:
-        """tr(C_AA D_BB) of each row with the same row of another, (rows,)."""
+        """tr(S_AA T_BB) of each row with the same row of another, (rows,)."""
         return other.traces(self.slopes()).mul(other.coordinates()).sum(1)
 
-    def _parts(self) -> Iterator[Tensor]:
-        """Lower triangles by blocks small enough that copies of them take little."""
-        return (part for block in self.blocks() for part in block.split(ROWS_PER_BLOCK))
-
-    def _with_rows(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """Lower triangles by blocks small enough that copies of them take little, with the rows of each."""
         start = 0
-        for block in self.blocks():
-            yield block, x[start : start + len(block)]
-            start += len(block)
+        for part in (part for block in self.blocks() for part in block.split(ROWS_PER_BLOCK)):
+            yield slice(start, start + len(part)), part
+            start += len(part)
 
 
 class OneBasis(Covariance):
     """Covariances of all rows in one basis, which are worked with at once."""
 
     by_row = False
+
+    def quadratic(self, v: Tensor) -> Tensor:
+        return (self.coordinates() * self.forms(v)).sum(1)
 
     @abstractmethod
     def log_mean(self) -> Tensor:
@@ -152,14 +150,11 @@ class Common(OneBasis):
     def inner(self, matrix: Tensor) -> Tensor:
         return (self.matrix * matrix).sum().expand(self.n_rows)
 
-    def quadratic(self, x: Tensor) -> Tensor:
-        return ((x @ self.matrix) * x).sum(1)
-
     def coordinates(self) -> Tensor:
         return self.matrix.new_ones(1, 1)
 
-    def forms(self, x: Tensor) -> Tensor:
-        return ((x @ self.matrix) * x).sum(1, keepdim=True)
+    def forms(self, v: Tensor) -> Tensor:
+        return ((v @ self.matrix) * v).sum(1, keepdim=True)
 
     def traces(self, matrices: Tensor) -> Tensor:
         return super().traces(matrices) @ self.packed().T
@@ -180,7 +175,7 @@ class Common(OneBasis):
 
 @dataclass(frozen=True)
 class Eigenbasis(OneBasis):
-    """`C_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`."""
+    """`T_j = basis diag(1 / (w_j eig + 1)) basis'` with `w_j = 1 / sigma_j^2`."""
 
     basis: Tensor  # (k, k)
     eig: Tensor  # (k,)
@@ -213,14 +208,11 @@ class Eigenbasis(OneBasis):
     def inner(self, matrix: Tensor) -> Tensor:
         return self.diagonal @ ((matrix @ self.basis) * self.basis).sum(0)
 
-    def quadratic(self, x: Tensor) -> Tensor:
-        return (self.diagonal * (x @ self.basis).square()).sum(1)
-
     def coordinates(self) -> Tensor:
         return self.diagonal
 
-    def forms(self, x: Tensor) -> Tensor:
-        return (x @ self.basis).square()
+    def forms(self, v: Tensor) -> Tensor:
+        return (v @ self.basis).square()
 
     def traces(self, matrices: Tensor) -> Tensor:
         return matrices @ _outer_products(self.basis.T).T.to(matrices.dtype)
@@ -262,7 +254,7 @@ class Packed(Covariance):
 
 @dataclass(frozen=True)
 class PackedUnderNoise(Packed):
-    """`C_j = (prior^-1 + w_j H_j)^-1` with `w_j = 1 / sigma_j^2`, a matrix H_j of its own for each row."""
+    """`T_j = (prior^-1 + w_j H_j)^-1` with `w_j = 1 / sigma_j^2`, a matrix H_j of its own for each row."""
 
     sigma: Tensor  # (rows,)
     prior: Tensor  # (k, k)
@@ -286,6 +278,6 @@ class PackedUnderNoise(Packed):
         return replace(self, values=torch.cat(parts).to(self.values.dtype), sigma=sigma)
 
 
-def _outer_products(x: Tensor) -> Tensor:
-    """Packed x x' (l, p), whose dot product with a packed matrix is a quadratic form."""
-    return outer(x) * doubled(x.shape[1], x)
+def _outer_products(v: Tensor) -> Tensor:
+    """Packed v v' (l, p), whose dot product with a packed matrix is a quadratic form."""
+    return outer(v) * doubled(v.shape[1], v)

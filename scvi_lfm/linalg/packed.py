@@ -103,7 +103,7 @@ def root(matrices: Tensor) -> Tensor:
 
 
 def congruent(linear: Tensor, values: Tensor) -> Tensor:
-    """Packed `L C L'` of packed C; L may change the dimension."""
+    """Packed `F S F'` of packed S; F may change the dimension."""
     right = linear.to(values.dtype).mT
     if values.ndim == 1:
         return pack(right.mT @ unpack(values) @ right)

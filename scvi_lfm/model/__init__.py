@@ -10,7 +10,6 @@ from .priors import Gaussian, PriorScales
 if TYPE_CHECKING:
     from .program import GuideParameters, Scales, flow_guide, guide, mean_field_guide, model
 
-PROGRAM = ("GuideParameters", "Scales", "flow_guide", "guide", "mean_field_guide", "model")
 __all__ = [
     "Gaussian",
     "GuideParameters",
@@ -25,8 +24,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Pyro takes a second to import, and only the program needs it
-    if name in PROGRAM:
+    # Pyro takes a second to import, and only the program, which is all that is not here yet, needs it
+    if name in __all__:
         from . import program
 
         return getattr(program, name)

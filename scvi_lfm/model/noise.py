@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-
 from .likelihoods import normal, student_t
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -75,11 +74,12 @@ class NormalNoise:
 
 @dataclass(frozen=True)
 class CountNoise:
-    """Noise of a count likelihood: what it needs besides eta."""
+    """Noise of a likelihood of counts, or of levels: what it needs besides eta."""
 
     likelihood: str  # a name of `model.likelihoods.LIKELIHOODS`
     dispersion: Tensor  # (m,): 1 / theta_j, zero where there is none
-    log_size: Tensor  # (n,): log size factors
+    log_size: Tensor  # (n,): log size factors, zero for levels
+    levels: Tensor | None = None  # (K,): the lowest level, then the thresholds between levels; None for counts
 
     def of_pairs(self, cells: Tensor, genes: Tensor) -> tuple[Tensor, ...]:
         """The likelihood's parameter in cell `cells[k]` with gene `genes[k]`, (pairs,)."""
@@ -94,13 +94,8 @@ class CountNoise:
         """Dispersions, (m,)."""
         return self.dispersion
 
-    @property
-    def levels(self) -> Tensor | None:
-        """The lowest level, then the thresholds between levels, (K,); None for counts."""
-        return None
-
     def _parameters(self, dispersion: Tensor) -> tuple[Tensor, ...]:
-        return (dispersion,)
+        return (dispersion,) if self.levels is None else level_parameters(self.levels.to(dispersion.dtype))
 
     def offset(self, cells: slice | Tensor) -> Tensor:
         """Known part of the eta of some cells: their log size factors, (cells,)."""
@@ -117,22 +112,6 @@ class CountNoise:
     def rounded(self) -> CountNoise:
         """Noise with values as float32 storage holds them."""
         return replace(self, dispersion=self.dispersion.float().double(), log_size=self.log_size.float().double())
-
-
-@dataclass(frozen=True)
-class OrdinalNoise(CountNoise):
-    """Noise of the ordinal likelihood, which takes no size factors: they are one."""
-
-    thresholds: Tensor  # (K-1,), increasing
-    lowest: float  # level
-
-    @property
-    def levels(self) -> Tensor:
-        """The lowest level, then the thresholds between levels, (K,)."""
-        return torch.cat([self.thresholds.new_tensor([self.lowest]), self.thresholds])
-
-    def _parameters(self, dispersion: Tensor) -> tuple[Tensor, ...]:
-        return level_parameters(self.levels.to(dispersion.dtype))
 
 
 def level_parameters(levels: Tensor) -> tuple[Tensor, ...]:

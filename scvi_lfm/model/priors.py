@@ -1,4 +1,4 @@
-"""Prior scales (the kappas), the noise, and general Normal priors."""
+"""Prior scales (the kappas) and general Normal priors."""
 
 from __future__ import annotations
 

@@ -54,12 +54,9 @@ def count_transforms(
     return tally(place, n_depths * strata * BINS).view(n_depths, strata, BINS)
 
 
-def coverage(counts: Tensor, level: float = 0.9) -> float:
-    """Share of transforms in the central interval that should hold `level` of them, from counts (BINS,).
-
-    NaN where there are none.
-    """
-    tail = round(BINS * (1 - level) / 2)
+def coverage(counts: Tensor) -> float:
+    """Share of transforms between 0.05 and 0.95, from counts (BINS,); NaN where there are none."""
+    tail = round(0.05 * BINS)
     return float(counts[tail : BINS - tail].sum().double() / counts.sum())
 
 

@@ -108,20 +108,20 @@ def rotate(rotation: Tensor, n_known: int = 0) -> Move:
     return replace(move, cell_map=cell_map, gene_map=gene_map)
 
 
-def translate_cells(shift: Tensor) -> Move:
-    """`A_i -> A_i - delta`, `b_j -> b_j + delta . B_j`."""
-    move = identity(len(shift), shift.device)
+def translate_cells(shift: Tensor, n_known: int = 0) -> Move:
+    """`A_i -> A_i - delta`, `b_j -> b_j + delta . B_j`; the covariates before them stay."""
+    move, shift = identity(n_known + len(shift), shift.device), _behind_zeros(1 + n_known, shift)
     gene_map = move.gene_map.clone()
-    gene_map[0, 1:] = shift
-    return replace(move, cell_shift=_behind_zero(-shift), gene_map=gene_map)
+    gene_map[0] += shift
+    return replace(move, cell_shift=-shift, gene_map=gene_map)
 
 
-def translate_genes(shift: Tensor) -> Move:
-    """`B_j -> B_j - delta`, `a_i -> a_i + A_i . delta`."""
-    move = identity(len(shift), shift.device)
+def translate_genes(shift: Tensor, n_known: int = 0) -> Move:
+    """`B_j -> B_j - delta`, `a_i -> a_i + A_i . delta`; the coefficients before them stay."""
+    move, shift = identity(n_known + len(shift), shift.device), _behind_zeros(1 + n_known, shift)
     cell_map = move.cell_map.clone()
-    cell_map[0, 1:] = shift
-    return replace(move, gene_shift=_behind_zero(-shift), cell_map=cell_map)
+    cell_map[0] += shift
+    return replace(move, gene_shift=-shift, cell_map=cell_map)
 
 
 def absorb(slopes: Tensor) -> Move:
@@ -148,8 +148,8 @@ def shift_constants(from_cells: Tensor, from_genes: Tensor, n_factors: int) -> M
     )
 
 
-def _behind_zero(vector: Tensor) -> Tensor:
-    return torch.cat([vector.new_zeros(1), vector])
+def _behind_zeros(n_zeros: int, vector: Tensor) -> Tensor:
+    return torch.cat([vector.new_zeros(n_zeros), vector])
 
 
 def balance(cell_moment: Tensor, gene_moment: Tensor, n_known: int = 0) -> Move:

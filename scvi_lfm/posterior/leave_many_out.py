@@ -55,7 +55,7 @@ def without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> tuple[Posterior, S
     cell, gene, share = taken.cell[some], taken.gene[some], taken.share[some]
     weight, score = torch.empty_like(share), torch.empty_like(share)
     before, pull = torch.empty_like(share), torch.empty_like(share)
-    for part, fitted, w, g in _pairs(q, y[some], cell, gene):
+    for part, fitted, w, g in _scores(q, y[some], cell, gene):
         weight[part], score[part] = w * share[part], g * share[part]
         before[part], pull[part] = fitted.mean, fitted.mean - fitted.without(w, g, q.likelihood).mean
     u, v = extend(q.cell_mean), extend(q.gene_mean)
@@ -71,14 +71,13 @@ def without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> tuple[Posterior, S
 
 def eta_without(q: Posterior, y: Tensor, taken: SharesLeftOut) -> Moments:
     """Leave-one-out moments of eta (k,) for the counts `y`, in a posterior without the shares `taken` of them."""
-    mean, var = torch.empty_like(taken.share), torch.empty_like(taken.share)
-    for part, fitted, weight, score in _pairs(q, y, taken.cell, taken.gene):
-        eta = fitted.without(weight, score * taken.seen[part], q.likelihood)
-        mean[part], var[part] = eta.mean, eta.var
-    return Moments(mean, var)
+    return Moments.joined(
+        fitted.without(weight, score * taken.seen[part], q.likelihood)
+        for part, fitted, weight, score in _scores(q, y, taken.cell, taken.gene)
+    )
 
 
-def _pairs(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
+def _scores(q: Posterior, y: Tensor, cell: Tensor, gene: Tensor) -> Iterator[tuple[Tensor, Fitted, Tensor, Tensor]]:
     """Moments of eta, Fisher weights and scores of some counts, by blocks of them: positions first."""
 
     def of_block(part: Tensor) -> tuple[Tensor, Fitted, Tensor, Tensor]:
@@ -117,7 +116,7 @@ def _rows_without(
 
 
 def _step(cov: Tensor, information: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
-    """`(C^-1 - H)^-1 p` of each row (rows, k), coordinates without variance included, and the first value of C^-1.
+    """`(S^-1 - H)^-1 pull` of rows (rows, k), coordinates without variance included, and the first value of S^-1.
 
     No direction loses more than :data:`MOST_TAKEN` of its information.
     """
@@ -134,7 +133,7 @@ def _step(cov: Tensor, information: Tensor, pull: Tensor) -> tuple[Tensor, Tenso
 
 
 def _root(cov: Tensor) -> tuple[Tensor, Tensor]:
-    """R with R R' = C of each row, zero for coordinates without variance, and the first value of C^-1."""
+    """A root of S for each row, zero for coordinates without variance, and the first value of S^-1."""
     none = (cov.diagonal(dim1=-2, dim2=-1) == 0).to(cov.dtype)
     factor, failed = torch.linalg.cholesky_ex(cov + torch.diag_embed(none))
     unit = torch.zeros_like(cov[:, :, :1])

@@ -23,15 +23,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..linalg.covariances import Packed
 from ..model.likelihoods import MAX_LOG_RATE
-from .posterior import Moments, extend
-from .predictive import BlockPredictor, mean_of_pairs
+from .posterior import Moments
+from .predictive import BlockPredictor, mean_of_pairs, variances_of_pairs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..linalg.covariances import Covariance
     from ..model.likelihoods import Law, Likelihood
     from .posterior import Posterior
     from .shares_left_out import SharesLeftOut
@@ -77,7 +75,7 @@ class LeaveOneOut:
 
     def __init__(self, q: Posterior, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
-        self._predictor = BlockPredictor(q, q.gene_cov_of_fit, dtype)
+        self._predictor = BlockPredictor(q.under_noise_of_fit(), dtype)
 
     def fitted(self, some: Posterior) -> Fitted:
         """Moments of eta of some cells, whose posterior is given, with all values, (cells, m) each."""
@@ -103,13 +101,5 @@ class LeaveOneOut:
 
 def fitted_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Fitted:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,) each."""
-    S, T = _of_pairs(q.cell_cov, cells), _of_pairs(q.gene_cov_of_fit, genes)
-    u, v = extend(q.cell_mean[cells]).float(), extend(q.gene_mean[genes]).float()
-    parts = S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
+    parts = variances_of_pairs(q.under_noise_of_fit(), cells, genes, torch.float32)
     return Fitted(mean_of_pairs(q, cells, genes).float(), *parts)
-
-
-def _of_pairs(cov: Covariance, rows: Tensor) -> Packed:
-    """Covariances of rows that repeat, each made once."""
-    different, place = rows.unique_consecutive(return_inverse=True)
-    return Packed(cov.at(different).packed().float()[place])

@@ -17,6 +17,7 @@ import torch
 from ..model.likelihoods import LIKELIHOODS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Self
 
     from torch import Tensor
@@ -33,6 +34,12 @@ class Moments:
 
     mean: Tensor
     var: Tensor
+
+    @classmethod
+    def joined(cls, parts: Iterable[Moments]) -> Moments:
+        """Moments of several parts, in order."""
+        means, variances = zip(*((part.mean, part.var) for part in parts), strict=True)
+        return cls(torch.cat(means), torch.cat(variances))
 
 
 @dataclass(frozen=True)
@@ -86,10 +93,9 @@ class Posterior:
         eta = self.population()
         return (eta.mean + 0.5 * eta.var).exp()
 
-    @property
-    def gene_cov_of_fit(self) -> Covariance:
-        """T_j under the noise of the fit."""
-        return self.gene_cov
+    def under_noise_of_fit(self) -> Self:
+        """The posterior with T_j under the noise of the fit, in place of that for predicting."""
+        return self
 
     @property
     def n_factors(self) -> int:
@@ -141,10 +147,9 @@ class NormalPosterior(Posterior):
     gene_cov: Eigenbasis | PackedUnderNoise
     noise: NormalNoise
 
-    @property
-    def gene_cov_of_fit(self) -> Eigenbasis | PackedUnderNoise:
-        """T_j under the noise of the fit."""
-        return self.gene_cov.under(self.noise.sigma)
+    def under_noise_of_fit(self) -> Self:
+        """The posterior with T_j under sigma."""
+        return replace(self, gene_cov=self.gene_cov.under(self.noise.sigma))
 
     def expected_values(self) -> Tensor:
         """Mean over the cells, or the average cell where there are none, of what is expected of each gene, (m,)."""

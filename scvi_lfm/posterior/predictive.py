@@ -14,6 +14,7 @@ import torch
 
 from .._workers import in_order
 from ..data.batch import csr_tensor
+from ..linalg.moments import one_first
 from ..linalg.packed import doubled, outer, slope_moments
 from .dense_blocks import block_size
 from .posterior import Moments, extend
@@ -21,7 +22,6 @@ from .posterior import Moments, extend
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..linalg.covariances import Covariance
     from .posterior import Posterior
 
 PAIRS_PER_BLOCK = 20_000
@@ -29,8 +29,8 @@ PAIRS_PER_BLOCK = 20_000
 
 def eta_of_pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     """Moments of eta for cell `cells[k]` with gene `genes[k]`, (pairs,)."""
-    parts = [_pairs(q, c, g) for c, g in zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)]
-    return Moments(torch.cat([part.mean for part in parts]), torch.cat([part.var for part in parts]))
+    parts = zip(cells.split(PAIRS_PER_BLOCK), genes.split(PAIRS_PER_BLOCK), strict=True)
+    return Moments.joined(_pairs(q, *part) for part in parts)
 
 
 def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
@@ -38,17 +38,21 @@ def eta_of_grid(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
     q = q.at_genes(genes)
     predictor = BlockPredictor(q, dtype=torch.float64)
     blocks = cells.split(block_size(len(genes)))
-    found = list(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
-    mean, var = (torch.cat(parts).flatten() for parts in zip(*((of.mean, of.var) for of in found), strict=True))
-    return Moments(mean, var)
+    found = Moments.joined(in_order(lambda block: predictor.moments(q.at_cells(block)), blocks))
+    return Moments(found.mean.flatten(), found.var.flatten())
 
 
 def _pairs(q: Posterior, cells: Tensor, genes: Tensor) -> Moments:
+    by_cell, by_gene, by_both = variances_of_pairs(q, cells, genes, torch.float64)
+    return Moments(mean_of_pairs(q, cells, genes), by_gene + by_cell + by_both)
+
+
+def variances_of_pairs(q: Posterior, cells: Tensor, genes: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The variance of eta for cell `cells[k]` with gene `genes[k]` by part, as in :class:`BlockPredictor`, (pairs,)."""
     some, place = cells.unique(return_inverse=True)  # a covariance that is not held is made once for a cell
-    cell_cov, gene_cov = q.cell_cov.at(some).made().at(place), q.gene_cov.at(genes)
-    u, v = extend(q.cell_mean[cells]), extend(q.gene_mean[genes])
-    var = gene_cov.quadratic(u) + cell_cov.quadratic(v) + cell_cov.slope_products_of_pairs(gene_cov)
-    return Moments(mean_of_pairs(q, cells, genes), var)
+    S, T = q.cell_cov.at(some).made().at(place), q.gene_cov.at(genes)
+    u, v = extend(q.cell_mean[cells]).to(dtype), extend(q.gene_mean[genes]).to(dtype)
+    return S.quadratic(v), T.quadratic(u), S.slope_products_of_pairs(T)
 
 
 class EntryPredictor:
@@ -73,8 +77,7 @@ class EntryPredictor:
         weights = doubled(u.shape[1], u)
         variances = torch.sparse.sampled_addmm(variances, slope_moments(u, S).mul_(weights), self._cov)
         variances = torch.sparse.sampled_addmm(variances, S * weights, self._outer)
-        left = torch.cat([torch.ones_like(mean[:, :1]), mean], dim=1)
-        means = torch.sparse.sampled_addmm(means, left, self._mean)
+        means = torch.sparse.sampled_addmm(means, one_first(mean), self._mean)
         return Moments(_with_offset(self._q, means.values(), cells), variances.values().double())
 
 
@@ -95,15 +98,12 @@ class BlockPredictor:
     ----------
     q
         The posterior of any cells.
-    gene_cov
-        Covariances of the genes to take, by default those of `q`.
     dtype
         Precision of the blocks.
     """
 
-    def __init__(self, q: Posterior, gene_cov: Covariance | None = None, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, q: Posterior, dtype: torch.dtype = torch.float32) -> None:
         self._q, self._dtype = q.at_cells(slice(0)), dtype
-        self._gene_cov = q.gene_cov if gene_cov is None else gene_cov
         self._v = extend(q.gene_mean)
         self._slopes = self._v.T.to(dtype)
         self._intercept = (q.mu + q.gene_mean[:, 0]).to(dtype)
@@ -111,7 +111,7 @@ class BlockPredictor:
     @cached_property
     def _sides(self) -> tuple[Tensor, Tensor]:
         """Sides of the genes in v' S v and in the products with T, (m, c) each."""
-        return self._q.cell_cov.forms(self._v).to(self._dtype), self._gene_cov.coordinates().to(self._dtype)
+        return self._q.cell_cov.forms(self._v).to(self._dtype), self._q.gene_cov.coordinates().to(self._dtype)
 
     def mean(self, some: Posterior) -> Tensor:
         """Expected eta of some cells, whose posterior is given, (cells, m)."""
@@ -125,8 +125,8 @@ class BlockPredictor:
         S, u = some.cell_cov.made(), extend(some.cell_mean)
         of_v, of_genes = self._sides
         by_cell = S.coordinates().to(self._dtype) @ of_v.T
-        by_gene = self._gene_cov.forms(u).to(self._dtype) @ of_genes.T
-        by_both = self._gene_cov.traces(S.slopes()).to(self._dtype) @ of_genes.T
+        by_gene = self._q.gene_cov.forms(u).to(self._dtype) @ of_genes.T
+        by_both = self._q.gene_cov.traces(S.slopes()).to(self._dtype) @ of_genes.T
         return by_cell, by_gene, by_both
 
     def moments(self, some: Posterior) -> Moments:

@@ -86,7 +86,8 @@ class Recomputed(Covariance):
             information = mean.new_zeros(len(mean), p)
             for genes in self.features.blocks(len(mean)):
                 rate = rates(self.features.linear(mean, genes), self.features.half_variance(left, genes), offset)
-                weight = likelihood.fisher_weight(rate, self.dispersion[genes])
+                # which no count changes
+                weight, _ = likelihood.weight_and_score(rate, rate, self.dispersion[genes])
                 information.addmm_(weight, self.features.moments[genes, p : 2 * p])
             precision = unpack(information.double())[:, free[:, None], free] + prior_precision
             if self.family == "mean_field":
@@ -103,5 +104,5 @@ class Recomputed(Covariance):
         return Packed(self.packed())
 
     def moved(self, linear: Tensor) -> Packed:
-        """F C F', made for every cell."""
-        return Packed(self.packed()).moved(linear)
+        """F S F', made for every cell."""
+        return self.made().moved(linear)

@@ -11,10 +11,12 @@ by expectation maximisation, with clusters that every value of the covariates sh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_CELLS = 20_000
 MOST_CLUSTERS, CELLS_PER_CLUSTER = 20, 50
@@ -23,17 +25,6 @@ ROUNDS, K_MEANS_ROUNDS = 200, 10
 ENOUGH = 1e-5
 # share of the total variance that a cluster has at least in each direction
 LEAST_SPREAD = 1e-4
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """One round's parameters and how well they describe the cells."""
-
-    slopes: Tensor  # (r, p)
-    centres: Tensor  # (K, r)
-    cov: Tensor  # (r, r)
-    log_share: Tensor  # (K,)
-    log_density: float  # mean over cells
 
 
 def slopes_within_clusters(rows: Tensor, known: Tensor, starts: list[Tensor]) -> Tensor:
@@ -47,25 +38,24 @@ def slopes_within_clusters(rows: Tensor, known: Tensor, starts: list[Tensor]) ->
     # clusters are looked for where all directions count by their variance
     A = rows[:, 1:]
     fits = [_fit(A, known, start) for start in starts]
-    best = max(fits, key=lambda fit: fit.log_density)
-    share, _ = _responsibilities(best, A - known @ best.slopes.T)
+    share, _ = max(fits, key=lambda fit: fit[1])
     return _pooled(rows, known, share)[0]
 
 
-def _fit(A: Tensor, known: Tensor, slopes: Tensor) -> Mixture:
-    """Expectation maximisation from some slopes."""
+def _fit(A: Tensor, known: Tensor, slopes: Tensor) -> tuple[Tensor, float]:
+    """Responsibilities (n, K) and mean log density by expectation maximisation from some slopes."""
     left = A - known @ slopes.T
     share = _k_means(left, max(1, min(MOST_CLUSTERS, len(A) // CELLS_PER_CLUSTER)))
     floor = LEAST_SPREAD * torch.diag(left.var(0, correction=0))
     before = -torch.inf
     for _ in range(ROUNDS):
         slopes, centres, cov = _pooled(A, known, share)
-        fit = Mixture(slopes, centres, cov + floor, share.mean(0).clamp_min(1e-12).log(), 0.0)
-        share, density = _responsibilities(fit, A - known @ slopes.T)
+        log_share = share.mean(0).clamp_min(1e-12).log()
+        share, density = _responsibilities(A - known @ slopes.T, centres, cov + floor, log_share)
         if density - before < ENOUGH:
             break
         before = density
-    return Mixture(fit.slopes, fit.centres, fit.cov, fit.log_share, density)
+    return share, density
 
 
 def _pooled(rows: Tensor, known: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,12 +72,12 @@ def _pooled(rows: Tensor, known: Tensor, share: Tensor) -> tuple[Tensor, Tensor,
     return slopes, centres, (cov + cov.T) / 2
 
 
-def _responsibilities(fit: Mixture, left: Tensor) -> tuple[Tensor, float]:
+def _responsibilities(left: Tensor, centres: Tensor, cov: Tensor, log_share: Tensor) -> tuple[Tensor, float]:
     """Posterior of the clusters (n, K), and the mean log density, up to a constant."""
-    root = torch.linalg.cholesky(fit.cov)
+    root = torch.linalg.cholesky(cov)
     white = torch.linalg.solve_triangular(root, left.T, upper=False).T
-    centres = torch.linalg.solve_triangular(root, fit.centres.T, upper=False).T
-    log_joint = fit.log_share - 0.5 * torch.cdist(white, centres).square() - root.diagonal().log().sum()
+    centres = torch.linalg.solve_triangular(root, centres.T, upper=False).T
+    log_joint = log_share - 0.5 * torch.cdist(white, centres).square() - root.diagonal().log().sum()
     density = torch.logsumexp(log_joint, dim=1, keepdim=True)
     return (log_joint - density).exp(), float(density.mean())
 

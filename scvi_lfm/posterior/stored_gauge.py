@@ -38,12 +38,12 @@ def to_stored_gauge(q: Q) -> Q:
         x_x, xi_xi = of_cells @ x_x @ of_cells.T, of_genes @ xi_xi @ of_genes.T
         total = total.then(by)
 
-    move(translate_cells(_behind(p, x_x[0, factors])))
-    move(translate_genes(_behind(p, xi_xi[0, factors] / len(q.gene_mean))))
+    move(translate_cells(x_x[0, factors], p))
+    move(translate_genes(xi_xi[0, factors] / len(q.gene_mean), p))
     if p:
         means = replace(q, cell_mean=total.cells(q.cell_mean), gene_mean=total.genes(q.gene_mean))
         move(absorb(_explained(means)))
-        move(translate_cells(_behind(p, x_x[0, factors])))
+        move(translate_cells(x_x[0, factors], p))
     move(shift_constants(x_x[0, 1], xi_xi[0, 1] / len(q.gene_mean), p + q.n_factors))
     if q.n_factors:
         move(rotate(_canonical_rotation(x_x[factors, factors], xi_xi[factors, factors]), p))
@@ -53,10 +53,6 @@ def to_stored_gauge(q: Q) -> Q:
     return total.posterior(q)
 
 
-def _behind(n_known: int, vector: Tensor) -> Tensor:
-    return torch.cat([vector.new_zeros(n_known), vector])
-
-
 def _explained(q: Posterior) -> Tensor:
     """Slopes of (a, A) on the covariates within clusters, (r+1, p), with A in the units of its profiles."""
     p, B = q.n_known, q.gene_factors.double()
@@ -64,8 +60,7 @@ def _explained(q: Posterior) -> Tensor:
     known, activity = cells[:, 1 : 1 + p], cells[:, :1]
     if q.n_factors == 0:
         return torch.linalg.solve(known.T @ known, known.T @ activity).T
-    values, vectors = torch.linalg.eigh(B.T @ B)
-    root = vectors * values.clamp_min(1e-14 * values.amax()).sqrt()  # |A root| is the length of A B'
+    root = _root(B.T @ B)  # |A root| is the length of A B'
     A = q.cell_factors.double() @ root
     # the least beta, with nothing along B; and the same average profile for all values of the covariates
     least = -torch.linalg.lstsq(torch.linalg.solve(root, B.T).T, q.gene_mean[:, 1 : 1 + p].double()).solution
@@ -76,8 +71,13 @@ def _explained(q: Posterior) -> Tensor:
 
 def _canonical_rotation(A_A: Tensor, B_B: Tensor) -> Tensor:
     """R such that `A R` and `B R^-T` are the scaled left and the right singular vectors of `A B'`, from A'A and B'B."""
-    values, vectors = torch.linalg.eigh(B_B)
-    # a floor far below any factor that is on: the rotation must stay invertible
-    root = vectors * values.clamp_min(1e-14 * values.amax()).sqrt()
+    root = _root(B_B)
     _, vectors = torch.linalg.eigh(root.T @ A_A @ root)
     return root @ vectors.flip(1)
+
+
+def _root(B_B: Tensor) -> Tensor:
+    """L with L L' = B'B."""
+    values, vectors = torch.linalg.eigh(B_B)
+    # a floor far below any factor that is on: the rotation must stay invertible
+    return vectors * values.clamp_min(1e-14 * values.amax()).sqrt()

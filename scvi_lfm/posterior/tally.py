@@ -1,13 +1,16 @@
-"""Numbers of entries in each of equal bins."""
+"""Numbers of entries in each of equal bins, and their sums over parts of the data."""
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import Tensor
 
 
@@ -24,3 +27,8 @@ def histogram(values: Tensor, n_bins: int, low: float, high: float) -> Tensor:
     """Numbers of values in each bin between `low` and `high`, (bins,); those beyond are in the bins at the ends."""
     places = torch.sub(values, low).mul_(n_bins / (high - low))
     return tally(places.clamp_(0, n_bins - 1), n_bins)
+
+
+def added(parts: Iterable[Tensor], _: int = 0) -> Tensor:
+    """Sum over blocks of cells of what was counted in each; pools what workers find."""
+    return functools.reduce(torch.add, parts)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import CellMatrix
-    from ..model.noise import OrdinalNoise
+    from ..model.noise import CountNoise
     from ..posterior import StoredFit
     from ..posterior.posterior import Posterior
 
@@ -84,7 +84,7 @@ def options_again(matrix: CellMatrix, stored: StoredFit, seed: int, epochs: floa
         dtype=torch.float32,
         seed=int(resolve_rng(seed).integers(2**31)),  # as the fit makes it of `rng`
         log_size=noise.offset(slice(None)).cpu().numpy() if likelihood.has_rate else None,
-        levels=_extremes(cast("OrdinalNoise", noise).levels) if likelihood.has_levels else None,
+        levels=_extremes(cast("CountNoise", noise)) if likelihood.has_levels else None,
     )
 
 
@@ -93,10 +93,10 @@ def _half(size: int, n_cells: int, n_factors: int) -> int:
     return -(-n_cells // max(1, min(2 * -(-n_cells // size), n_cells // max(n_factors, 2))))
 
 
-def _extremes(levels: Tensor) -> tuple[float, float]:
-    """The lowest and the highest of ordinal values, given the lowest and the thresholds (K,)."""
-    lowest = float(levels[0])
-    return lowest, lowest + len(levels) - 1
+def _extremes(noise: CountNoise) -> tuple[float, float]:
+    """The lowest and the highest of ordinal values."""
+    levels = cast("Tensor", noise.levels)
+    return float(levels[0]), float(levels[0]) + len(levels) - 1
 
 
 def _fit_again(matrix: CellMatrix, stored: StoredFit, options: FitOptions) -> FitResult:

@@ -10,8 +10,8 @@ import torch
 
 from .._validate import check_anndata, check_choice, check_count, check_fraction, check_not_empty, locate, place_of
 from ..data import read_matrix
+from ..posterior.best_entries import best_unseen, upper_bound
 from ..posterior.posterior import Moments
-from ..posterior.unseen import best_unseen
 from ._open import open_fit
 from ._predict import MAX_ROWS
 from ._tool import tool
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..posterior import Posterior
-    from ..posterior.unseen import Chosen
+    from ..posterior.best_entries import Chosen
 
 
 @tool
@@ -134,6 +134,6 @@ def _check_size(n_rows: int, n_top: int) -> None:
 
 def _values(q: Posterior, rows: Tensor, chosen: Chosen, sds: float) -> dict[str, np.ndarray]:
     cells, eta, sd = rows[chosen.rows], chosen.eta, chosen.eta.var.sqrt()
-    known = Moments(eta.mean + sds * sd, torch.zeros_like(sd))
+    known = Moments(upper_bound(eta, sds), torch.zeros_like(sd))
     expected, upper = (q.law(moments, cells, chosen.genes).mean().numpy() for moments in (eta, known))
     return {"expected": expected, "sd": sd.numpy(), "upper": upper}

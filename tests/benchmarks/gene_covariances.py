@@ -74,7 +74,7 @@ def covariances(q: Posterior, cov: torch.Tensor) -> tuple[torch.Tensor, torch.Te
         for cells in torch.arange(len(mean)).split(BLOCK):
             linear, half_variance = features.linear(mean[cells], genes), features.half_variance(left[cells], genes)
             rate = rates(linear, half_variance, offset[cells])
-            weight = likelihood.fisher_weight(rate, q.noise.dispersion[genes].float())
+            weight, _ = likelihood.weight_and_score(rate, rate, q.noise.dispersion[genes].float())
             information[genes] += weight.T @ moments[cells]
     prior = torch.linalg.inv(q.gene_prior.cov)
     parts = [pack(torch.linalg.inv(unpack(part) + prior)) for part in information.split(BLOCK)]

@@ -6,8 +6,7 @@ import torch
 from scipy.stats import bernoulli, nbinom, poisson
 
 from scvi_lfm.model.likelihoods import COUNTS
-from scvi_lfm.model.likelihoods.base import OfCounts
-from scvi_lfm.model.likelihoods.negative_binomial import MAX_VARIANCE
+from scvi_lfm.model.likelihoods.negative_binomial import MAX_VARIANCE, OfCounts
 
 LEVELS = (0.001, 0.025, 0.05, 0.5, 0.95, 0.999)
 

@@ -33,7 +33,7 @@ def posterior(draw_count_posterior):
 
 def fixed_point(q, T, family):
     """S_i of every cell, iterated until nothing changes."""
-    weight_of = COUNTS[q.noise.likelihood].fisher_weight
+    weight_and_score = COUNTS[q.noise.likelihood].weight_and_score
     prior_precision = np.linalg.inv(q.cell_prior.cov.numpy())
     T, found = T.numpy(), []
     v = np.column_stack([np.ones(M), q.gene_mean[:, 1:]])
@@ -45,7 +45,8 @@ def fixed_point(q, T, family):
         while before is None or np.abs(S - before).max() > 1e-12:
             var = np.array([v[j] @ S @ v[j] + u @ T[j] @ u + (S[1:, 1:] * T[j, 1:, 1:]).sum() for j in range(M)])
             log_rate = log_size + q.mu + q.gene_mean[:, 0].numpy() + v @ cell + var / 2
-            weight = weight_of(torch.from_numpy(np.exp(log_rate)), q.noise.dispersion).numpy()
+            rate = torch.from_numpy(np.exp(log_rate))
+            weight = weight_and_score(rate, rate, q.noise.dispersion)[0].numpy()
             precision = prior_precision + np.einsum("j,jkl->kl", weight, vv)
             if family == "mean_field":
                 precision = np.diag(precision.diagonal())

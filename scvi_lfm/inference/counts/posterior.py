@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...linalg.covariances import Packed
-from ...model.noise import CountNoise, OrdinalNoise
+from ...model.noise import CountNoise
 from ...model.priors import initial_scales
 from ...posterior import CountPosterior
 from ...posterior.recomputed import Recomputed
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 
 def count_posterior(likelihood: str, g: CountGlobals, cells: Cells, cell_moment: Tensor) -> CountPosterior:
     """The posterior of a likelihood's name, in the gauge of the fit, with E[x x'] of its cells (p, p)."""
-    parts = likelihood, g.dispersion.double(), cells.log_size.double()
     return CountPosterior(
         mu=float(g.mu),
         cell_mean=cells.mean.double(),
         cell_cov=Packed(cells.cov),
         gene_mean=g.gene_mean.double(),
         gene_cov=Packed(g.gene_cov),
-        noise=CountNoise(*parts) if g.levels is None else OrdinalNoise(*parts, g.levels[1:], float(g.levels[0])),
+        noise=CountNoise(likelihood, g.dispersion.double(), cells.log_size.double(), g.levels),
         cell_prior=population(g.cell_prior.cov, cell_moment, g.n_known),
         gene_prior=g.gene_prior,
         n_known=g.n_known,

@@ -85,7 +85,7 @@ def _to_activity(state: Gauged, which: Tensor) -> Move:
     """Move of the mean loadings of some factors, `which` (r,), by the weight of the counts, to the activity."""
     g, weight = state.globals, state.statistics.weighted[:, 0].double()
     means = weight @ g.gene_mean[:, 1 + g.n_known :].double() / weight.sum()
-    return translate_genes(torch.cat([means.new_zeros(g.n_known), torch.where(which, means, 0.0)]))
+    return translate_genes(torch.where(which, means, 0.0), g.n_known)
 
 
 def _moved(problem: CountProblem, state: S, move: Move) -> S:

@@ -6,6 +6,7 @@
 
 from . import bernoulli, negative_binomial, normal, ordinal, poisson, student_t
 from .base import MAX_LOG_RATE, Law, Likelihood
+from .negative_binomial import OfCounts
 
 LIKELIHOODS: dict[str, Likelihood] = {
     each.name: each
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_LOG_RATE",
     "Law",
     "Likelihood",
+    "OfCounts",
     "bernoulli",
     "negative_binomial",
     "normal",

@@ -31,11 +31,6 @@ def on_arrays(function: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
     return of_tensors
 
 
-def never_zero(seen: Tensor, *_parameters: Tensor) -> Tensor:
-    """Log probability of a zero where values are continuous, or begin above zero."""
-    return torch.full_like(seen, -torch.inf)
-
-
 @dataclass(frozen=True, eq=False)
 class Likelihood:
     """A likelihood p(y | eta): functions of values, of what it sees of eta, and of its parameters; shapes broadcast.
@@ -44,20 +39,17 @@ class Likelihood:
     """
 
     name: str
-    values: str  # what they are, in words
     has_rate: bool
     linear: bool  # whether the expected value is eta itself
-    parameters: tuple[str, ...]
     log_density: Callable[..., Tensor]  # of (y, seen, *parameters): log density or probability
-    weight_and_score: Callable[..., tuple[Tensor, Tensor]]  # of the same: Fisher information and score about eta
-    fisher_weight: Callable[..., Tensor]  # of (seen, *parameters): that information alone
-    mean: Callable[..., Tensor]  # of the same, as is `variance`
+    # of the same: Fisher information about eta, which does not depend on y, and score
+    weight_and_score: Callable[..., tuple[Tensor, Tensor]]
+    mean: Callable[..., Tensor]  # of (seen, *parameters), as is `variance`
     variance: Callable[..., Tensor]
     sample: Callable[..., np.ndarray]  # of arrays (seen, *parameters) and a generator
     lower_tail: Callable[..., Tensor]  # of (y, seen, *parameters): P(Y <= y), accurate far out
     upper_tail: Callable[..., Tensor]  # of the same: P(Y >= y)
     law: Callable[..., Law]  # of (mean, var, *parameters): of values whose eta is Normal with these moments
-    log_zero: Callable[..., Tensor] = never_zero  # of (seen, *parameters): log P(Y = 0)
     maximum: int | None = None  # the largest value; None: there is none
     summed: Likelihood | None = None  # of several values together; None: the same
     # of (y, seen, *parameters): derivative of the log density by the dispersion of each gene, summed over cells, (m,)
@@ -110,8 +102,8 @@ class Law(ABC):
         return []
 
     def log_zero(self) -> Tensor:
-        """Log probability of a zero."""
-        return never_zero(self.mean())
+        """Log density, or log probability, of a zero."""
+        return self.log_density(torch.zeros_like(self.mean()))
 
     def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
         """P(Y < y) + V P(Y = y), with V uniform between 0 and 1: uniform too where the law is right."""
@@ -141,34 +133,7 @@ class InFamily(Law):
     def upper_tail(self, y: Tensor) -> Tensor:
         return self.likelihood.upper_tail(y, self.seen, *self.parameters)
 
-    def log_zero(self) -> Tensor:
-        return self.likelihood.log_zero(self.seen, *self.parameters)
-
     def at(self, index: Any) -> Self:
         # a parameter of another shape is common to all entries
         parts = (part[index] if part.shape == self.seen.shape else part for part in self.parameters)
         return replace(self, seen=self.seen[index], parameters=tuple(parts))
-
-
-class OfCounts(InFamily):
-    """Laws of whole numbers from zero on."""
-
-    def quantile(self, level: float) -> np.ndarray:
-        low, high = torch.full_like(self.seen, -1.0), torch.ones_like(self.seen)
-        while (short := self.lower_tail(high) < level).any():
-            low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
-        while (high - low > 1).any():
-            middle = ((low + high) / 2).floor()
-            enough = self.lower_tail(middle) >= level
-            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return high.cpu().numpy()
-
-    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
-        """Transforms of counts; zeros, of which there are many, in closed form."""
-        draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
-        transform = self.log_zero().exp() * draw
-        at = torch.nonzero(y, as_tuple=True)
-        counts, law = y[at], self.at(at)
-        itself = law.log_density(counts).exp()
-        transform[at] = (1 - law.upper_tail(counts) + draw[at] * itself).to(transform)
-        return transform

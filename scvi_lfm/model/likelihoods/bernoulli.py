@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from .base import MAX_LOG_RATE, OfCounts, on_arrays
-from .negative_binomial import LEAST_DISPERSION, MAX_VARIANCE, NEGATIVE_BINOMIAL, log_zero
+from .base import MAX_LOG_RATE, on_arrays
+from .negative_binomial import LEAST_DISPERSION, MAX_VARIANCE, NEGATIVE_BINOMIAL, OfCounts, log_zero
 from .poisson import POISSON
 
 if TYPE_CHECKING:
@@ -45,21 +45,10 @@ def log_density(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tensor, Tensor]:
     """Fisher information and score with respect to eta."""
-    weight, share = _weight_and_share(rate)
-    # rate / presence is rate + share
-    return weight, (y - 1).mul(rate).addcmul_(y, share)
-
-
-def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return _weight_and_share(rate)[0]
-
-
-def _weight_and_share(rate: Tensor) -> tuple[Tensor, Tensor]:
-    """The Fisher information, and it over the rate, which is the score of a one."""
     bounded = rate.clamp(torch.finfo(rate.dtype).tiny, MOST_INFORMATIVE)
+    # the score of a one: rate / presence is rate + share
     share = bounded / torch.expm1(bounded)
-    return bounded.mul_(share), share
+    return bounded.mul_(share), (y - 1).mul(rate).addcmul_(y, share)
 
 
 def mean(rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -75,26 +64,25 @@ def variance(rate: Tensor, dispersion: Tensor) -> Tensor:
 
 def sample(rate: np.ndarray, dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw values."""
-    return (rng.random(np.broadcast_shapes(np.shape(rate), np.shape(dispersion))) < _presence(rate, dispersion)) * 1
+    presence = -np.expm1(_log_absence(rate, dispersion))
+    return (rng.random(np.broadcast_shapes(np.shape(rate), np.shape(dispersion))) < presence) * 1
 
 
 @on_arrays
 def upper_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y >= y)."""
-    return np.where(y > 0, np.where(y > 1, 0.0, _presence(rate, dispersion)), 1.0)
+    return np.where(y > 0, np.where(y > 1, 0.0, -np.expm1(_log_absence(rate, dispersion))), 1.0)
 
 
 @on_arrays
 def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     """P(Y <= y)."""
-    phi = np.maximum(dispersion, LEAST_DISPERSION)
-    absence = np.exp(-np.log1p(phi * rate) / phi)
-    return np.where(y > 0, 1.0, np.where(y < 0, 0.0, absence))
+    return np.where(y > 0, 1.0, np.where(y < 0, 0.0, np.exp(_log_absence(rate, dispersion))))
 
 
-def _presence(rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
+def _log_absence(rate: np.ndarray, dispersion: np.ndarray) -> np.ndarray:
     phi = np.maximum(dispersion, LEAST_DISPERSION)
-    return -np.expm1(-np.log1p(phi * rate) / phi)
+    return -np.log1p(phi * rate) / phi
 
 
 def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
@@ -114,12 +102,10 @@ def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
 BERNOULLI = replace(
     NEGATIVE_BINOMIAL,
     name="bernoulli",
-    values="zeros and ones",
     maximum=1,
     summed=POISSON,
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     dispersion_score=None,
     mean=mean,
     variance=variance,

@@ -9,10 +9,9 @@ r"""Negative binomial likelihood, `y ~ NB(mean rate, dispersion phi)` with `rate
 
 with g the score and w the Fisher information, both with respect to eta. At `phi = 0` all of it is the Poisson's.
 
-Where eta is Normal with mean m and variance v, the rate is log-normal with mean :math:`M = e^{m + v/2}`, and the count
-has mean M and variance :math:`M + \phi' M^2` with
+Where eta is Normal, the rate is log-normal, and the count has mean M and variance :math:`M + \phi' M^2` with
 
-.. math:: 1 + \phi' = e^v (1 + \phi)
+.. math:: M = e^{\bar\eta + \mathrm{var}(\eta) / 2}, \qquad 1 + \phi' = e^{\mathrm{var}(\eta)} (1 + \phi)
 
 It is taken for the negative binomial with these moments.
 """
@@ -25,7 +24,7 @@ import numpy as np
 import scipy.special
 import torch
 
-from .base import Likelihood, OfCounts, on_arrays
+from .base import InFamily, Likelihood, on_arrays
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +34,7 @@ LEAST_DISPERSION = 1e-8
 # sums over the molecules of a count are looked up in a table of the gene where they are fewer
 LOOKED_UP = 128
 MOST_SCORE = 3.0
-# e^v beyond this says no more than that nothing is known
+# a variance of eta beyond this says no more than that nothing is known
 MAX_VARIANCE = 20.0
 
 
@@ -58,11 +57,6 @@ def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tenso
     damping = torch.addcmul(rate.new_ones(()), rate, dispersion).reciprocal_()
     score = (y - rate).mul_(damping)
     return damping.mul_(rate), score
-
-
-def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return rate / (1 + dispersion * rate)
 
 
 def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
@@ -140,6 +134,33 @@ def lower_tail(y: np.ndarray, rate: np.ndarray, dispersion: np.ndarray) -> np.nd
     return np.where(y < 0, 0.0, tail)
 
 
+class OfCounts(InFamily):
+    """Laws of whole numbers from zero on."""
+
+    def log_zero(self) -> Tensor:
+        return log_zero(self.seen, *self.parameters)
+
+    def quantile(self, level: float) -> np.ndarray:
+        low, high = torch.full_like(self.seen, -1.0), torch.ones_like(self.seen)
+        while (short := self.lower_tail(high) < level).any():
+            low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
+        while (high - low > 1).any():
+            middle = ((low + high) / 2).floor()
+            enough = self.lower_tail(middle) >= level
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high.cpu().numpy()
+
+    def transform(self, y: Tensor, generator: torch.Generator) -> Tensor:
+        """Transforms of counts; zeros, of which there are many, in closed form."""
+        draw = torch.rand(y.shape, generator=generator, dtype=torch.float32, device=generator.device).to(y)
+        transform = self.log_zero().exp() * draw
+        at = torch.nonzero(y, as_tuple=True)
+        counts, law = y[at], self.at(at)
+        itself = law.log_density(counts).exp()
+        transform[at] = (1 - law.upper_tail(counts) + draw[at] * itself).to(transform)
+        return transform
+
+
 def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
     """Laws of counts whose eta is Normal with these moments."""
     var = var.clamp(max=MAX_VARIANCE)
@@ -148,14 +169,10 @@ def law(mean: Tensor, var: Tensor, dispersion: Tensor) -> OfCounts:
 
 NEGATIVE_BINOMIAL = Likelihood(
     name="negative_binomial",
-    values="non-negative whole numbers",
     has_rate=True,
     linear=False,
-    parameters=("dispersion",),
     log_density=log_density,
-    log_zero=log_zero,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     dispersion_score=dispersion_score,
     mean=mean,
     variance=variance,

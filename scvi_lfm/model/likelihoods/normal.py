@@ -38,11 +38,6 @@ def weight_and_score(y: Tensor, eta: Tensor, var: Tensor) -> tuple[Tensor, Tenso
     return weight, (y - eta).mul_(weight)
 
 
-def fisher_weight(eta: Tensor, var: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return var.reciprocal()
-
-
 def mean(eta: Tensor, var: Tensor) -> Tensor:
     """Expected value."""
     return eta
@@ -88,13 +83,10 @@ def law(mean: Tensor, var: Tensor, noise: Tensor) -> NormalLaw:
 
 NORMAL = Likelihood(
     name="normal",
-    values="numbers",
     has_rate=False,
     linear=True,
-    parameters=("var",),
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,

@@ -62,19 +62,14 @@ def weight_and_score(
     return weight.div_(scale * scale), score.div_(scale)
 
 
-def fisher_weight(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return weight_and_score(torch.full_like(eta, -torch.inf), eta, scale, lowest, *thresholds)[0]
-
-
 def mean(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Expected level."""
-    return lowest + torch.stack(_shares_above(eta, scale, thresholds)).sum(0)
+    return lowest + _shares_above(eta, scale, thresholds).sum(0)
 
 
 def variance(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
     """Variance of the level."""
-    above = torch.stack(_shares_above(eta, scale, thresholds))
+    above = _shares_above(eta, scale, thresholds)
     odd = 2 * torch.arange(len(above), dtype=above.dtype, device=above.device) + 1
     return (torch.tensordot(odd, above, dims=1) - above.sum(0).square()).clamp_min(0)
 
@@ -157,20 +152,15 @@ def law(mean: Tensor, var: Tensor, scale: Tensor, lowest: Tensor, *thresholds: T
     return OfLevels(ORDINAL, mean, ((scale.square() + var).sqrt(), lowest, *thresholds))
 
 
-def log_zero(eta: Tensor, scale: Tensor, lowest: Tensor, *thresholds: Tensor) -> Tensor:
-    """Log probability of a zero."""
-    return log_density(torch.zeros_like(eta), eta, scale, lowest, *thresholds).to(eta.dtype)
-
-
 def marginal_thresholds(counts: np.ndarray) -> np.ndarray:
     """Thresholds at which an eta of zero gives levels as often as they were counted, (K-1,) from (K,)."""
     share = np.cumsum(counts + 0.5)[:-1] / np.sum(counts + 0.5)
     return scipy.special.ndtri(share)
 
 
-def _shares_above(eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]) -> list[Tensor]:
-    """Probabilities of levels above each threshold."""
-    return [_cdf((eta - threshold) / scale) for threshold in thresholds]
+def _shares_above(eta: Tensor, scale: Tensor, thresholds: tuple[Tensor, ...]) -> Tensor:
+    """Probabilities of levels above each threshold, which come first."""
+    return torch.stack([_cdf((eta - threshold) / scale) for threshold in thresholds])
 
 
 def _around(
@@ -196,7 +186,7 @@ def _densities_and_shares(
         lower_here, upper_here = _cdf(x), _cdf(-x)
         # from the side on which the tail is
         share.append(torch.where(positive, upper - upper_here, lower_here - lower).clamp_min_(TINY))
-        density.append(_log_normal(x).exp_())
+        density.append(x.square().mul_(-0.5).sub_(LOG_SQRT_2PI).exp_())
         lower, upper, positive = lower_here, upper_here, x > 0
     return [*density, torch.zeros_like(eta)], [*share, upper.clamp_min(TINY)]
 
@@ -214,24 +204,16 @@ def _cdf(x: Tensor) -> Tensor:
     return standard_tail(-x)
 
 
-def _log_normal(x: Tensor) -> Tensor:
-    return x.square().mul_(-0.5).sub_(LOG_SQRT_2PI)
-
-
 ORDINAL = Likelihood(
     name="ordinal",
-    values="whole numbers from a lowest to a highest level",
     has_rate=False,
     linear=False,
-    parameters=("scale", "lowest", "thresholds"),  # one for each threshold
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,
     lower_tail=lower_tail,
     upper_tail=upper_tail,
-    log_zero=log_zero,
     law=law,
 )

@@ -25,15 +25,9 @@ def weight_and_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> tuple[Tenso
     return rate, y - rate
 
 
-def fisher_weight(rate: Tensor, dispersion: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return rate
-
-
 POISSON = replace(
     NEGATIVE_BINOMIAL,
     name="poisson",
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     dispersion_score=None,
 )

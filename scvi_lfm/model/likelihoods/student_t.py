@@ -7,15 +7,15 @@ r"""Student-t likelihood, `y = eta + sigma t` with `t` of `nu` degrees of freedo
     g &= \frac{(\nu + 1) (y - \eta)}{\nu \sigma^2 + (y - \eta)^2}, \qquad
     w = E[g^2] = \frac{\nu + 1}{(\nu + 3) \, \sigma^2}
 
-Where eta is Normal with mean m and variance v, values are sums of a Normal and a Student t:
+Where eta is Normal, values are sums of a Normal and a Student t:
 
 .. math::
 
-    y = m + \sqrt v \, z + \sigma t, \qquad \mathrm{var}(y) = v + \frac{\sigma^2 \nu}{\nu - 2}, \qquad
-    P(y \le x) = \int T_\nu\left( \frac{x - m - \sqrt v \, z}{\sigma} \right) \varphi(z) \, dz
+    \mathrm{var}(y) = \mathrm{var}(\eta) + \frac{\nu}{\nu - 2} \sigma^2, \qquad
+    p(y) = \int p(y \mid \eta) \, \mathrm{Normal}\big( \eta; \, \bar\eta, \mathrm{var}(\eta) \big) \, d\eta
 
-and their density is the same integral over that of the t. Quantiles are :math:`m + \sigma g(\sqrt v / \sigma)`, with
-one function g for each probability.
+and their distribution function is the same integral over that of the t. Quantiles lie as many sigma from the mean of
+eta as those of `t + ratio x`, with x a standard Normal and the ratio :math:`\mathrm{var}(\eta)^{1/2} / \sigma`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# z at which the integrals over eta are taken
+# standard Normal values at which the integrals over eta are taken
 NODES = np.linspace(-9, 9, 801)
 # beyond this ratio of the two scales the sum is a Normal
 LARGEST_RATIO = 25.0
@@ -59,12 +59,7 @@ def weight_and_score(y: Tensor, eta: Tensor, sigma: Tensor, df: Tensor) -> tuple
     """Fisher information and score with respect to eta."""
     residual = y - eta
     score = (df + 1) * residual / (df * sigma.square() + residual.square())
-    return fisher_weight(eta, sigma, df), score
-
-
-def fisher_weight(eta: Tensor, sigma: Tensor, df: Tensor) -> Tensor:
-    """Fisher information with respect to eta."""
-    return (df + 1) / ((df + 3) * sigma.square())
+    return (df + 1) / ((df + 3) * sigma.square()), score
 
 
 def mean(eta: Tensor, sigma: Tensor, df: Tensor) -> Tensor:
@@ -151,7 +146,7 @@ def law(mean: Tensor, var: Tensor, sigma: Tensor, df: Tensor) -> StudentTLaw:
 
 
 def _quantile_of_ratios(level: float, ratio: np.ndarray, df: float) -> np.ndarray:
-    """Quantiles of t + ratio z, between those of the ratios of a grid: only those on either side of one are solved."""
+    """Quantiles of t + ratio x, between those of the ratios of a grid: only those on either side of one are solved."""
     found = np.hypot(ratio, np.sqrt(df / (df - 2))) * ndtri(level)
     within = ratio <= LARGEST_RATIO
     if within.any():
@@ -162,7 +157,7 @@ def _quantile_of_ratios(level: float, ratio: np.ndarray, df: float) -> np.ndarra
 
 
 def _solve(level: float, ratio: np.ndarray, df: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of t + ratio z, and their derivatives with respect to the ratio.
+    """Quantiles of t + ratio x, and their derivatives with respect to the ratio.
 
     By Newton's method between bounds outside which both would have to lie far out, or by halves where it leaves these.
     """
@@ -192,13 +187,10 @@ def _density(t: np.ndarray, df: float) -> np.ndarray:
 
 STUDENT_T = Likelihood(
     name="student_t",
-    values="numbers",
     has_rate=False,
     linear=True,
-    parameters=("sigma", "df"),
     log_density=log_density,
     weight_and_score=weight_and_score,
-    fisher_weight=fisher_weight,
     mean=mean,
     variance=variance,
     sample=sample,

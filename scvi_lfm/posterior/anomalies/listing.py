@@ -6,7 +6,6 @@ where that would travel, all distances are counted first, in a reading of their 
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from ..tally import tally
+from ..tally import added, tally
 from .share import evidence, from_others, least_log_ratio
 from .thresholds import Distances
 
@@ -80,10 +79,6 @@ class Question:
     max_entries: int
     share: float  # of entries that come from other cells
 
-    def least_log_ratio(self, device: torch.device) -> float:
-        """The log ratio from which on an entry passes by its lfdr."""
-        return least_log_ratio(self.share, self.fdr, device)
-
 
 @dataclass(frozen=True)
 class Listing:
@@ -133,9 +128,10 @@ def list_entries(
     uncounted = torch.zeros(scan.distance_bins, dtype=torch.int64, device=scan.device)
     distances = Distances(uncounted, scan.distance_max, scan.tail, total, total)
     if blocks.on_cluster and question.by != "lfdr":
-        counts = _added(blocks.each(partial(_counts_of, scan), cleaned.posterior, cleaned.taken, pool=_added))
+        counts = added(blocks.each(partial(_counts_of, scan), cleaned.posterior, cleaned.taken, pool=added))
         distances = replace(distances, counts=counts, n_left=0)
-    min_ratio, min_distance = question.least_log_ratio(scan.device), distances.least(question.fdr, certain=False)
+    min_ratio = least_log_ratio(question.share, question.fdr, scan.device)
+    min_distance = distances.least(question.fdr, certain=False)
     score = partial(_score, scan, question, min_ratio, min_distance, zero)
     pool = partial(_joined, question, distances, min_ratio)
     found = pool(blocks.each(score, cleaned.posterior, cleaned.taken, pool=pool))
@@ -183,22 +179,13 @@ def _by_distance(scan: Scan, scores: Scores) -> Tensor:
     return tally(places, n_bins + 1)[1:]
 
 
-def _added(counts: Iterable[Tensor], _: int = 0) -> Tensor:
-    return functools.reduce(torch.add, counts)
-
-
 def _score(
     scan: Scan, question: Question, min_ratio: float, min_distance: float, zero: float, block: DenseBlock
 ) -> _Part:
     y, observed = block.values(), block.observed()
     scores = scan.score(y, block.posterior, block.taken).at(observed)
-    nats = evidence(scores.log_ratio, question.share)
-    by_ratio, detected = scores.log_ratio >= min_ratio, y != zero
-    passing = by_ratio
-    if question.by != "lfdr":
-        by_tail = scores.distance >= min_distance
-        passing = by_tail if question.by == "q" else by_tail | by_ratio
-    at = torch.nonzero(passing, as_tuple=True)
+    nats, detected = evidence(scores.log_ratio, question.share), y != zero
+    at = torch.nonzero(_passing(scores, question.by, min_ratio, min_distance), as_tuple=True)
     held = Entries(
         at[0] + block.start,
         at[1],
@@ -211,7 +198,7 @@ def _score(
     return _Part(
         _by_distance(scan, scores),
         y.numel() if observed is None else int(observed.sum()),
-        int(by_ratio.sum()),
+        int((scores.log_ratio >= min_ratio).sum()),
         held,
         nats.sum(1),
         nats.sum(0),
@@ -219,8 +206,8 @@ def _score(
     )
 
 
-def _passing(held: Entries, by: str, min_ratio: float, min_distance: float) -> Tensor:
-    by_ratio, by_tail = held.log_ratio >= min_ratio, held.distance >= min_distance
+def _passing(entries: Scores | Entries, by: str, min_ratio: float, min_distance: float) -> Tensor:
+    by_ratio, by_tail = entries.log_ratio >= min_ratio, entries.distance >= min_distance
     return {"lfdr": by_ratio, "q": by_tail, "either": by_ratio | by_tail}[by]
 
 

@@ -16,7 +16,7 @@ from ..leave_many_out import eta_without, without
 from ..shares_left_out import SharesLeftOut
 from .gross_errors import fit_gross_errors, most_likely_burst
 from .other_cells import OwnAndOther
-from .share import fit_share, ratio_centers, ratio_histogram
+from .share import fit_share, ratio_histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ class _Candidates:
 
 def without_odd_counts(q: Posterior, blocks: DenseBlocks) -> WithoutOdd:
     """The posterior without the odd ones among the counts of all cells, which are read once."""
-    if q.likelihood.maximum is not None:
+    if not q.likelihood.has_rate or q.likelihood.maximum is not None:
         return WithoutOdd(q)
     found, share, n_molecules = _candidates(q, blocks)
     cleaned, taken = q, SharesLeftOut.none(found.cell, found.gene)
@@ -78,7 +78,7 @@ def _candidates(q: Posterior, blocks: DenseBlocks) -> tuple[_Candidates, float, 
     laws = OwnAndOther(q, blocks)
 
     def of_block(block: DenseBlock) -> _Found:
-        y, observed = block.values(), block.observed()
+        y = block.values()
         own, others = laws(y, block.posterior, None)
         log_ratio = others.log_zero().sub_(own.log_zero())
         at = torch.nonzero(y, as_tuple=True)
@@ -88,11 +88,10 @@ def _candidates(q: Posterior, blocks: DenseBlocks) -> tuple[_Candidates, float, 
         best = torch.maximum(by_others, most_likely_burst(count, here.mean()).to(by_others))
         some = (count > here.mean()) & (best > by_own + LEAST_EVIDENCE)
         found = _Candidates(at[0][some] + block.start, at[1][some], count[some], by_others[some])
-        ratios = ratio_histogram(log_ratio if observed is None else log_ratio[observed])
-        return found, ratios, float(y.sum(dtype=torch.float64))
+        return found, ratio_histogram(log_ratio, block.observed()), float(y.sum(dtype=torch.float64))
 
     found, ratios, n_molecules = _joined(blocks.each(of_block, q, pool=_joined))
-    return found, fit_share(ratio_centers(q.gene_mean.device), ratios), max(n_molecules, 1.0)
+    return found, fit_share(ratios), max(n_molecules, 1.0)
 
 
 def _joined(parts: Iterable[_Found], _: int = 0) -> _Found:

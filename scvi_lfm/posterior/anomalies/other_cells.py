@@ -3,7 +3,7 @@ r"""The question "does this value look as if it came from other cells?" for one 
 .. math:: \eta_{ij} \mid \text{other cells} \sim \mathrm{Normal}(M_j, V_j)
 
 with M_j and V_j the mean and variance of the gene's expected eta over the fitted population of cells; under the Normal
-likelihood, y is then Normal with variance :math:`V_j + s_j^2`. For counts
+likelihood, y is then Normal with variance :math:`V_j + \tilde\sigma_j^2`. For counts
 
 .. math::
 
@@ -11,26 +11,24 @@ likelihood, y is then Normal with variance :math:`V_j + s_j^2`. For counts
     1 + \phi'_j = (1 + V_j / M_j^2)(1 + \phi_j)
 
 with M_j and V_j the mean and variance of the gene's fitted rates, at size factor one, over the other cells at hand.
-Presence is that of the rate :math:`-s_i \log(1 - P_j)`, with P_j its average over them. The cell itself is left out,
+Presence is that of the rate :math:`-s_i \log(1 - M_j)`, with M_j its average over them. The cell itself is left out,
 because an odd count pulls its own fitted rate up. A gene that is rare everywhere is as improbable under either as under
 the cell's own prediction: rarity alone cannot score.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import torch
 
-from ...model.likelihoods.base import OfCounts
+from ...model.likelihoods import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
 from ..rates import GeneFeatures, cell_features, rates
+from ..tally import added
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
     from ...model.likelihoods import Law
@@ -102,29 +100,20 @@ class OtherRates:
         return average, relative.mul_(1 + self._dispersion).add_(self._dispersion)
 
 
-def _rate_sums(q: Posterior, blocks: DenseBlocks) -> tuple[Tensor, Tensor]:
-    """Sums over cells of the expected value at size factor one, and of its square, (m,) each."""
+def _rate_sums(q: Posterior, blocks: DenseBlocks) -> Tensor:
+    """Sums over cells of the expected value at size factor one, and of its square, (2, m)."""
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     mu, likelihood = q.mu, q.likelihood
 
-    def of_block(some: Posterior) -> tuple[Tensor, Tensor]:
+    def of_block(some: Posterior) -> Tensor:
         mean = some.cell_mean.float()
         left = cell_features(mean, some.cell_cov.packed())
         offset = mean.new_full((len(mean),), mu)
-        total, square = mean.new_empty(2, len(features.mean))
+        sums = mean.new_empty(2, len(features.mean))
         for genes in features.blocks(len(mean)):
             rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
             value = likelihood.mean(rate, torch.zeros_like(rate[0]))
-            total[genes], square[genes] = value.sum(0), value.square().sum(0)
-        return total, square
+            sums[0, genes], sums[1, genes] = value.sum(0), value.square().sum(0)
+        return sums.double()
 
-    total, square = _added(blocks.each_posterior(of_block, q, CELLS_PER_BLOCK, pool=_added))
-    return total.float(), square.float()
-
-
-def _added(parts: Iterable[tuple[Tensor, Tensor]], _: int = 0) -> tuple[Tensor, Tensor]:
-    """Sums in float64."""
-    return functools.reduce(
-        lambda one, other: (one[0] + other[0], one[1] + other[1]),
-        ((of_total.double(), of_square.double()) for of_total, of_square in parts),
-    )
+    return added(blocks.each_posterior(of_block, q, CELLS_PER_BLOCK, pool=added)).float()

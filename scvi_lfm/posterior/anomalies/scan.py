@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...model.likelihoods import normal
-from .odd_counts import WithoutOdd, without_odd_counts
+from ..tally import added
+from .odd_counts import without_odd_counts
 from .other_cells import OwnAndOther
-from .share import fit_share, ratio_centers, ratio_histogram
+from .share import fit_share, ratio_histogram
 from .thresholds import NOT_ASKED, Scores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import ClassVar
 
     from torch import Tensor
@@ -26,30 +25,26 @@ if TYPE_CHECKING:
     from ..posterior import Posterior
     from ..shares_left_out import SharesLeftOut
     from .gross_errors import GrossErrors
+    from .odd_counts import WithoutOdd
 
 
 class Scan(ABC):
-    """Scores of entries under their leave-one-out predictives."""
+    """Scores of entries under their leave-one-out predictives; the distance is minus the log of a tail probability."""
 
-    distance_max: ClassVar[float]
+    distance_max: ClassVar[float] = 160.0
     distance_bins: ClassVar[int] = 8000
-    listed_by: ClassVar[str]  # which of both questions is read first
+    listed_by: ClassVar[str] = "lfdr"  # which of both questions is read first
 
     def __init__(self, laws: OwnAndOther, direction: str) -> None:
-        self._laws, self._direction = laws, direction
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the computations."""
-        return self._laws.device
+        self.device, self._laws, self._direction = laws.device, laws, direction
 
     @property
     def _sides(self) -> int:
         return 2 if self._direction == "both" else 1
 
-    @abstractmethod
     def tail(self, distance: Tensor) -> Tensor:
         """Tail probability at a distance."""
+        return (-distance).exp()
 
     def p_of(self, y: Tensor, distance: Tensor, own: Law) -> Tensor:
         """Tail probabilities of some entries (k,), at their distances and under their own cells' laws."""
@@ -74,7 +69,7 @@ class Scan(ABC):
 class NumberScan(Scan):
     """Scan of values under Normal laws; the distance is in standard deviations."""
 
-    distance_max, listed_by = 40.0, "lfdr"
+    distance_max = 40.0
 
     def tail(self, distance: Tensor) -> Tensor:
         return normal.standard_tail(distance) * self._sides
@@ -90,12 +85,7 @@ class NumberScan(Scan):
 
 
 class LevelScan(Scan):
-    """Scan of levels; the distance is minus the log tail probability, with half that of the level itself left out."""
-
-    distance_max, listed_by = 160.0, "lfdr"
-
-    def tail(self, distance: Tensor) -> Tensor:
-        return (-distance).exp()
+    """Scan of levels; the tail leaves out half the probability of the level itself."""
 
     def _compare(self, y: Tensor, own: Law, others: Law) -> tuple[Tensor, Tensor]:
         log_density = own.log_density(y)
@@ -105,16 +95,13 @@ class LevelScan(Scan):
 
 
 class CountScan(Scan):
-    """Scan of counts, zeros in closed form and the rest one by one; the distance is minus the log tail probability."""
+    """Scan of counts, zeros in closed form and the rest one by one."""
 
-    distance_max, listed_by = 160.0, "either"
+    listed_by = "either"
 
     def __init__(self, laws: OwnAndOther, direction: str, gross: GrossErrors | None, fdr: float) -> None:
         super().__init__(laws, direction)
         self._gross, self._fdr = gross, fdr
-
-    def tail(self, distance: Tensor) -> Tensor:
-        return (-distance).exp()
 
     def p_of(self, y: Tensor, distance: Tensor, own: Law) -> Tensor:
         """Tail probabilities of some counts (k,), half the probability of the count itself left out."""
@@ -153,29 +140,21 @@ def anomaly_scan(q: Posterior, blocks: DenseBlocks, direction: str, fdr: float) 
 
     All cells are read once. What is odd among counts is learned with it; it has been taken out of that posterior.
     """
+    cleaned = without_odd_counts(q, blocks)
+    laws = OwnAndOther(cleaned.posterior, blocks)
     scan: Scan
     if q.likelihood.has_rate:
-        cleaned = without_odd_counts(q, blocks)
-        scan = CountScan(OwnAndOther(cleaned.posterior, blocks), direction, cleaned.gross, fdr)
-        if cleaned.share is not None:
-            return scan, cleaned, cleaned.share
+        scan = CountScan(laws, direction, cleaned.gross, fdr)
     else:
-        cleaned = WithoutOdd(q)
-        scan = (NumberScan if q.likelihood.linear else LevelScan)(OwnAndOther(q, blocks), direction)
-    return scan, cleaned, _share(scan, q, blocks)
+        scan = (NumberScan if q.likelihood.linear else LevelScan)(laws, direction)
+    return scan, cleaned, _share(scan, q, blocks) if cleaned.share is None else cleaned.share
 
 
 def _share(scan: Scan, q: Posterior, blocks: DenseBlocks) -> float:
     def ratios(block: DenseBlock) -> Tensor:
-        ratio, observed = scan.score(block.values(), block.posterior).log_ratio, block.observed()
-        return ratio_histogram(ratio if observed is None else ratio[observed])
+        return ratio_histogram(scan.score(block.values(), block.posterior).log_ratio, block.observed())
 
-    counts = _added(blocks.each(ratios, q, pool=_added))
-    return fit_share(ratio_centers(counts.device), counts)
-
-
-def _added(counts: Iterable[Tensor], _: int = 0) -> Tensor:
-    return functools.reduce(torch.add, counts)
+    return fit_share(added(blocks.each(ratios, q, pool=added)))
 
 
 def _tail_beyond(law: Law, y: Tensor, above: Tensor) -> Tensor:

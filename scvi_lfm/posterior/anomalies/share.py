@@ -19,12 +19,12 @@ MAX_SHARE = 0.01
 RATIO_BINS, RATIO_MAX = 4000, 50.0
 
 
-def ratio_histogram(log_ratio: Tensor) -> Tensor:
-    """Number of log ratios in each bin, (bins,)."""
-    return histogram(log_ratio, RATIO_BINS, -RATIO_MAX, RATIO_MAX)
+def ratio_histogram(log_ratio: Tensor, observed: Tensor | None) -> Tensor:
+    """Number of log ratios in each bin, (bins,), of the entries that are data; None: all are."""
+    return histogram(log_ratio if observed is None else log_ratio[observed], RATIO_BINS, -RATIO_MAX, RATIO_MAX)
 
 
-def ratio_centers(device: torch.device) -> Tensor:
+def _centers(device: torch.device) -> Tensor:
     """Log ratios in the middle of each bin, (bins,) in float64."""
     steps = torch.arange(RATIO_BINS, dtype=torch.float64, device=device)
     return (2 * RATIO_MAX / RATIO_BINS) * (steps + 0.5) - RATIO_MAX
@@ -32,18 +32,18 @@ def ratio_centers(device: torch.device) -> Tensor:
 
 def least_log_ratio(share: float, fdr: float, device: torch.device) -> float:
     """The log ratio from which on the local false discovery rate is `fdr` or less, by bins; infinity: none is."""
-    centers = ratio_centers(device)
+    centers = _centers(device)
     likely = centers[from_others(centers, share) >= 1 - fdr]
     return float(likely[0]) - RATIO_MAX / RATIO_BINS if len(likely) else float("inf")
 
 
-def fit_share(log_ratio: Tensor, count: Tensor) -> float:
-    """Prior share of entries that come from other cells, by EM on a histogram of log ratios.
+def fit_share(count: Tensor) -> float:
+    """Prior share of entries that come from other cells, by EM on a histogram of log ratios (bins,).
 
     The share serves the local false discovery rate alone. It is no estimate of the share of anomalies, because every
     misfit of the predictive adds to it, and is therefore held at 1 % or less.
     """
-    count = count.double()
+    count, log_ratio = count.double(), _centers(count.device)
     share, total = START_SHARE, count.sum()
     for _ in range(SHARE_STEPS):
         share = min(float((count * from_others(log_ratio, share)).sum() / total), MAX_SHARE)

@@ -59,16 +59,12 @@ class Distances:
     def _beyond(self) -> Tensor:
         return self.counts.flip(0).cumsum(0).flip(0)
 
-    def q_values(self) -> Tensor:
-        """q of an entry in each bin, (bins,), once all entries were counted."""
-        beyond = self._beyond()
-        raw = torch.where(beyond > 0, self.total * self.tail(self._edges()) / beyond.clamp_min(1), 1.0)
-        return raw.cummin(0).values.clamp(max=1)
-
     def q_of(self, distance: Tensor) -> Tensor:
         """q of entries at some distances, once all were counted."""
-        n_bins = len(self.counts)
-        return self.q_values()[(distance.double() * (n_bins / self.largest)).long().clamp(0, n_bins - 1)]
+        beyond, n_bins = self._beyond(), len(self.counts)
+        raw = torch.where(beyond > 0, self.total * self.tail(self._edges()) / beyond.clamp_min(1), 1.0)
+        place = (distance.double() * (n_bins / self.largest)).long().clamp(0, n_bins - 1)
+        return raw.cummin(0).values.clamp(max=1)[place]
 
     def least(self, fdr: float, *, certain: bool = True) -> float:
         """The distance from which on entries pass whatever those are that were not counted yet; infinity: none does.

@@ -78,7 +78,7 @@ class FieldReader:
 
     def number(self, name: str) -> float:
         """A number in uns."""
-        return float(entry(self.adata.uns[self.key], name, self.key))
+        return float(self.array(name))
 
     def has(self, name: str) -> bool:
         """Whether a field is there."""

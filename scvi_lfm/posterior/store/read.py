@@ -99,7 +99,7 @@ def read_fit(adata: AnnData, key: str, *, device: torch.device | None = None, ce
         check_present(stored, free)
         cell_mean = np.column_stack([free[:, :1], known_of_cells(adata, uns), free[:, 1:]])
     common: dict[str, Any] = {
-        "mu": float(entry(uns, MU, key)) - level,
+        "mu": stored.number(MU) - level,
         "cell_mean": stored.on_device(cell_mean),
         "gene_mean": stored.on_device(gene_mean),
         "cell_prior": Gaussian(stored.tensor(PRIOR_CELL_MEAN), stored.tensor(PRIOR_CELL_COV)),

@@ -9,7 +9,7 @@ import torch
 
 from ..._keys import CELL_BASIS, CELL_COV, CELL_EIG, DF, GENE_BASIS, GENE_EIG, HELD_OUT, LEVELS, SIGMA
 from ...linalg.covariances import Common, Eigenbasis, OneBasis, Packed, PackedUnderNoise
-from ...model.noise import CountNoise, NormalNoise, OrdinalNoise
+from ...model.noise import CountNoise, NormalNoise
 from ..posterior import CountPosterior, NormalPosterior
 from ..recomputed import Recomputed
 from .layout import packed_with_known
@@ -73,10 +73,7 @@ def read_counts(
         size = stored.array("size_factor")
         _check_positive((size > 0) & np.isfinite(size), size, stored.place("size_factor"), "cell", adata.obs_names)
         log_size = stored.on_device(np.log(size))
-    noise = CountNoise(likelihood, dispersion, log_size)
-    if kind.levels:
-        levels = np.asarray(entry(adata.uns[stored.key], LEVELS, stored.key), dtype=np.float64)
-        noise = OrdinalNoise(likelihood, dispersion, log_size, stored.on_device(levels[1:]), float(levels[0]))
+    noise = CountNoise(likelihood, dispersion, log_size, stored.tensor(LEVELS) if kind.levels else None)
     if not cells:
         cell_cov: Packed | Recomputed = Packed(gene_cov.values[:0])
     elif stored.has("cell_cov_packed") or kind.levels or params.get("observed") == "stored" or HELD_OUT in params:

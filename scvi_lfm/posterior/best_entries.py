@@ -62,14 +62,15 @@ def best_unseen(q: Posterior, cells: np.ndarray, seen: CellSource, n_top: int, *
         numbers = list(torch.from_numpy(order).split([len(some) for some in tasks]))
     chosen = [(of_block[row], gene) for of_block, (row, gene) in zip(numbers, found, strict=True)]
     rows, genes = zip(*chosen, strict=True)
-    return _in_order(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
+    return _best_first(q, torch.from_numpy(cells), torch.cat(rows), torch.cat(genes), sds)
 
 
 def _best_in_block(
     predictor: BlockPredictor, n_top: int, sds: float | None, seen: sp.csr_array, some: Posterior
 ) -> tuple[Tensor, Tensor]:
     """Rows of a block of cells, and genes: the best that it does not store."""
-    stored, score = sp.csr_array(seen).tocoo(), _block_score(predictor, some, sds)
+    stored = sp.csr_array(seen).tocoo()
+    score = predictor.expected(some) if sds is None else upper_bound(predictor.moments(some), sds)
     score[torch.from_numpy(stored.row).long(), torch.from_numpy(stored.col).long()] = -torch.inf
     best, at = score.topk(min(n_top, score.shape[1]), dim=1)
     row, rank = torch.nonzero(best > -torch.inf, as_tuple=True)
@@ -88,19 +89,15 @@ def _best_of_task(
     return torch.cat(rows), torch.cat(genes)
 
 
-def _block_score(predictor: BlockPredictor, some: Posterior, sds: float | None) -> Tensor:
-    """Scores by which the entries of a block of cells are ordered, (cells, m)."""
-    return predictor.expected(some) if sds is None else _upper(predictor.moments(some), sds)
-
-
-def _upper(eta: Moments, sds: float) -> Tensor:
+def upper_bound(eta: Moments, sds: float) -> Tensor:
+    """Expected eta plus so many of its standard deviations."""
     return eta.mean + sds * eta.var.sqrt()
 
 
-def _in_order(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, sds: float | None) -> Chosen:
+def _best_first(q: Posterior, cells: Tensor, rows: Tensor, genes: Tensor, sds: float | None) -> Chosen:
     """Chosen entries in order, computed anew in double precision: blocks are in single."""
     eta = eta_of_pairs(q, cells[rows], genes)
-    score = q.law(eta, cells[rows], genes).mean() if sds is None else _upper(eta, sds)
-    best_first = score.argsort(descending=True, stable=True)
-    order = best_first[rows[best_first].argsort(stable=True)]
+    score = q.law(eta, cells[rows], genes).mean() if sds is None else upper_bound(eta, sds)
+    order = score.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
     return Chosen(rows[order], genes[order], replace(eta, mean=eta.mean[order], var=eta.var[order]))
