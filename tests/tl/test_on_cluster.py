@@ -124,6 +124,8 @@ def small(monkeypatch):
     monkeypatch.setattr("scvi_lfm.data.cluster.LEAST_CELLS", PER_CHUNK)
     monkeypatch.setattr("scvi_lfm.data.blocks.CELLS_PER_BLOCK", PER_CHUNK // 2)
     monkeypatch.setattr("scvi_lfm.inference.observed.engine.CELLS_PER_BLOCK", PER_CHUNK // 2)
+    # of counts, one cell in four tells about dispersions
+    monkeypatch.setattr("scvi_lfm.inference.counts.engine.DISPERSION_CELLS", N // 4)
 
 
 @pytest.fixture

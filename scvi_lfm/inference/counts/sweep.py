@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ...posterior.rates import GeneFeatures
@@ -12,11 +13,11 @@ from ..course import WHOLE, Pass, Place
 from ..passes import added, average_with
 from ..progress import Progress
 from .cell_step import cell_step
-from .gene_step import cell_statistics
+from .gene_step import EVERYONE, Asked, cell_statistics
 from .state import Cells
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from torch import Tensor
 
@@ -38,8 +39,9 @@ def sweep(
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once. Where a
-    pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
+    What the dispersion needs is taken from one in `every` cells of each minibatch. On a cluster all cells are visited
+    at once. Where a pass ends before the last minibatch, averages are sums over the cells that it saw, over the number
+    of all.
     """
     features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
     if batches.cluster is not None and pass_.most is None:
@@ -48,9 +50,11 @@ def sweep(
             bar.update()
         return at.state, at.sums
 
+    asked = Asked(slice(None, None, every), batches.share_of_one_in(every))
+
     def step(at: Place[Cells], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[Cells]]:
         rows, batch = minibatch
-        some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, every)
+        some, new = visit(problem, g, features, batch, at.state.rows(rows), steps, asked)
         sums = added(at.sums, new, batch.n_cells / problem.n_cells)
         return lambda: at.after(at.state.put(rows, some), sums)
 
@@ -69,14 +73,21 @@ def _sweep_at_once(
     pass_: Pass[Cells],
 ) -> Place[Cells]:
     """The place after all that is left of an epoch, visited at once on a cluster."""
-    places, blocks = batches.rest(pass_.n_seen)
+    places, blocks, asked = batches.rest(pass_.n_seen, every)
     if blocks.n_cells == 0:
         return Place(cells, pass_.n_seen, pass_.sums)
     rows = torch.from_numpy(places)
     some = cells if pass_.n_seen == 0 else cells.part(rows)
-    found, new = _visit_all(problem, g, features, blocks, some, steps, every)
+    of_blocks = _of_blocks(blocks, asked, batches.share_of_one_in(every)) if every > 1 else None
+    found, new = _visit_all(problem, g, features, blocks, some, steps, of_blocks)
     sums = added(pass_.sums, new, blocks.n_cells / problem.n_cells)
     return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
+
+
+def _of_blocks(blocks: Blocks, asked: np.ndarray, share: float) -> list[Asked]:
+    """Which cells of each block are asked, from their increasing positions among all."""
+    edges = [(place, *np.searchsorted(asked, (place.start, place.stop))) for place in blocks.places]
+    return [Asked(torch.from_numpy(asked[first:last] - place.start), share) for place, first, last in edges]
 
 
 _Visited = tuple[int, "CountStatistics", list["Cells"]]
@@ -89,17 +100,18 @@ def _visit_all(
     blocks: Blocks,
     cells: Cells,
     steps: int,
-    every: int,
+    asked: Sequence[Asked] | None,
 ) -> tuple[list[Cells], CountStatistics]:
     """q of the cells of each block after some steps, and averages over all."""
-    keep, n, places = cells.keeps_cov, blocks.n_cells, blocks.places
+    keep, n = cells.keeps_cov, blocks.n_cells
 
-    def of_block(batch: Batch, some: Cells, first: int) -> _Visited:
-        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, every, (first, n))
+    def of_block(batch: Batch, some: Cells, asked: Asked = EVERYONE) -> _Visited:
+        new, statistics = visit(problem, g, features, batch, some.with_own_cov(), steps, asked)
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
-    parts = [cells.part(place) for place in places], [place.start for place in places]
-    _, statistics, found = _pooled(blocks.each(of_block, *parts, pool=_pooled), n)
+    parts = [cells.part(place) for place in blocks.places]
+    told = (parts,) if asked is None else (parts, asked)
+    _, statistics, found = _pooled(blocks.each(of_block, *told, pool=_pooled), n)
     return found, statistics
 
 
@@ -115,12 +127,11 @@ def visit(
     batch: Batch,
     cells: Cells,
     steps: int,
-    every: int,
-    among: tuple[int, int] | None = None,
+    asked: Asked = EVERYONE,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
     y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
     half = torch.empty_like(y)
     for _ in range(steps):
         cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed, half=half)
-    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half, among)
+    return cells, cell_statistics(problem, g, features, y, cells, asked, observed, half)
