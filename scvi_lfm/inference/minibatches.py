@@ -77,6 +77,10 @@ class Minibatches:
     def _draw(self) -> list[np.ndarray]:
         return random_parts(self.matrix.shape[0], self.count, self._rng)
 
+    def _epoch(self) -> list[np.ndarray]:
+        """Positions of the cells of each minibatch of an epoch."""
+        return [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
+
     def _read(self, parts: Sequence[Cells]) -> Iterator[tuple[Cells, Batch]]:
         if self._whole is not None:
             return iter([(part, self._whole) for part in parts])
@@ -112,12 +116,12 @@ class Minibatches:
 
     def visits(self, n_seen: int = 0) -> Iterator[tuple[np.ndarray, Blocks]]:
         """Positions and minibatches of every cell once, each one block where it is not on a cluster."""
-        order = [np.arange(self.matrix.shape[0])] if self.count == 1 else self._draw()
+        order = self._epoch()[n_seen:]
 
         def read(part: np.ndarray) -> Blocks:
             return Blocks(self.matrix, [part], self._device, self._dtype, keep=self._device.type == "cuda")
 
-        return zip(order[n_seen:], sent_ahead(read, order[n_seen:], self._device), strict=True)
+        return zip(order, sent_ahead(read, order, self._device), strict=True)
 
     @property
     def cluster(self) -> Cluster | None:
@@ -141,12 +145,21 @@ class Minibatches:
         if ahead is not None:
             yield ahead
 
-    def rest(self, n_seen: int) -> tuple[np.ndarray, Blocks]:
-        """Positions and blocks of the cells of an epoch without its first `n_seen` minibatches, in order."""
-        if n_seen == 0:
-            return np.arange(self.matrix.shape[0]), self.everyone
-        rows = np.sort(np.concatenate([np.arange(0), *self._draw()[n_seen:]]))
-        return rows, self._blocks(rows)
+    def rest(self, n_seen: int, every: int = 1) -> tuple[np.ndarray, Blocks, np.ndarray]:
+        """Positions and blocks of the cells of an epoch without its first `n_seen` minibatches, in order.
+
+        Also the places among them of one in `every` cells of each minibatch of :meth:`numbered_epoch`.
+        """
+        parts = self._epoch()[n_seen:]
+        rows, some = _in_order(parts), _in_order([part[::every] for part in parts])
+        blocks = self.everyone if n_seen == 0 else self._blocks(rows)
+        return rows, blocks, np.searchsorted(rows, some)
+
+    def share_of_one_in(self, every: int) -> float:
+        """Share of all cells that is one in `every` of each minibatch, the first of them."""
+        n_cells = self.matrix.shape[0]
+        size, longer = divmod(n_cells, self.count)
+        return (longer * -(-(size + 1) // every) + (self.count - longer) * -(-size // every)) / n_cells
 
     def numbered_epoch(self, n_seen: int = 0) -> Iterator[tuple[Tensor, Batch]]:
         """Positions, on the device, and blocks of every cell once, in random order; without the first `n_seen`."""
@@ -160,3 +173,8 @@ class Minibatches:
     def in_order(self) -> Iterator[Batch]:
         """Blocks of every cell once, in the order of the matrix."""
         return (batch for _, batch in self._read(even_slices(self.matrix.shape[0], self.count)))
+
+
+def _in_order(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Positions of the cells of some parts, or of none, increasing."""
+    return np.sort(np.concatenate([np.arange(0), *parts]))

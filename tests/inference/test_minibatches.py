@@ -54,6 +54,21 @@ def test_numbered_batches_know_where_their_cells_are(n, batch_size, sparse):
     assert sorted(seen) == list(range(n))
 
 
+@given(n=st.integers(1, 40), batch_size=st.integers(1, 45), every=st.integers(1, 5), data=st.data())
+def test_all_at_once_one_cell_in_some_is_that_of_the_minibatches(n, batch_size, every, data):
+    one, other = (numbered(n, batch_size) for _ in range(2))
+    n_seen = data.draw(st.integers(0, one.count))
+    for _ in range(2):  # random numbers are those of the minibatches too
+        rows, blocks, some = one.rest(n_seen, every)
+        minibatches = [each.numpy() for each, _ in other.numbered_epoch(n_seen)]
+        assert sorted(np.concatenate([np.arange(0), *minibatches]).tolist()) == rows.tolist()
+        asked = [each[::every] for each in minibatches]
+        assert sorted(np.concatenate([np.arange(0), *asked]).tolist()) == rows[some].tolist()
+        assert all_cells(blocks) == rows.tolist()
+    if n_seen == 0:
+        assert one.share_of_one_in(every) * n == pytest.approx(len(some))
+
+
 def test_epochs_differ_and_a_seed_repeats_them():
     def epochs(seed):
         batches = numbered(50, 10, seed)

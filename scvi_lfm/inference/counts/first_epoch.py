@@ -16,7 +16,7 @@ from ...data.blocks import blocks_of
 from ...data.cluster import with_threads_of_worker
 from ...posterior.rates import GeneFeatures
 from ..learning_rate import learning_rate
-from .gene_step import DISPERSION_EVERY, gene_step
+from .gene_step import DISPERSION_EVERY, Asked, gene_step
 from .sweep import visit
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def stochastic_step(
     """Some steps of the cells of a minibatch, then one of the genes."""
     g = at.globals
     features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-    cells, new = visit(problem, g, features, batch, cells, n_steps, DISPERSION_EVERY)
+    asked = Asked.one_in(DISPERSION_EVERY, batch.n_cells)
+    cells, new = visit(problem, g, features, batch, cells, n_steps, asked)
     statistics = at.statistics.blend(new, learning_rate(at.steps))
     return Running(gene_step(problem, g, statistics), statistics, at.steps + 1), cells
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -40,27 +40,38 @@ DISPERSION_EVERY = 4
 HALF_WAY = 0.5
 
 
+class Asked(NamedTuple):
+    """Which of some cells tell about dispersions, and how large a share of all cells is asked."""
+
+    cells: slice | Tensor  # positions
+    share: float
+
+    @classmethod
+    def one_in(cls, every: int, n_cells: int) -> Asked:
+        """One in `every` cells, the first of them."""
+        return cls(slice(None, None, every), len(range(0, n_cells, every)) / n_cells)
+
+
+EVERYONE = Asked(slice(None), 1.0)
+
+
 def cell_statistics(
     problem: CountProblem,
     g: CountGlobals,
     features: GeneFeatures,
     y: Tensor,
     cells: Cells,
-    every: int = 1,
+    asked: Asked = EVERYONE,
     observed: Tensor | None = None,
     half: Tensor | None = None,
-    among: tuple[int, int] | None = None,
 ) -> CountStatistics:
     """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
 
-    What the dispersion needs is taken from one in `every` cells: it costs as much as all the rest. They are counted
-    from the first of those `among` which the cells are: the place of their first, and how many there are. Entries that
-    are not data, as `observed` (cells, m) tells, weigh nothing. `half` holds half the variances of eta where they are
-    known from the last step of the cells: they change little from step to step, and are a third of the work.
+    What the dispersion needs is taken from the cells that are `asked` alone: it costs as much as all the rest. Entries
+    that are not data, as `observed` (cells, m) tells, weigh nothing. `half` holds half the variances of eta where they
+    are known from the last step of the cells: they change little from step to step, and are a third of the work.
     """
     likelihood, n = problem.likelihood, len(y)
-    first, n_all = among or (0, n)
-    asked = slice(-first % every, None, every)
     mu = g.mu.to(cells.mean.dtype)
     left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
     offset = cells.log_size + mu
@@ -82,8 +93,8 @@ def cell_statistics(
         weight, pull, seen = respond(likelihood, data, linear, half_variance, offset, parameters, which, mu)
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(pull.T, x, out=response[genes])
-        data, seen, half_variance, weight = (values[asked] for values in (data, seen, half_variance, weight))
-        which = None if which is None else which[asked]
+        data, seen, half_variance, weight = (values[asked.cells] for values in (data, seen, half_variance, weight))
+        which = None if which is None else which[asked.cells]
         if likelihood.dispersion_score is not None and len(data):  # of a block on a cluster perhaps none is asked
             # no count at a rate of zero says nothing of the dispersion
             score = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
@@ -91,7 +102,7 @@ def cell_statistics(
         return None if g.levels is None else _of_levels(data, seen, half_variance, g.levels, which)
 
     of_levels = [found for found in in_order(of_genes, features.blocks(n)) if found is not None]
-    n_asked = n * len(range(0, n_all, every)) / n_all  # a share of those of all, so that averages add up
+    n_asked = n * asked.share  # not those of these cells, so that averages add up
     excess /= n_asked
     square /= n_asked
     levels = torch.stack(of_levels).sum(0) / n_asked if of_levels else None

@@ -16,7 +16,7 @@ from ...model.priors import initial_scales, with_known
 from ...posterior.rates import GeneFeatures
 from ..passes import average
 from .cell_step import cell_step
-from .gene_step import DISPERSION_EVERY, cell_statistics, gene_step
+from .gene_step import DISPERSION_EVERY, Asked, cell_statistics, gene_step
 from .state import Cells, CountGlobals
 from .sweep import visit
 
@@ -104,7 +104,8 @@ def _swept(
     features = GeneFeatures.of(g.gene_mean, g.gene_cov)
 
     def sweep(block: tuple[Callable[[], Batch], Cells]) -> tuple[Cells, CountStatistics]:
-        return visit(problem, g, features, block[0](), block[1], 1, every)
+        batch = block[0]()
+        return visit(problem, g, features, batch, block[1], 1, Asked.one_in(every, batch.n_cells))
 
     visited = list(in_order(sweep, zip(blocks, cells, strict=True)))
     parts = ((len(part.mean), new) for part, new in visited)
@@ -201,10 +202,10 @@ def add_factors(
     g, scales = replace(g, gene_cov=pack(torch.diag_embed(var))), g.scales
     cells = with_factors(activity, factors * scales.A.float())
     y, observed = batch.dense(), batch.is_observed()
-    every = 1 if len(y) == problem.n_cells else DISPERSION_EVERY
+    asked = Asked.one_in(1 if len(y) == problem.n_cells else DISPERSION_EVERY, len(y))
     for number in range(GENE_STEPS):
         features = GeneFeatures.of(g.gene_mean, g.gene_cov)
-        statistics = cell_statistics(problem, g, features, y, cells, every, observed)
+        statistics = cell_statistics(problem, g, features, y, cells, asked, observed)
         g = gene_step(problem, g, statistics)
         if number == 0 and "B" not in prior_scales:  # relevance is judged once the genes have moved
             g = replace(g, scales=replace(g.scales, B=scales.B))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ...posterior.rates import GeneFeatures
@@ -13,7 +14,7 @@ from ..course import WHOLE, Pass, Place
 from ..passes import added, pooled_with
 from ..progress import Progress
 from .cell_step import cell_step
-from .gene_step import cell_statistics
+from .gene_step import EVERYONE, Asked, cell_statistics
 from .state import Cells
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...data import Batch
+    from ...data.blocks import Blocks
     from ..minibatches import Minibatches
     from .state import CountGlobals, CountProblem, CountStatistics
 
@@ -38,20 +40,23 @@ def sweep(
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells after some steps, and averages over them; q of cells is written in place.
 
-    What the dispersion needs is taken from one in `every` cells. On a cluster all cells are visited at once. Where a
-    pass ends before the last minibatch, averages are sums over the cells that it saw, over the number of all.
+    What the dispersion needs is taken from one in `every` cells of each minibatch. On a cluster all cells are visited
+    at once. Where a pass ends before the last minibatch, averages are sums over the cells that it saw, over the number
+    of all.
     """
     features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
-    visited = partial(visit, problem, g, features, steps=steps, every=every)
+    visited = partial(visit, problem, g, features, steps=steps)
     if batches.cluster is not None and pass_.most is None:
-        at = _sweep_at_once(visited, cells, batches, pass_)
+        at = _sweep_at_once(visited, cells, batches, every, pass_)
         for _ in range(batches.count - pass_.n_seen):
             bar.update()
         return at.state, at.sums
 
+    asked = Asked(slice(None, None, every), batches.share_of_one_in(every))
+
     def step(at: Place[Cells], minibatch: tuple[Tensor, Batch]) -> Callable[[], Place[Cells]]:
         rows, batch = minibatch
-        some, new = visited(batch, at.state.rows(rows))
+        some, new = visited(batch, at.state.rows(rows), asked=asked)
         sums = added(at.sums, new, batch.n_cells / problem.n_cells)
         return lambda: at.after(at.state.put(rows, some), sums)
 
@@ -60,10 +65,14 @@ def sweep(
 
 
 def _sweep_at_once(
-    visited: Callable[..., tuple[Cells, CountStatistics]], cells: Cells, batches: Minibatches, pass_: Pass[Cells]
+    visited: Callable[..., tuple[Cells, CountStatistics]],
+    cells: Cells,
+    batches: Minibatches,
+    every: int,
+    pass_: Pass[Cells],
 ) -> Place[Cells]:
     """The place after all that is left of an epoch, visited at once on a cluster."""
-    places, blocks = batches.rest(pass_.n_seen)
+    places, blocks, asked = batches.rest(pass_.n_seen, every)
     n = blocks.n_cells
     if n == 0:
         return Place(cells, pass_.n_seen, pass_.sums)
@@ -71,14 +80,21 @@ def _sweep_at_once(
     left = cells if pass_.n_seen == 0 else cells.part(rows)
     keep = left.keeps_cov
 
-    def of_block(batch: Batch, some: Cells, first: int) -> tuple[int, CountStatistics, list[Cells]]:
-        new, statistics = visited(batch, some.with_own_cov(), among=(first, n))
+    def of_block(batch: Batch, some: Cells, asked: Asked = EVERYONE) -> tuple[int, CountStatistics, list[Cells]]:
+        new, statistics = visited(batch, some.with_own_cov(), asked=asked)
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
-    parts = [left.part(place) for place in blocks.places], [place.start for place in blocks.places]
+    parts: list[list[Any]] = [[left.part(place) for place in blocks.places]]
+    parts += [_of_blocks(blocks, asked, batches.share_of_one_in(every))] if every > 1 else []
     _, new, found = pooled_with(blocks.each(of_block, *parts, pool=pooled_with), n)
     sums = added(pass_.sums, new, n / len(cells.mean))
     return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
+
+
+def _of_blocks(blocks: Blocks, asked: np.ndarray, share: float) -> list[Asked]:
+    """Which cells of each block are asked, from their increasing positions among all."""
+    edges = [(place, *np.searchsorted(asked, (place.start, place.stop))) for place in blocks.places]
+    return [Asked(torch.from_numpy(asked[first:last] - place.start), share) for place, first, last in edges]
 
 
 def visit(
@@ -88,12 +104,11 @@ def visit(
     batch: Batch,
     cells: Cells,
     steps: int,
-    every: int,
-    among: tuple[int, int] | None = None,
+    asked: Asked = EVERYONE,
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
     y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
     half = torch.empty_like(y)
     for _ in range(steps):
         cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed, half=half)
-    return cells, cell_statistics(problem, g, features, y, cells, every, observed, half, among)
+    return cells, cell_statistics(problem, g, features, y, cells, asked, observed, half)

@@ -104,8 +104,9 @@ def cell_statistics(batch: Batch, cells: Rows) -> ObservedStatistics:
     x = one_first(cells.mean)
     products = outer(x.to(cells.cov.dtype))
     products.index_add_(1, inner(k + 1, x.device), cells.cov)
-    products /= n
     weighted = batch.observed_times_cells(products)
+    # float32 has numbers of cells exactly, and not sums of their shares
+    weighted = weighted / n if batch.observed is None else weighted.div_(n)
     return ObservedStatistics(
         mean_moment([cells]), weighted, batch.times_cells(x) / n, batch.square_sums / n, cells.log_det / n
     )

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from rows_by_loops import rows_by_loops
 from scvi_lfm.inference.counts.dispersion import update_dispersion
-from scvi_lfm.inference.counts.gene_step import MOST_LEVERAGE, cell_statistics, gene_step
+from scvi_lfm.inference.counts.gene_step import MOST_LEVERAGE, Asked, cell_statistics, gene_step
 from scvi_lfm.inference.counts.state import CountStatistics
 from scvi_lfm.inference.passes import average
 from scvi_lfm.model.likelihoods import COUNTS, negative_binomial
@@ -210,14 +210,16 @@ def whole_in_parts():
 def test_one_cell_in_some_can_tell_about_dispersions(draw_state, every):
     """Its share of the cells is given back; all else is from every cell."""
     state = draw_state(13, 7, 2)
-    found = cell_statistics(state.problem, state.globals, state.features, state.y, state.cells, every)
+    asked = Asked.one_in(every, 13)
+    found = cell_statistics(state.problem, state.globals, state.features, state.y, state.cells, asked)
     whole, some = statistics_of(state), torch.arange(0, 13, every)
     part = statistics_of(state, state.y[some], state.cells.rows(some))
     same_statistics(found, replace(whole, excess=part.excess, square=part.square))
     parts = []
-    for cells in torch.arange(13).split([5, 1, 4, 3]):  # each knows where it stands, and some have none to ask
-        place, own = (int(cells[0]), 13), (state.y[cells], state.cells.rows(cells), every)
-        new = cell_statistics(state.problem, state.globals, state.features, *own, among=place)
+    for cells in torch.arange(13).split([5, 1, 4, 3]):  # some have none to ask
+        of_part = Asked(torch.nonzero(torch.isin(cells, some)).flatten(), len(some) / 13)
+        own = state.y[cells], state.cells.rows(cells), of_part
+        new = cell_statistics(state.problem, state.globals, state.features, *own)
         parts.append((len(cells), new))
     same_statistics(average(parts, 13), found)
 

@@ -12,6 +12,7 @@ import torch
 from scvi_lfm._workers import workers
 from scvi_lfm.data.batch import Batch
 from scvi_lfm.data.entries import Observed
+from scvi_lfm.inference.counts.gene_step import Asked
 from scvi_lfm.inference.counts.sweep import visit
 from scvi_lfm.model.likelihoods import LIKELIHOODS
 from scvi_lfm.posterior import rates
@@ -39,7 +40,8 @@ def visited(state, y, observed, n_threads, steps=2, every=2):
     torch.set_num_threads(n_threads)
     try:
         with workers():
-            parts = visit(state.problem, state.globals, state.features, batch, state.cells, steps, every)
+            asked = Asked.one_in(every, len(y))
+            parts = visit(state.problem, state.globals, state.features, batch, state.cells, steps, asked)
     finally:
         torch.set_num_threads(before)
     return [value for part in parts for value in vars(part).values() if isinstance(value, torch.Tensor)]

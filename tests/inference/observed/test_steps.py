@@ -114,6 +114,17 @@ def solved(information, target, prior_var, family):
     return mean, np.diag(1 / precision.diagonal()) if family == "mean_field" else np.linalg.inv(precision)
 
 
+def test_shares_of_cells_are_exact_in_float32():
+    """But for one rounding: sums of thousands of shares would be off by many."""
+    n, rng = 6000, np.random.default_rng(0)
+    pattern = sp.csr_array((rng.random((n, 3)) < [0.3, 0.6, 1.0]).astype(np.float32))
+    cells = Rows(torch.zeros(n, 1, dtype=torch.float64), torch.ones(n, 1, dtype=torch.float32), torch.tensor(0.0))
+    batch = CellMatrix.of(pattern, Observed(pattern, only=True)).batch(None, CPU)
+    found = cell_statistics(batch, cells).observed()
+    expected = torch.from_numpy(pattern.sum(0) / n)
+    assert ((found - expected).abs() <= torch.finfo(torch.float32).eps / 2 * expected).all()
+
+
 def test_cells(drawn):
     rows = CellStep.of(drawn.g, drawn.family)(drawn.batch)
     v, vv, bv = drawn.second(drawn.gene, drawn.T)
