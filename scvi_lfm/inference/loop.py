@@ -54,10 +54,10 @@ def fit_natural_gradient(matrix: CellMatrix, options: FitOptions) -> FitResult:
         kept.end()  # from here on, what is in memory is written over
         bar.end(_reason(trace, options.tol))
         result = replace(engine.finish(state, trace), ranks=ranks, seconds_before=kept.seconds_before)
-    if matrix.held_out is None:
-        return result
-    last = (trace.held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means)
-    return replace(result, held_out=HeldOutTrace([*trace.held_out, last], trace.stopped))
+        if matrix.held_out is None:
+            return result
+        last = (trace.held_out[-1][0], *score_held_out(result.posterior, matrix.held_out).means)
+        return replace(result, held_out=HeldOutTrace([*trace.held_out, last], trace.stopped))
 
 
 def _begun(engine: Engine[Any]) -> Course:
