@@ -30,8 +30,9 @@ def rank(
 ) -> Axes | Figure | None:
     """Evidence lower bound (ELBO) by number of factors (left axis), and how many of them are effective (right axis).
 
-    A fit with `n_factors="auto"` takes the number where the bound is highest, which is marked. Beyond it the bound is
-    that of earlier fits with more factors, which had not settled.
+    A fit with `n_factors="auto"` takes the number where the bound is highest, less last factors of counts that add no
+    more than the error of the estimate. It is marked. Beyond it the bound is that of earlier fits with more factors,
+    which had not settled.
 
     Parameters
     ----------

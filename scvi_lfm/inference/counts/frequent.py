@@ -99,7 +99,7 @@ class Rare:
 
     def curve_of_all(self, curve: RankCurve) -> RankCurve:
         """Curve of all genes, given that of the frequent ones."""
-        errors = [error * self.share for error in curve.gain_error or []]
+        errors = curve.gain_error and [error * self.share for error in curve.gain_error]
         return replace(curve, elbo=list(map(self.of_all, curve.elbo)), gain_error=errors)
 
     def joined(

@@ -78,10 +78,11 @@ class EntrySample:
         """
         is_zero = self.y == 0
         left_out = torch.where(is_zero, 1.0, 1 - 1 / (self.weight * self.n_entries).clamp_min(1))
-        of_zeros, of_others = (self.weight * part for part in (is_zero, ~is_zero))
-        around = values.clone()
-        for weight in (of_zeros, of_others):
-            around -= (weight > 0) * (weight @ values / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
+        around = values
+        for kind in (is_zero, ~is_zero):
+            weight = self.weight * kind
+            mean = weight @ values / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+            around = around - mean * kind
         return float((self.weight.square() * left_out * around.square()).sum().sqrt())
 
 

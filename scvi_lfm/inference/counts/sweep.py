@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -80,13 +80,13 @@ def _sweep_at_once(
     left = cells if pass_.n_seen == 0 else cells.part(rows)
     keep = left.keeps_cov
 
-    def of_block(batch: Batch, some: Cells, asked: Asked = EVERYONE) -> tuple[int, CountStatistics, list[Cells]]:
+    def of_block(batch: Batch, some: Cells, asked: Asked) -> tuple[int, CountStatistics, list[Cells]]:
         new, statistics = visited(batch, some.with_own_cov(), asked=asked)
         return batch.n_cells, statistics, [new if keep else replace(new, cov=new.cov.mean(0, keepdim=True))]
 
-    parts: list[list[Any]] = [[left.part(place) for place in blocks.places]]
-    parts += [_of_blocks(blocks, asked, batches.share_of_one_in(every))] if every > 1 else []
-    _, new, found = pooled_with(blocks.each(of_block, *parts, pool=pooled_with), n)
+    some, share = [left.part(place) for place in blocks.places], batches.share_of_one_in(every)
+    of_blocks = _of_blocks(blocks, asked, share) if every > 1 else [EVERYONE] * len(some)
+    _, new, found = pooled_with(blocks.each(of_block, some, of_blocks, pool=pooled_with), n)
     sums = added(pass_.sums, new, n / len(cells.mean))
     return pass_.keep(lambda: Place(cells.put(rows, Cells.joined(found)), batches.count, sums))
 
