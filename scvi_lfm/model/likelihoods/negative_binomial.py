@@ -34,6 +34,8 @@ LEAST_DISPERSION = 1e-8
 # sums over the molecules of a count are looked up in a table of the gene where they are fewer
 LOOKED_UP = 128
 MOST_SCORE = 3.0
+# up to here a few terms of a series have all digits of float32
+SMALL = 1 / 3
 # a variance of eta beyond this says no more than that nothing is known
 MAX_VARIANCE = 20.0
 
@@ -70,13 +72,12 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
     dispersion by which they are judged.
     """
-    waits = y.device.type != "cpu"  # for whether there are large counts, and where
+    waits = y.device.type != "cpu"  # for whether there are large values, and where
     most = None if waits else y.amax(0)
-    # of genes that are nearly Poisson, log d and d - 1 agree in all digits of float32
-    damping = (rate.double() * dispersion).add_(1).reciprocal_()
-    lost = 1 - damping
+    excess = rate * dispersion
+    lost = excess / (1 + excess)
     score = _pairs(y, dispersion, LOOKED_UP if most is None else int(most.max()))
-    score.sub_(damping.log_().add_(lost).to(y)).addcmul_(lost.to(y).mul_(dispersion), y, value=-1)
+    score.add_(_log_beyond(excess, lost)).addcmul_(lost.mul_(dispersion), y, value=-1)
     if most is None:
         score = torch.where(y >= LOOKED_UP, _of_large(y, rate, dispersion, slice(None)).to(score), score)
     elif len(genes := torch.nonzero(most >= LOOKED_UP).flatten()):
@@ -85,6 +86,26 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
     # of counts, not of zeros
     score.addcmul_(y.clamp(max=1), (score - MOST_SCORE * dispersion).clamp_min_(0), value=-1)
     return score.sum(0, dtype=torch.float64) / dispersion.double().square()
+
+
+def _log_beyond(x: Tensor, share: Tensor) -> Tensor:
+    r""":math:`\log(1 + x) - x / (1 + x)`, given the latter as `share`, (cells, m), in all digits of `x`.
+
+    The difference loses them where x is small. With :math:`s = x / (2 + x)` it is :math:`2 s^2 / (1 + s) + 2 (s^3 / 3 +
+    s^5 / 5 + \dots)`.
+    """
+    if x.dtype == torch.float64:
+        return torch.log1p(x).sub_(share)
+    s = share / (2 - share)
+    square = s.square()
+    found = torch.add(square.new_full((), 1 / 5), square, alpha=1 / 7).mul_(square).add_(1 / 3).mul_(square).mul_(2 * s)
+    found.addcmul_(s, share)
+    if x.device.type != "cpu":
+        return torch.where(x > SMALL, torch.log1p(x) - share, found)
+    genes = torch.nonzero(x.amax(0) > SMALL).flatten()
+    some = x[:, genes].double()
+    found[:, genes] = (torch.log1p(some) - some / (1 + some)).to(found)
+    return found
 
 
 def _pairs(y: Tensor, phi: Tensor, most: int) -> Tensor:

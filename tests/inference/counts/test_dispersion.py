@@ -94,6 +94,16 @@ def test_the_score_of_many_cells_is_right_to_a_small_part_of_its_spread(phi):
     assert ((NB.dispersion_score(y, rate, phis) - expected).abs() / spread).max() < bound
 
 
+@pytest.mark.parametrize("n_cells", [1, 3])
+def test_what_cancels_keeps_its_digits(n_cells):
+    """log(1 + x) - x / (1 + x) in float32, of genes on either side of where the series ends."""
+    x = torch.logspace(-6, 3, 3001)[None] * torch.tensor([1.0, 0.9, 1.1])[:n_cells, None]
+    exact = torch.log1p(x.double()) - x.double() / (1 + x.double())
+    found = NB._log_beyond(x, x / (1 + x))
+    # a handful of roundings, and less than one for the terms that the series leaves out
+    assert ((found - exact) / exact).abs().max() < 8 * torch.finfo(torch.float32).eps
+
+
 def test_an_odd_count_says_no_more_than_the_bound():
     rate, phi = torch.ones(50, 3).double(), torch.tensor([0.05, 0.5, 5.0]).double()
     y = torch.ones(50, 3).double()
