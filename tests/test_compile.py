@@ -76,21 +76,20 @@ def test_compiled_entries_are_the_same(likelihood, device):
     rng = np.random.default_rng(0)
 
     def given(n_cells: int, n_genes: int) -> tuple:
-        linear, half = rng.normal(scale=0.5, size=(n_cells, n_genes)), 0.1 * rng.random((n_cells, n_genes))
+        linear = rng.normal(scale=0.5, size=(n_cells, n_genes))
+        log_rate = linear + rng.normal(size=(n_cells, 1)) + 0.1 * rng.random(linear.shape)
         y = rng.poisson(1.0, size=linear.shape).clip(max=1 if likelihood == "bernoulli" else None)
-        offset, dispersion = rng.normal(size=n_cells), rng.gamma(1.0, size=n_genes)
-        return tuple(
-            torch.from_numpy(part.astype(np.float32)).to(device) for part in (y, linear, half, offset, dispersion)
-        )
+        dispersion = rng.gamma(1.0, size=n_genes)
+        return tuple(torch.from_numpy(part.astype(np.float32)).to(device) for part in (y, linear, log_rate, dispersion))
 
     of_likelihood = LIKELIHOODS[likelihood]
     run = compiled(working_responses)
     for shape in ((40, 30), (17, 64)):
-        y, linear, half, offset, dispersion = given(*shape)
+        y, linear, log_rate, dispersion = given(*shape)
         parameters = (dispersion,) if of_likelihood.learns_dispersion else (torch.zeros((), device=device),)
         parameters = parameters if of_likelihood.has_rate else ()
-        rest = half, offset, parameters, None, torch.tensor(0.3, device=device)
-        found = run(of_likelihood, y, linear.clone(), *rest)
-        expected = working_responses(of_likelihood, y, linear.clone(), *rest)
+        rest = None, parameters, None, torch.tensor(0.3, device=device)
+        found = run(of_likelihood, y, linear.clone(), log_rate.clone(), *rest)
+        expected = working_responses(of_likelihood, y, linear.clone(), log_rate.clone(), *rest)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one.cpu(), other.cpu(), rtol=0, atol=2e-6 * float(other.abs().max()))

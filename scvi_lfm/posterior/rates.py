@@ -5,18 +5,20 @@ r"""Expected rates of counts, by blocks of cells and genes.
     \lambda_{ij} = s_i \exp\left(\mu + b_j + (a_i, A_i) \cdot v_j + \tfrac12 \mathrm{var}_{ij}\right), \qquad
     \mathrm{var}_{ij} = u_i' T_j u_i + v_j' S_i v_j + \mathrm{tr}(S_{AA,i} T_{BB,j})
 
-The variance is one product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
-\rangle` and :math:`u' T u = \langle T, u u' \rangle`.
+The variance is a product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
+\rangle` and :math:`u' T u = \langle T, u u' \rangle`, and the whole exponent is one product of features of cells and
+of genes. Variances of many entries have a low rank, nearly: :meth:`GeneFeatures.near`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from .._workers import even_blocks, for_each
+from ..linalg.cross import cross_approximation
 from ..linalg.packed import ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments
 from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
@@ -28,51 +30,105 @@ if TYPE_CHECKING:
 ENTRIES_PER_BLOCK = 2**19
 # on a GPU: few enough for several arrays of them
 ENTRIES_PER_GPU_BLOCK = 2**27
+# the rank of variances for each latent, the cells that tell it for each rank, and the genes for each of these
+RANK, CELLS, GENES = 2, 3, 4
+# a rank above this share of the full one, or so large a share of the genes, would not be worth while
+WORTHWHILE = 0.25
 
 
 @dataclass(frozen=True)
 class GeneFeatures:
-    """Features of genes for rates and for the normal equations of cells."""
+    """Features of genes for rates and for the normal equations of cells, of k = 1 + r latents each."""
 
-    mean: Tensor  # (m, r+1): (b, B)
-    slopes: Tensor  # (m, r+1): v = (1, B)
-    moments: Tensor  # (m, 2p + r+1): packed T, packed E[v v'], E[b v]
+    rate: Tensor  # (m, 2 + k + q): 1, b, v, and what half variances are products of
+    equations: Tensor  # (m, p + k): packed E[v v'], E[b v]
+    n_latents: int
+    basis: Tensor | None = None  # (2p, q): what variances need of a cell's features; None: all of them, q = 2p
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
-        """Features from means (m, r+1) and packed covariances (m, p) of (b, B)."""
+        """Features from means (m, k) and packed covariances (m, p) of (b, B)."""
         m, k, p = *mean.shape, cov.shape[1]
-        slopes, first = extend(mean), first_column(k, cov.device)
-        moments = cov.new_empty(m, 2 * p + k)
+        first = first_column(k, cov.device)
+        rate, equations = cov.new_empty(m, 2 + k + 2 * p), cov.new_empty(m, p + k)
 
         def fill(genes: slice) -> None:
-            here, spread, some = moments[genes], cov[genes], slopes[genes]
-            here[:, :p], here[:, p : 2 * p] = spread, slope_moments(some, spread)
-            with_abundance = torch.addcmul(spread[:, first], mean[genes, :1], some)
-            with_abundance[:, 0] = mean[genes, 0]  # b meets the 1 of v, which has no variance
-            here[:, 2 * p :] = with_abundance
+            spread, b, v = cov[genes], mean[genes, :1], extend(mean[genes])
+            torch.cat([slope_moments(v, spread), torch.addcmul(spread[:, first], b, v)], dim=1, out=equations[genes])
+            equations[genes, p] = b[:, 0]  # b meets the 1 of v, which has no variance
+            torch.cat([torch.ones_like(b), b, v, spread, equations[genes, :p]], dim=1, out=rate[genes])
 
-        for_each(fill, (slice(start, start + ROWS_PER_BLOCK) for start in range(0, m, ROWS_PER_BLOCK)))
-        return cls(mean, slopes, moments)
+        for_each(fill, _blocks_of_rows(m))
+        return cls(rate, equations, k)
+
+    def near(self, mean: Tensor, cov: Tensor) -> GeneFeatures:
+        """Features for a fraction of the work, whose variances are nearly right for cells like these.
+
+        They have means (cells, k) and packed covariances (cells, p). All else is as it was, and so is everything where
+        genes or latents are few.
+        """
+        m, rank, n_genes, start = len(self.rate), RANK * self.n_latents, GENES * self.n_sampled, 2 + self.n_latents
+        if rank > WORTHWHILE * 2 * self.packed_size or n_genes > WORTHWHILE * m:
+            return self
+        some = self.rate[evenly(m, n_genes, self.rate.device), start:]
+        of_cells, of_genes = cross_approximation(cell_features(mean, cov), some, rank)
+        rate = self.rate.new_empty(m, start + rank)
+
+        def fill(genes: slice) -> None:
+            full = self.rate[genes]
+            torch.cat([full[:, :start], full[:, start:] @ of_genes], dim=1, out=rate[genes])
+
+        for_each(fill, _blocks_of_rows(m))
+        return replace(self, rate=rate, basis=of_cells)
+
+    @property
+    def n_sampled(self) -> int:
+        """Number of cells that tell enough of cells like them."""
+        return CELLS * RANK * self.n_latents
 
     @property
     def packed_size(self) -> int:
         """Values in a packed matrix."""
-        return packed_size(self.mean.shape[1])
+        return packed_size(self.n_latents)
 
     def blocks(self, n_cells: int) -> list[slice]:
         """Blocks of genes of a size that suits so many cells."""
-        m = len(self.mean)
-        n_entries = ENTRIES_PER_BLOCK if self.mean.device.type == "cpu" else ENTRIES_PER_GPU_BLOCK
-        return even_blocks(m, max(256, n_entries // max(n_cells, 1)), self.mean.device)
+        n_entries = ENTRIES_PER_BLOCK if self.rate.device.type == "cpu" else ENTRIES_PER_GPU_BLOCK
+        return even_blocks(len(self.rate), max(256, n_entries // max(n_cells, 1)), self.rate.device)
 
-    def linear(self, cell_mean: Tensor, genes: slice) -> Tensor:
-        """`b_j + (a_i, A_i) . v_j`, (cells, genes)."""
-        return torch.addmm(self.mean[genes, 0], cell_mean, self.slopes[genes].T)
+    def of_cells(self, mean: Tensor, cov: Tensor, offset: Tensor) -> Tensor:
+        """Features of cells to go with these, (cells, 2 + k + q); `offset` (cells,) is the log size factor plus mu."""
+        of_variance = cell_features(mean, cov)
+        if self.basis is not None:
+            of_variance = of_variance @ self.basis
+        return torch.cat([offset[:, None], torch.ones_like(mean[:, :1]), mean, of_variance], dim=1)
 
-    def half_variance(self, cell_features: Tensor, genes: slice, out: Tensor | None = None) -> Tensor:
-        """`var_ij / 2`, (cells, genes), from :func:`cell_features`; put into `out` if it is given."""
-        return torch.mm(cell_features, self.moments[genes, : 2 * self.packed_size].T, out=out)
+    def slopes(self, genes: slice) -> Tensor:
+        """Means of v = (1, B), (genes, k)."""
+        return self.rate[genes, 2 : 2 + self.n_latents]
+
+    def linear(self, cells: Tensor, genes: slice) -> Tensor:
+        """`b_j + (a_i, A_i) . v_j`, (cells, genes), from :meth:`of_cells`."""
+        some = slice(1, 2 + self.n_latents)
+        return cells[:, some] @ self.rate[genes, some].T
+
+    def eta(self, cells: Tensor, genes: slice) -> Tensor:
+        """Means of eta, size factors in them, (cells, genes)."""
+        some = slice(2 + self.n_latents)
+        return cells[:, some] @ self.rate[genes, some].T
+
+    def half_variance(self, cells: Tensor, genes: slice) -> Tensor:
+        """`var_ij / 2`, (cells, genes)."""
+        some = slice(2 + self.n_latents, None)
+        return cells[:, some] @ self.rate[genes, some].T
+
+    def log_rate(self, cells: Tensor, genes: slice) -> Tensor:
+        """Logs of expected rates, (cells, genes)."""
+        return cells @ self.rate[genes].T
+
+    def rates(self, cells: Tensor, genes: slice) -> Tensor:
+        """Expected rates, (cells, genes)."""
+        return rates(self.log_rate(cells, genes))
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
@@ -81,6 +137,16 @@ def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
     return torch.cat([outer(extend(mean)) * weights, cov * weights], dim=1)
 
 
-def rates(linear: Tensor, half_variance: Tensor, offset: Tensor) -> Tensor:
-    """Expected rates, (cells, genes), from log size factor plus mu as `offset` (cells,)."""
-    return (linear + half_variance).add_(offset[:, None]).clamp_(max=MAX_LOG_RATE).exp_()
+def rates(log_rate: Tensor) -> Tensor:
+    """Rates from their logs, which are lost."""
+    return log_rate.clamp_(max=MAX_LOG_RATE).exp_()
+
+
+def _blocks_of_rows(n: int) -> list[slice]:
+    return [slice(start, start + ROWS_PER_BLOCK) for start in range(0, n, ROWS_PER_BLOCK)]
+
+
+def evenly(n: int, count: int, device: torch.device) -> Tensor:
+    """Positions among n, at most `count` of them, evenly spaced."""
+    count = min(n, count)
+    return torch.arange(count, device=device) * n // max(count, 1)

@@ -16,7 +16,7 @@ from ..linalg.covariances import Covariance, Packed
 from ..linalg.packed import pack, unpack
 from ..model.likelihoods import LIKELIHOODS
 from ..model.priors import free_coordinates, with_known
-from .rates import GeneFeatures, cell_features, rates
+from .rates import GeneFeatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,13 +82,13 @@ class Recomputed(Covariance):
         free = free_coordinates(mean.shape[1], n_known, mean.device)
         cov = mean.new_zeros(len(mean), p)
         for _ in range(ROUNDS):
-            left = cell_features(mean, cov)
+            left = self.features.of_cells(mean, cov, offset)
             information = mean.new_zeros(len(mean), p)
             for genes in self.features.blocks(len(mean)):
-                rate = rates(self.features.linear(mean, genes), self.features.half_variance(left, genes), offset)
+                rate = self.features.rates(left, genes)
                 # which no count changes
                 weight, _ = likelihood.weight_and_score(rate, rate, self.dispersion[genes])
-                information.addmm_(weight, self.features.moments[genes, p : 2 * p])
+                information.addmm_(weight, self.features.equations[genes, :p])
             precision = unpack(information.double())[:, free[:, None], free] + prior_precision
             if self.family == "mean_field":
                 precision = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1))

@@ -22,7 +22,7 @@ import torch
 import scvi_lfm as lfm
 from scvi_lfm.linalg.packed import diagonal, doubled, off_first, outer, pack, unpack
 from scvi_lfm.model.likelihoods import LIKELIHOODS
-from scvi_lfm.posterior.rates import GeneFeatures, cell_features, rates
+from scvi_lfm.posterior.rates import GeneFeatures
 from scvi_lfm.posterior.store import read_fit
 
 if TYPE_CHECKING:
@@ -66,14 +66,13 @@ def covariances(q: Posterior, cov: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     """What data add to the precisions of genes, with covariances `cov` in the weights, and the covariances of that."""
     likelihood, mean, of_cells = LIKELIHOODS[q.noise.likelihood], q.cell_mean.float(), q.cell_cov.packed().float()
     features = GeneFeatures.of(q.gene_mean.float(), cov.float())
-    left, offset = cell_features(mean, of_cells), (q.noise.log_size + q.mu).float()
+    left = features.of_cells(mean, of_cells, (q.noise.log_size + q.mu).float())
     first_is_one = torch.cat([torch.ones_like(mean[:, :1]), mean[:, 1:]], dim=1)
     moments = outer(first_is_one) + of_cells * off_first(mean.shape[1], of_cells)
     information = torch.zeros(len(cov), moments.shape[1], dtype=torch.float64)
     for genes in features.blocks(BLOCK):
         for cells in torch.arange(len(mean)).split(BLOCK):
-            linear, half_variance = features.linear(mean[cells], genes), features.half_variance(left[cells], genes)
-            rate = rates(linear, half_variance, offset[cells])
+            rate = features.rates(left[cells], genes)
             weight, _ = likelihood.weight_and_score(rate, rate, q.noise.dispersion[genes].float())
             information[genes] += weight.T @ moments[cells]
     prior = torch.linalg.inv(q.gene_prior.cov)

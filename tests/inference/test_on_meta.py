@@ -24,6 +24,7 @@ from scvi_lfm.inference.normal import engine as normal_engine
 from scvi_lfm.inference.progress import Progress
 from scvi_lfm.inference.project import place_cells
 from scvi_lfm.inference.trace import Trace
+from scvi_lfm.posterior import rates
 from scvi_lfm.posterior.anomalies.listing import Question, list_entries
 from scvi_lfm.posterior.anomalies.scan import anomaly_scan
 from scvi_lfm.posterior.dense_blocks import DenseBlocks
@@ -262,6 +263,22 @@ def test_blocks_in_half_precision_are_not_waited_for_either(settings, monkeypatc
         engine.epoch(state, 1, Progress())
     assert faults(watch, engine.n_batches) == []
     assert set(made) == {torch.float16}
+
+
+@pytest.mark.half_slow
+@pytest.mark.parametrize("case", [Case("negative_binomial"), Case("ordinal", "stored")], ids=str)
+def test_variances_of_low_rank_are_not_waited_for(monkeypatch, case):
+    made, near = [], rates.cross_approximation
+    monkeypatch.setattr(rates, "cross_approximation", lambda *args: made.append(args[2]) or near(*args))
+    monkeypatch.setattr(rates, "WORTHWHILE", np.inf)
+    with watched() as watch:
+        engine = case.engine(BATCH)
+        state, _ = engine.start()
+        for number in (1, 2):
+            watch.clear()
+            state, _ = engine.epoch(state, number, Progress())
+            assert faults(watch, engine.n_batches) == []
+    assert made
 
 
 def test_a_fit_is_seldom_asked_whether_it_has_settled(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scvi_lfm.posterior import rates as module
-from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, cell_features, rates
+from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, evenly, rates
 
 
 def terms(q, S, T):
@@ -30,9 +30,7 @@ def terms(q, S, T):
 def log_rates(q, cell_cov, gene_cov):
     """As inference computes them, from packed covariances."""
     features = GeneFeatures.of(q.gene_mean, gene_cov)
-    genes = slice(None)
-    half = features.half_variance(cell_features(q.cell_mean, cell_cov), genes)
-    return rates(features.linear(q.cell_mean, genes), half, q.noise.log_size + q.mu).log().numpy()
+    return features.rates(features.of_cells(q.cell_mean, cell_cov, q.noise.log_size + q.mu), slice(None)).log().numpy()
 
 
 @pytest.mark.parametrize("r", [3, 1, 0])
@@ -82,9 +80,8 @@ def test_second_moments_of_genes(draw_count_posterior, dense):
         kept = [0, 2, 3, 4]
         cov[np.ix_(kept, kept)] = T[j]
         second = np.outer(z, z) + cov
-        np.testing.assert_allclose(features.moments[j, :p], T[j][rows, columns])
-        np.testing.assert_allclose(features.moments[j, p : 2 * p], second[1:, 1:][rows, columns])
-        np.testing.assert_allclose(features.moments[j, 2 * p :], second[0, 1:])
+        np.testing.assert_allclose(features.equations[j, :p], second[1:, 1:][rows, columns])
+        np.testing.assert_allclose(features.equations[j, p:], second[0, 1:])
 
 
 def test_blocks_are_all_genes_in_turn(draw_count_posterior, monkeypatch):
@@ -95,11 +92,66 @@ def test_blocks_are_all_genes_in_turn(draw_count_posterior, monkeypatch):
     monkeypatch.setattr(module, "ENTRIES_PER_BLOCK", 1500)
     blocks = list(features.blocks(5))
     assert [(part.start, part.stop) for part in blocks] == [(0, 175), (175, 350), (350, 525), (525, 700)]
-    left, offset = cell_features(q.cell_mean, q.cell_cov.values), q.noise.log_size + q.mu
-    parts = [rates(features.linear(q.cell_mean, b), features.half_variance(left, b), offset) for b in blocks]
+    left = features.of_cells(q.cell_mean, q.cell_cov.values, q.noise.log_size + q.mu)
+    parts = [features.rates(left, b) for b in blocks]
     np.testing.assert_allclose(torch.cat(parts, dim=1).log(), whole, rtol=1e-12)
 
 
 def test_rates_stay_finite_in_float32():
-    found = rates(torch.tensor([[1e4, -1e4]]), torch.tensor([[1e4, 0.0]]), torch.zeros(1))
+    found = rates(torch.tensor([[2e4, -1e4]]))
     assert found.tolist() == [[pytest.approx(math.exp(MAX_LOG_RATE), rel=1e-6), 0.0]]
+
+
+@pytest.fixture
+def many():
+    """1,200 cells and 2,400 genes of eight types and twelve factors, whose covariances are those of their counts."""
+    r, k, rng = 12, 13, np.random.default_rng(0)
+    types = rng.standard_normal((8, k)) * np.r_[0.1, np.full(r, 0.8)]
+    cell_mean = types[rng.integers(8, size=1200)] + 0.1 * rng.standard_normal((1200, k))
+    gene_mean = np.column_stack([rng.normal(-1.5, 1.2, 2400), 0.3 * rng.standard_normal((2400, r))])
+    u, v = cell_mean.copy(), gene_mean.copy()
+    u[:, 0] = v[:, 0] = 1
+    weight = np.exp(gene_mean[:, 0] + cell_mean @ v.T).clip(max=20)
+    rows, columns = np.tril_indices(k)
+
+    def packed_covariances(weight, x):
+        precision = np.einsum("ij,jk,jl->ikl", weight, x, x, optimize=True) + np.eye(k)
+        return torch.from_numpy(np.linalg.inv(precision)[:, rows, columns])
+
+    cell_cov, gene_cov = packed_covariances(weight, v), packed_covariances(weight.T, u)
+    return *map(torch.from_numpy, (cell_mean, gene_mean)), cell_cov, gene_cov
+
+
+def test_near_variances_are_nearly_right(many):
+    """Errors of half variances are small beside them, and of no sign; all else stays as it is."""
+    cell_mean, gene_mean, cell_cov, gene_cov = many
+    exact, genes, offset = GeneFeatures.of(gene_mean, gene_cov), slice(None), torch.zeros(len(cell_mean))
+    some = evenly(len(cell_mean), exact.n_sampled, cell_mean.device)
+    near = exact.near(cell_mean[some], cell_cov[some])
+    left, of_near = (features.of_cells(cell_mean, cell_cov, offset) for features in (exact, near))
+    assert of_near.shape[1] - 2 - exact.n_latents == 26 < 0.15 * (left.shape[1] - 2 - exact.n_latents)
+    torch.testing.assert_close(near.eta(of_near, genes), exact.eta(left, genes))
+    torch.testing.assert_close(near.linear(of_near, genes), exact.linear(left, genes))
+    assert torch.equal(near.equations, exact.equations)
+    half = exact.half_variance(left, genes)
+    error = near.half_variance(of_near, genes) - half
+    share = float(error.square().mean().sqrt() / half.square().mean().sqrt())
+    assert share < 0.02
+    assert abs(float(error.mean() / half.mean())) < 0.002
+
+
+def test_few_genes_or_latents_stay_exact(draw_count_posterior):
+    for n, m, r in ((20, 300, 12), (20, 4000, 3)):
+        q = draw_count_posterior(n, m, r)
+        features = GeneFeatures.of(q.gene_mean, q.gene_cov.values)
+        assert features.near(q.cell_mean, q.cell_cov.values) is features
+
+
+@pytest.mark.parametrize(("n", "count"), [(10, 3), (3, 10), (1000, 78), (0, 5)])
+def test_positions_are_spread_evenly(n, count):
+    found = evenly(n, count, torch.device("cpu"))
+    assert len(found) == min(n, count)
+    assert sorted(set(found.tolist())) == found.tolist()
+    if n > count:
+        gaps = np.diff([*found.tolist(), n])
+        assert gaps.max() - gaps.min() <= 1

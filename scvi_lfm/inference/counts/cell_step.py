@@ -16,7 +16,7 @@ import torch
 
 from ..._compile import fused
 from ..._workers import in_order
-from ...posterior.rates import cell_features, rates
+from ...posterior.rates import rates
 from ..equations import solve_rows
 
 if TYPE_CHECKING:
@@ -43,23 +43,21 @@ def cell_step(
     prior: Gaussian,
     trust: Tensor | None = None,
     observed: Tensor | None = None,
-    half: Tensor | None = None,
 ) -> tuple[Cells, Tensor]:
     """q of the cells with counts `y` (cells, m) after one step, and what it expected to gain, in nats for each.
 
     `trust` (cells,) bounds the step, see :meth:`Solved.within`. `observed` (cells, m) tells which entries are data, by
-    default all. `half` (cells, m), if given, is filled with half the variances of eta.
+    default all.
     """
-    likelihood, p, k = problem.likelihood, features.packed_size, features.mean.shape[1]
-    left, offset = cell_features(cells.mean, cells.cov), cells.log_size + mu.to(cells.mean.dtype)
+    likelihood, p, k = problem.likelihood, features.packed_size, features.n_latents
+    left = features.of_cells(cells.mean, cells.cov, cells.log_size + mu.to(cells.mean.dtype))
     respond = fused(working_responses, y.device)
 
     def of_genes(genes: slice) -> tuple[Tensor, Tensor]:
-        linear, some = features.linear(cells.mean, genes), at_genes(parameters, genes)
-        half_variance = features.half_variance(left, genes, None if half is None else half[:, genes])
-        data = None if observed is None else observed[:, genes]
-        weight, response, _ = respond(likelihood, y[:, genes], linear, half_variance, offset, some, data)
-        return weight @ features.moments[genes, p:], response @ features.slopes[genes]
+        linear, (eta, half_variance) = features.linear(left, genes), of_eta(likelihood, features, left, genes)
+        some, data = at_genes(parameters, genes), None if observed is None else observed[:, genes]
+        weight, response, _ = respond(likelihood, y[:, genes], linear, eta, half_variance, some, data)
+        return weight @ features.equations[genes], response @ features.slopes(genes)
 
     information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
     for of_some in in_order(of_genes, features.blocks(len(y))):
@@ -68,6 +66,13 @@ def cell_step(
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
     solved = solved.within(cells.mean, trust)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
+
+
+def of_eta(likelihood: Likelihood, features: GeneFeatures, cells: Tensor, genes: slice) -> tuple[Tensor, Tensor | None]:
+    """Logs of expected rates, or means of eta and half its variances where it is what the likelihood sees."""
+    if likelihood.has_rate:
+        return features.log_rate(cells, genes), None
+    return features.eta(cells, genes), features.half_variance(cells, genes)
 
 
 def where_observed(values: Tensor, observed: Tensor | None) -> Tensor:
@@ -84,17 +89,18 @@ def working_responses(
     likelihood: Likelihood,
     y: Tensor,
     linear: Tensor,
-    half_variance: Tensor,
-    offset: Tensor,
+    eta: Tensor,
+    half_variance: Tensor | None,
     parameters: tuple[Tensor, ...],
     observed: Tensor | None = None,
     mu: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Fisher weights w, `w z` less what of the offset is in it, and what the likelihood sees of eta, (cells, genes).
 
-    That is all of the offset, or all but `mu`. Entries that are not data weigh nothing. `linear` is lost.
+    That is all of the offset, or all but `mu`. Entries that are not data weigh nothing. `linear` and `eta`, which is
+    that of :func:`of_eta`, are lost.
     """
-    weight, score, seen = expected_steps(likelihood, y, linear, half_variance, offset, parameters, observed)
+    weight, score, seen = expected_steps(likelihood, y, eta, half_variance, parameters, observed)
     weight, score = where_observed(weight, observed), where_observed(score, observed)
     without_offset = linear if mu is None else linear.add_(mu)
     return weight, score.addcmul_(weight, without_offset), seen
@@ -103,9 +109,8 @@ def working_responses(
 def expected_steps(
     likelihood: Likelihood,
     y: Tensor,
-    linear: Tensor,
-    half_variance: Tensor,
-    offset: Tensor,
+    eta: Tensor,
+    half_variance: Tensor | None,
     parameters: tuple[Tensor, ...],
     observed: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,15 +120,14 @@ def expected_steps(
     those entries alone that are data, as `observed` (cells, genes) tells, and the others get zeros; a GPU would wait
     until they are found.
     """
-    if likelihood.has_rate:
-        rate = rates(linear, half_variance, offset)
+    if half_variance is None:
+        rate = rates(eta)
         return *likelihood.weight_and_score(y, rate, *parameters), rate
-    seen = linear + offset[:, None]
-    if observed is None or linear.device.type != "cpu":
-        return *_averaged(likelihood, y, seen, half_variance, parameters), seen
-    at, nothing = torch.nonzero(observed, as_tuple=True), torch.zeros_like(linear)
-    weight, score = _averaged(likelihood, y[at], seen[at], half_variance[at], parameters)
-    return nothing.index_put(at, weight), nothing.index_put(at, score), seen
+    if observed is None or eta.device.type != "cpu":
+        return *_averaged(likelihood, y, eta, half_variance, parameters), eta
+    at, nothing = torch.nonzero(observed, as_tuple=True), torch.zeros_like(eta)
+    weight, score = _averaged(likelihood, y[at], eta[at], half_variance[at], parameters)
+    return nothing.index_put(at, weight), nothing.index_put(at, score), eta
 
 
 def _averaged(

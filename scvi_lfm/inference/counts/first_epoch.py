@@ -14,7 +14,6 @@ import torch
 from ..._workers import workers
 from ...data.blocks import blocks_of
 from ...data.cluster import with_threads_of_worker
-from ...posterior.rates import GeneFeatures
 from ..learning_rate import learning_rate
 from .gene_step import DISPERSION_EVERY, Asked, gene_step
 from .sweep import visit
@@ -42,7 +41,7 @@ def stochastic_step(
 ) -> tuple[Running, Cells]:
     """Some steps of the cells of a minibatch, then one of the genes."""
     g = at.globals
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    features = g.features(cells)
     asked = Asked.one_in(DISPERSION_EVERY, batch.n_cells)
     cells, new = visit(problem, g, features, batch, cells, n_steps, asked)
     statistics = at.statistics.blend(new, learning_rate(at.steps))

@@ -19,9 +19,8 @@ from ..._workers import in_order, meanwhile
 from ...linalg.moments import one_first
 from ...linalg.packed import inner, outer, unpack
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
-from ...posterior.rates import cell_features
 from ..equations import solve_rows
-from .cell_step import at_genes, nodes_of, where_observed, working_responses
+from .cell_step import at_genes, nodes_of, of_eta, where_observed, working_responses
 from .dispersion import update_dispersion
 from .state import CountStatistics
 
@@ -63,18 +62,16 @@ def cell_statistics(
     cells: Cells,
     asked: Asked = EVERYONE,
     observed: Tensor | None = None,
-    half: Tensor | None = None,
 ) -> CountStatistics:
     """Averages over the cells with counts `y` (cells, m), at the rates of their q and the genes'.
 
     What the dispersion needs is taken from the cells that are `asked` alone: it costs as much as all the rest. Entries
-    that are not data, as `observed` (cells, m) tells, weigh nothing. `half` holds half the variances of eta where they
-    are known from the last step of the cells: they change little from step to step, and are a third of the work.
+    that are not data, as `observed` (cells, m) tells, weigh nothing.
     """
     likelihood, n = problem.likelihood, len(y)
     mu = g.mu.to(cells.mean.dtype)
-    left = cell_features(cells.mean, cells.cov) if half is None else cells.mean[:, :0]  # of no use
-    offset = cells.log_size + mu
+    left = features.of_cells(cells.mean, cells.cov, cells.log_size + mu)
+    of_asked = left[asked.cells]
     x = one_first(cells.mean)
     xx = outer(x)
     xx.index_add_(1, inner(x.shape[1], x.device), cells.cov)
@@ -87,19 +84,22 @@ def cell_statistics(
 
     def of_genes(genes: slice) -> Tensor | None:
         # what they say of the thresholds between levels; all else is a gene's own, and put in its place
-        linear, parameters = features.linear(cells.mean, genes), at_genes(g.parameters, genes)
-        half_variance = features.half_variance(left, genes) if half is None else half[:, genes]
+        linear, (eta, half_variance) = features.linear(left, genes), of_eta(likelihood, features, left, genes)
+        parameters = at_genes(g.parameters, genes)
         data, which = y[:, genes], None if observed is None else observed[:, genes]
-        weight, pull, seen = respond(likelihood, data, linear, half_variance, offset, parameters, which, mu)
+        weight, pull, seen = respond(likelihood, data, linear, eta, half_variance, parameters, which, mu)
         torch.mm(weight.T, xx, out=weighted[genes])
         torch.mm(pull.T, x, out=response[genes])
-        data, seen, half_variance, weight = (values[asked.cells] for values in (data, seen, half_variance, weight))
+        data, seen, weight = (values[asked.cells] for values in (data, seen, weight))
         which = None if which is None else which[asked.cells]
         if likelihood.dispersion_score is not None and len(data):  # of a block on a cluster perhaps none is asked
             # no count at a rate of zero says nothing of the dispersion
             score = likelihood.dispersion_score(data, where_observed(seen, which), g.dispersion[genes])
+            half_variance = features.half_variance(of_asked, genes)
             excess[genes], square[genes] = _of_dispersion(score, weight, half_variance, g.dispersion[genes])
-        return None if g.levels is None else _of_levels(data, seen, half_variance, g.levels, which)
+        if g.levels is None:
+            return None
+        return _of_levels(data, seen, features.half_variance(of_asked, genes), g.levels, which)
 
     of_levels = [found for found in in_order(of_genes, features.blocks(n)) if found is not None]
     n_asked = n * asked.share  # not those of these cells, so that averages add up

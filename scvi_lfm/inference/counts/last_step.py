@@ -13,7 +13,6 @@ import torch
 
 from ..._workers import meanwhile
 from ...data.blocks import Blocks
-from ...posterior.rates import GeneFeatures
 from ..equations import TRUST, shortened
 from ..normal.finish import OFF
 from ..passes import average, pooled
@@ -91,7 +90,7 @@ def settle(
 
 def statistics_of_all(problem: CountProblem, g: CountGlobals, cells: Cells, matrix: CellMatrix) -> CountStatistics:
     """Averages over all cells for the genes of `matrix`."""
-    features, n = GeneFeatures.of(g.gene_mean, g.gene_cov), problem.n_cells
+    features, n = g.features(cells), problem.n_cells
 
     def of_block(batch: Batch, some: Cells) -> tuple[int, CountStatistics]:
         own = some.with_own_cov()

@@ -18,7 +18,7 @@ from ...posterior.recomputed import Recomputed
 from ..equations import TRUST, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
-from .state import Cells, CountProblem, holds_covariances
+from .state import Cells, CountProblem, holds_covariances, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,19 +46,21 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
     blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     if start is None:
-        cov = pack(with_known(prior.cov, q.n_known))[None].float() / 100
-        start = Cells(insert_known(prior.means(blocks.known), blocks.known).float(), cov, q.noise.log_size)
-    begun = replace(start, log_size=q.noise.log_size)
+        cov = pack(with_known(prior.cov, q.n_known))[None] / 100
+        begun = Cells(insert_known(prior.means(blocks.known), blocks.known), cov, q.noise.log_size).in_float32()
+        first = features
+    else:
+        begun = replace(start, log_size=q.noise.log_size).in_float32()
+        first = near(features, begun)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     keep = holds_covariances(n, q.gene_mean.shape[1])
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)
     problem = CountProblem(*matrix.shape, family, likelihood=q.likelihood)
     parameters = q.noise.of_cells(None, torch.float32)
-    step = partial(cell_step, problem, features=features, mu=mu, parameters=parameters, prior=prior)
+    step = partial(cell_step, problem, mu=mu, parameters=parameters, prior=prior)
 
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
-        cells = Cells(cells.mean.float(), cells.with_own_cov().cov, cells.log_size.float())
-        cells = _converge(step, batch, cells)
+        cells = _converge(step, (first, features), batch, cells.with_own_cov())
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
     means, covs = zip(*blocks.each(place, [begun.part(cells) for cells in blocks.places]), strict=True)
@@ -69,8 +71,16 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     return replace(q, cell_mean=mean, cell_cov=recomputed)
 
 
-def _converge(newton: Callable[..., tuple[Cells, Tensor]], batch: Batch, cells: Cells) -> Cells:
-    """Newton steps until no cell has anything to gain; cells that have not are left alone."""
+def _converge(
+    newton: Callable[..., tuple[Cells, Tensor]],
+    features: tuple[GeneFeatures, GeneFeatures],
+    batch: Batch,
+    cells: Cells,
+) -> Cells:
+    """Newton steps until no cell has anything to gain; cells that have not are left alone.
+
+    The first has features of genes of its own.
+    """
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
@@ -79,7 +89,7 @@ def _converge(newton: Callable[..., tuple[Cells, Tensor]], batch: Batch, cells: 
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = newton(y[at], now, trust=trust, observed=which)
+        now, missing = newton(y[at], now, features=features[min(step, 1)], trust=trust, observed=which)
         mean[at], cov[at] = now.mean, now.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

@@ -13,7 +13,6 @@ from ..._workers import in_order
 from ...linalg.packed import diagonal, pack
 from ...model.likelihoods.ordinal import marginal_thresholds
 from ...model.priors import initial_scales, with_known
-from ...posterior.rates import GeneFeatures
 from ..passes import average
 from .cell_step import cell_step
 from .gene_step import DISPERSION_EVERY, Asked, cell_statistics, gene_step
@@ -101,7 +100,7 @@ def _swept(
     problem: CountProblem, g: CountGlobals, blocks: Sequence[Callable[[], Batch]], cells: Sequence[Cells], every: int
 ) -> tuple[list[Cells], CountStatistics]:
     """q(a) of the cells of some blocks after a step, and averages over them."""
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    features = g.features()
 
     def sweep(block: tuple[Callable[[], Batch], Cells]) -> tuple[Cells, CountStatistics]:
         batch = block[0]()
@@ -116,7 +115,7 @@ def _placed(
     problem: CountProblem, g: CountGlobals, blocks: Sequence[Callable[[], Batch]], cells: Sequence[Cells]
 ) -> list[Cells]:
     """q(a) of the cells of some blocks after a step."""
-    features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+    features = g.features()
 
     def place(block: tuple[Callable[[], Batch], Cells]) -> Cells:
         batch = block[0]()
@@ -204,7 +203,7 @@ def add_factors(
     y, observed = batch.dense(), batch.is_observed()
     asked = Asked.one_in(1 if len(y) == problem.n_cells else DISPERSION_EVERY, len(y))
     for number in range(GENE_STEPS):
-        features = GeneFeatures.of(g.gene_mean, g.gene_cov)
+        features = g.features(cells)
         statistics = cell_statistics(problem, g, features, y, cells, asked, observed)
         g = gene_step(problem, g, statistics)
         if number == 0 and "B" not in prior_scales:  # relevance is judged once the genes have moved

@@ -13,6 +13,7 @@ import torch
 from ..._settings import settings
 from ...linalg.packed import congruent, diagonal, pack, packed_part, packed_size
 from ...model.noise import level_parameters
+from ...posterior.rates import GeneFeatures, evenly
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class Cells:
             return self
         return replace(self, cov=new.cov.mean(0, keepdim=True))
 
+    def in_float32(self) -> Cells:
+        """Cells in the precision of steps."""
+        return Cells(self.mean.float(), self.cov.float(), self.log_size.float())
+
     @classmethod
     def joined(cls, parts: Sequence[Cells]) -> Cells:
         """Cells of some blocks, with the average of the covariances of these where each has one."""
@@ -88,6 +93,12 @@ class Cells:
     def moved(self, move: Move, family: str) -> Cells:
         """Cells after a gauge move; mean field keeps the variances alone."""
         return replace(self, mean=move.cells(self.mean), cov=_in_family(congruent(move.cell_map, self.cov), family))
+
+
+def near(features: GeneFeatures, cells: Cells) -> GeneFeatures:
+    """Features for a fraction of the work, nearly right for cells like these, of which some are looked at."""
+    some = cells.rows(evenly(len(cells.mean), features.n_sampled, cells.mean.device))
+    return features.near(some.mean, some.cov)
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,11 @@ class CountGlobals(PackedGlobals):
         """Globals with other q and dispersions for some genes; written in place."""
         self.gene_mean[genes], self.gene_cov[genes], self.dispersion[genes] = mean, cov, dispersion
         return replace(self)  # without what was computed from the former ones
+
+    def features(self, cells: Cells | None = None) -> GeneFeatures:
+        """Features of the genes, exact or, for a fraction of the work, nearly right for cells like these."""
+        features = GeneFeatures.of(self.gene_mean, self.gene_cov)
+        return features if cells is None else near(features, cells)
 
     def copied(self) -> Self:
         """Globals whose q and dispersions may be written to."""

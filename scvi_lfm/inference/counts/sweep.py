@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ...posterior.rates import GeneFeatures
 from ..course import WHOLE, Pass, Place
 from ..passes import added, pooled_with
 from ..progress import Progress
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from ...data import Batch
     from ...data.blocks import Blocks
+    from ...posterior.rates import GeneFeatures
     from ..minibatches import Minibatches
     from .state import CountGlobals, CountProblem, CountStatistics
 
@@ -44,7 +44,7 @@ def sweep(
     at once. Where a pass ends before the last minibatch, averages are sums over the cells that it saw, over the number
     of all.
     """
-    features, bar = GeneFeatures.of(g.gene_mean, g.gene_cov), bar or Progress()
+    features, bar = g.features(cells), bar or Progress()
     visited = partial(visit, problem, g, features, steps=steps)
     if batches.cluster is not None and pass_.most is None:
         at = _sweep_at_once(visited, cells, batches, every, pass_)
@@ -108,7 +108,6 @@ def visit(
 ) -> tuple[Cells, CountStatistics]:
     """q of the cells of a batch after some steps, and averages over them; `features` are those of the genes in `g`."""
     y, observed, prior = batch.dense(), batch.is_observed(), g.cell_prior
-    half = torch.empty_like(y)
     for _ in range(steps):
-        cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed, half=half)
-    return cells, cell_statistics(problem, g, features, y, cells, asked, observed, half)
+        cells, _ = cell_step(problem, y, cells, features, g.mu, g.parameters, prior, observed=observed)
+    return cells, cell_statistics(problem, g, features, y, cells, asked, observed)

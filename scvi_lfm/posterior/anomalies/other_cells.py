@@ -25,7 +25,7 @@ import torch
 from ...model.likelihoods import OfCounts
 from ..leave_one_out import LeaveOneOut
 from ..posterior import Moments
-from ..rates import GeneFeatures, cell_features, rates
+from ..rates import GeneFeatures
 from ..tally import added
 
 if TYPE_CHECKING:
@@ -107,11 +107,10 @@ def _rate_sums(q: Posterior, blocks: DenseBlocks) -> Tensor:
 
     def of_block(some: Posterior) -> Tensor:
         mean = some.cell_mean.float()
-        left = cell_features(mean, some.cell_cov.packed())
-        offset = mean.new_full((len(mean),), mu)
-        sums = mean.new_empty(2, len(features.mean))
+        left = features.of_cells(mean, some.cell_cov.packed(), mean.new_full((len(mean),), mu))
+        sums = mean.new_empty(2, len(q.gene_mean))
         for genes in features.blocks(len(mean)):
-            rate = rates(features.linear(mean, genes), features.half_variance(left, genes), offset)
+            rate = features.rates(left, genes)
             value = likelihood.mean(rate, torch.zeros_like(rate[0]))
             sums[0, genes], sums[1, genes] = value.sum(0), value.square().sum(0)
         return sums.double()

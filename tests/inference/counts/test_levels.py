@@ -18,18 +18,17 @@ LEVELS = torch.tensor([LOWEST, *THRESHOLDS], dtype=torch.float64)
 def test_steps_are_averages_over_eta():
     """Against integrals on a grid; three nodes are exact to the fifth degree, and scores are smooth."""
     y = torch.arange(2.0, 6.0, dtype=torch.float64)[:, None].expand(4, 3)
-    linear = torch.tensor([-1.5, 0.1, 2.0], dtype=torch.float64).expand(4, 3)
+    eta = torch.tensor([-1.2, 0.4, 2.3], dtype=torch.float64).expand(4, 3)
     half = torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64).expand(4, 3)
-    offset = torch.full((4,), 0.3, dtype=torch.float64)
-    weight, score, seen = expected_steps(ordinal.ORDINAL, y, linear, half, offset, level_parameters(LEVELS))
+    weight, score, seen = expected_steps(ordinal.ORDINAL, y, eta, half, level_parameters(LEVELS))
     grid = np.linspace(-8, 8, 4001)
     share = norm.pdf(grid) / norm.pdf(grid).sum()
     for i, j in np.ndindex(4, 3):
-        eta = torch.from_numpy(float(linear[i, j]) + 0.3 + np.sqrt(2 * float(half[i, j])) * grid)
-        exact = ordinal.weight_and_score(torch.full_like(eta, float(y[i, j])), eta, *level_parameters(LEVELS))
+        at = torch.from_numpy(float(eta[i, j]) + np.sqrt(2 * float(half[i, j])) * grid)
+        exact = ordinal.weight_and_score(torch.full_like(at, float(y[i, j])), at, *level_parameters(LEVELS))
         for found, values in zip((weight, score), exact, strict=True):
             assert float(found[i, j]) == pytest.approx(share @ values.numpy(), abs=3e-3)
-    torch.testing.assert_close(seen, linear + 0.3)
+    torch.testing.assert_close(seen, eta)
 
 
 def test_nodes_have_the_moments_of_a_normal():

@@ -12,7 +12,6 @@ from scvi_lfm.inference.counts.gene_step import cell_statistics
 from scvi_lfm.inference.counts.state import Cells, CountGlobals, CountStatistics
 from scvi_lfm.inference.moves import best_move
 from scvi_lfm.posterior.gauge import rotate, shift_constants, translate_cells, translate_genes
-from scvi_lfm.posterior.rates import cell_features, rates
 
 EXACT = {"rtol": 1e-9, "atol": 1e-11}
 
@@ -45,8 +44,8 @@ def statistics_of(state):
 
 def log_rates(state):
     cells, features, whole = state.cells, state.features, slice(None)
-    left, offset = cell_features(cells.mean, cells.cov), cells.log_size + state.globals.mu
-    return rates(features.linear(cells.mean, whole), features.half_variance(left, whole), offset).log()
+    left = features.of_cells(cells.mean, cells.cov, cells.log_size + state.globals.mu)
+    return features.log_rate(left, whole)
 
 
 @pytest.fixture(params=[*MOVES, "the best"])
