@@ -72,7 +72,7 @@ def dispersion_score(y: Tensor, rate: Tensor, dispersion: Tensor) -> Tensor:
     The bound is several standard deviations of what a count can say about log phi: odd counts must not set the
     dispersion by which they are judged.
     """
-    waits = y.device.type != "cpu"  # for whether there are large values, and where
+    waits = y.device.type != "cpu"  # for whether there are large counts, and where
     most = None if waits else y.amax(0)
     excess = rate * dispersion
     lost = excess / (1 + excess)

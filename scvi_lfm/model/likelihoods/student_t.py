@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicHermiteSpline
 from scipy.special import ndtri, stdtr, stdtrit
 
 from . import normal
@@ -147,6 +146,8 @@ def law(mean: Tensor, var: Tensor, sigma: Tensor, df: Tensor) -> StudentTLaw:
 
 def _quantile_of_ratios(level: float, ratio: np.ndarray, df: float) -> np.ndarray:
     """Quantiles of t + ratio x, between those of the ratios of a grid: only those on either side of one are solved."""
+    from scipy.interpolate import CubicHermiteSpline  # slow to import, and only this needs it
+
     found = np.hypot(ratio, np.sqrt(df / (df - 2))) * ndtri(level)
     within = ratio <= LARGEST_RATIO
     if within.any():
