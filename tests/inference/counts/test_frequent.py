@@ -8,6 +8,7 @@ import scipy.sparse as sp
 import torch
 
 import scvi_lfm as lfm
+from log_rate_means import eta
 from scvi_lfm.data import CellMatrix
 from scvi_lfm.inference.counts import engine, frequent
 from scvi_lfm.inference.counts.groups import Groups
@@ -35,11 +36,6 @@ def fitted(counts, **arguments):
     adata = counts.copy()
     lfm.tl.fit(adata, 3, batch_size=200, progress=False, **arguments)
     return adata
-
-
-def eta(adata):
-    q = adata.uns["lfm"]["mu"] + adata.obs["lfm_a"].to_numpy()[:, None] + adata.var["lfm_b"].to_numpy()
-    return q + adata.obsm["X_lfm"] @ adata.varm["lfm"].T
 
 
 def test_frequent_genes_hold_most_of_what_is_seen():

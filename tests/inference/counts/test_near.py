@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import scvi_lfm as lfm
+from log_rate_means import eta
 from scvi_lfm.posterior import rates
 
 
@@ -32,11 +33,6 @@ def fitted(adata, **options):
     adata = adata.copy()
     lfm.tl.fit(adata, 8, batch_size=150, progress=False, **options)
     return adata
-
-
-def eta(adata):
-    q = adata.uns["lfm"]["mu"] + adata.obs["lfm_a"].to_numpy()[:, None] + adata.var["lfm_b"].to_numpy()
-    return q + adata.obsm["X_lfm"] @ adata.varm["lfm"].T
 
 
 @pytest.mark.parametrize(
