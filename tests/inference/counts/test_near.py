@@ -55,8 +55,9 @@ def test_a_fit_ends_where_exact_variances_end(asked, monkeypatch, options):
     exact = fitted(adata, **options)
     assert asked == []
     bounds = [np.asarray(one.uns["lfm"]["elbo"]["value"])[-1] for one in (found, exact)]
-    assert abs(bounds[0] - bounds[1]) < 5e-4 * (bounds[1] - exact.uns["lfm"]["elbo"]["rank0"])
-    assert np.sqrt(np.square(eta(found) - eta(exact)).mean()) < 1e-2 * eta(exact).std()
+    slack = 10 if "observed" in options else 1
+    assert abs(bounds[0] - bounds[1]) < slack * 5e-5 * (bounds[1] - exact.uns["lfm"]["elbo"]["rank0"])
+    assert np.sqrt(np.square(eta(found) - eta(exact)).mean()) < slack * 1e-3 * eta(exact).std()
 
 
 def test_threads_change_no_bit(asked):
