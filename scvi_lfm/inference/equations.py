@@ -17,7 +17,7 @@ import torch
 
 from .._workers import for_each
 from ..linalg.batch_inverse import invert, pack_last, row_blocks, unpack_last
-from ..linalg.packed import packed_size
+from ..linalg.packed import diagonal, packed_size
 from ..model.priors import free_coordinates
 
 if TYPE_CHECKING:
@@ -42,11 +42,24 @@ class Solved:
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain; 0 without a start
     step: Tensor  # (rows, k): the whole last step
     change: Tensor  # (rows,): by how much it would change eta, root mean square by weight; 0 without a start
+    variance: Tensor  # (rows,): of eta, its mean by weight
 
     def within(self, current: Tensor, trust: Tensor | None = None) -> Solved:
         """The step from `current`, shortened to `trust` (rows,), by default `TRUST`, if it would change eta more."""
         trust = self.change.new_full((len(self.change),), TRUST) if trust is None else trust
         return replace(self, mean=current + self.step * (trust / torch.maximum(self.change, trust))[:, None])
+
+    def damped(self, cov: Tensor) -> Solved:
+        """The covariances a share of their way from `cov` (rows, p), of rows whose rates they change themselves.
+
+        A row with next to no counts has a wide q, which makes its rates large, which make q narrow: in full steps it
+        would swing.
+        """
+        damped = torch.lerp(cov.to(self.cov), self.cov, (1 / self.variance.clamp_min(1))[:, None])
+        after, whole = diagonal(damped), diagonal(self.cov)
+        # nats that are still to be gained, to the second order
+        left = ((whole - after) / whole.clamp_min(TINY)).square().sum(1) / 4
+        return replace(self, cov=damped, missing=self.missing + left)
 
 
 def solve_rows(
@@ -77,6 +90,7 @@ def solve_rows(
         missing=information.new_empty(n),
         step=torch.empty_like(current),
         change=torch.empty_like(current[:, 0]),
+        variance=information.new_empty(n),
     )
 
     def solve(rows: slice) -> None:
@@ -134,6 +148,7 @@ class _System:
             cov.diagonal().copy_((1 / pivots).T)
         else:
             cov = _between(root, inverse, diagonal=self._prior.independent)
+        variance = (own * cov).sum((0, 1)) / H[0, 0].clamp_min(TINY)
         log_det = torch.zeros_like(H[0, 0], dtype=torch.float64)
         if not self._bounded:
             of_prior = 0 if self._family == "mean_field" else 2 * self._root.diagonal().log().sum()
@@ -142,7 +157,7 @@ class _System:
             full = torch.zeros_like(H)
             full[free[:, None], free] = cov
             cov = full
-        return mean.T, pack_last(cov), log_det, missing, step.T, change
+        return mean.T, pack_last(cov), log_det, missing, step.T, change, variance
 
 
 def _times(matrices: Tensor, vectors: Tensor) -> Tensor:

@@ -133,3 +133,8 @@ def first_column(k: int, device: torch.device) -> Tensor:
     """Positions of the first column of a packed (k, k) matrix."""
     steps = torch.arange(k, device=device)
     return steps * (steps + 1) // 2
+
+
+def mean_variance(H: Tensor, cov: Tensor) -> Tensor:
+    """`tr(H S) / H_00` of rows (rows, p) of both: the variance of `v . x`, its mean by the weights behind H."""
+    return (H * cov) @ doubled(dimension(H.shape[1]), H) / H[:, 0].clamp_min(torch.finfo(H.dtype).tiny)

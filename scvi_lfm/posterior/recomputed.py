@@ -2,7 +2,8 @@ r"""Covariances of cells under a count likelihood that were too large to store, 
 
 .. math:: S_i^{-1} = P^{-1} + \sum_j w_{ij} E[v_j v_j']
 
-The Fisher weights need no counts, only rates, which S_i enters in turn: the fixed point is reached in a few rounds.
+The Fisher weights need no counts, only rates, which S_i enters in turn: the fixed point is reached in a few rounds. Of
+cells with next to no counts, whose eta varies by more than 1, weights go a share of their way, and do not swing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..linalg.covariances import Covariance, Packed
-from ..linalg.packed import pack, unpack
+from ..linalg.packed import mean_variance, pack, unpack
 from ..model.likelihoods import LIKELIHOODS
 from ..model.priors import free_coordinates, with_known
 from .rates import GeneFeatures
@@ -80,7 +81,7 @@ class Recomputed(Covariance):
         prior_precision = torch.linalg.inv(self.prior.cov)
         n_known = mean.shape[1] - len(prior_precision)
         free = free_coordinates(mean.shape[1], n_known, mean.device)
-        cov = mean.new_zeros(len(mean), p)
+        cov, before = mean.new_zeros(len(mean), p), None
         for _ in range(ROUNDS):
             left = self.features.of_cells(mean, cov, offset)
             information = mean.new_zeros(len(mean), p)
@@ -89,6 +90,10 @@ class Recomputed(Covariance):
                 # which no count changes
                 weight, _ = likelihood.weight_and_score(rate, rate, self.dispersion[genes])
                 information.addmm_(weight, self.features.equations[genes, :p])
+            if before is not None:
+                share = 1 / mean_variance(information, cov).clamp_min(1)
+                information *= (before / information[:, 0]).pow(1 - share)[:, None]
+            before = information[:, 0].clone()
             precision = unpack(information.double())[:, free[:, None], free] + prior_precision
             if self.family == "mean_field":
                 precision = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1))

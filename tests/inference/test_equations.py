@@ -81,6 +81,27 @@ def test_expects_to_gain_what_the_quadratic_model_says(rows):
 
 
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
+def test_covariances_of_rows_whose_eta_varies_much_go_a_share_of_their_way(rows, dense, family):
+    H, h, prior = rows
+    H = H * np.array([1e-6, 1e-4, 1e-2, 0.1, 1, 1, 1])[:, None, None]
+    current = torch.zeros(ROWS, K, dtype=torch.float64)
+    solved = solve_rows(packed(H), torch.from_numpy(h), prior, family, current)
+    whole = np.asarray(dense(Packed(solved.cov)))
+    variance = np.einsum("ikl,ikl->i", H, whole) / H[:, 0, 0]
+    np.testing.assert_allclose(solved.variance, variance, rtol=1e-9)
+    assert (variance > 1.5).any()
+    assert (variance < 0.8).any()
+    before = packed(np.eye(K) * np.linspace(0.1, 2, ROWS)[:, None, None]).numpy()
+    damped = solved.damped(torch.from_numpy(before))
+    share = np.minimum(1, 1 / variance)[:, None]
+    np.testing.assert_allclose(damped.cov, before + share * (solved.cov.numpy() - before), rtol=1e-9, atol=1e-12)
+    # what of the variances is left, in nats to the second order
+    after = np.asarray(dense(Packed(damped.cov)))
+    short = 1 - np.diagonal(after, axis1=1, axis2=2) / np.diagonal(whole, axis1=1, axis2=2)
+    np.testing.assert_allclose(damped.missing - solved.missing, 0.25 * (short**2).sum(1), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["row_block", "mean_field"])
 def test_without_a_start_it_solves_at_once(rows, dense, family):
     H, h, prior = rows
     weight = 0.5 + np.random.default_rng(6).random(ROWS)

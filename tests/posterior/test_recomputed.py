@@ -33,26 +33,28 @@ def posterior(draw_count_posterior):
 
 def fixed_point(q, T, family):
     """S_i of every cell, iterated until nothing changes."""
-    weight_and_score = COUNTS[q.noise.likelihood].weight_and_score
     prior_precision = np.linalg.inv(q.cell_prior.cov.numpy())
     T, found = T.numpy(), []
-    v = np.column_stack([np.ones(M), q.gene_mean[:, 1:]])
-    vv = v[:, :, None] * v[:, None, :]
-    vv[:, 1:, 1:] += T[:, 1:, 1:]
     for cell, log_size in zip(q.cell_mean.numpy(), q.noise.log_size.numpy(), strict=True):
-        u = np.array([1, *cell[1:]])
         S, before = np.zeros((R + 1, R + 1)), None
         while before is None or np.abs(S - before).max() > 1e-12:
-            var = np.array([v[j] @ S @ v[j] + u @ T[j] @ u + (S[1:, 1:] * T[j, 1:, 1:]).sum() for j in range(M)])
-            log_rate = log_size + q.mu + q.gene_mean[:, 0].numpy() + v @ cell + var / 2
-            rate = torch.from_numpy(np.exp(log_rate))
-            weight = weight_and_score(rate, rate, q.noise.dispersion)[0].numpy()
-            precision = prior_precision + np.einsum("j,jkl->kl", weight, vv)
+            precision = prior_precision + information(q, T, cell, log_size, S)
             if family == "mean_field":
                 precision = np.diag(precision.diagonal())
             before, S = S, np.linalg.inv(precision)
         found.append(S)
     return np.array(found)
+
+
+def information(q, T, cell, log_size, S):
+    """`sum_j w_ij E[v_j v_j']` of one cell whose covariance is S."""
+    v, u = np.column_stack([np.ones(M), q.gene_mean[:, 1:]]), np.array([1, *cell[1:]])
+    vv = v[:, :, None] * v[:, None, :]
+    vv[:, 1:, 1:] += T[:, 1:, 1:]
+    var = np.array([v[j] @ S @ v[j] + u @ T[j] @ u + (S[1:, 1:] * T[j, 1:, 1:]).sum() for j in range(M)])
+    rate = torch.from_numpy(np.exp(log_size + q.mu + q.gene_mean[:, 0].numpy() + v @ cell + var / 2))
+    weight = COUNTS[q.noise.likelihood].weight_and_score(rate, rate, q.noise.dispersion)[0].numpy()
+    return np.einsum("j,jkl->kl", weight, vv)
 
 
 @pytest.mark.parametrize("family", ["row_block", "mean_field"])
@@ -78,6 +80,20 @@ def test_is_the_fixed_point_for_cells_with_few_counts_too(posterior, dense):
     assert expected.diagonal(axis1=1, axis2=2).max() > 0.2
     found = record(q).diagonals()
     np.testing.assert_allclose(found, expected.diagonal(axis1=1, axis2=2), rtol=0.01)
+
+
+def test_is_the_fixed_point_for_cells_without_counts_whose_prior_is_wide(posterior, dense):
+    """Rounds in full would swing for ever: at the fixed point what they multiply a difference by is below -1."""
+    q = posterior("poisson")
+    wide = torch.diag(torch.tensor([30.0, 1.0, 1.0], dtype=torch.float64))
+    q = replace(q, mu=-7.5, gene_mean=0.2 * q.gene_mean, cell_prior=replace(q.cell_prior, cov=wide))
+    found = dense(Packed(record(q).packed().double())).numpy()
+    narrow = q.cell_prior.cov.inverse().numpy()
+    T, found_next = dense(q.gene_cov).numpy(), []
+    for cell, log_size, S in zip(q.cell_mean.numpy(), q.noise.log_size.numpy(), found, strict=True):
+        found_next.append(np.linalg.inv(narrow + information(q, T, cell, log_size, S)))
+    assert found[:, 0, 0].max() > 3
+    np.testing.assert_allclose(found, found_next, rtol=0.02, atol=0.02)
 
 
 def test_each_is_made_once_where_a_cell_has_many_entries(posterior, monkeypatch):

@@ -65,6 +65,8 @@ def cell_step(
     target -= information[:, p:]
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
     solved = solved.within(cells.mean, trust)
+    if likelihood.has_rate:
+        solved = solved.damped(cells.cov)
     return replace(cells, mean=solved.mean, cov=solved.cov), solved.missing
 
 

@@ -174,7 +174,8 @@ def solve_genes(problem: CountProblem, g: CountGlobals, statistics: CountStatist
     solved = solve_rows(
         statistics.weighted, target, g.gene_prior, problem.family, g.gene_mean, weight=weight, part=part
     )
-    return solved.within(g.gene_mean)
+    solved = solved.within(g.gene_mean)
+    return solved.damped(g.gene_cov) if problem.likelihood.has_rate else solved
 
 
 def dispersions(
