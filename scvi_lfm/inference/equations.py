@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 TRUST = 0.5
 # a step that leaves more than this share of what was missing has swung past the optimum: the next ones are shorter
 CLOSER, SHORTER = 0.95, 0.6
+# of steps that are expected to gain more nats, two do not tell where the next ones end
+CLOSE = 1.0
+# shares where each step is four fifths of the last one, and where it undoes the last one
+FURTHEST, HALF_BACK = -4.0, 0.5
 TINY = 1e-12
 
 
@@ -108,6 +112,40 @@ def solve_rows(
 def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
     """Bounds on the next step of rows, given what the last two steps expected to gain."""
     return torch.where(missing > CLOSER * before, trust * SHORTER, trust)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A bounded step of rows: where from, by how much, and what it was expected to gain."""
+
+    start: Tensor  # (rows, k)
+    step: Tensor  # (rows, k)
+    missing: Tensor  # (rows,)
+
+    def at(self, rows: Tensor) -> Move:
+        """The step of some rows."""
+        return Move(self.start[rows], self.step[rows], self.missing[rows])
+
+    def closer(self, last: Move) -> Tensor:
+        """Whether two steps tell where the next ones end, (rows,): close to it, and closer by the second."""
+        return self.missing < last.missing.clamp(max=CLOSE)
+
+    def mixed(self, last: Move, cov: Tensor) -> Tensor:
+        """Means (rows, k) after the step, with what it and the `last` one tell of the next ones.
+
+        Steps that go a little further each time, or back and forth, show where they end: Anderson acceleration of depth
+        one, in units of the standard deviations in `cov` (rows, p).
+
+        References
+        ----------
+        Walker and Ni 2011, Anderson acceleration for fixed-point iterations, SIAM Journal on Numerical Analysis
+        49:1715-1735, section 2.
+        """
+        change = self.step - last.step
+        scaled = change / diagonal(cov).clamp_min(TINY)
+        share = (scaled * self.step).sum(1) / (scaled * change).sum(1).clamp_min(TINY)
+        share = share.clamp(FURTHEST, HALF_BACK) * self.closer(last)
+        return self.start + self.step - share[:, None] * (self.start - last.start + change)
 
 
 class _System:

@@ -15,7 +15,7 @@ from ...linalg.packed import pack
 from ...model.priors import free_coordinates, with_known
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..equations import TRUST, shortened
+from ..equations import TRUST, Move, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
 from .state import Cells, CountProblem, holds_covariances, near
@@ -85,12 +85,14 @@ def _converge(
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
+    last = None
     for step in range(STEPS):
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
-        now, missing = newton(y[at], now, features=features[min(step, 1)], trust=trust, observed=which)
-        mean[at], cov[at] = now.mean, now.cov
+        new, missing = newton(y[at], now, features=features[min(step, 1)], trust=trust, observed=which)
+        move = Move(now.mean.clone(), new.mean - now.mean, missing)
+        mean[at], cov[at] = new.mean, new.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue
         still = missing > ENOUGH
@@ -98,4 +100,11 @@ def _converge(
         open_, before = open_[still], missing[still]
         if len(open_) == 0:
             break
+        if step > 1:  # the one before starts from such a covariance in part
+            move = move.at(still)
+            if last is not None:
+                last = last.at(still)
+                mean[open_] = move.mixed(last, new.cov[still])
+                before = torch.where(move.closer(last), torch.inf, before)
+            last = move
     return Cells(mean, cov, cells.log_size)
