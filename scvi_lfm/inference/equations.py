@@ -46,7 +46,7 @@ class Solved:
     missing: Tensor  # (rows,): nats that the quadratic model expected the step to gain; 0 without a start
     step: Tensor  # (rows, k): the whole last step
     change: Tensor  # (rows,): by how much it would change eta, root mean square by weight; 0 without a start
-    variance: Tensor  # (rows,): of eta, its mean by weight
+    variance: Tensor  # (rows,): of eta, its mean by weight; 0 without a start
 
     def within(self, current: Tensor, trust: Tensor | None = None) -> Solved:
         """The step from `current`, shortened to `trust` (rows,), by default `TRUST`, if it would change eta more."""
@@ -115,22 +115,22 @@ def shortened(trust: Tensor, missing: Tensor, before: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Move:
+class NewtonStep:
     """A bounded step of rows: where from, by how much, and what it was expected to gain."""
 
     start: Tensor  # (rows, k)
     step: Tensor  # (rows, k)
     missing: Tensor  # (rows,)
 
-    def at(self, rows: Tensor) -> Move:
+    def at(self, rows: Tensor) -> NewtonStep:
         """The step of some rows."""
-        return Move(self.start[rows], self.step[rows], self.missing[rows])
+        return NewtonStep(self.start[rows], self.step[rows], self.missing[rows])
 
-    def closer(self, last: Move) -> Tensor:
+    def closer(self, last: NewtonStep) -> Tensor:
         """Whether two steps tell where the next ones end, (rows,): close to it, and closer by the second."""
         return self.missing < last.missing.clamp(max=CLOSE)
 
-    def mixed(self, last: Move, cov: Tensor) -> Tensor:
+    def mixed(self, last: NewtonStep, cov: Tensor) -> Tensor:
         """Means (rows, k) after the step, with what it and the `last` one tell of the next ones.
 
         Steps that go a little further each time, or back and forth, show where they end: Anderson acceleration of depth
@@ -186,7 +186,9 @@ class _System:
             cov.diagonal().copy_((1 / pivots).T)
         else:
             cov = _between(root, inverse, diagonal=self._prior.independent)
-        variance = (own * cov).sum((0, 1)) / H[0, 0].clamp_min(TINY)
+        variance = torch.zeros_like(H[0, 0])
+        if self._bounded:
+            variance = (own * cov).sum((0, 1)) / H[0, 0].clamp_min(TINY)
         log_det = torch.zeros_like(H[0, 0], dtype=torch.float64)
         if not self._bounded:
             of_prior = 0 if self._family == "mean_field" else 2 * self._root.diagonal().log().sum()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm.inference.equations import CLOSE, TRUST, Move, solve_rows
+from scvi_lfm.inference.equations import CLOSE, TRUST, NewtonStep, solve_rows
 from scvi_lfm.linalg import batch_inverse
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model import Gaussian
@@ -229,8 +229,8 @@ def test_two_steps_of_one_kind_tell_where_they_end():
     end, way = torch.tensor([[1.0, -2.0]] * 4).double(), torch.tensor([[3.0, 1.0]] * 4).double()
     left = torch.tensor([0.7, 0.2, -0.6, 0.0]).double()[:, None]  # of the way, after each step
     nats = torch.full((4,), CLOSE / 2).double()
-    last = Move(end + way, (left - 1) * way, nats)
-    move = Move(end + left * way, (left - 1) * left * way, nats * left[:, 0].square())
+    last = NewtonStep(end + way, (left - 1) * way, nats)
+    move = NewtonStep(end + left * way, (left - 1) * left * way, nats * left[:, 0].square())
     cov = packed(np.eye(2) * np.array([0.3, 5.0]) * np.ones((4, 1, 1)))
     np.testing.assert_allclose(move.mixed(last, cov), end, rtol=1e-12)
     np.testing.assert_allclose(move.at(torch.tensor([1])).mixed(last.at(torch.tensor([1])), cov[1:2]), end[:1])
@@ -239,13 +239,13 @@ def test_two_steps_of_one_kind_tell_where_they_end():
 @pytest.mark.parametrize(("before", "now"), [(CLOSE / 2, CLOSE / 2), (4 * CLOSE, 2 * CLOSE)])
 def test_steps_that_do_not_come_closer_tell_nothing(before, now):
     start, step = torch.ones(1, 2).double(), torch.full((1, 2), 0.3).double()
-    last = Move(start - 0.5, torch.full((1, 2), 0.5).double(), torch.tensor([before]))
-    mixed = Move(start, step, torch.tensor([now])).mixed(last, packed(np.eye(2)[None]))
+    last = NewtonStep(start - 0.5, torch.full((1, 2), 0.5).double(), torch.tensor([before]))
+    mixed = NewtonStep(start, step, torch.tensor([now])).mixed(last, packed(np.eye(2)[None]))
     np.testing.assert_array_equal(mixed, start + step)
 
 
 def test_steps_that_hardly_shrink_go_on_four_times_as_far_at_the_most():
     start, step = torch.zeros(1, 2).double(), torch.full((1, 2), 0.1).double()
-    last = Move(start - 0.1, step * 1.0001, torch.tensor([0.2]))
-    mixed = Move(start, step, torch.tensor([0.1])).mixed(last, packed(np.eye(2)[None]))
+    last = NewtonStep(start - 0.1, step * 1.0001, torch.tensor([0.2]))
+    mixed = NewtonStep(start, step, torch.tensor([0.1])).mixed(last, packed(np.eye(2)[None]))
     np.testing.assert_allclose(mixed, 0.5 * torch.ones(1, 2), rtol=1e-3)

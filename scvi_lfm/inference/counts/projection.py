@@ -15,7 +15,7 @@ from ...linalg.packed import pack
 from ...model.priors import free_coordinates, with_known
 from ...posterior.rates import GeneFeatures
 from ...posterior.recomputed import Recomputed
-from ..equations import TRUST, Move, shortened
+from ..equations import TRUST, NewtonStep, shortened
 from ..normal.sweep import insert_known
 from .cell_step import cell_step
 from .state import Cells, CountProblem, holds_covariances, near
@@ -91,7 +91,7 @@ def _converge(
         now = Cells(mean[at], cov[at], cells.log_size[at])
         which = None if observed is None else observed[at]
         new, missing = newton(y[at], now, features=features[min(step, 1)], trust=trust, observed=which)
-        move = Move(now.mean.clone(), new.mean - now.mean, missing)
+        move = NewtonStep(now.mean.clone(), new.mean - now.mean, missing)
         mean[at], cov[at] = new.mean, new.cov
         if step == 0:  # it starts from a covariance that is no cell's own
             continue

@@ -14,7 +14,7 @@ from scvi_lfm.inference.counts import projection
 from scvi_lfm.inference.counts.cell_step import cell_step
 from scvi_lfm.inference.counts.projection import project_counts
 from scvi_lfm.inference.counts.state import Cells
-from scvi_lfm.inference.equations import Move
+from scvi_lfm.inference.equations import NewtonStep
 from scvi_lfm.linalg.covariances import Packed
 from scvi_lfm.model.likelihoods import COUNTS
 from scvi_lfm.model.noise import CountNoise
@@ -151,8 +151,8 @@ def test_cells_that_newton_steps_close_in_on_slowly_take_fewer(task, monkeypatch
         project(some, q)
     mixed = sum(visits)
     visits.clear()
-    monkeypatch.setattr(Move, "closer", lambda move, _: torch.zeros_like(move.missing, dtype=torch.bool))
+    monkeypatch.setattr(NewtonStep, "closer", lambda move, _: torch.zeros_like(move.missing, dtype=torch.bool))
     for some in odd:
         project(some, q)
-    # of one such matrix it is 0.56 to 0.86 of the visits
+    # of all 0.7 of the visits, of one matrix 0.56 to 0.86
     assert mixed < 0.85 * sum(visits)
