@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
 from scvi_lfm.inference.counts.gene_step import far_out
-from scvi_lfm.model.likelihoods.negative_binomial import LOOKED_UP, _of_large, _pairs, dispersion_score
+from scvi_lfm.model.likelihoods import negative_binomial as NB
 from scvi_lfm.model.likelihoods.ordinal import threshold_statistics
 
 
@@ -25,13 +27,32 @@ def test_levels_far_out_say_nothing_of_the_thresholds():
     )
 
 
-def test_scores_of_all_counts_as_large_ones_are_those_of_the_table():
-    """Sums over the molecules of a count, by digamma functions and one by one."""
-    generator = torch.Generator().manual_seed(0)
-    rate = 50 * torch.rand(30, 20, generator=generator)
-    y, phi = torch.poisson(rate, generator=generator), 0.01 + torch.rand(20, generator=generator)
-    damping = 1 / (1 + phi * rate)
-    by_table = _pairs(y, phi, LOOKED_UP) - damping.log() + (damping - 1) * (1 + phi * y)
-    by_formula = _of_large(y, rate, phi, slice(None))
-    torch.testing.assert_close(by_formula.float(), by_table, rtol=1e-4, atol=1e-4)
-    assert dispersion_score(y, rate, phi).isfinite().all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_counts_that_are_not_searched_for_say_the_same_of_dispersions(dtype):
+    """Small and large ones, odd ones and zeros."""
+    rng = np.random.default_rng(0)
+    rate = torch.from_numpy(rng.gamma(1, 8, (60, 20))).to(dtype)
+    y, phi = torch.from_numpy(rng.poisson(rate)).to(dtype), torch.from_numpy(rng.lognormal(-1, 1, 20)).to(dtype)
+    y[0], rate[0] = 500, 0.01
+    x = rate * phi
+    assert (y >= NB.LOOKED_UP).any()
+    assert (y == 0).any()
+    beyond = NB._log_beyond(x)
+    found = NB._of_counts_found(y, x, beyond, phi)
+    # the same numbers, added up in another order
+    assert torch.allclose(NB._of_counts_anywhere(y, x, beyond, phi), found, rtol=1e-12, atol=1e-12 * len(y))
+    assert torch.isfinite(found).all()
+    # the odd counts are at their bound
+    bound = NB.MOST_SCORE * phi - beyond[0]
+    only = NB._of_counts_anywhere(y[:1], x[:1], beyond[:1], phi)
+    torch.testing.assert_close(only, bound.double())
+
+
+def test_sums_over_molecules_are_those_of_digamma_functions():
+    phi = torch.tensor([0.01, 0.3, 5.0], dtype=torch.float64)
+    table = NB._sums_over_molecules(phi, 100)
+    y = torch.arange(float(len(table)), dtype=torch.float64)[:, None]
+    assert len(table) == NB.LOOKED_UP
+    x = 0.7 * phi
+    whole = NB._log_beyond(x) + table - phi * y * x / (1 + x)
+    torch.testing.assert_close(NB._of_large(y, x, phi), whole, rtol=1e-9, atol=1e-12)
