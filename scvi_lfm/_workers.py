@@ -114,17 +114,20 @@ def for_each(function: Callable[[Item], None], items: Iterable[Item]) -> None:
         pass
 
 
-def even_slices(n: int, count: int) -> list[slice]:
-    """Slices of consecutive rows, `count` of nearly the same size."""
-    edges = np.linspace(0, n, count + 1).astype(int)
+def even_slices(n: int, count: int, step: int = 1) -> list[slice]:
+    """Slices of consecutive rows, `count` of nearly the same size, each of which begins at a multiple of `step`."""
+    edges = (step * np.linspace(0, -(-n // step), count + 1).astype(int)).clip(max=n)
     return [slice(int(start), int(stop)) for start, stop in pairwise(edges)]
 
 
-def even_blocks(n: int, most: int, device: torch.device) -> list[slice]:
-    """Blocks of consecutive rows, nearly equal and at most `most` long; of many rows two workers get as many blocks."""
+def even_blocks(n: int, most: int, device: torch.device, step: int = 1) -> list[slice]:
+    """Blocks of consecutive rows, nearly equal and at most `most` long, by :func:`even_slices`.
+
+    Of many rows two workers get as many blocks.
+    """
     count = -(-n // most)
     count += count % 2 if device.type == "cpu" and n >= ROWS_TO_SHARE else 0
-    return even_slices(n, count)
+    return even_slices(n, count, step)
 
 
 def meanwhile(function: Callable[[], Result]) -> Callable[[], Result]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from scvi_lfm._workers import even_blocks, in_order, meanwhile, one_ahead, with_workers, workers
+from scvi_lfm._workers import even_blocks, even_slices, in_order, meanwhile, one_ahead, with_workers, workers
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -73,6 +73,16 @@ def test_two_workers_get_as_many_rows_as_each_other(n, most):
         assert max(sizes, default=0) - min(sizes, default=0) <= 1
         least = -(-n // most)
         assert len(blocks) == least + (least % 2 if device == "cpu" and n >= 512 else 0)
+
+
+@pytest.mark.parametrize("n", [0, 1, 16, 700, 9408, 9409])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_slices_begin_at_whole_steps(n, count):
+    slices = even_slices(n, count, 16)
+    assert [0, *(rows.stop for rows in slices)] == [*(rows.start for rows in slices), n]
+    assert all(rows.start % 16 == 0 or rows.start == n for rows in slices)
+    sizes = [rows.stop - rows.start for rows in slices]
+    assert max(sizes) - min(sizes[:-1], default=max(sizes)) <= 16
 
 
 def test_a_worker_is_at_one_thing_while_the_caller_goes_on(n_threads):

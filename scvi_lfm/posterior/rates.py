@@ -19,7 +19,7 @@ import torch
 
 from .._workers import even_blocks, for_each
 from ..linalg.cross import cross_approximation
-from ..linalg.packed import ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments
+from ..linalg.packed import LINE, ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments, whole_lines
 from ..model.likelihoods.base import MAX_LOG_RATE
 from .posterior import extend
 
@@ -41,7 +41,7 @@ class GeneFeatures:
     """Features of genes for rates and for the normal equations of cells, of k = 1 + r latents each."""
 
     rate: Tensor  # (m, 2 + k + q): 1, b, v, and what half variances are products of
-    equations: Tensor  # (m, p + k): packed E[v v'], E[b v]
+    equations: Tensor  # (m, p + k), or wider by zeros: packed E[v v'], E[b v]
     n_latents: int
     basis: Tensor | None = None  # (2p, q): what variances need of a cell's features; None: all of them, q = 2p
 
@@ -50,11 +50,12 @@ class GeneFeatures:
         """Features from means (m, k) and packed covariances (m, p) of (b, B)."""
         m, k, p = *mean.shape, cov.shape[1]
         first = first_column(k, cov.device)
-        rate, equations = cov.new_empty(m, 2 + k + 2 * p), cov.new_empty(m, p + k)
+        rate, equations = cov.new_empty(m, 2 + k + 2 * p), cov.new_empty(m, whole_lines(p + k))
 
         def fill(genes: slice) -> None:
             spread, b, v = cov[genes], mean[genes, :1], extend(mean[genes])
-            torch.cat([slope_moments(v, spread), torch.addcmul(spread[:, first], b, v)], dim=1, out=equations[genes])
+            parts = slope_moments(v, spread), torch.addcmul(spread[:, first], b, v)
+            torch.cat([*parts, b.new_zeros(len(b), equations.shape[1] - p - k)], dim=1, out=equations[genes])
             equations[genes, p] = b[:, 0]  # b meets the 1 of v, which has no variance
             torch.cat([torch.ones_like(b), b, v, spread, equations[genes, :p]], dim=1, out=rate[genes])
 
@@ -94,7 +95,7 @@ class GeneFeatures:
     def blocks(self, n_cells: int) -> list[slice]:
         """Blocks of genes of a size that suits so many cells."""
         n_entries = ENTRIES_PER_BLOCK if self.rate.device.type == "cpu" else ENTRIES_PER_GPU_BLOCK
-        return even_blocks(len(self.rate), max(256, n_entries // max(n_cells, 1)), self.rate.device)
+        return even_blocks(len(self.rate), max(256, n_entries // max(n_cells, 1)), self.rate.device, LINE)
 
     def of_cells(self, mean: Tensor, cov: Tensor, offset: Tensor) -> Tensor:
         """Features of cells to go with these, (cells, 2 + k + q); `offset` (cells,) is the log size factor plus mu."""

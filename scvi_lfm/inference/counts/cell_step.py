@@ -59,10 +59,11 @@ def cell_step(
         weight, response, _ = respond(likelihood, y[:, genes], linear, eta, half_variance, some, data)
         return weight @ features.equations[genes], response @ features.slopes(genes)
 
-    information, target = cells.mean.new_zeros(len(y), p + k), cells.mean.new_zeros(len(y), k)
+    information = cells.mean.new_zeros(len(y), features.equations.shape[1])
+    target = cells.mean.new_zeros(len(y), k)
     for of_some in in_order(of_genes, features.blocks(len(y))):
         information, target = information.add_(of_some[0]), target.add_(of_some[1])
-    target -= information[:, p:]
+    target -= information[:, p : p + k]
     solved = solve_rows(information[:, :p], target, prior, problem.family, cells.mean)
     solved = solved.within(cells.mean, trust)
     if likelihood.has_rate:

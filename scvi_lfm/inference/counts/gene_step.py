@@ -17,7 +17,7 @@ import torch
 from ..._compile import fused
 from ..._workers import in_order, meanwhile
 from ...linalg.moments import one_first
-from ...linalg.packed import inner, outer, unpack
+from ...linalg.packed import inner, outer, unpack, whole_lines
 from ...model.likelihoods.ordinal import FAR, threshold_statistics, update_thresholds
 from ..equations import solve_rows
 from .cell_step import at_genes, nodes_of, of_eta, where_observed, working_responses
@@ -75,9 +75,9 @@ def cell_statistics(
     x = one_first(cells.mean)
     xx = outer(x)
     xx.index_add_(1, inner(x.shape[1], x.device), cells.cov)
-    mean_xx, m = unpack(xx.double().mean(0)), problem.n_genes
+    mean_xx, m, size = unpack(xx.double().mean(0)), problem.n_genes, xx.shape[1]
     # averages of what has a row for each gene are sums of shares
-    x, xx = x / n, xx.div_(n)
+    x, xx = x / n, torch.nn.functional.pad(xx.div_(n), (0, whole_lines(size) - size))
     weighted, response = x.new_empty(m, xx.shape[1]), x.new_empty(m, x.shape[1])
     excess, square = x.new_zeros(m), x.new_zeros(m)
     respond = fused(working_responses, y.device)
@@ -106,7 +106,7 @@ def cell_statistics(
     excess /= n_asked
     square /= n_asked
     levels = torch.stack(of_levels).sum(0) / n_asked if of_levels else None
-    return CountStatistics(mean_xx, weighted, response, excess, square, levels)
+    return CountStatistics(mean_xx, weighted[:, :size], response, excess, square, levels)
 
 
 def _of_dispersion(pull: Tensor, weight: Tensor, half_variance: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
