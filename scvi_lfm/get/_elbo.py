@@ -52,8 +52,8 @@ def elbo_df(adata: AnnData, *, key: str = "lfm") -> pd.DataFrame:
     is taken to lie above the highest bound of the fit. Under likelihoods other than Normal, the last pass counts as one
     more row, and what it was expected to gain is not missing. It is the estimate that `tol` of :func:`scvi_lfm.tl.fit`
     is held against, and like all extrapolation it may be too hopeful: :func:`scvi_lfm.tl.check` compares with another
-    fit. Where rare genes of counts were left out of epochs, only the last row speaks of them, and it may lie a little
-    below the one before.
+    fit. Where genes of counts were left out of epochs, as they tell little, only the last row speaks of them, and it
+    may lie a little below the one before.
 
     Examples
     --------

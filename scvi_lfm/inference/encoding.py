@@ -10,8 +10,8 @@ import torch
 from ..model import PriorScales
 from ..posterior.held_out import Score
 from .counts.engine import State as CountState
-from .counts.frequent import Rare
 from .counts.state import Cells, CountGlobals, CountStatistics
+from .counts.variable import LeftOut
 from .course import Course, Draws, Place
 from .normal.paired_steps import NormalSums
 from .normal.state import NormalGlobals, NormalStatistics, WeightedStatistics
@@ -43,7 +43,7 @@ RECORDS: dict[str, type] = {
     "Place": Place,
     "PriorScales": PriorScales,
     "RankCurve": RankCurve,
-    "Rare": Rare,
+    "LeftOut": LeftOut,
     "Score": Score,
     "Trace": Trace,
     "WeightedStatistics": WeightedStatistics,

@@ -51,7 +51,7 @@ def test_draws_the_share_that_is_missing(adata, likelihood):
 
 
 def test_a_result_that_lies_below_the_last_epoch_is_no_second_unexplained_point(adata):
-    """Of counts whose rare genes were left out of epochs, the last value speaks of all genes under one prior."""
+    """Of counts of which some genes were left out of epochs, the last value speaks of all genes under one prior."""
     true = geometric(5)
     set_elbo(adata, true, true[4] - 0.01, likelihood="poisson")
     drawn = lines(lfm.pl.elbo(adata, show=False))

@@ -18,7 +18,6 @@ from ..course import WHOLE, Place
 from ..engine import Engine
 from ..normal.start import first_factors
 from .first_epoch import Running, Steps, stochastic_step
-from .frequent import Rare, Seen, frequent_genes
 from .gene_step import DISPERSION_EVERY, gene_step, share_in
 from .last_step import step_of_all, without_unused
 from .objective import EntrySample
@@ -28,6 +27,7 @@ from .ranks import activity_last, count_curve, leading_factors
 from .start import add_factors, fit_margins, log_ratios, log_values, standardised, with_factors
 from .state import Cells, CountGlobals, CountProblem, Gauged, holds_covariances
 from .sweep import sweep
+from .variable import LeftOut, Seen, variable_genes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class State(Gauged):
     """Everything between two epochs, in one gauge."""
 
     steps: int
-    rare: Rare | None = None  # genes that are in none of these; None: all genes are
+    left_out: LeftOut | None = None  # genes that are in none of these; None: all genes are
 
     @property
     def running(self) -> Running:
@@ -95,15 +95,15 @@ class CountEngine(Engine["State"]):
         return Seen(self._problem, self._matrix, self._batches, sample)
 
     @cached_property
-    def _frequent(self) -> np.ndarray | None:
+    def _variable(self) -> np.ndarray | None:
         """Positions of the genes that epochs see; None: all."""
-        has_rare = self._problem.likelihood.has_rate and self._matrix.observed is None and self._options.n_factors
-        return frequent_genes(self._those) if has_rare else None
+        leaves_out = self._problem.likelihood.has_rate and self._matrix.observed is None and self._options.n_factors
+        return variable_genes(self._those, self._sizes[self._some]) if leaves_out else None
 
     @cached_property
     def _seen(self) -> Seen:
         """Genes that epochs see."""
-        return self._all if self._frequent is None else self._all.at(self._frequent)
+        return self._all if self._variable is None else self._all.at(self._variable)
 
     @cached_property
     def _those(self) -> CellMatrix:
@@ -113,7 +113,7 @@ class CountEngine(Engine["State"]):
     @cached_property
     def _those_seen(self) -> CellMatrix:
         """The genes of them that epochs see."""
-        return self._those if self._frequent is None else self._those.at_genes(self._frequent)
+        return self._those if self._variable is None else self._those.at_genes(self._variable)
 
     def _noise(self, state: State) -> None:
         """No noise to be lost: a rate has its own."""
@@ -121,7 +121,7 @@ class CountEngine(Engine["State"]):
     def _first_state(self) -> tuple[State, float]:
         """Margins and factors from some cells, and the ELBO per entry without factors."""
         problem, options, some = self._problem, self._options, self._some
-        those, rare = self._those, None
+        those, left_out = self._those, None
         # neither knows of the margins, which are fitted meanwhile
         everyone = meanwhile(lambda: self._all)
         guess = None if those.only_stored else meanwhile(self._guess)
@@ -136,10 +136,10 @@ class CountEngine(Engine["State"]):
         rank0 = everyone().elbo(g, activity, options.seed)
         problem = self._seen.problem
         n, r = problem.n_cells, options.n_factors
-        if self._frequent is not None:
-            rare = Rare.of(self._frequent, g)
-            g = g.at(rare.others)
-            rare = replace(rare, elbo=rank0 - rare.of_all(self._seen.elbo(g, activity, options.seed)))
+        if self._variable is not None:
+            left_out = LeftOut.of(self._variable, g)
+            g = g.at(left_out.others)
+            left_out = replace(left_out, elbo=rank0 - left_out.of_all(self._seen.elbo(g, activity, options.seed)))
             blocks = [partial(self._those_seen.batch, part, options.device) for part in parts]
         factors = self._guess((g, activity.mean[:, 0])) if guess is None else guess()
         begun = with_factors(activity, factors)
@@ -152,7 +152,7 @@ class CountEngine(Engine["State"]):
         if holds_covariances(n, mean.shape[1]):
             cov = cov.repeat(n, 1)
         cells = Cells(mean, cov, self._log_size).put(self._places, begun)
-        return State(g, statistics, cells, 1, rare), rank0
+        return State(g, statistics, cells, 1, left_out), rank0
 
     def _guess(self, margins: tuple[CountGlobals, Tensor] | None = None) -> Tensor:
         """A of the cells to start from, (cells, r); `margins` where only stored values are data."""
@@ -229,7 +229,7 @@ class CountEngine(Engine["State"]):
 
     def _elbo(self, state: State) -> float:
         elbo = self._seen.elbo(state.globals, self._some_cells(state), self._options.seed)
-        return elbo if state.rare is None else state.rare.of_all(elbo)
+        return elbo if state.left_out is None else state.left_out.of_all(elbo)
 
     def _some_cells(self, state: State) -> Cells:
         """q of the cells in which the ELBO is measured."""
@@ -244,7 +244,7 @@ class CountEngine(Engine["State"]):
         if held_out is not None:
             score = partial(self._score, held_out.rows(self._some))
         curve = count_curve(self._seen, replace(state, cells=self._some_cells(state)), self._options.seed, score)
-        return curve if state.rare is None else state.rare.curve_of_all(curve)
+        return curve if state.left_out is None else state.left_out.curve_of_all(curve)
 
     def _score(self, held_out: HeldOut, state: Gauged) -> float:
         return score_held_out(self._posterior(state), held_out).means[0]
@@ -257,8 +257,8 @@ class CountEngine(Engine["State"]):
     def finish(self, state: State, trace: Trace) -> FitResult:
         """A last step of all cells together, the stored gauge, and q of every cell given the genes as stored."""
         options, g, cells = self._options, state.globals, state.cells
-        if state.rare is not None:
-            g = state.rare.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
+        if state.left_out is not None:
+            g = state.left_out.joined(self._seen.problem, g, cells, state.statistics, self._matrix)
         share = share_in(trace.epochs + 1)
         g, cells, statistics = step_of_all(self._problem, g, cells, self._batches, share)
         g, cells = without_unused(g, cells, statistics)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ...posterior.gauge import Move
-    from .frequent import Seen
     from .state import CountProblem, Gauged
+    from .variable import Seen
 
 S = TypeVar("S", bound="Gauged")
 

@@ -1,4 +1,4 @@
-"""Epochs on frequent genes alone: the same model at the end, whatever the order of genes and the number of threads."""
+"""Epochs on variable genes alone: the same model at the end, whatever the order of genes and the number of threads."""
 
 import warnings
 
@@ -10,7 +10,7 @@ import torch
 import scvi_lfm as lfm
 from log_rate_means import eta
 from scvi_lfm.data import CellMatrix
-from scvi_lfm.inference.counts import engine, frequent
+from scvi_lfm.inference.counts import engine, variable
 from scvi_lfm.inference.counts.groups import Groups
 from scvi_lfm.inference.counts.objective import EntrySample
 from scvi_lfm.inference.counts.state import Cells
@@ -21,15 +21,15 @@ LEAST = 60
 
 @pytest.fixture(scope="module")
 def counts():
-    """Most genes are rare: 300 of which some 60 hold nine tenths of the counts."""
+    """Most genes are rare: 300 of which some 60 hold nine tenths of what is told."""
     return lfm.datasets.simulate(400, 300, 3, likelihood="negative_binomial", mu=-2.5, rng=4)
 
 
 @pytest.fixture
 def leaves_out(monkeypatch):
-    monkeypatch.setattr(frequent, "SHARE", 0.9)
-    monkeypatch.setattr(frequent, "LEAST_CELLS", 1)
-    monkeypatch.setattr(frequent, "LEAST", LEAST)
+    monkeypatch.setattr(variable, "SHARE", 0.9)
+    monkeypatch.setattr(variable, "LEAST_CELLS", 1)
+    monkeypatch.setattr(variable, "LEAST", LEAST)
 
 
 def fitted(counts, **arguments):
@@ -38,36 +38,69 @@ def fitted(counts, **arguments):
     return adata
 
 
-def test_frequent_genes_hold_most_of_what_is_seen():
-    y = np.zeros((frequent.LEAST_CELLS, 4000), dtype=np.float32)
-    y[:, ::2], y[0, 1::2] = 3, 1
-    found = frequent.frequent_genes(CellMatrix.of(sp.csr_array(y)))
-    np.testing.assert_array_equal(found, frequent.frequent_genes(CellMatrix.of(y)))
-    assert len(found) == frequent.LEAST
-    assert set(range(0, 4000, 2)) <= set(found)
+def test_variable_genes_tell_most():
+    """Not those that are seen most: counts of a third of the genes vary no more than a Poisson's."""
+    rng = np.random.default_rng(0)
+    n, m = variable.LEAST_CELLS, 6000
+    log_size = rng.normal(0, 0.3, n)
+    rate = np.exp(log_size)[:, None] * np.tile([2.0, 1.0, 0.002], m // 3)
+    rate[:, 1::3] *= rng.gamma(1, 1, (n, 1))
+    y = rng.poisson(rate).astype(np.float32)
+    found = variable.variable_genes(CellMatrix.of(sp.csr_array(y)), log_size)
+    np.testing.assert_array_equal(found, variable.variable_genes(CellMatrix.of(y), log_size))
+    assert set(range(1, m, 3)) <= set(found)
+    assert len(found) < m / 2
 
 
-def test_all_genes_are_seen_where_few_are_rare(counts):
-    assert frequent.frequent_genes(CellMatrix.of(sp.vstack([sp.csr_array(counts.X)] * 3, format="csr"))) is None
+def test_what_a_gene_tells_is_its_excess_variance():
+    """By entries, at the rates and dispersions that counts were drawn with: sum of w phi."""
+    rng = np.random.default_rng(1)
+    size, rate, phi = rng.lognormal(0, 0.3, 20_000), np.array([0.5, 1.0, 5.0]), np.array([0.5, 1.0, 0.2])
+    mean = size[:, None] * rate
+    y = rng.poisson(mean * rng.gamma(1 / phi, phi, mean.shape))
+    expected = (phi * mean / (1 + phi * mean)).sum(0)
+    # dispersions by moments have a standard error of 5 % at the most; that sizes differ takes a few per cent
+    np.testing.assert_allclose(variable._told(y, size), expected, rtol=0.15)
+
+
+def test_of_binary_values_those_tell_most_that_are_seen_most():
+    y = np.random.default_rng(2).random((500, 40)) < np.linspace(0.02, 0.5, 40)
+    np.testing.assert_array_equal(np.argsort(variable._told(y.astype(np.float32), np.ones(500))), np.argsort(y.sum(0)))
+
+
+def test_no_count_tells_more_than_all_cells_could():
+    """A gene tells at most one for each cell; of the dispersion of an odd count, not all is believed."""
+    y = np.random.default_rng(3).poisson(0.1, (1000, 2)).astype(np.float32)
+    y[0, 0], y[0, 1] = 1e6, 20
+    odd, large = variable._told(y, np.ones(1000))
+    assert 900 < odd < 1000
+    # of 120 molecules, at a dispersion of 3
+    assert large < 3 * y[:, 1].sum()
+
+
+def test_all_genes_are_seen_where_all_are_variable(counts):
+    y = sp.vstack([sp.csr_array(counts.X)] * 3, format="csr")
+    assert variable.variable_genes(CellMatrix.of(y), np.zeros(y.shape[0])) is None
 
 
 def test_few_cells_see_all_genes():
-    y = np.ones((frequent.LEAST_CELLS, 4000), dtype=np.float32)
+    y = np.ones((variable.LEAST_CELLS, 4000), dtype=np.float32)
     y[1:, ::2] = 0
-    assert frequent.frequent_genes(CellMatrix.of(y)) is not None
-    assert frequent.frequent_genes(CellMatrix.of(y[1:])) is None
+    nothing = np.zeros(len(y))
+    assert variable.variable_genes(CellMatrix.of(y), nothing) is not None
+    assert variable.variable_genes(CellMatrix.of(y[1:]), nothing[1:]) is None
 
 
 @pytest.mark.parametrize(
     "likelihood",
     ["negative_binomial", *(pytest.param(name, marks=pytest.mark.slow) for name in ("poisson", "bernoulli"))],
 )
-def test_rare_genes_end_where_they_would(counts, leaves_out, monkeypatch, likelihood):
+def test_genes_that_are_left_out_end_where_they_would(counts, leaves_out, monkeypatch, likelihood):
     data = counts.copy()
     if likelihood == "bernoulli":
         data.X = (data.X > 0).astype(np.float32)
     some = fitted(data, likelihood=likelihood, tol=1e-3)
-    monkeypatch.setattr(frequent, "LEAST", data.n_vars)
+    monkeypatch.setattr(variable, "LEAST", data.n_vars)
     whole = fitted(data, likelihood=likelihood, tol=1e-3)
     elbo, gain = some.uns["lfm"]["elbo"], whole.uns["lfm"]["elbo"]["value"][-1] - whole.uns["lfm"]["elbo"]["rank0"]
     assert elbo["rank0"] == whole.uns["lfm"]["elbo"]["rank0"]
@@ -79,10 +112,10 @@ def test_rare_genes_end_where_they_would(counts, leaves_out, monkeypatch, likeli
 @pytest.mark.slow
 def test_the_trace_is_of_all_entries(counts, leaves_out, monkeypatch):
     elbo = fitted(counts).uns["lfm"]["elbo"]
-    monkeypatch.setattr(frequent, "LEAST", counts.n_vars)
+    monkeypatch.setattr(variable, "LEAST", counts.n_vars)
     whole = fitted(counts).uns["lfm"]["elbo"]
     assert elbo["rank0"] == whole["rank0"] < elbo["value"][0]
-    # what rare genes gain comes at the end, and is little
+    # what the others gain comes at the end, and is little
     assert abs(elbo["value"][0] - whole["value"][0]) < 0.2 * (whole["value"][0] - whole["rank0"])
 
 
@@ -118,7 +151,7 @@ def test_where_entries_are_no_data_all_genes_are_seen(leaves_out, monkeypatch, a
     data.X = sp.csr_matrix(np.minimum(data.X.toarray(), 4))
     data.layers["mask"] = sp.csr_matrix(([True], ([3], [5])), shape=data.shape)
     asked = []
-    monkeypatch.setattr(engine, "frequent_genes", asked.append)
+    monkeypatch.setattr(engine, "variable_genes", lambda matrix, _: asked.append(matrix))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitted(data, **arguments, max_epochs=1)
