@@ -59,11 +59,21 @@ class Solved:
         A row with next to no counts has a wide q, which makes its rates large, which make q narrow: in full steps it
         would swing.
         """
-        damped = torch.lerp(cov.to(self.cov), self.cov, (1 / self.variance.clamp_min(1))[:, None])
-        after, whole = diagonal(damped), diagonal(self.cov)
+        rows = torch.arange(len(cov), device=cov.device)
+        if cov.device.type == "cpu":  # a GPU would wait for which rows these are
+            rows = rows[self.variance > 1]
+            if len(rows) == 0:
+                return self
+        solved = self.cov[rows]
+        damped = torch.lerp(cov[rows].to(solved), solved, (1 / self.variance[rows].clamp_min(1))[:, None])
+        after, whole = diagonal(damped), diagonal(solved)
         # nats that are still to be gained, to the second order
         left = ((whole - after) / whole.clamp_min(TINY)).square().sum(1) / 4
-        return replace(self, cov=damped, missing=self.missing + left)
+        return replace(
+            self,
+            cov=self.cov.index_copy(0, rows, damped),
+            missing=self.missing.index_add(0, rows, left.to(self.missing)),
+        )
 
 
 def solve_rows(

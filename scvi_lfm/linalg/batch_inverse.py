@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # few enough to stay in a processor's cache, many enough to be worth an operation
-VALUES_PER_BLOCK = 2**19
+VALUES_PER_BLOCK = 2**20
 LEAST_ROWS = 64
 # on a GPU each operation has a cost of its own, and few large blocks are best
 VALUES_PER_GPU_BLOCK = 2**25

@@ -75,4 +75,4 @@ def test_blocks_are_all_rows_once(monkeypatch):
 def test_few_large_blocks_off_the_cpu():
     """Each operation on a GPU has a cost of its own."""
     assert len(list(row_blocks(28_000, 31, torch.device("meta")))) == 1
-    assert len(list(row_blocks(28_000, 31, torch.device("cpu")))) > 30
+    assert len(list(row_blocks(28_000, 31, torch.device("cpu")))) > 20
