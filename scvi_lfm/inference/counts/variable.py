@@ -44,6 +44,7 @@ LEAST_CELLS = 1000
 WORTHWHILE = 0.9
 # of genes that vary less than the Poisson, as binary values do, those tell most that are seen most; odd ones tell less
 LEAST_DISPERSION, MOST_DISPERSION = 1e-3, 3.0
+ROWS = 256
 
 
 def variable_genes(matrix: CellMatrix, log_size: np.ndarray) -> np.ndarray | None:
@@ -61,10 +62,15 @@ def variable_genes(matrix: CellMatrix, log_size: np.ndarray) -> np.ndarray | Non
 
 def _told(y: sp.csr_array | np.ndarray, size: np.ndarray) -> np.ndarray:
     """What each gene tells of the cells with counts y (cells, m) and size factors (cells,)."""
-    y = y.astype(np.float64)
-    total = y.sum(0)
+    total, squares, by_size = np.zeros((3, y.shape[1]))
+    for start in range(0, len(size), ROWS):  # dense counts are not copied whole
+        rows = slice(start, start + ROWS)
+        some = y[rows].astype(np.float64)
+        total += some.sum(0)
+        squares += (some * some).sum(0)
+        by_size += size[rows] @ some
     rate, square = total / size.sum(), np.square(size).sum()
-    beyond = (y * y).sum(0) - 2 * rate * (size @ y) + np.square(rate) * square - total
+    beyond = squares - 2 * rate * by_size + np.square(rate) * square - total
     dispersion = beyond / np.maximum(np.square(rate) * square, TINY)
     dispersion = dispersion.clip(LEAST_DISPERSION, MOST_DISPERSION)
     return total * dispersion / (1 + dispersion * rate)
