@@ -121,7 +121,7 @@ def even_slices(n: int, count: int, step: int = 1) -> list[slice]:
 
 
 def even_blocks(n: int, most: int, device: torch.device, step: int = 1) -> list[slice]:
-    """Blocks of consecutive rows, nearly equal and at most `most` long, by :func:`even_slices`.
+    """Blocks of consecutive rows, nearly equal and at most `most` long, or up to a whole `step`.
 
     Of many rows two workers get as many blocks.
     """
