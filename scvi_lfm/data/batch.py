@@ -16,6 +16,7 @@ import torch
 from .._lazy import lazy_property
 from .._workers import in_order
 from ..linalg.half import half_product
+from ..linalg.panels import compressed_product, panels, times_panels
 from .canonical import of_parts
 from .memory import take
 from .transfer import to_device
@@ -42,6 +43,7 @@ class Scaled:
         self._weights = weights
         self._scale = torch.linalg.vector_norm(weights, torch.inf).clamp_min(torch.finfo(weights.dtype).tiny)
         self._values: dict[torch.dtype, Tensor] = {}
+        self._panels: dict[torch.dtype, list[Tensor]] = {}
         self._making = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Scaled], tuple[Tensor]]:
@@ -54,6 +56,14 @@ class Scaled:
                 values = (self._weights / self._scale).to(dtype)
                 self._values[dtype] = torch.nn.functional.hardshrink(values, NEGLIGIBLE)
             return self._values[dtype]
+
+    def panels(self, dtype: torch.dtype) -> list[Tensor]:
+        """The values by panels of columns, made once."""
+        values = self.values(dtype)
+        with self._making:
+            if dtype not in self._panels:
+                self._panels[dtype] = panels(values)
+            return self._panels[dtype]
 
     def times(self, product: Tensor) -> Tensor:
         """Product with the weights, in float64, from that with the values."""
@@ -110,8 +120,11 @@ class Batch:
 
     def times_genes(self, weights: Scaled) -> Tensor:
         """Sum over genes: `Y @ weights`, (cells, k) in float64, of products in the data's precision."""
-        values = weights.values(self._dtype)
-        return weights.times(half_product(self._dense_half, values) if self.half else self.by_cell @ values)
+        if self.half:
+            return weights.times(half_product(self._dense_half, weights.values(self._dtype)))
+        if self._is_dense or self.device.type != "cpu":
+            return weights.times(self.by_cell @ weights.values(self._dtype))
+        return weights.times(times_panels(self.by_cell, weights.panels(self._dtype)))
 
     def times_cells(self, weights: Tensor) -> Tensor:
         """Sum over cells: `Y.T @ weights`, (genes, k) in float64, of products in the data's precision."""
@@ -140,11 +153,16 @@ class Batch:
             return _squared(self.by_cell).to_dense().T @ weights
         if self.half:
             return half_product(self._dense_half.T, weights)
-        if isinstance(self.values, torch.Tensor) or self.lasts or self.device.type != "cpu":
-            return (_squared(self.by_gene) if squared else self.by_gene) @ weights
-        y, shape = self.values, (self.values.shape[1], self.n_cells)
+        if self._is_dense or self.lasts or self.device.type != "cpu":
+            by_gene = _squared(self.by_gene) if squared else self.by_gene
+            return by_gene @ weights if self._is_dense else compressed_product(by_gene, weights)
+        y, shape = cast("sp.csr_array", self.values), (self.values.shape[1], self.n_cells)
         transposed = of_parts(sp.csc_array, shape, np.square(y.data) if squared else y.data, y.indices, y.indptr)
         return torch.from_numpy(transposed @ weights.numpy())
+
+    @property
+    def _is_dense(self) -> bool:
+        return isinstance(self.values, torch.Tensor)
 
     @lazy_property
     def _pattern_by_cell(self) -> Tensor:
@@ -193,9 +211,7 @@ class Batch:
 
 
 def _sum_observed(pattern: Tensor, values: Tensor, *, only: bool) -> Tensor:
-    # the operator @ would fill and copy the result before it is computed, which takes longer than computing it
-    product = torch.empty(pattern.shape[0], values.shape[1], dtype=pattern.dtype, device=pattern.device)
-    torch.addmm(product, pattern, values.to(pattern.dtype), beta=0, out=product)
+    product = compressed_product(pattern, values.to(pattern.dtype))
     return product if only else torch.sub(column_sums(values).to(pattern.dtype), product, out=product)
 
 
