@@ -95,13 +95,11 @@ class Blocks:
 
     @classmethod
     def of_size(cls, matrix: CellMatrix, device: torch.device, size: int | None = None, width: int = 1) -> Blocks:
-        """Blocks of all cells, of a size, or nearly equal, as the rule says for at least `width` numbers of a cell."""
+        """Blocks of all cells, nearly equal, of a size at the most or as the rule says for at least `width` numbers."""
         n_cells, n_genes = matrix.shape
-        if size is not None:
-            return cls(matrix, list(slices(n_cells, n_genes, size=size)), device)
         row, on_cpu = max(n_genes, width) * torch.float32.itemsize, device.type == "cpu"
         most = min(CELLS_PER_BLOCK, BLOCK_BYTES // row) if on_cpu else GPU_BLOCK_BYTES // row
-        return cls(matrix, even_blocks(n_cells, max(most, 1), device), device)
+        return cls(matrix, even_blocks(n_cells, max(most if size is None else size, 1), device), device)
 
     @property
     def n_cells(self) -> int:
