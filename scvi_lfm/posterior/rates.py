@@ -7,12 +7,12 @@ r"""Expected rates of counts, by blocks of cells and genes.
 
 The variance is a product of packed matrices, because :math:`v' S v + \mathrm{tr}(S_{AA} T_{BB}) = \langle S, E[v v']
 \rangle` and :math:`u' T u = \langle T, u u' \rangle`, and the whole exponent is one product of features of cells and
-of genes. Variances of many entries have a low rank, nearly: :meth:`GeneFeatures.near`.
+of genes. Variances of many entries have a low rank, nearly: :meth:`GeneFeatures.of`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,46 +46,30 @@ class GeneFeatures:
     basis: Tensor | None = None  # (2p, q): what variances need of a cell's features; None: all of them, q = 2p
 
     @classmethod
-    def of(cls, mean: Tensor, cov: Tensor) -> GeneFeatures:
-        """Features from means (m, k) and packed covariances (m, p) of (b, B)."""
+    def of(cls, mean: Tensor, cov: Tensor, cells: tuple[Tensor, Tensor] | None = None) -> GeneFeatures:
+        """Features from means (m, k) and packed covariances (m, p) of (b, B).
+
+        For a fraction of the work variances are nearly right, for `cells` like those with these means (cells, k) and
+        packed covariances (cells, p); all else is as it would be, and so is everything where genes or latents are few.
+        """
         m, k, p = *mean.shape, cov.shape[1]
         first = first_column(k, cov.device)
-        rate, equations = cov.new_empty(m, 2 + k + 2 * p), cov.new_empty(m, whole_lines(p + k))
+        from_cells, from_genes = (None, None) if cells is None else _bases(mean, cov, *cells)
+        width = 2 * p if from_genes is None else from_genes.shape[1]
+        rate, equations = cov.new_empty(m, 2 + k + width), cov.new_empty(m, whole_lines(p + k))
 
         def fill(genes: slice) -> None:
             spread, b, v = cov[genes], mean[genes, :1], extend(mean[genes])
             parts = slope_moments(v, spread), torch.addcmul(spread[:, first], b, v)
             torch.cat([*parts, b.new_zeros(len(b), equations.shape[1] - p - k)], dim=1, out=equations[genes])
             equations[genes, p] = b[:, 0]  # b meets the 1 of v, which has no variance
-            torch.cat([torch.ones_like(b), b, v, spread, equations[genes, :p]], dim=1, out=rate[genes])
+            of_variance = [spread, parts[0]]
+            if from_genes is not None:
+                of_variance = [torch.cat(of_variance, dim=1) @ from_genes]
+            torch.cat([torch.ones_like(b), b, v, *of_variance], dim=1, out=rate[genes])
 
         for_each(fill, _blocks_of_rows(m))
-        return cls(rate, equations, k)
-
-    def near(self, mean: Tensor, cov: Tensor) -> GeneFeatures:
-        """Features for a fraction of the work, whose variances are nearly right for cells like these.
-
-        They have means (cells, k) and packed covariances (cells, p). All else is as it was, and so is everything where
-        genes or latents are few.
-        """
-        m, rank, n_genes, start = len(self.rate), RANK * self.n_latents, GENES * self.n_sampled, 2 + self.n_latents
-        if rank > WORTHWHILE * 2 * self.packed_size or n_genes > WORTHWHILE * m:
-            return self
-        some = self.rate[evenly(m, n_genes, self.rate.device), start:]
-        of_cells, of_genes = cross_approximation(cell_features(mean, cov), some, rank)
-        rate = self.rate.new_empty(m, start + rank)
-
-        def fill(genes: slice) -> None:
-            full = self.rate[genes]
-            torch.cat([full[:, :start], full[:, start:] @ of_genes], dim=1, out=rate[genes])
-
-        for_each(fill, _blocks_of_rows(m))
-        return replace(self, rate=rate, basis=of_cells)
-
-    @property
-    def n_sampled(self) -> int:
-        """Number of cells that tell enough of cells like them."""
-        return CELLS * RANK * self.n_latents
+        return cls(rate, equations, k, from_cells)
 
     @property
     def packed_size(self) -> int:
@@ -130,6 +114,22 @@ class GeneFeatures:
     def rates(self, cells: Tensor, genes: slice) -> Tensor:
         """Expected rates, (cells, genes)."""
         return rates(self.log_rate(cells, genes))
+
+
+def n_looked_at(n_latents: int) -> int:
+    """Number of cells that tell enough of cells like them."""
+    return CELLS * RANK * n_latents
+
+
+def _bases(mean: Tensor, cov: Tensor, cell_mean: Tensor, cell_cov: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """What variances need of the features of cells and of genes, (2p, q) each; None where it is not worth while."""
+    m, k, p = *mean.shape, cov.shape[1]
+    rank, n_genes = RANK * k, GENES * n_looked_at(k)
+    if rank > WORTHWHILE * 2 * p or n_genes > WORTHWHILE * m:
+        return None, None
+    some = evenly(m, n_genes, mean.device)
+    of_genes = torch.cat([cov[some], slope_moments(extend(mean[some]), cov[some])], dim=1)
+    return cross_approximation(cell_features(cell_mean, cell_cov), of_genes, rank)
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scvi_lfm.posterior import rates as module
-from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, evenly, rates
+from scvi_lfm.posterior.rates import MAX_LOG_RATE, GeneFeatures, evenly, n_looked_at, rates
 
 
 def terms(q, S, T):
@@ -128,8 +128,8 @@ def test_near_variances_are_nearly_right(many):
     """Errors of half variances are small beside them, and of no sign; all else stays as it is."""
     cell_mean, gene_mean, cell_cov, gene_cov = many
     exact, genes, offset = GeneFeatures.of(gene_mean, gene_cov), slice(None), torch.zeros(len(cell_mean))
-    some = evenly(len(cell_mean), exact.n_sampled, cell_mean.device)
-    near = exact.near(cell_mean[some], cell_cov[some])
+    some = evenly(len(cell_mean), n_looked_at(exact.n_latents), cell_mean.device)
+    near = GeneFeatures.of(gene_mean, gene_cov, (cell_mean[some], cell_cov[some]))
     left, of_near = (features.of_cells(cell_mean, cell_cov, offset) for features in (exact, near))
     assert of_near.shape[1] - 2 - exact.n_latents == 26 < 0.15 * (left.shape[1] - 2 - exact.n_latents)
     torch.testing.assert_close(near.eta(of_near, genes), exact.eta(left, genes))
@@ -145,8 +145,10 @@ def test_near_variances_are_nearly_right(many):
 def test_few_genes_or_latents_stay_exact(draw_count_posterior):
     for n, m, r in ((20, 300, 12), (20, 4000, 3)):
         q = draw_count_posterior(n, m, r)
-        features = GeneFeatures.of(q.gene_mean, q.gene_cov.values)
-        assert features.near(q.cell_mean, q.cell_cov.values) is features
+        exact = GeneFeatures.of(q.gene_mean, q.gene_cov.values)
+        near = GeneFeatures.of(q.gene_mean, q.gene_cov.values, (q.cell_mean, q.cell_cov.values))
+        assert near.basis is None
+        assert torch.equal(near.rate, exact.rate)
 
 
 @pytest.mark.parametrize(("n", "count"), [(10, 3), (3, 10), (1000, 78), (0, 5)])

@@ -43,7 +43,8 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     """
     device = q.gene_mean.device
     n, prior = matrix.shape[0], q.cell_prior.given_known(q.n_known)
-    features = GeneFeatures.of(q.gene_mean.float(), q.gene_cov.packed().float())
+    genes = q.gene_mean.float(), q.gene_cov.packed().float()
+    features = GeneFeatures.of(*genes)
     blocks = Blocks.of_size(matrix, device, CELLS_PER_BLOCK if device.type == "cpu" else None)
     if start is None:
         cov = pack(with_known(prior.cov, q.n_known))[None] / 100
@@ -51,7 +52,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
         first = features
     else:
         begun = replace(start, log_size=q.noise.log_size).in_float32()
-        first = near(features, begun)
+        first = near(*genes, begun)
     free = free_coordinates(q.gene_mean.shape[1], q.n_known, device)
     keep = holds_covariances(n, q.gene_mean.shape[1])
     mu = torch.as_tensor(q.mu, dtype=torch.float64, device=device)

@@ -13,7 +13,7 @@ import torch
 from ..._settings import settings
 from ...linalg.packed import congruent, diagonal, pack, packed_part, packed_size
 from ...model.noise import level_parameters
-from ...posterior.rates import GeneFeatures, evenly
+from ...posterior.rates import GeneFeatures, evenly, n_looked_at
 from ..state import PackedAverages, PackedGlobals, Problem, factor_columns
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ class Cells:
         return replace(self, mean=move.cells(self.mean), cov=_in_family(congruent(move.cell_map, self.cov), family))
 
 
-def near(features: GeneFeatures, cells: Cells) -> GeneFeatures:
-    """Features for a fraction of the work, nearly right for cells like these, of which some are looked at."""
-    some = cells.rows(evenly(len(cells.mean), features.n_sampled, cells.mean.device))
-    return features.near(some.mean, some.cov)
+def near(mean: Tensor, cov: Tensor, cells: Cells) -> GeneFeatures:
+    """Features of genes for a fraction of the work, nearly right for cells like these, of which some are looked at."""
+    some = cells.rows(evenly(len(cells.mean), n_looked_at(mean.shape[1]), cells.mean.device))
+    return GeneFeatures.of(mean, cov, (some.mean, some.cov))
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,9 @@ class CountGlobals(PackedGlobals):
 
     def features(self, cells: Cells | None = None) -> GeneFeatures:
         """Features of the genes, exact or, for a fraction of the work, nearly right for cells like these."""
-        features = GeneFeatures.of(self.gene_mean, self.gene_cov)
-        return features if cells is None else near(features, cells)
+        if cells is None:
+            return GeneFeatures.of(self.gene_mean, self.gene_cov)
+        return near(self.gene_mean, self.gene_cov, cells)
 
     def copied(self) -> Self:
         """Globals whose q and dispersions may be written to."""
