@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 # a step holds several numbers for each entry of a block, and for each cell the products of all pairs of latents
 CELLS_PER_BLOCK = 256
 STEPS = 50
-# nats per cell: a step that was expected to gain less was the last, and left next to nothing
+# nats per cell: a step that is expected to leave less is the last
 ENOUGH = 1e-4
+# a step leaves as large a share of what was missing as any two steps have shown, and at least this
+LEAST_LEFT = 0.1
 
 
 @naming_memory("place the cells", "Place fewer cells at a time")
@@ -61,7 +63,7 @@ def project_counts(matrix: CellMatrix, q: CountPosterior, family: str, start: Ce
     step = partial(cell_step, problem, mu=mu, parameters=parameters, prior=prior)
 
     def place(batch: Batch, cells: Cells) -> tuple[Tensor, Tensor | None]:
-        cells = _converge(step, (first, features), batch, cells.with_own_cov())
+        cells = _converge(step, (first, features), batch, cells.with_own_cov(), close=start is not None)
         return insert_known(cells.mean[:, free].double(), batch.known), cells.cov if keep else None
 
     means, covs = zip(*blocks.each(place, [begun.part(cells) for cells in blocks.places]), strict=True)
@@ -77,16 +79,18 @@ def _converge(
     features: tuple[GeneFeatures, GeneFeatures],
     batch: Batch,
     cells: Cells,
+    *,
+    close: bool,
 ) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone.
 
-    The first has features of genes of its own.
+    The first has features of genes of its own, and tells of the next one where the start is `close`.
     """
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
-    last = None
+    share, last = torch.full_like(trust, LEAST_LEFT), None
     for step in range(STEPS):
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
@@ -95,10 +99,15 @@ def _converge(
         move = NewtonStep(now.mean.clone(), new.mean - now.mean, missing)
         mean[at], cov[at] = new.mean, new.cov
         if step == 0:  # it starts from a covariance that is no cell's own
+            was = missing
             continue
-        still = missing > ENOUGH
+        left = missing
+        if close or step > 1:
+            share = torch.maximum(share, (missing / was).clamp(max=1))
+            left = missing * share
+        still = left > ENOUGH
         trust = shortened(trust, missing, before)[still]
-        open_, before = open_[still], missing[still]
+        open_, before, was, share = open_[still], missing[still], missing[still], share[still]
         if len(open_) == 0:
             break
         if step > 1:  # the one before starts from such a covariance in part
