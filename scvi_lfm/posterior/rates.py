@@ -13,11 +13,12 @@ of genes. Variances of many entries have a low rank, nearly: :meth:`GeneFeatures
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
-from .._workers import even_blocks, for_each
+from .._workers import even_blocks, for_each, meanwhile
 from ..linalg.cross import cross_approximation
 from ..linalg.packed import LINE, ROWS_PER_BLOCK, doubled, first_column, outer, packed_size, slope_moments, whole_lines
 from ..model.likelihoods.base import MAX_LOG_RATE
@@ -53,22 +54,27 @@ class GeneFeatures:
         packed covariances (cells, p); all else is as it would be, and so is everything where genes or latents are few.
         """
         m, k, p = *mean.shape, cov.shape[1]
-        first = first_column(k, cov.device)
-        from_cells, from_genes = (None, None) if cells is None else _bases(mean, cov, *cells)
-        width = 2 * p if from_genes is None else from_genes.shape[1]
-        rate, equations = cov.new_empty(m, 2 + k + width), cov.new_empty(m, whole_lines(p + k))
+        first, start = first_column(k, cov.device), 2 + k
+        bases = meanwhile(partial(_bases, mean, cov, cells))
+        equations = cov.new_empty(m, whole_lines(p + k))
 
-        def fill(genes: slice) -> None:
+        def fill_equations(genes: slice) -> None:
             spread, b, v = cov[genes], mean[genes, :1], extend(mean[genes])
             parts = slope_moments(v, spread), torch.addcmul(spread[:, first], b, v)
             torch.cat([*parts, b.new_zeros(len(b), equations.shape[1] - p - k)], dim=1, out=equations[genes])
             equations[genes, p] = b[:, 0]  # b meets the 1 of v, which has no variance
-            of_variance = [spread, parts[0]]
+
+        for_each(fill_equations, _blocks_of_rows(m))
+        from_cells, from_genes = bases()
+        rate = cov.new_empty(m, start + (2 * p if from_genes is None else from_genes.shape[1]))
+
+        def fill_rate(genes: slice) -> None:
+            b, of_variance = mean[genes, :1], [cov[genes], equations[genes, :p]]
             if from_genes is not None:
                 of_variance = [torch.cat(of_variance, dim=1) @ from_genes]
-            torch.cat([torch.ones_like(b), b, v, *of_variance], dim=1, out=rate[genes])
+            torch.cat([torch.ones_like(b), b, extend(mean[genes]), *of_variance], dim=1, out=rate[genes])
 
-        for_each(fill, _blocks_of_rows(m))
+        for_each(fill_rate, _blocks_of_rows(m))
         return cls(rate, equations, k, from_cells)
 
     @property
@@ -121,15 +127,15 @@ def n_looked_at(n_latents: int) -> int:
     return CELLS * RANK * n_latents
 
 
-def _bases(mean: Tensor, cov: Tensor, cell_mean: Tensor, cell_cov: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _bases(mean: Tensor, cov: Tensor, cells: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """What variances need of the features of cells and of genes, (2p, q) each; None where it is not worth while."""
     m, k, p = *mean.shape, cov.shape[1]
     rank, n_genes = RANK * k, GENES * n_looked_at(k)
-    if rank > WORTHWHILE * 2 * p or n_genes > WORTHWHILE * m:
+    if cells is None or rank > WORTHWHILE * 2 * p or n_genes > WORTHWHILE * m:
         return None, None
     some = evenly(m, n_genes, mean.device)
     of_genes = torch.cat([cov[some], slope_moments(extend(mean[some]), cov[some])], dim=1)
-    return cross_approximation(cell_features(cell_mean, cell_cov), of_genes, rank)
+    return cross_approximation(cell_features(*cells), of_genes, rank)
 
 
 def cell_features(mean: Tensor, cov: Tensor) -> Tensor:
