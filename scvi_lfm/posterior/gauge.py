@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from ..linalg.rows import rows_times
 from ..model import Gaussian
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ class Move:
 
     def cells(self, mean: Tensor) -> Tensor:
         """Rows (a, A) after the move."""
-        return (mean @ self.cell_map.T.to(mean.dtype)).add_(self.cell_shift.to(mean.dtype))
+        return rows_times(mean, self.cell_map.T, self.cell_shift)
 
     def genes(self, mean: Tensor) -> Tensor:
         """Rows (b, B) after the move."""
-        return (mean @ self.gene_map.T.to(mean.dtype)).add_(self.gene_shift.to(mean.dtype))
+        return rows_times(mean, self.gene_map.T, self.gene_shift)
 
     def cell_cov(self, cov: Tensor) -> Tensor:
         """Covariance of (a, A) after the move."""

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..._workers import for_each, in_order
 from ...linalg.moments import one_first, without_columns
+from ...linalg.rows import row_parts
 from ...model.priors import MU_SCALE
 from ..noise import noise_floor
 from .state import NormalGlobals, NormalStatistics, distinct
@@ -101,16 +103,22 @@ def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, f
     eig, vectors = torch.linalg.eigh(prior_sd[:, None] * gram * prior_sd)
     eig = eig.clamp_min(0)
     basis = prior_sd[:, None] * vectors
-    w = distinct(g.precision)[:, None]
-    diagonal = 1 / (w * eig + 1)
-    # (Y'u / n - mu E[u] - E[a u]) basis, without a copy of its first term that leaves out a
-    target = statistics.yu_times(basis).sub_((g.mu * statistics.uu[0] + statistics.au) @ basis)
-    mean = target.mul_(n_cells * w * diagonal) @ basis.T
+    final, final_eig = basis, eig
     if family == "mean_field":
-        basis, eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
-        diagonal = 1 / (w * eig + 1)
-    diagonal = diagonal.expand(mean.shape)
-    return replace(g, gene_mean=mean, gene_basis=basis, gene_eig=eig, gene_diagonal=diagonal)
+        final, final_eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
+    constant = (g.mu * statistics.uu[0] + statistics.au) @ basis
+    w, mean = distinct(g.precision)[:, None], torch.empty_like(g.gene_mean)
+    diagonal = 1 / (w[:1] * final_eig + 1) if len(w) == 1 else torch.empty_like(mean)
+
+    def solve(genes: slice) -> None:
+        of_genes = w if len(w) == 1 else w[genes]
+        target = (statistics.yu(genes) @ basis).sub_(constant)  # (Y'u / n - mu E[u] - E[a u]) basis
+        torch.mm(target.mul_(n_cells * of_genes / (of_genes * eig + 1)), basis.T, out=mean[genes])
+        if len(w) > 1:
+            torch.reciprocal(of_genes * final_eig + 1, out=diagonal[genes])
+
+    for_each(solve, row_parts(len(mean), mean.device))
+    return replace(g, gene_mean=mean, gene_basis=final, gene_eig=final_eig, gene_diagonal=diagonal.expand(mean.shape))
 
 
 def update_mu(g: NormalGlobals, statistics: NormalStatistics, n_cells: int) -> NormalGlobals:
@@ -128,9 +136,14 @@ def expected_squares(g: NormalGlobals, statistics: NormalStatistics) -> Tensor:
     data = statistics.yy - 2 * (g.mu * statistics.yx[:, 0] + statistics.yx[:, 1] - gamma @ d)
     cells = statistics.mean_weight * (g.mu.square() + g.mu_var) + 2 * g.mu * xx[0, 1] + xx[1, 1]
     spread = distinct(g.gene_diagonal) @ (g.gene_basis * (uu @ g.gene_basis)).sum(0)
-    # gamma' uu gamma - 2 y'u gamma
-    slopes = (gamma @ uu).sub_(statistics.yu, alpha=2)
-    return data + cells + slopes.mul_(gamma).sum(1) + spread
+
+    def of_part(genes: slice) -> Tensor:
+        # gamma' uu gamma - 2 y'u gamma
+        some = gamma[genes]
+        return (some @ uu).sub_(statistics.yu(genes), alpha=2).mul_(some).sum(1)
+
+    explained = torch.cat(list(in_order(of_part, row_parts(len(gamma), gamma.device))))
+    return data + cells + explained + spread
 
 
 def update_noise(g: NormalGlobals, statistics: NormalStatistics, noise: str) -> NormalGlobals:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-
 from ...linalg.moments import row_moment, without_columns
+from ...linalg.rows import rows_times
 from ..state import Averages, Globals
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ class NormalStatistics(Averages):
     def moved(self, move: Move) -> Self:
         """Averages after a gauge move."""
         linear = move.cell_moments()
-        return replace(self, xx=linear @ self.xx @ linear.T, yx=self.yx @ linear.T)
+        return replace(self, xx=linear @ self.xx @ linear.T, yx=rows_times(self.yx, linear.T))
 
     @property
     def noise_xx(self) -> Tensor:
@@ -74,14 +72,9 @@ class NormalStatistics(Averages):
         """Mean omega E[a u], (r+1,)."""
         return without_columns(self.noise_xx[1][None], 1)[0]
 
-    @cached_property
-    def yu(self) -> Tensor:
-        """Mean omega y E[u], (m, r+1)."""
-        return without_columns(self.yx, 1)
-
-    def yu_times(self, matrix: Tensor) -> Tensor:
-        """`yu @ matrix`, of (r+1, k)."""
-        return self.yx @ torch.cat([matrix[:1], torch.zeros_like(matrix[:1]), matrix[1:]])
+    def yu(self, genes: slice) -> Tensor:
+        """Mean omega y E[u] of some genes, (genes, r+1)."""
+        return without_columns(self.yx[genes], 1)
 
 
 @dataclass(frozen=True)
