@@ -167,6 +167,12 @@ def test_a_reference_may_lose_genes_after_its_fit(reference):
     np.testing.assert_allclose(new.obs["lfm_size_factor"], whole.obs["lfm_size_factor"], rtol=1e-5)
 
 
+def test_a_step_from_the_prior_is_not_trusted():
+    """One of these cells has next to nothing to gain after it, and is not there."""
+    reference = fit(simulate(rng=7))
+    assert distance(lfm.tl.project(without_fit(reference), reference, copy=True), reference) < CLOSE
+
+
 def test_genes_that_the_reference_does_not_know_are_missing(reference):
     part = fit(simulate()[:, :60].copy())
     new = without_fit(reference)

@@ -33,8 +33,8 @@ CELLS_PER_BLOCK = 256
 STEPS = 50
 # nats per cell: a step that is expected to leave less is the last
 ENOUGH = 1e-4
-# a step leaves as large a share of what was missing as any two steps have shown, and at least this
-LEAST_LEFT = 0.1
+# a step leaves less than this share of what was missing, all of it where it starts from a covariance that is far off
+LEFT = 0.1
 
 
 @naming_memory("place the cells", "Place fewer cells at a time")
@@ -84,13 +84,14 @@ def _converge(
 ) -> Cells:
     """Newton steps until no cell has anything to gain; cells that have not are left alone.
 
-    The first has features of genes of its own, and tells of the next one where the start is `close`.
+    The first has features of genes of its own. The second starts from a covariance that is far off unless that of the
+    first was `close`.
     """
     y, observed = batch.dense(), batch.is_observed()
     mean, cov = cells.mean.clone(), cells.cov.clone()
     open_ = torch.arange(len(y), device=y.device)
     trust, before = torch.full_like(mean[:, 0], TRUST), torch.full_like(mean[:, 0], torch.inf)
-    share, last = torch.full_like(trust, LEAST_LEFT), None
+    last = None
     for step in range(STEPS):
         at = slice(None) if len(open_) == len(y) else open_  # no copy of all counts
         now = Cells(mean[at], cov[at], cells.log_size[at])
@@ -99,15 +100,10 @@ def _converge(
         move = NewtonStep(now.mean.clone(), new.mean - now.mean, missing)
         mean[at], cov[at] = new.mean, new.cov
         if step == 0:  # it starts from a covariance that is no cell's own
-            was = missing
             continue
-        left = missing
-        if close or step > 1:
-            share = torch.maximum(share, (missing / was).clamp(max=1))
-            left = missing * share
-        still = left > ENOUGH
+        still = missing * (LEFT if close or step > 1 else 1) > ENOUGH
         trust = shortened(trust, missing, before)[still]
-        open_, before, was, share = open_[still], missing[still], missing[still], share[still]
+        open_, before = open_[still], missing[still]
         if len(open_) == 0:
             break
         if step > 1:  # the one before starts from such a covariance in part

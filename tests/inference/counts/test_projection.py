@@ -81,7 +81,7 @@ def test_ends_at_the_fixed_point(task, dense, likelihood, family):
     most = (2 * projection.ENOUGH) ** 0.5
     assert distance(found.cell_mean, exact.mean, cov) < most
     # covariances are those at the means before that step, and weights follow rates, which follow means
-    last = (2 * projection.ENOUGH / projection.LEAST_LEFT) ** 0.5
+    last = (2 * projection.ENOUGH / projection.LEFT) ** 0.5
     np.testing.assert_allclose(dense(found.cell_cov.values), cov, atol=last * np.abs(cov).max((1, 2)).min())
     assert found.gene_mean is q.gene_mean
 
@@ -95,6 +95,23 @@ def test_does_not_depend_on_the_start(task, dense):
     one_for_all = replace(found, cov=found.cov.mean(0, keepdim=True))
     for start in (found, far, one_for_all):
         assert distance(project(state, q, start=start).cell_mean, from_prior.cell_mean, cov) < 0.02
+
+
+def test_cells_near_their_end_are_left_alone_after_two_steps(task, monkeypatch):
+    """As those of a fit are, whose first step is for a fraction of the work."""
+    state, q = task()
+    exact = fixed_point(state, q)
+    sd = exact.cov[:, torch.tensor([0, 2, 5])].sqrt()
+    start = replace(
+        exact, mean=exact.mean + 0.15 * sd * torch.from_numpy(np.random.default_rng(0).normal(size=(N, R + 1)))
+    )
+    visited, whole = [], projection.cell_step
+    monkeypatch.setattr(
+        projection, "cell_step", lambda problem, y, *a, **k: visited.append(len(y)) or whole(problem, y, *a, **k)
+    )
+    project(state, q, start=start)
+    assert visited[:2] == [N, N]
+    assert sum(visited[2:]) < N / 2
 
 
 def test_a_cell_does_not_depend_on_its_company(task, dense, monkeypatch):
