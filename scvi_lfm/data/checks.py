@@ -53,6 +53,22 @@ def check_dtype(values: Any, where: str) -> None:
         raise TypeError(msg)
 
 
+def check_positions(values: sp.spmatrix | sp.sparray, where: str) -> None:
+    """Raise if a compressed matrix names rows or columns that it does not have: reading them would end the process."""
+    if values.format not in {"csr", "csc"}:
+        return
+    # a wrapper of its own: the check may change what it is made of
+    kind = sp.csr_array if values.format == "csr" else sp.csc_array
+    try:
+        kind((values.data, values.indices, values.indptr), shape=values.shape, copy=False).check_format()
+    except ValueError as error:
+        msg = (
+            f"{where} is a sparse matrix of {values.shape[0]:,} x {values.shape[1]:,} that is damaged ({error}). "
+            "Read or make it again; scipy's check_format() tells whether one is sound."
+        )
+        raise ValueError(msg) from None
+
+
 def check_finite(source: CellSource, where: str, cells: pd.Index, genes: pd.Index) -> None:
     """Raise if a value is NaN, infinite or beyond float32, naming the first cell and gene."""
     found, largest = source.summary, float(np.finfo(np.float32).max)

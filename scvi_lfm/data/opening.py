@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from .._validate import near_matches, place_of
 from .canonical import canonical, computable
-from .checks import check_dtype
+from .checks import check_dtype, check_positions
 from .dask_chunks import DaskSource
 from .memory import MemorySource
 from .on_disk import DenseFile, SparseFile
@@ -42,7 +42,7 @@ def open_source(adata: AnnData, layer: str | None) -> CellSource:
     TypeError
         The values are not real numbers, or of a form that is not read.
     ValueError
-        There is no `X`, or a file has its values by genes.
+        There is no `X`, a sparse matrix is damaged, or a file has its values by genes.
     OSError
         A file cannot be read.
     """
@@ -67,7 +67,10 @@ def source_of(values: Any, where: str) -> CellSource:
         check_dtype(np.empty(0, dtype), where)
         return opens(values, where)
     check_dtype(values, where)
-    return MemorySource(canonical(values) if sp.issparse(values) else computable(np.asarray(values)))
+    if not sp.issparse(values):
+        return MemorySource(computable(np.asarray(values)))
+    check_positions(values, where)
+    return MemorySource(canonical(values))
 
 
 def _kind_of_file(values: Any) -> Callable[[Any, str], CellSource] | None:

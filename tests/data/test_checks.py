@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
-from scvi_lfm.data.checks import check_counts, check_finite
+from scvi_lfm.data.checks import check_counts, check_finite, check_positions
+from scvi_lfm.data.opening import source_of as opened
 
 CELLS, GENES = (pd.Index([f"{axis}_{k}" for k in range(12)]) for axis in ("cell", "gene"))
 WORDS = {"asked": "by='molecules'", "otherwise": "by='entries'"}
@@ -48,3 +50,20 @@ def test_values_that_are_not_finite(source_of, bad):
     with pytest.raises(ValueError, match=r"X holds 2 value\(s\) .*in cell 'cell_9', gene 'gene_3'") as error:
         check_finite(source_of(values), "X", CELLS, GENES)
     assert ("observed='stored'" in str(error.value)) == np.isnan(bad)
+
+
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_array])
+@pytest.mark.parametrize("damage", ["indices beyond", "indices negative", "rows backwards"])
+def test_matrices_that_name_what_they_do_not_have(counts, kind, damage):
+    """scipy takes them, and its products read or write beyond the end of an array."""
+    matrix = kind(counts)
+    check_positions(matrix, "X")
+    if damage == "rows backwards":
+        matrix.indptr[4] = 0
+    else:
+        matrix.indices[3] = 600 if damage == "indices beyond" else -1
+    before = [part.copy() for part in (matrix.data, matrix.indices, matrix.indptr)]
+    with pytest.raises(ValueError, match=r"layers\['counts'\] is a sparse matrix of 12 x 12 that is damaged \("):
+        opened(matrix, "layers['counts']")
+    for part, same in zip((matrix.data, matrix.indices, matrix.indptr), before, strict=True):
+        np.testing.assert_array_equal(part, same)
