@@ -1,7 +1,7 @@
 """Products of compressed matrices with dense ones, by panels of columns that stay in a processor's cache.
 
 Each stored value meets a row of the dense matrix. Whole rows of a few hundred columns come from memory each time: by
-panels such a product is several times as fast. Every sum is what it was, to the bit.
+panels such a product is several times as fast. Every sum has the same terms.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def panels(values: Tensor) -> list[Tensor]:
     return [some.contiguous() for some in values.split(COLUMNS, dim=1)]
 
 
-def times_panels(matrix: Tensor, panels: Sequence[Tensor]) -> Tensor:
+def times_panels(matrix: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """`matrix @ values` of a compressed matrix with a dense one, given by its panels."""
-    widths = [some.shape[1] for some in panels]
+    widths = [some.shape[1] for some in parts]
     product = torch.empty(matrix.shape[0], sum(widths), dtype=matrix.dtype, device=matrix.device)
-    for some, columns in zip(panels, product.split(widths, dim=1), strict=True):
+    for some, columns in zip(parts, product.split(widths, dim=1), strict=True):
         # the operator @ would fill and copy the result before it is computed, which takes longer than computing it
         torch.addmm(columns, matrix, some, beta=0, out=columns)
     return product

@@ -54,7 +54,7 @@ class GeneFeatures:
         packed covariances (cells, p); all else is as it would be, and so is everything where genes or latents are few.
         """
         m, k, p = *mean.shape, cov.shape[1]
-        first, start = first_column(k, cov.device), 2 + k
+        first = first_column(k, cov.device)
         bases = meanwhile(partial(_bases, mean, cov, cells))
         equations = cov.new_empty(m, whole_lines(p + k))
 
@@ -66,7 +66,7 @@ class GeneFeatures:
 
         for_each(fill_equations, _blocks_of_rows(m))
         from_cells, from_genes = bases()
-        rate = cov.new_empty(m, start + (2 * p if from_genes is None else from_genes.shape[1]))
+        rate = cov.new_empty(m, 2 + k + (2 * p if from_genes is None else from_genes.shape[1]))
 
         def fill_rate(genes: slice) -> None:
             b, of_variance = mean[genes, :1], [cov[genes], equations[genes, :p]]

@@ -33,7 +33,7 @@ CELLS_PER_BLOCK = 256
 STEPS = 50
 # nats per cell: a step that is expected to leave less is the last
 ENOUGH = 1e-4
-# a step leaves less than this share of what was missing, all of it where it starts from a covariance that is far off
+# a step leaves less than this share of what was missing; from a covariance that is far off it may leave all of it
 LEFT = 0.1
 
 

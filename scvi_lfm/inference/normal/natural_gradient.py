@@ -103,22 +103,24 @@ def update_genes(g: NormalGlobals, statistics: NormalStatistics, n_cells: int, f
     eig, vectors = torch.linalg.eigh(prior_sd[:, None] * gram * prior_sd)
     eig = eig.clamp_min(0)
     basis = prior_sd[:, None] * vectors
-    final, final_eig = basis, eig
+    own_basis, own_eig = basis, eig  # of the family's covariances
     if family == "mean_field":
-        final, final_eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
+        own_basis, own_eig = torch.diag(prior_sd), prior_sd.square() * gram.diagonal()
     constant = (g.mu * statistics.uu[0] + statistics.au) @ basis
     w, mean = distinct(g.precision)[:, None], torch.empty_like(g.gene_mean)
-    diagonal = 1 / (w[:1] * final_eig + 1) if len(w) == 1 else torch.empty_like(mean)
+    alike = len(w) == 1
+    diagonal = 1 / (w * own_eig + 1) if alike else torch.empty_like(mean)
 
     def solve(genes: slice) -> None:
-        of_genes = w if len(w) == 1 else w[genes]
+        of_genes = w if alike else w[genes]
         target = (statistics.yu(genes) @ basis).sub_(constant)  # (Y'u / n - mu E[u] - E[a u]) basis
         torch.mm(target.mul_(n_cells * of_genes / (of_genes * eig + 1)), basis.T, out=mean[genes])
-        if len(w) > 1:
-            torch.reciprocal(of_genes * final_eig + 1, out=diagonal[genes])
+        if not alike:
+            torch.reciprocal(of_genes * own_eig + 1, out=diagonal[genes])
 
     for_each(solve, row_parts(len(mean), mean.device))
-    return replace(g, gene_mean=mean, gene_basis=final, gene_eig=final_eig, gene_diagonal=diagonal.expand(mean.shape))
+    diagonal = diagonal.expand(mean.shape)
+    return replace(g, gene_mean=mean, gene_basis=own_basis, gene_eig=own_eig, gene_diagonal=diagonal)
 
 
 def update_mu(g: NormalGlobals, statistics: NormalStatistics, n_cells: int) -> NormalGlobals:
